@@ -1,0 +1,41 @@
+# Everything from a clean clone, with python3, make and a package index. Any target can be run again.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+LOWEST = .venv-lowest
+
+.PHONY: help demo test test-lowest lint types docs check clean
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "== creating $(VENV): downloads torch and transformers, some minutes the first time"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.ready  ## a real model answers factual questions greedily and with DoLa, side by side
+	$(BIN)/python examples/worked_examples.py
+
+test: $(VENV)/.ready  ## the tests, on tiny random models and on two real ones
+	$(BIN)/dola models pull smollm2 gemma3-270m
+	$(BIN)/python -m pytest --cov $(PYTEST)
+
+$(LOWEST)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install -c constraints.txt torch
+	$(LOWEST)/bin/python -m pip install -e '.[dev]' transformers==5.0.0
+	@touch $@
+
+test-lowest: $(LOWEST)/.ready  ## the tests with the lowest transformers that is supported
+	$(LOWEST)/bin/python -m pytest $(PYTEST)
+
+lint: $(VENV)/.ready  ## ruff, formatting included
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready  ## mypy, strict
+	$(BIN)/mypy
+
+clean:  ## remove the environments and caches of this folder (models stay in the user's cache)
+	rm -rf .venv .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

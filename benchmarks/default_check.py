@@ -1,0 +1,127 @@
+"""Is the default of DoLaConfig better than a guess? FACTOR-news, the default against the reference and vanilla.
+
+    python benchmarks/default_check.py FACTOR_CSV [--model smollm2] [--items 300] [--json FILE]
+
+FACTOR gives a passage, its true next sentence and three false ones; a model is right when the true one scores highest, so
+chance is 25%. Scores are mean log-probabilities per token, of the distribution that decoding would use: log q_N for vanilla;
+for DoLa log_softmax of the contrast on the plausible set, and -1000 for a token outside it. One forward serves all
+configurations: the passage runs once, the four sentences as a batch behind it, and the layers are read out from there.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import DynamicCache
+
+import dola
+from dola.contrast import contrast, log_probs, plausible
+from dola.layers import candidate_layers
+
+FLOOR = -1000.0
+CONFIGS = {
+    "vanilla": None,
+    **{f"default {bucket}": dola.DoLaConfig(bucket) for bucket in ("low", "high")},
+    **{f"reference {bucket}": dola.DoLaConfig.reference(bucket) for bucket in ("low", "high")},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("csv", type=Path)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--items", type=int, default=300)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    model, tokenizer = dola.load(args.model)
+    with args.csv.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))[: args.items]
+    right: dict[str, list[bool]] = {name: [] for name in CONFIGS}
+    for number, row in enumerate(rows, 1):
+        for name, scores in score_row(model, tokenizer, row).items():
+            right[name].append(scores[0] > max(scores[1:]))
+        if number % 10 == 0:
+            print(f"{number}/{len(rows)}", file=sys.stderr)
+    report(args, right)
+
+
+@torch.no_grad()
+def score_row(model, tokenizer, row) -> dict[str, list[float]]:
+    """Mean log-probability per token of the four completions (the true one first) under every configuration."""
+    anatomy = dola.Anatomy.of(model)
+    context = tokenizer(row["full_prefix"], return_tensors="pt")["input_ids"]
+    texts = [row["completion"], *(row[f"contradiction_{i}"] for i in (0, 1, 2))]
+    endings = [tokenizer(" " + text, add_special_tokens=False)["input_ids"] for text in texts]
+    cache = model(context[:, :-1], past_key_values=DynamicCache(config=model.config), logits_to_keep=1).past_key_values
+    cache.batch_repeat_interleave(len(endings))
+    # Each completion runs behind the passage's last token; padding on the right is never read.
+    longest = max(map(len, endings))
+    batch = torch.tensor([[int(context[0, -1]), *ids, *[0] * (longest - len(ids))] for ids in endings])
+    out = model(batch, past_key_values=cache, output_hidden_states=True)
+    valid = torch.tensor([[i < len(ids) for i in range(longest)] for ids in endings])
+    targets = batch[:, 1:][valid]
+    mature = out.logits[:, :-1][valid]
+    hidden = [state[:, :-1][valid] for state in out.hidden_states]
+    needed = sorted({j for config in CONFIGS.values() if config for j in layers_of(config, anatomy)})
+    scores = {}
+    for norm in (True, False):
+        logits = {j: anatomy.readout(hidden[j], final_norm=norm) for j in needed}
+        for name, config in CONFIGS.items():
+            if config is not None and config.final_norm != norm:
+                continue
+            scores[name] = [
+                float(part.mean())
+                for part in token_scores(mature, logits, targets, config, anatomy).split(list(map(len, endings)))
+            ]
+    return {name: scores[name] for name in CONFIGS}
+
+
+def layers_of(config, anatomy):
+    return candidate_layers(config.layers, anatomy.num_layers, tied=anatomy.tied)
+
+
+def token_scores(mature, logits, targets, config, anatomy):
+    """Log-probability [T] of each target token under one configuration."""
+    if config is None:
+        return log_probs(mature).gather(-1, targets[:, None])[:, 0]
+    premature = torch.stack([logits[j] for j in layers_of(config, anatomy)])
+    settings = {"relative_top": config.relative_top, "divergence": config.divergence}
+    contrasted = torch.cat(
+        [  # a few positions at a time: [K, T, V] for a whole batch would not fit a cache
+            contrast(*part, **settings) for part in zip(mature.split(4), premature.split(4, dim=1), strict=True)
+        ]
+    )
+    inside = plausible(mature, config.relative_top)
+    scores = contrasted.masked_fill(~inside, -torch.inf).log_softmax(-1).masked_fill(~inside, FLOOR)
+    return scores.gather(-1, targets[:, None])[:, 0]
+
+
+def report(args, right) -> None:
+    """Accuracy of each configuration, and its difference from vanilla with a paired bootstrap interval."""
+    correct = {name: torch.tensor(values, dtype=torch.float64) for name, values in right.items()}
+    items = len(correct["vanilla"])
+    draws = torch.randint(items, (10_000, items), generator=torch.Generator().manual_seed(0))
+    print(f"\nFACTOR-news, first {items} items, {args.model}, float32; chance is 25.0; 95% paired bootstrap intervals\n")
+    print("| configuration | accuracy | minus vanilla |\n|---|---|---|")
+    table = {}
+    for name, values in correct.items():
+        difference = (values - correct["vanilla"])[draws].mean(-1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+        low, high = (100 * difference).tolist()
+        gain = 100 * float((values - correct["vanilla"]).mean())
+        table[name] = {"accuracy": 100 * float(values.mean()), "gain": gain, "interval": [low, high]}
+        print(
+            f"| {name} | {table[name]['accuracy']:.1f} | "
+            + ("" if name == "vanilla" else f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]")
+            + " |"
+        )
+    if args.json:
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__, "dola": dola.__version__}
+        args.json.write_text(json.dumps({"model": args.model, "items": items, **versions, "results": table}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

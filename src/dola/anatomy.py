@@ -1,0 +1,249 @@
+"""Where a causal language model keeps what DoLa reads: its blocks, and the readout from residual stream to logits.
+
+Found by structure, not by architecture name, so that a new family needs no code here. The structure that nearly all
+decoders share:
+
+    embeddings -> blocks[0] .. blocks[N-1] -> final norm -> (projection) -> head -> (soft-cap or scale) -> logits
+                  |________ candidates ________|            |____________________ readout ___________________|
+
+A wrong guess cannot pass in silence: on the first forward the readout of the last block is compared with the model's logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dola.errors import ModelError, ReadoutError
+
+Step = Callable[[Tensor], Tensor]
+
+READOUT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+"""Largest |readout(last block) - logits|, relative to the largest logit, that is still rounding. float32 allows for TF32."""
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """The parts of one model.
+
+    Attributes:
+        lm: The causal-LM module whose forward returns logits, without PEFT or torch.compile wrappers.
+        blocks: The N transformer blocks in order. The input of `blocks[j]` is `hidden_states[j]`.
+        final_norm: What the last block's output passes first, or None.
+        projection: What lies between final norm and head (OPT's project_out), or None.
+        head: From hidden size to vocabulary. For BERT-like models this is the whole prediction head, its dense layer included.
+        logit_transform: What the model does to the head's output (soft-cap, scale), or None.
+        tied: Whether the head shares the input embedding's weights.
+    """
+
+    lm: Any
+    blocks: tuple[nn.Module, ...]
+    final_norm: Step | None
+    projection: Step | None
+    head: Step
+    logit_transform: Step | None = None
+    tied: bool = False
+
+    @property
+    def num_layers(self) -> int:
+        """N, the number of blocks, and the index of the mature layer."""
+        return len(self.blocks)
+
+    @classmethod
+    def of(cls, model: Any) -> Anatomy:
+        """Find the parts of any model that `AutoModelForCausalLM` loads, wrapped by PEFT or torch.compile or not.
+
+        Raises:
+            ModelError: An encoder-decoder, a model without a head, without blocks, or with fewer than two of them.
+        """
+        lm = unwrap(model)
+        name = type(lm).__name__
+        config = getattr(lm, "config", None)
+        if not isinstance(lm, nn.Module) or config is None or not hasattr(lm, "get_output_embeddings"):
+            raise ModelError(f"{name} is not a Hugging Face model.", hint=_LOAD)
+        if getattr(config, "is_encoder_decoder", False):
+            raise ModelError(
+                f"{name} is an encoder-decoder; DoLa contrasts the layers of a decoder-only model.",
+                hint="use a causal language model, one that AutoModelForCausalLM loads",
+            )
+        embedding_head = lm.get_output_embeddings()
+        if embedding_head is None:
+            raise ModelError(f"{name} has no LM head, so its layers cannot be read out as tokens.", hint=_LOAD)
+        text_config = config.get_text_config()
+        path, blocks = _find_blocks(lm, getattr(text_config, "num_hidden_layers", None))
+        if len(blocks) < 2:
+            raise ModelError(
+                f"{name} has {len(blocks)} layer; DoLa needs at least 2, one to contrast the last with.",
+                hint="use a deeper model",
+            )
+        owner = lm.get_submodule(path.rpartition(".")[0])
+        return cls(
+            lm=lm,
+            blocks=tuple(blocks),
+            final_norm=_find_final_norm(owner, blocks),
+            projection=getattr(owner, "project_out", None),
+            head=_find_head(lm, embedding_head, blocks),
+            logit_transform=_find_logit_transform(lm, text_config),
+            tied=_is_tied(lm, embedding_head, config),
+        )
+
+    def readout(self, hidden: Tensor, *, final_norm: bool = True, logit_transform: bool = True) -> Tensor:
+        """Logits [..., V] that the model would give if its last block's output were `hidden` [..., d].
+
+        Args:
+            hidden: Residual stream after any block. Any leading shape; rows do not influence one another.
+            final_norm: False skips the final norm only.
+            logit_transform: False skips the soft-cap or scale behind the head.
+        """
+        steps = (self.final_norm if final_norm else None, self.projection, self.head)
+        for step in (*steps, self.logit_transform if logit_transform else None):
+            if step is not None:
+                hidden = step(hidden)
+        return hidden
+
+    def readout_error(self, last_hidden: Tensor, logits: Tensor) -> float:
+        """Largest difference between the readout of the last block's output and the model's logits, over the largest logit."""
+        found, expected = self.readout(last_hidden).to(logits.device).double(), logits.double()
+        finite = expected.isfinite() & found.isfinite()
+        difference = torch.where(finite, found - expected, 0).abs().max()
+        return float(difference / torch.where(finite, expected, 0).abs().max().clamp(min=1e-6))
+
+    def check_readout(self, last_hidden: Tensor, logits: Tensor) -> None:
+        """Raise ReadoutError if the parts found do not reproduce the model's own logits."""
+        error = self.readout_error(last_hidden, logits)
+        tolerance = READOUT_TOLERANCE.get(logits.dtype, 5e-2)
+        if not error <= tolerance:
+            raise ReadoutError(
+                f"The readout found in {type(self.lm).__name__} does not reproduce its logits: relative error {error:.2g}, "
+                f"allowed {tolerance:.0e}. Found: {self.describe()}.",
+                hint="this architecture needs its parts named: dola.attach(model, ..., anatomy=dola.Anatomy(...))",
+            )
+
+    def describe(self) -> str:
+        """The parts in one line, for errors and bug reports."""
+        parts = {
+            "blocks": f"{self.num_layers} x {type(self.blocks[0]).__name__}",
+            "final norm": _name(self.final_norm),
+            "projection": _name(self.projection),
+            "head": _name(self.head),
+            "logit transform": _name(self.logit_transform),
+            "tied embeddings": "yes" if self.tied else "no",
+        }
+        return ", ".join(f"{part}: {found}" for part, found in parts.items())
+
+
+def unwrap(model: Any) -> Any:
+    """The causal LM inside torch.compile and PEFT wrappers."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        else:
+            return model
+
+
+def _find_blocks(lm: Any, num_layers: int | None) -> tuple[str, nn.ModuleList]:
+    """The list of decoder blocks: as long as the config says, beside the input embeddings if possible, else the largest."""
+    embeddings = lm.get_input_embeddings()
+
+    def rank(found: tuple[str, nn.ModuleList]) -> tuple[bool, bool, int]:
+        path, blocks = found
+        owner = lm.get_submodule(path.rpartition(".")[0])
+        beside_embeddings = any(module is embeddings for module in owner.modules())
+        return len(blocks) == num_layers, beside_embeddings, sum(p.numel() for p in blocks.parameters())
+
+    lists = [(path, m) for path, m in lm.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
+    if not lists:
+        raise ModelError(f"{type(lm).__name__} has no list of blocks, so it has no layers to contrast.", hint=_LOAD)
+    return max(lists, key=rank)
+
+
+def _find_final_norm(owner: nn.Module, blocks: nn.ModuleList) -> Step | None:
+    """The norm beside the blocks: the last one registered after them, or one that calls itself final."""
+    names = [name for name, _ in owner.named_children()]
+    after = next(i for i, (_, child) in enumerate(owner.named_children()) if child is blocks)
+    norms = [
+        name for i, name in enumerate(names) if _is_norm(name, owner.get_submodule(name)) and (i > after or "final" in name)
+    ]
+    return owner.get_submodule(norms[-1]) if norms else None
+
+
+def _is_norm(name: str, module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower() or "norm" in name or name.startswith("ln_")
+
+
+def _find_head(lm: nn.Module, embedding_head: nn.Module, blocks: nn.ModuleList) -> Step:
+    """The output embedding, or the largest module around it that holds no block (BERT-like prediction heads)."""
+    path = next((path for path, module in lm.named_modules() if module is embedding_head), "")
+    names = path.split(".")
+    for length in range(1, len(names)):
+        around = lm.get_submodule(".".join(names[:length]))
+        if not any(module is blocks for module in around.modules()):
+            return around
+    return embedding_head
+
+
+def _find_logit_transform(lm: nn.Module, config: Any) -> Step | None:
+    """What the forward of `lm` does to the head's output, by the attributes that architectures agree on."""
+
+    def values() -> Iterator[tuple[str, float]]:
+        sources = {
+            "final_logit_softcapping": config,  # Gemma 2 and on
+            "output_logit_soft_cap": config,  # xLSTM
+            "logits_soft_cap": config,  # RecurrentGemma
+            "logit_scale": lm,  # Cohere: on the module. MPT has it in its config and does not use it.
+            "logits_scaling": config,  # Granite
+            "lm_head_multiplier": config,  # Falcon H1
+        }
+        for name, source in sources.items():
+            value = getattr(source, name, None)
+            if isinstance(value, (int, float)) and value:
+                yield name, float(value)
+
+    for name, value in values():
+        if "cap" in name:
+            return SoftCap(value)
+        return Scale(1 / value if name == "logits_scaling" else value)
+    return None
+
+
+@dataclass(frozen=True)
+class SoftCap:
+    """Squashes logits into (-cap, cap), as Gemma 2 does."""
+
+    cap: float
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Squash logits of any shape."""
+        return torch.tanh(logits / self.cap) * self.cap
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiplies logits by a constant, as Cohere and Granite do."""
+
+    factor: float
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Scale logits of any shape."""
+        return logits * self.factor
+
+
+def _is_tied(lm: Any, head: nn.Module, config: Any) -> bool:
+    """Whether head and input embedding share their weights, by the config or by the parameters themselves."""
+    if getattr(config, "tie_word_embeddings", False):
+        return True
+    weight = getattr(lm.get_input_embeddings(), "weight", None)
+    return weight is not None and weight is getattr(head, "weight", None)
+
+
+def _name(part: Step | None) -> str:
+    return "none" if part is None else repr(part) if isinstance(part, (SoftCap, Scale)) else type(part).__name__
+
+
+_LOAD = "load the model with AutoModelForCausalLM.from_pretrained(...)"

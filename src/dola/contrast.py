@@ -1,0 +1,90 @@
+"""The idea of DoLa, as pure functions on logits (paper: arXiv 2309.03883, section 2).
+
+The last layer's next-token distribution is the *mature* one, q_N. Reading an earlier layer out through the same head gives
+a *premature* one, q_j. Facts emerge in the later layers, so what a token gained between the two is evidence for it:
+
+    M    = argmax_j JSD(q_N, q_j)                          select_premature    (eq. 5)
+    V    = {x : q_N(x) >= relative_top * max q_N}          plausible           (eq. 4)
+    F(x) = log q_N(x) - log q_M(x)  on V                   contrast            (eq. 3)
+
+Shapes: `mature` is [..., V], `premature` is [K, ..., V] with one row per candidate layer. Arguments are logits or
+log-probabilities alike (log_softmax leaves log-probabilities as they are), of any dtype: all arithmetic is float32, or
+float64 where the input is. Divergences are in nats.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+IMPLAUSIBLE = 1000.0
+"""Implausible tokens score their mature log-probability minus this. A plausible score cannot fall below
+-(ln |V| + ln(1/relative_top)), about -30, so the gap is never bridged, and float32 still tells implausible tokens apart."""
+
+LARGEST_SCORE = 1e30
+"""Bound of F where q_M(x) is zero: finite, so that a penalty or a temperature applied to it later cannot make a NaN."""
+
+
+def js_divergence(mature: Tensor, premature: Tensor) -> Tensor:
+    """Jensen-Shannon divergence, 1/2 KL(p||A) + 1/2 KL(q||A) with A = (p+q)/2: [K, ...] in [0, ln 2] nats, symmetric."""
+    return _js_divergence(log_probs(mature), log_probs(premature))
+
+
+def reference_divergence(mature: Tensor, premature: Tensor) -> Tensor:
+    """What transformers 4 and voidism/DoLa compute instead: 1/2 [KL(A||p) + KL(A||q)] / |V|, shape [K, ...], unbounded.
+
+    torch's `kl_div(log p, A)` is KL(A||p), not KL(p||A), and they take its mean over the vocabulary. Kept for parity.
+    """
+    return _reference_divergence(log_probs(mature), log_probs(premature))
+
+
+def select_premature(mature: Tensor, premature: Tensor, *, divergence: str = "jsd") -> Tensor:
+    """Index into K of the candidate that diverges most from the mature layer, per position: [...]. The first wins a tie."""
+    return DIVERGENCES[divergence](log_probs(mature), log_probs(premature)).argmax(dim=0)
+
+
+def plausible(mature: Tensor, relative_top: float = 0.1) -> Tensor:
+    """Which tokens are at least `relative_top` times as probable as the likeliest: bool [..., V], never empty. 0 keeps all."""
+    log_p = log_probs(mature)
+    return log_p >= log_p.amax(dim=-1, keepdim=True) + (math.log(relative_top) if relative_top > 0 else -math.inf)
+
+
+def contrast(mature: Tensor, premature: Tensor, *, relative_top: float = 0.1, divergence: str = "jsd") -> Tensor:
+    """Scores of the next token, [..., V]: F on the plausible set, and below it all other tokens in the mature order."""
+    log_p, log_q = log_probs(mature), log_probs(premature)
+    if len(log_q) == 1:  # static DoLa: nothing to select
+        log_q = log_q[0]
+    else:
+        chosen = DIVERGENCES[divergence](log_p, log_q).argmax(dim=0)
+        log_q = log_q.gather(0, chosen[None, ..., None].expand(1, *log_p.shape))[0]
+    score = log_p - log_q.clamp(min=-LARGEST_SCORE)
+    return torch.where(plausible(log_p, relative_top), score, log_p - IMPLAUSIBLE)
+
+
+def log_probs(logits: Tensor) -> Tensor:
+    """log_softmax over the vocabulary, in float32 or better."""
+    return logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+def _js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    log_mean = torch.logaddexp(log_p, log_q) - math.log(2)
+    return (0.5 * (_kl(log_p, log_mean) + _kl(log_q, log_mean))).clamp(min=0)  # rounding can leave -1e-9
+
+
+def _reference_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    mean = 0.5 * (log_p.exp() + log_q.exp())
+
+    def kl_from_mean(log_r: Tensor) -> Tensor:
+        terms = torch.nn.functional.kl_div(log_r, mean, reduction="none")
+        return torch.where(mean > 0, terms, 0).mean(dim=-1)  # where no distribution has mass, 0 * -inf is NaN
+
+    return 0.5 * (kl_from_mean(log_p) + kl_from_mean(log_q))
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p||q) in nats, with 0 log 0 = 0."""
+    p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - log_q), 0).sum(dim=-1)
+
+
+DIVERGENCES = {"jsd": _js_divergence, "reference": _reference_divergence}

@@ -1,0 +1,78 @@
+"""Every error that dola raises on purpose.
+
+    DolaError
+    ├── ConfigError (ValueError)          a value of DoLaConfig that is not allowed
+    │   └── LayersError                   layers that do not exist, or name no candidate, in this model
+    ├── ModelError (ValueError)           a model that DoLa cannot decode with
+    │   └── ReadoutError                  the parts found do not reproduce the model's own logits
+    ├── AttachError (ValueError)          attach where something is attached already
+    ├── InputError (ValueError)           a call that the method gives no meaning to: labels, training mode, no tokens, NaN
+    ├── CaptureError (RuntimeError)       a forward in which a candidate layer did not run: never decoded plainly instead
+    ├── ModelFileError (ValueError)       a model name, folder or file that cannot be loaded
+    ├── DownloadError (RuntimeError)      an embedded model that could not be fetched or is damaged
+    └── MissingExtraError (ImportError)   an optional dependency that is not installed
+
+The message says what was wrong, what was given and what is allowed; `hint` says what to do, in words that can be pasted.
+"""
+
+
+class DolaError(Exception):
+    """Base of all errors here.
+
+    Args:
+        message: What is wrong, the value given, what is allowed.
+        hint: What to do about it. Shown after the message, and kept apart in `.hint` for user interfaces.
+    """
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(f"{message}\nHint: {hint}")
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, self.hint))
+
+
+def _rebuild(kind: type[DolaError], message: str, hint: str) -> DolaError:
+    """Errors cross process borders by pickle, which cannot pass keyword-only arguments by itself."""
+    return kind(message, hint=hint)
+
+
+class ConfigError(DolaError, ValueError):
+    """A value of `DoLaConfig` that is not allowed."""
+
+
+class LayersError(ConfigError):
+    """Layers that do not exist, or that leave no candidate, in this model."""
+
+
+class ModelError(DolaError, ValueError):
+    """A model that DoLa cannot decode with."""
+
+
+class ReadoutError(ModelError):
+    """The final norm, head and logit transform that were found do not reproduce the model's own logits."""
+
+
+class AttachError(DolaError, ValueError):
+    """DoLa is attached to this model already."""
+
+
+class InputError(DolaError, ValueError):
+    """A call that the method gives no meaning to."""
+
+
+class CaptureError(DolaError, RuntimeError):
+    """A candidate layer did not run in a forward, so there is nothing to contrast with."""
+
+
+class ModelFileError(DolaError, ValueError):
+    """A model name, folder or file that cannot be loaded."""
+
+
+class DownloadError(DolaError, RuntimeError):
+    """An embedded model could not be fetched, or what was fetched is damaged."""
+
+
+class MissingExtraError(DolaError, ImportError):
+    """An optional dependency is not installed."""

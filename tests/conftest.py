@@ -1,0 +1,59 @@
+"""Fixtures: tiny random models for all tests, the embedded real ones and benchmark data where they can be had."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES, Family, tiny
+
+import dola
+from dola.errors import DownloadError, MissingExtraError
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def llama() -> Any:
+    """One shared tiny model. Tests attach to it with `with`, so that it is plain again behind them."""
+    return tiny("llama")
+
+
+@pytest.fixture(params=sorted(FAMILIES), scope="module")
+def family(request: pytest.FixtureRequest) -> tuple[Family, Any]:
+    return FAMILIES[request.param], tiny(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _plain_afterwards(request: pytest.FixtureRequest) -> Any:
+    """No test may leave the shared model attached."""
+    yield
+    if "llama" in request.fixturenames:
+        model = request.getfixturevalue("llama")
+        assert not hasattr(model, "dola")
+
+
+def _real(alias: str) -> Any:
+    try:
+        return dola.load(alias, progress=lambda line: None)
+    except (DownloadError, MissingExtraError) as error:
+        pytest.skip(f"{alias} cannot be had here: {error.message}")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Any:
+    return _real("smollm2")
+
+
+@pytest.fixture(scope="session")
+def gemma3() -> Any:
+    return _real("gemma3-270m")
+
+
+@pytest.fixture
+def ids() -> torch.Tensor:
+    return torch.tensor([[5, 17, 200, 33, 8, 91, 4]])
