@@ -60,10 +60,10 @@ class Anatomy:
         Raises:
             ModelError: An encoder-decoder, a model without a head, without blocks, or with fewer than two of them.
         """
-        lm = unwrap(model)
+        lm: Any = unwrap(model)
         name = type(lm).__name__
         config = getattr(lm, "config", None)
-        if not isinstance(lm, nn.Module) or config is None or not hasattr(lm, "get_output_embeddings"):
+        if config is None or not hasattr(lm, "get_output_embeddings"):
             raise ModelError(f"{name} is not a Hugging Face model.", hint=_LOAD)
         if getattr(config, "is_encoder_decoder", False):
             raise ModelError(

@@ -108,7 +108,7 @@ class Attachment:
             blocks[-1].register_forward_hook(self._capture_last),
             *(blocks[j].register_forward_pre_hook(self._capturer(j), with_kwargs=True) for j in self.layers),
         ]
-        self._lm.dola = self  # type: ignore[assignment]
+        self._lm.dola = self
 
     def remove(self) -> None:
         """Give the model back as it was. Calling it again does nothing."""

@@ -46,6 +46,9 @@ NEVER_BAN = tuple(
 )
 """Processors that always leave at least one plausible token standing, so nothing has to be checked behind them."""
 
+BANNED = -1e4
+"""Scores at or below this were set there to ban a token: some processors write -inf, some the lowest float."""
+
 
 @dataclass
 class Generation:
@@ -210,6 +213,7 @@ class MatureFallback(LogitsProcessorList):  # type: ignore[misc]
         self._generation = generation
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        """Scores [B, V] of the next token after all processors; as LogitsProcessorList."""
         found = self._generation.mature_rows(scores)
         if found is None:
             return super().__call__(input_ids, scores, **kwargs)  # type: ignore[no-any-return]
@@ -241,9 +245,9 @@ class _Applied:
     after: Tensor
 
     def on_mature(self, input_ids: Tensor, mature: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        banned = self.after.isneginf() & ~self.before.isneginf()
-        if torch.equal(torch.where(banned, self.before, self.after), self.before):  # it did nothing but ban
-            return mature.masked_fill(banned, -torch.inf)
+        changed = self.after != self.before
+        if (self.after[changed] <= BANNED).all():  # it did nothing but ban
+            return torch.where(changed, self.after, mature)
         return _apply(self.processor, input_ids, mature.clone(), kwargs)
 
 

@@ -53,6 +53,73 @@ def test_all_families_are_here():
         "llama mistral mixtral qwen2 qwen3 gemma gemma2 gemma3_text gpt2 gpt_neox gptj opt bloom falcon phi phi3 "
         "olmo2 stablelm granite cohere mpt starcoder2 smollm3"
     )
+    assert sorted(required.split()) == sorted(FAMILIES)
+
+
+def test_readout_of_the_last_block_is_the_models_logits(family, ids):
+    described, model = family
+    anatomy = dola.Anatomy.of(model)
+    seen = []
+    handle = anatomy.blocks[-1].register_forward_hook(lambda m, a, o: seen.append(o[0] if isinstance(o, tuple) else o))
+    logits = model(ids).logits
+    handle.remove()
+    assert anatomy.num_layers == 6
+    assert anatomy.readout_error(seen[0], logits) < READOUT_TOLERANCE[torch.float32] / 100
+    assert anatomy.final_norm is model.get_submodule(described.final_norm)
+    assert anatomy.tied == model.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_forward_returns_the_contrast(family, name, ids):
+    described, model = family
+    config = CONFIGS[name]
+    expected = recomputed(model, described, ids, config)
+    with dola.attach(model, config):
+        scores = model(ids).logits[0]
+    assert scores.dtype == torch.float32
+    inside = plausible(model(ids).logits[0], config.relative_top)
+    for position, judged in enumerate(expected):
+        keep = torch.tensor([value > -torch.inf for value in judged])
+        assert torch.equal(inside[position], keep)
+        torch.testing.assert_close(
+            scores[position][keep].double(), torch.tensor(judged, dtype=torch.float64)[keep], atol=2e-3, rtol=1e-3
+        )
+        if not keep.all():
+            assert scores[position][~keep].max() < scores[position][keep].min() - 500
+
+
+def test_masks_bite(family, ids):
+    """The tests below mean nothing on uniform random heads, where every token is plausible."""
+    _, model = family
+    plain = model(ids).logits[0]
+    assert plausible(plain).sum(-1).float().mean() < 40
+    assert plain.std() > 1
+
+
+def test_attach_and_remove_leave_the_model_as_it_was(family, ids):
+    _, model = family
+    before = model(ids).logits
+    attributes, registered = set(model.__dict__), hooks(model)  # transformers has hooks of its own
+    with dola.attach(model, "high") as attached:
+        assert model.dola is attached
+        assert not torch.equal(model(ids).logits, before)
+    assert torch.equal(model(ids).logits, before)
+    assert set(model.__dict__) == attributes
+    assert hooks(model) == registered
+
+
+def test_a_row_does_not_depend_on_its_batch_or_padding(family):
+    _, model = family
+    short, long = torch.tensor([[7, 30, 9]]), torch.tensor([[5, 17, 200, 33, 8]])
+    padded = torch.tensor([[0, 0, 7, 30, 9], [5, 17, 200, 33, 8]])
+    mask = (padded > 0).long()
+    settings = {"max_new_tokens": 12, "do_sample": False, "repetition_penalty": 1.2}
+    with dola.attach(model, "high"):
+        alone = [
+            model.generate(row, attention_mask=torch.ones_like(row), **settings)[0, row.shape[1] :] for row in (short, long)
+        ]
+        together = model.generate(padded, attention_mask=mask, **settings)[:, 5:]
+    assert together.tolist() == [row.tolist() for row in alone]
 
 
 def test_low_precision_goes_to_float32_at_the_logits(ids):

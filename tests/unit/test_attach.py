@@ -1,0 +1,287 @@
+"""attach: what a forward of an attached model returns, for whom, and what it refuses."""
+
+import copy
+import importlib
+import pickle
+import threading
+
+import pytest
+import torch
+from families import FAMILIES, readout, tiny
+
+import dola
+from dola.attach import select_positions
+from dola.contrast import contrast, plausible
+from dola.errors import AttachError, CaptureError, DolaError, InputError, LayersError, ReadoutError
+
+attach_module = importlib.import_module("dola.attach")  # `dola.attach` itself is the function
+
+
+def scores_of(model, ids, config="high", **kwargs):
+    with dola.attach(model, config):
+        return model(ids, **kwargs).logits
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [0, 1, 3, torch.tensor([0, 2, 5]), torch.tensor([6]), torch.tensor([[1, 4]])],
+    ids=["all", "1", "3", "index tensor", "last index", "per row"],
+)
+def test_logits_to_keep(llama, ids, keep):
+    whole = scores_of(llama, ids)
+    torch.testing.assert_close(scores_of(llama, ids, logits_to_keep=keep), select_positions(whole, keep))
+
+
+def test_logits_to_keep_by_mask(llama, ids):
+    keep = torch.tensor([[True, False, True, False, False, False, True]])
+    torch.testing.assert_close(scores_of(llama, ids, logits_to_keep=keep), scores_of(llama, ids)[keep])
+
+
+def test_return_dict_false(llama, ids):
+    with dola.attach(llama, "high"):
+        output = llama(ids, return_dict=False)
+        assert isinstance(output, tuple)
+        assert torch.equal(output[0], llama(ids).logits)
+
+
+def test_positions_are_independent_of_how_many_are_asked_for(llama, ids, monkeypatch):
+    whole = scores_of(llama, ids)
+    monkeypatch.setattr(attach_module, "CHUNK_ELEMENTS", 1)  # one row at a time
+    torch.testing.assert_close(scores_of(llama, ids), whole)
+
+
+def test_the_readout_is_made_in_bounded_chunks(llama, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(attach_module, "CHUNK_ELEMENTS", 3 * 401 * 5)
+    original = dola.Anatomy.readout
+
+    def readout(self, hidden, **kwargs):
+        sizes.append(hidden.shape[:-1].numel() * 401)
+        return original(self, hidden, **kwargs)
+
+    monkeypatch.setattr(dola.Anatomy, "readout", readout)
+    scores_of(llama, torch.randint(3, 400, (2, 40)))
+    assert len(sizes) == 1 + 12  # the self-check, then 80 rows, 7 at a time
+    assert max(sizes) <= 3 * 401 * 5
+
+
+def test_only_the_needed_positions_are_kept(llama):
+    """The captures are copies: a view of one position would keep the states of the whole prompt alive."""
+    kept = []
+    original = attach_module.Attachment._contrast
+
+    def spy(self, call, logits, generation):
+        kept.extend(call.hidden.values())
+        return original(self, call, logits, generation)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attach_module.Attachment, "_contrast", spy)
+        scores_of(llama, torch.randint(3, 400, (2, 40)), logits_to_keep=1)
+    assert len(kept) == 2
+    assert all(hidden.untyped_storage().nbytes() == 2 * 32 * 4 for hidden in kept)
+
+
+def test_hidden_states_returned_to_the_user_are_the_models_own(llama, ids):
+    plain = llama(ids, output_hidden_states=True).hidden_states
+    with dola.attach(llama, "high"):
+        attached = llama(ids, output_hidden_states=True).hidden_states
+    assert all(torch.equal(a, b) for a, b in zip(plain, attached, strict=True))
+
+
+def test_config_object_bucket_and_indices_are_the_same_door(llama, ids):
+    by_bucket = scores_of(llama, ids, "high")
+    assert torch.equal(by_bucket, scores_of(llama, ids, dola.DoLaConfig("high")))
+    assert torch.equal(by_bucket, scores_of(llama, ids, [3, 5]))
+    assert torch.equal(by_bucket, scores_of(llama, ids, (3, 5)))
+
+
+def test_attached_model_tells_what_is_attached(llama):
+    with dola.attach(llama, [2, 4]) as attached:
+        assert llama.dola is attached
+        assert attached.layers == (2, 4)
+        assert repr(attached) == (
+            "<dola on LlamaForCausalLM: layers 2, 4 of 6, DoLaConfig(layers=(2, 4), relative_top=0.1, divergence='jsd', "
+            "final_norm=True, lazy=True)>"
+        )
+
+
+def test_remove_twice_and_remove_by_the_model(llama, ids):
+    before = llama(ids).logits
+    attached = dola.attach(llama)
+    llama.dola.remove()
+    attached.remove()
+    assert torch.equal(llama(ids).logits, before)
+
+
+def test_an_exception_inside_with_still_removes(llama, ids):
+    before = llama(ids).logits
+    with pytest.raises(KeyError), dola.attach(llama):
+        raise KeyError
+    assert torch.equal(llama(ids).logits, before)
+
+
+def test_a_failed_forward_leaves_no_trace(llama, ids):
+    with dola.attach(llama):
+        expected = llama(ids).logits
+        with pytest.raises(IndexError):
+            llama(torch.tensor([[10_000]]))
+        assert llama.dola._state.call is None
+        assert torch.equal(llama(ids).logits, expected)
+
+
+def test_attach_twice_is_refused(llama):
+    with dola.attach(llama, "low"), pytest.raises(AttachError, match=r"already: <dola on LlamaForCausalLM: layers 0, 2 of 6"):
+        dola.attach(llama, "high")
+
+
+def test_a_refused_attach_changes_nothing(llama, ids):
+    before, attributes = llama(ids).logits, set(llama.__dict__)
+    with pytest.raises(LayersError):
+        dola.attach(llama, [99])
+    assert set(llama.__dict__) == attributes
+    assert torch.equal(llama(ids).logits, before)
+
+
+def test_labels_are_refused(llama, ids):
+    with dola.attach(llama), pytest.raises(InputError, match=r"labels= was given"):
+        llama(ids, labels=ids)
+
+
+def test_training_mode_is_refused(ids):
+    model = tiny("llama")
+    with dola.attach(model):
+        model.train()
+        with pytest.raises(InputError, match=r"training mode(.|\n)*model\.eval\(\)"):
+            model(ids)
+
+
+def test_no_tokens_are_refused(llama):
+    empty = torch.zeros((1, 0), dtype=torch.long)
+    with dola.attach(llama):
+        with pytest.raises(InputError, match=r"no tokens \(shape \[1, 0\]\)"):
+            llama(empty)
+        with pytest.raises(InputError, match=r"no tokens \(input_ids of shape \[1, 0\]\)"):
+            llama.generate(empty, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_broken_weights_are_refused(ids, value):
+    model = tiny("llama")
+    model.model.norm.weight[0] = value
+    with dola.attach(model), pytest.raises(InputError, match=r"NaN, infinite or all -inf at position \[0, 0\]"):
+        model(ids)
+
+
+def test_logits_that_are_all_minus_inf_are_refused(llama, ids):
+    anatomy = dola.Anatomy.of(llama)
+    handle = llama.lm_head.register_forward_hook(lambda m, a, o: torch.full_like(o, -torch.inf))
+    try:
+        with dola.attach(llama, anatomy=anatomy), pytest.raises(InputError, match="all -inf"):
+            llama(ids)
+    finally:
+        handle.remove()
+
+
+def test_a_broken_candidate_layer_is_told_from_a_broken_model(llama, ids):
+    """A layer whose states overflow is not the last one's fault."""
+    with dola.attach(llama, [3]) as attached:
+        llama(ids)
+        capture = attached._keep_hidden
+        attached._keep_hidden = lambda layer, hidden: capture(layer, hidden * torch.nan)
+        for handle in attached._handles[3:]:
+            handle.remove()
+        handle = llama.model.layers[3].register_forward_pre_hook(attached._capturer(3), with_kwargs=True)
+        try:
+            with pytest.raises(InputError, match="those of a candidate layer are not"):
+                llama(ids)
+        finally:
+            handle.remove()
+
+
+def test_padding_without_a_distribution_is_nobodys_error(llama):
+    padded, mask = torch.tensor([[0, 5, 17]]), torch.tensor([[0, 1, 1]])
+    handle = llama.model.register_forward_hook(
+        lambda m, a, o: o.last_hidden_state.__setitem__((slice(None), 0), torch.nan) or o
+    )
+    try:
+        with dola.attach(llama):
+            scores = llama(padded, attention_mask=mask).logits
+            assert scores[:, 1:].isfinite().all()
+            with pytest.raises(InputError, match=r"position \[0, 0\]"):
+                llama(padded)
+    finally:
+        handle.remove()
+
+
+def test_a_capture_that_did_not_run_is_an_error(llama, ids):
+    """As in early-exit modes, which cut the list of blocks."""
+    blocks = llama.model.layers
+    with dola.attach(llama, [5]):
+        llama(ids)
+        llama.model.layers = blocks[:4]
+        try:
+            with pytest.raises(CaptureError, match=r"Layer 5 did not run"):
+                llama(ids)
+        finally:
+            llama.model.layers = blocks
+
+
+def test_a_call_around_the_hooks_is_an_error(llama, ids):
+    with dola.attach(llama, [3]), pytest.raises(CaptureError, match=r"call model\(\.\.\.\), not model\.forward"):
+        llama.forward(ids)
+
+
+def test_a_wrong_anatomy_is_found_out_on_the_first_forward(llama, ids):
+    found = dola.Anatomy.of(llama)
+    wrong = dola.Anatomy(llama, found.blocks, None, None, found.head)
+    with dola.attach(llama, anatomy=wrong), pytest.raises(ReadoutError, match=r"relative error .*final norm: none"):
+        llama(ids)
+
+
+def test_an_anatomy_given_by_hand_is_used(llama, ids):
+    found = dola.Anatomy.of(llama)
+    by_hand = dola.Anatomy(llama, found.blocks, lambda h: llama.model.norm(h), None, lambda h: llama.lm_head(h))
+    with dola.attach(llama, anatomy=by_hand):
+        scores = llama(ids).logits
+    assert torch.equal(scores, scores_of(llama, ids))
+
+
+def test_what_is_captured_belongs_to_the_thread(llama):
+    """Threads on one attached model do not see each other's forwards."""
+    prompts = [torch.randint(3, 400, (1, n)) for n in (4, 9, 17, 30)]
+    with dola.attach(llama, "high"):
+        expected = [llama.generate(p, max_new_tokens=10, do_sample=False) for p in prompts]
+        results = [None] * len(prompts)
+
+        def work(i):
+            for _ in range(3):
+                results[i] = llama.generate(prompts[i], max_new_tokens=10, do_sample=False)
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(len(prompts))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert all(torch.equal(a, b) for a, b in zip(expected, results, strict=True))
+
+
+def test_gradients_do_not_flow_and_are_not_needed(ids):
+    model = tiny("llama")
+    model.lm_head.weight.requires_grad_(True)
+    assert not scores_of(model, ids).requires_grad
+
+
+def test_direct_use_of_the_pure_functions_gives_the_same(llama, ids):
+    """The hooks add nothing to the method: capture, readout, contrast."""
+    hidden = llama(ids, output_hidden_states=True)
+    premature = torch.stack([readout(llama, FAMILIES["llama"], hidden.hidden_states[j]) for j in (3, 5)])
+    torch.testing.assert_close(scores_of(llama, ids), contrast(hidden.logits, premature), atol=1e-4, rtol=1e-4)
+    assert plausible(hidden.logits).any()
+
+
+def test_errors_cross_process_borders():
+    error = pickle.loads(pickle.dumps(InputError("what", hint="do")))
+    assert (type(error), error.message, error.hint, str(error)) == (InputError, "what", "do", "what\nHint: do")
+    assert isinstance(error, DolaError)
+    assert isinstance(error, ValueError)
+    assert copy.copy(error).hint == "do"

@@ -1,0 +1,118 @@
+"""DoLaConfig and layer resolution: what is accepted, and what the errors say."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from families import tiny
+
+import dola
+from dola.errors import ConfigError, LayersError
+from dola.layers import candidate_layers
+
+
+def test_defaults_are_the_papers_method():
+    config = dola.DoLaConfig()
+    assert dataclasses.astuple(config) == ("high", 0.1, "jsd", True, True)
+    assert dola.DoLaConfig.reference("low") == dola.DoLaConfig("low", divergence="reference", final_norm=False)
+    assert dola.DoLaConfig.reference().raw_head
+    assert not dola.DoLaConfig(final_norm=False).raw_head
+
+
+def test_frozen_hashable_and_normalised():
+    config = dola.DoLaConfig([3, 1])
+    assert config.layers == (3, 1)
+    assert config == dola.DoLaConfig(np.array([3, 1])) == dola.DoLaConfig(torch.tensor([3, 1]))
+    assert len({config, dola.DoLaConfig((3, 1))}) == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.relative_top = 0.5
+
+
+# Candidate layers of transformers 4.55.4 (and the paper) at several depths: (N, tied) -> low, high.
+BUCKETS = {
+    (2, False): ([0], [1]),
+    (2, True): ([1], [1]),
+    (4, True): ([2], [2]),
+    (5, True): ([2], [2, 4]),
+    (6, False): ([0, 2], [3, 5]),
+    (12, True): ([2, 4], [6, 8, 10]),
+    (32, False): (list(range(0, 16, 2)), list(range(16, 32, 2))),
+    (30, True): (list(range(2, 15, 2)), list(range(15, 30, 2))),
+    (40, False): (list(range(0, 20, 2)), list(range(20, 40, 2))),
+    (42, True): (list(range(2, 20, 2)), list(range(22, 42, 2))),
+    (80, False): (list(range(0, 20, 2)), list(range(60, 80, 2))),
+}
+
+
+@pytest.mark.parametrize(("depth", "tied"), BUCKETS)
+def test_buckets(depth, tied):
+    low, high = BUCKETS[depth, tied]
+    assert list(candidate_layers("low", depth, tied=tied)) == low
+    assert list(candidate_layers("high", depth, tied=tied)) == high
+    assert list(candidate_layers("all", depth, tied=tied)) == list(range(depth))
+
+
+def test_an_empty_bucket_is_an_error():
+    with pytest.raises(
+        LayersError, match=r'layers="low" holds no layer in a model of 3 layers with tied embeddings; .* 0 to 2'
+    ):
+        candidate_layers("low", 3, tied=True)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([6], r"layer 6 in layers=\[6\] is the mature layer, .* 0 to 5 \(the model has 6 layers"),
+        ([2, 7], r"layer 7 in layers=\[2, 7\] does not exist; allowed are 0 to 5 \(the model has 6 layers"),
+        ([-1], r"layer -1 in layers=\[-1\] is negative; allowed are 0 to 5 .* 6 layers(.|\n)*write layers=\[5\]"),
+        ([2, 2], r"layer 2 stands twice in layers=\[2, 2\]; .* 0 to 5 .* 6 layers(.|\n)*write layers=\[2\]"),
+        ([], r"layers=\[\] names no candidate layer; allowed are indices in 0 to 5 .* 6 layers"),
+        ([1.5], r"layer 1.5 in layers=\[1.5\] is not an integer; allowed are 0 to 5"),
+        (["3"], r"layer '3' in layers=\['3'\] is not an integer"),
+        ([True], r"layer True in layers=\[True\] is not an integer"),
+        (3, r"layers=3 is neither a bucket nor a list(.|\n)*write layers=\[3\]"),
+        (None, r"layers=None is neither a bucket nor a list"),
+        ("middle", r"layers='middle' is neither a bucket nor a list .* low, high, all"),
+    ],
+    ids=str,
+)
+def test_bad_layers(llama, layers, message):
+    with pytest.raises(LayersError, match=message):
+        dola.attach(llama, layers)
+    if layers not in ([6], [2, 7]):  # these need the model to be known as wrong
+        with pytest.raises(LayersError):
+            dola.DoLaConfig(layers)
+
+
+@pytest.mark.parametrize("layers", [[6], [2, 7]])
+def test_a_config_is_checked_against_the_model_it_meets(llama, layers):
+    with pytest.raises(LayersError, match="the model has 6 layers"):
+        dola.attach(llama, dola.DoLaConfig(layers))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, math.inf, "0.1", None, True])
+def test_bad_relative_top(value):
+    with pytest.raises(ConfigError, match=r"relative_top=.* allowed is \[0, 1\]"):
+        dola.DoLaConfig(relative_top=value)
+
+
+@pytest.mark.parametrize("value", [0, 0.0, 1, 1.0, 0.5])
+def test_good_relative_top(value):
+    assert dola.DoLaConfig(relative_top=value).relative_top == value
+
+
+def test_bad_divergence_and_flags():
+    with pytest.raises(ConfigError, match=r"divergence='kl' is unknown; allowed are 'jsd', 'reference'"):
+        dola.DoLaConfig(divergence="kl")
+    for name in ("final_norm", "lazy"):
+        with pytest.raises(ConfigError, match=rf"{name}='no' is not a bool"):
+            dola.DoLaConfig(**{name: "no"})
+
+
+def test_the_low_bucket_of_a_tied_model_starts_higher():
+    with dola.attach(tiny("gemma"), "low") as attached:
+        assert attached.layers == (2,)
+    with dola.attach(tiny("llama"), "low") as attached:
+        assert attached.layers == (0, 2)
