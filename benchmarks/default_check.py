@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 import sys
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -23,8 +24,8 @@ from dola.contrast import contrast, log_probs, plausible
 from dola.layers import candidate_layers
 
 FLOOR = -1000.0
+RELATIVE_TOP = 0.1
 CONFIGS = {
-    "vanilla": None,
     **{f"default {bucket}": dola.DoLaConfig(bucket) for bucket in ("low", "high")},
     **{f"reference {bucket}": dola.DoLaConfig.reference(bucket) for bucket in ("low", "high")},
 }
@@ -40,7 +41,7 @@ def main() -> None:
     model, tokenizer = dola.load(args.model)
     with args.csv.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))[: args.items]
-    right: dict[str, list[bool]] = {name: [] for name in CONFIGS}
+    right: dict[str, list[bool]] = {name: [] for name in ["vanilla", *CONFIGS]}
     for number, row in enumerate(rows, 1):
         for name, scores in score_row(model, tokenizer, row).items():
             right[name].append(scores[0] > max(scores[1:]))
@@ -63,41 +64,31 @@ def score_row(model, tokenizer, row) -> dict[str, list[float]]:
     batch = torch.tensor([[int(context[0, -1]), *ids, *[0] * (longest - len(ids))] for ids in endings])
     out = model(batch, past_key_values=cache, output_hidden_states=True)
     valid = torch.tensor([[i < len(ids) for i in range(longest)] for ids in endings])
-    targets = batch[:, 1:][valid]
-    mature = out.logits[:, :-1][valid]
+    targets, mature = batch[:, 1:][valid], out.logits[:, :-1][valid]
     hidden = [state[:, :-1][valid] for state in out.hidden_states]
-    needed = sorted({j for config in CONFIGS.values() if config for j in layers_of(config, anatomy)})
-    scores = {}
+    inside = plausible(mature, RELATIVE_TOP)
+    # Outside the plausible set the score is the floor, and alone in it 0, whatever any layer says: no readout needed there.
+    settled = torch.where(inside.gather(-1, targets[:, None])[:, 0], 0.0, FLOOR)
+    open_ = (settled == 0) & (inside.sum(-1) > 1)
+    scores = {"vanilla": log_probs(mature).gather(-1, targets[:, None])[:, 0]}
     for norm in (True, False):
-        logits = {j: anatomy.readout(hidden[j], final_norm=norm) for j in needed}
-        for name, config in CONFIGS.items():
-            if config is not None and config.final_norm != norm:
-                continue
-            scores[name] = [
-                float(part.mean())
-                for part in token_scores(mature, logits, targets, config, anatomy).split(list(map(len, endings)))
-            ]
-    return {name: scores[name] for name in CONFIGS}
+        configs = {name: config for name, config in CONFIGS.items() if config.final_norm == norm}
+        candidates = {name: candidate_layers(c.layers, anatomy.num_layers, tied=anatomy.tied) for name, c in configs.items()}
+        logits = {j: anatomy.readout(hidden[j][open_], final_norm=norm) for j in sorted({*chain(*candidates.values())})}
+        for name, config in configs.items():
+            premature = torch.stack([logits[j] for j in candidates[name]])
+            scores[name] = settled.masked_scatter(open_, token_scores(mature[open_], premature, targets[open_], config))
+    return {name: [float(part.mean()) for part in scores[name].split([*map(len, endings)])] for name in scores}
 
 
-def layers_of(config, anatomy):
-    return candidate_layers(config.layers, anatomy.num_layers, tied=anatomy.tied)
-
-
-def token_scores(mature, logits, targets, config, anatomy):
-    """Log-probability [T] of each target token under one configuration."""
-    if config is None:
-        return log_probs(mature).gather(-1, targets[:, None])[:, 0]
-    premature = torch.stack([logits[j] for j in layers_of(config, anatomy)])
-    settings = {"relative_top": config.relative_top, "divergence": config.divergence}
-    contrasted = torch.cat(
-        [  # a few positions at a time: [K, T, V] for a whole batch would not fit a cache
-            contrast(*part, **settings) for part in zip(mature.split(4), premature.split(4, dim=1), strict=True)
-        ]
-    )
-    inside = plausible(mature, config.relative_top)
-    scores = contrasted.masked_fill(~inside, -torch.inf).log_softmax(-1).masked_fill(~inside, FLOOR)
-    return scores.gather(-1, targets[:, None])[:, 0]
+def token_scores(mature, premature, targets, config) -> torch.Tensor:
+    """Log-probability [T] of target tokens inside the plausible set, a few positions at a time to stay in a cache."""
+    pieces = [mature[:0, 0]]
+    for p, q, target in zip(mature.split(4), premature.split(4, dim=1), targets.split(4), strict=True):
+        contrasted = contrast(p, q, relative_top=RELATIVE_TOP, divergence=config.divergence)
+        masked = contrasted.masked_fill(~plausible(p, RELATIVE_TOP), -torch.inf)
+        pieces.append(masked.log_softmax(-1).gather(-1, target[:, None])[:, 0])
+    return torch.cat(pieces)
 
 
 def report(args, right) -> None:

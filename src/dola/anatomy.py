@@ -105,6 +105,7 @@ class Anatomy:
                 hidden = step(hidden)
         return hidden
 
+    @torch.no_grad()
     def readout_error(self, last_hidden: Tensor, logits: Tensor) -> float:
         """Largest difference between the readout of the last block's output and the model's logits, over the largest logit."""
         found, expected = self.readout(last_hidden).to(logits.device).double(), logits.double()

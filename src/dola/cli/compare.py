@@ -43,8 +43,19 @@ def answers(
     layers: Sequence[str | Sequence[int]] = ("high",),
     max_new_tokens: int = 50,
     repetition_penalty: float = REPETITION_PENALTY,
+    chat: bool = True,
 ) -> list[Answer]:
-    """Answers of greedy decoding, of greedy decoding with the same repetition penalty, and of DoLa with each of `layers`."""
+    """Answers of greedy decoding, of greedy decoding with the same repetition penalty, and of DoLa with each of `layers`.
+
+    Args:
+        model, tokenizer: As `dola.load` returns them.
+        prompt: The text to continue or, with `chat` and a model that has a chat template, the user's message.
+        layers: One DoLa column for each: "high", "low", or indices.
+        max_new_tokens: Length of the answers.
+        repetition_penalty: For the control and for DoLa.
+        chat: Whether to use the model's chat template, where it has one.
+    """
+    inputs = encode(tokenizer, prompt, chat=chat).to(model.device)
     ways: list[tuple[str, DoLaConfig | None, float]] = [
         ("greedy", None, 1.0),
         (f"greedy, penalty {repetition_penalty}", None, repetition_penalty),
@@ -53,7 +64,15 @@ def answers(
             for chosen in layers
         ),
     ]
-    return [_answer(model, tokenizer, prompt, title, config, penalty, max_new_tokens) for title, config, penalty in ways]
+    return [_answer(model, tokenizer, inputs, title, config, penalty, max_new_tokens) for title, config, penalty in ways]
+
+
+def encode(tokenizer: Any, prompt: str, *, chat: bool = True) -> Any:
+    """Input ids and attention mask of a prompt, through the chat template where there is one and `chat` asks for it."""
+    if chat and getattr(tokenizer, "chat_template", None):
+        message = [{"role": "user", "content": prompt}]
+        return tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    return tokenizer(prompt, return_tensors="pt")
 
 
 def render(console: Console, prompt: str, found: Sequence[Answer]) -> None:
@@ -72,19 +91,25 @@ def command(
     model: Annotated[str, typer.Option(help="A hub id, a folder, a .gguf file, or an alias.")] = "smollm2",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answers.")] = 50,
     repetition_penalty: Annotated[float, typer.Option(min=0.1, help="For the control and for DoLa.")] = REPETITION_PENALTY,
+    chat: Annotated[bool, typer.Option(help="Use the model's chat template, where it has one.")] = True,
 ) -> None:
     """Answer a prompt greedily and with DoLa. Example: dola compare "The capital of Washington State is"."""
-    loaded = load(model)
+    loaded, tokenizer = load(model)
     found = answers(
-        *loaded, prompt, layers=("low", "high"), max_new_tokens=max_new_tokens, repetition_penalty=repetition_penalty
+        loaded,
+        tokenizer,
+        prompt,
+        layers=("low", "high"),
+        max_new_tokens=max_new_tokens,
+        repetition_penalty=repetition_penalty,
+        chat=chat,
     )
     render(Console(), prompt, found)
 
 
 def _answer(
-    model: Any, tokenizer: Any, prompt: str, title: str, config: DoLaConfig | None, penalty: float, max_new_tokens: int
+    model: Any, tokenizer: Any, inputs: Any, title: str, config: DoLaConfig | None, penalty: float, max_new_tokens: int
 ) -> Answer:
-    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
     with attach(model, config) if config is not None else nullcontext():
         start = time.perf_counter()
         output = model.generate(
