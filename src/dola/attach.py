@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import modeling_utils
 
 from dola.anatomy import Anatomy
 from dola.config import DoLaConfig
@@ -261,11 +262,11 @@ class _LogitsToKeep:
 def select_positions(hidden: Tensor, keep: int | Tensor) -> Tensor:
     """The positions of `hidden` [B, T, d] that a forward with `logits_to_keep=keep` returns logits for.
 
-    As transformers defines it: the last n (0 is all), a 1-D index tensor, per-row indices [B, n], or a mask [B, T].
+    The last n (0 is all), or what transformers makes of a tensor: 1-D indices and, in its later versions, per-row indices
+    [B, n] or a mask [B, T].
     """
     if not isinstance(keep, Tensor):
         return hidden[:, -keep:] if keep else hidden
-    keep = keep.to(hidden.device)
-    if keep.dim() == 2:
-        return hidden[keep] if keep.dtype == torch.bool else hidden.take_along_dim(keep[..., None], dim=1)
-    return hidden[:, keep]
+    slice_as_transformers = getattr(modeling_utils, "slice_logits_to_keep", lambda states, index: states[:, index])
+    selected: Tensor = slice_as_transformers(hidden, keep.to(hidden.device))
+    return selected

@@ -206,11 +206,10 @@ def test_the_model_as_its_own_assistant_is_refused(llama):
 
 def test_prompt_lookup_gives_the_same_tokens(llama):
     prompt = torch.tensor([[5, 17, 200, 33, 5, 17, 200, 33, 5, 17]])
+    settings = {"max_new_tokens": 24, "do_sample": False, "repetition_penalty": 1.2, "eos_token_id": 2, "pad_token_id": 0}
     with dola.attach(llama):
-        expected = llama.generate(prompt, max_new_tokens=24, do_sample=False, repetition_penalty=1.2)
-        found = llama.generate(
-            prompt, max_new_tokens=24, do_sample=False, repetition_penalty=1.2, prompt_lookup_num_tokens=3, suppress_tokens=[1]
-        )
+        expected = llama.generate(prompt, **settings)
+        found = llama.generate(prompt, **settings, prompt_lookup_num_tokens=3, suppress_tokens=[1])
     assert torch.equal(found, expected)
 
 
