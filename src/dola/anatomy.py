@@ -107,11 +107,14 @@ class Anatomy:
 
     @torch.no_grad()
     def readout_error(self, last_hidden: Tensor, logits: Tensor) -> float:
-        """Largest difference between the readout of the last block's output and the model's logits, over the largest logit."""
+        """Largest difference between the readout of the last block's output and the model's logits, over the largest logit.
+
+        Logits that are -inf, as models set them for unused tokens, are left out.
+        """
         found, expected = self.readout(last_hidden).to(logits.device).double(), logits.double()
-        finite = expected.isfinite() & found.isfinite()
-        difference = torch.where(finite, found - expected, 0).abs().max()
-        return float(difference / torch.where(finite, expected, 0).abs().max().clamp(min=1e-6))
+        used = expected.isfinite()
+        difference = (found - expected)[used].abs().max().nan_to_num(torch.inf)
+        return float(difference / expected[used].abs().max().clamp(min=1e-6))
 
     def check_readout(self, last_hidden: Tensor, logits: Tensor) -> None:
         """Raise ReadoutError if the parts found do not reproduce the model's own logits."""

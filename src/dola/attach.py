@@ -11,11 +11,12 @@ What a forward captures belongs to that forward: it lives in the thread that run
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +26,10 @@ from dola.anatomy import Anatomy
 from dola.config import DoLaConfig
 from dola.contrast import contrast, plausible
 from dola.errors import AttachError, CaptureError, InputError
-from dola.generation import Generation, GenerationDoor
+from dola.generation import Generation, check_not_empty, current_generation, run
 from dola.layers import candidate_layers, check_indices
+
+Self = TypeVar("Self", bound="Session")
 
 CHUNK_ELEMENTS = 2**24
 """Premature logits are made for so many rows at a time that K * rows * V stays below this: 64 MiB in float32. The contrast
@@ -56,19 +59,25 @@ def attach(model: Any, config: DoLaConfig | str | Sequence[int] = "high", *, ana
         LayersError: Layers that this model does not have.
     """
     anatomy = Anatomy.of(model) if anatomy is None else anatomy
-    if not isinstance(config, DoLaConfig):
-        if not isinstance(config, str):
-            config = check_indices(config, anatomy.num_layers)  # before DoLaConfig does it without knowing the depth
-        config = DoLaConfig(config)
-    return Attachment(anatomy, config)
+    return Attachment(anatomy, as_config(config, anatomy))
+
+
+def as_config(config: DoLaConfig | str | Sequence[int], anatomy: Anatomy) -> DoLaConfig:
+    """The DoLaConfig that a user's `config` or bare `layers` stands for."""
+    if isinstance(config, DoLaConfig):
+        return config
+    # Indices are checked before DoLaConfig does it without knowing the depth.
+    return DoLaConfig(config if isinstance(config, str) else check_indices(config, anatomy.num_layers))
 
 
 @dataclass
 class Call:
     """One forward: which positions it was asked for, and what was captured at them."""
 
-    keep: int | Tensor
+    keep: Any
+    attention_mask: Any
     hidden: dict[int, Tensor] = field(default_factory=dict)
+    last_block_ran: bool = False
 
 
 class _ThreadState(threading.local):
@@ -77,8 +86,8 @@ class _ThreadState(threading.local):
     call: Call | None = None
 
 
-class Attachment:
-    """DoLa, attached to a model. Made by `attach`.
+class Session:
+    """The hooks of one configuration on one model.
 
     Attributes:
         config: The configuration in use.
@@ -93,7 +102,7 @@ class Attachment:
         self.layers = candidate_layers(config.layers, anatomy.num_layers, tied=anatomy.tied)
         self.rows = self.rows_saved = 0
         self._lm = anatomy.lm
-        self._keep = _LogitsToKeep(anatomy.lm.forward)
+        self._arguments = _Arguments(anatomy.lm.forward)
         self._state = _ThreadState()
         self._readout_checked = False
         if (other := getattr(self._lm, "dola", None)) is not None:
@@ -101,7 +110,6 @@ class Attachment:
                 f"{type(self._lm).__name__} has DoLa attached already: {other!r}.",
                 hint="call model.dola.remove() first",
             )
-        self._door = GenerationDoor(self._lm, config.relative_top)
         blocks = anatomy.blocks
         self._handles = [
             self._lm.register_forward_pre_hook(self._open, with_kwargs=True),
@@ -109,42 +117,44 @@ class Attachment:
             blocks[-1].register_forward_hook(self._capture_last),
             *(blocks[j].register_forward_pre_hook(self._capturer(j), with_kwargs=True) for j in self.layers),
         ]
-        self._lm.dola = self
+
+    def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the model's own `generate` under this session."""
+        try:
+            return run(Generation(self._lm, self, self.config.relative_top), original, args, kwargs)
+        finally:
+            self._state.call = None  # torch runs no hooks after Ctrl-C
 
     def remove(self) -> None:
-        """Give the model back as it was. Calling it again does nothing."""
-        if self._lm.__dict__.get("dola") is not self:
-            return
+        """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
-        self._door.close()
-        del self._lm.dola
 
-    def __enter__(self) -> Attachment:
+    def __enter__(self: Self) -> Self:  # typing.Self is of Python 3.11
         return self
 
     def __exit__(self, *_: object) -> None:
         self.remove()
 
-    def __repr__(self) -> str:
-        layers = ", ".join(map(str, self.layers))
-        return f"<dola on {type(self._lm).__name__}: layers {layers} of {self.anatomy.num_layers}, {self.config}>"
+    def _is_active(self) -> bool:
+        """Whether a forward in this thread is to be contrasted: here, in this session's own `generate` call."""
+        generation = current_generation(self._lm)
+        return generation is not None and generation.owner is self
 
     def _open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the forward: refuse what has no meaning, and note the positions asked for."""
-        if kwargs.get("labels") is not None:
+        if not self._is_active():
+            return
+        given = self._arguments.of(args, kwargs)
+        if given("labels") is not None:
             raise InputError(
                 "labels= was given: DoLa's scores are not a likelihood to train on, so there is no loss.",
                 hint="call the model without labels=, or remove DoLa first: model.dola.remove()",
             )
         if module.training:
             raise InputError("The model is in training mode; DoLa decodes with dropout off.", hint="call model.eval()")
-        inputs = kwargs.get("input_ids", args[0] if args else None)
-        if isinstance(inputs, Tensor) and inputs.shape[-1] == 0:
-            raise InputError(
-                f"The input has no tokens (shape {list(inputs.shape)}); at least one is needed.", hint="give a prompt"
-            )
-        self._state.call = Call(self._keep.of(args, kwargs))
+        check_not_empty(given("input_ids"), given("inputs_embeds"))
+        self._state.call = Call(given("logits_to_keep"), given("attention_mask"))
 
     def _capturer(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -153,10 +163,14 @@ class Attachment:
         return capture
 
     def _capture_last(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._state.call is not None:
+            self._state.call.last_block_ran = True
         if not self._readout_checked:
             self._keep_hidden(self.anatomy.num_layers, output[0] if isinstance(output, tuple) else output)
 
     def _keep_hidden(self, layer: int, hidden: Tensor) -> None:
+        if not self._is_active():
+            return
         if (call := self._state.call) is None:
             raise CaptureError(
                 f"Layer {layer} of {type(self._lm).__name__} ran outside a call of the model, so its logits would be plain.",
@@ -173,10 +187,10 @@ class Attachment:
             return None
         logits = (output[0] if isinstance(output, tuple) else output.logits).detach()
         self._check_captures(call, logits)
-        generation = self._door.current
+        generation = current_generation(self._lm)
         scores = self._contrast(call, logits, generation)
         if not scores.amax(dim=-1).isfinite().all():
-            self._explain_not_finite(call, logits, scores, kwargs.get("attention_mask"))
+            self._explain_not_finite(call, logits, scores)
         if generation is not None:
             generation.record(scores=scores, mature=logits)
         if isinstance(output, tuple):
@@ -193,40 +207,57 @@ class Attachment:
                     f"Layer {layer} {what} in a forward that returned logits of shape {list(logits.shape)}.",
                     hint="modes that run fewer blocks cannot be contrasted; if this was no such mode, please report the model",
                 )
-        if not self._readout_checked:
-            last = call.hidden.pop(self.anatomy.num_layers)
-            self.anatomy.check_readout(last.flatten(0, -2)[-1:], logits.flatten(0, -2)[-1:])
-            self._readout_checked = True
+        if not call.last_block_ran:
+            raise CaptureError(
+                f"The last block of {type(self._lm).__name__} did not run, so its logits are not the mature layer's.",
+                hint="modes that run fewer blocks cannot be contrasted",
+            )
+        if (last := call.hidden.pop(self.anatomy.num_layers, None)) is not None:
+            row = logits.flatten(0, -2)[-1:]
+            if row.amax().isfinite():  # padding may be NaN, and then says nothing
+                self.anatomy.check_readout(last.flatten(0, -2)[-1:], row)
+                self._readout_checked = True
 
     def _contrast(self, call: Call, logits: Tensor, generation: Generation | None) -> Tensor:
         """Scores for all rows of a forward: [..., V], float32 or better."""
         mature = logits.flatten(0, -2)
         hidden = [call.hidden[layer].flatten(0, -2).to(logits.device) for layer in self.layers]
-        settings = {"relative_top": self.config.relative_top, "divergence": self.config.divergence}
-        undecided = torch.arange(len(mature), device=mature.device)
+        lazy = self.config.lazy and generation is not None and generation.lazy
         scores = mature.new_empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
-        if self.config.lazy and generation is not None and generation.lazy:
-            several = plausible(mature, self.config.relative_top).sum(dim=-1) > 1
-            decided, undecided = (~several).nonzero()[:, 0], several.nonzero()[:, 0]
-            # With one plausible token no premature layer can change the choice: contrasted with itself, it stays on top.
-            scores[decided] = contrast(mature[decided], mature[decided][None], **settings)  # type: ignore[arg-type]
-            self.rows_saved += len(decided)
-        self.rows += len(mature)
         size = max(1, CHUNK_ELEMENTS // (len(hidden) * mature.shape[-1]))
-        for rows in torch.split(undecided, size):
-            premature = self.anatomy.readout(
-                torch.stack([layer[rows] for layer in hidden]),
-                final_norm=self.config.final_norm,
-                logit_transform=not self.config.raw_head,
-            )
-            scores[rows] = contrast(mature[rows], premature.to(mature.device), **settings)  # type: ignore[arg-type]
+        for start in range(0, len(mature), size):
+            rows = slice(start, start + size)
+            scores[rows] = self._contrast_chunk(mature[rows], [layer[rows] for layer in hidden], lazy)
         return scores.view(logits.shape)
 
-    def _explain_not_finite(self, call: Call, logits: Tensor, scores: Tensor, attention_mask: Any) -> None:
+    def _contrast_chunk(self, mature: Tensor, hidden: list[Tensor], lazy: bool) -> Tensor:
+        """Scores [R, V] of some rows, from their mature logits [R, V] and the K captures [R, d]."""
+        self.rows += len(mature)
+        if not lazy:
+            return self._contrast_with(mature, self._premature(hidden))
+        undecided = plausible(mature, self.config.relative_top).sum(dim=-1) > 1
+        self.rows_saved += int((~undecided).sum())
+        # With one plausible token no premature layer can change the choice: contrasted with itself, it stays on top.
+        scores = self._contrast_with(mature, mature[None])
+        if undecided.any():
+            premature = self._premature([layer[undecided] for layer in hidden])
+            scores[undecided] = self._contrast_with(mature[undecided], premature)
+        return scores
+
+    def _premature(self, hidden: list[Tensor]) -> Tensor:
+        """Logits [K, R, V] of the candidate layers."""
+        config = self.config
+        return self.anatomy.readout(torch.stack(hidden), final_norm=config.final_norm, logit_transform=not config.raw_head)
+
+    def _contrast_with(self, mature: Tensor, premature: Tensor) -> Tensor:
+        config = self.config
+        return contrast(mature, premature.to(mature.device), relative_top=config.relative_top, divergence=config.divergence)
+
+    def _explain_not_finite(self, call: Call, logits: Tensor, scores: Tensor) -> None:
         """Raise for positions without a usable distribution. Padding has none in some models, and nobody reads it."""
         broken = ~scores.amax(dim=-1).isfinite()
-        if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2:
-            real = select_positions(attention_mask[..., None], call.keep)[..., 0].bool()
+        if isinstance(call.attention_mask, Tensor) and call.attention_mask.dim() == 2:
+            real = select_positions(call.attention_mask[..., None], call.keep)[..., 0].bool()
             if real.shape == broken.shape:
                 broken = broken & real.to(broken.device)
         if not broken.any():
@@ -243,30 +274,73 @@ class Attachment:
         )
 
 
-class _LogitsToKeep:
-    """Reads `logits_to_keep` from a call of one model's forward: 0 (all) where the model has no such argument."""
+class Attachment(Session):
+    """DoLa on a model for everybody who uses it, until removed. Made by `attach`; the model has it as `model.dola`."""
+
+    def __init__(self, anatomy: Anatomy, config: DoLaConfig) -> None:
+        super().__init__(anatomy, config)
+        self._lm.dola = self
+        self._replaced = self._lm.__dict__.get("generate")  # somebody else's wrapper, or nothing
+        self._generate: Any = None
+        if hasattr(self._lm, "generate"):
+            self._generate = functools.wraps(self._lm.generate)(functools.partial(self.generate, self._lm.generate))
+            self._lm.generate = self._generate
+
+    def remove(self) -> None:
+        """Give the model back as it was. Calling it again does nothing."""
+        if self._lm.__dict__.get("dola") is not self:
+            return
+        super().remove()
+        del self._lm.dola
+        if self._lm.__dict__.get("generate") is not self._generate:
+            return  # somebody wrapped it since: theirs to undo, and without hooks it decodes plainly
+        if self._replaced is not None:
+            self._lm.generate = self._replaced
+        else:
+            del self._lm.generate
+
+    def __repr__(self) -> str:
+        layers = ", ".join(map(str, self.layers))
+        return f"<dola on {type(self._lm).__name__}: layers {layers} of {self.anatomy.num_layers}, {self.config}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise AttachError(
+            f"{type(self._lm).__name__} cannot be copied or pickled with DoLa attached: {self!r}.",
+            hint="call model.dola.remove() first, and attach to the copy",
+        )
+
+    def _is_active(self) -> bool:
+        return True
+
+
+class _Arguments:
+    """Reads arguments of one model's forward by name, however they were passed."""
 
     def __init__(self, forward: Callable[..., Any]) -> None:
         parameters = inspect.signature(forward).parameters
-        parameter = parameters.get("logits_to_keep")
-        self.index = list(parameters).index("logits_to_keep") if parameter is not None else None
-        self.default = parameter.default if parameter is not None else 0
+        self._positions = {name: position for position, name in enumerate(parameters)}
+        self._defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
 
-    def of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | Tensor:
-        if self.index is None:
-            return 0
-        keep = args[self.index] if len(args) > self.index else kwargs.get("logits_to_keep", self.default)
-        return 0 if keep is None or keep is inspect.Parameter.empty else keep
+    def of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[str], Any]:
+        """A function from an argument's name to its value in this call: the default, or None, where it was not passed."""
+
+        def given(name: str) -> Any:
+            position = self._positions.get(name, len(args))
+            return args[position] if position < len(args) else kwargs.get(name, self._defaults.get(name))
+
+        return given
 
 
-def select_positions(hidden: Tensor, keep: int | Tensor) -> Tensor:
+def select_positions(hidden: Tensor, keep: Any) -> Tensor:
     """The positions of `hidden` [B, T, d] that a forward with `logits_to_keep=keep` returns logits for.
 
-    The last n (0 is all), or what transformers makes of a tensor: 1-D indices and, in its later versions, per-row indices
-    [B, n] or a mask [B, T].
+    The last n (0 is all, and so is None, for models without the argument), a list or slice of positions, or what transformers
+    makes of a tensor: 1-D indices and, in its later versions, per-row indices [B, n] or a mask [B, T].
     """
-    if not isinstance(keep, Tensor):
+    if keep is None or isinstance(keep, int):
         return hidden[:, -keep:] if keep else hidden
+    if not isinstance(keep, Tensor):
+        return hidden[:, keep]
     slice_as_transformers = getattr(modeling_utils, "slice_logits_to_keep", lambda states, index: states[:, index])
     selected: Tensor = slice_as_transformers(hidden, keep.to(hidden.device))
     return selected

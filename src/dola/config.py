@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from numbers import Real
 
 from dola.contrast import DIVERGENCES
 from dola.errors import ConfigError
@@ -39,7 +40,7 @@ class DoLaConfig:
     def __post_init__(self) -> None:
         if not (isinstance(self.layers, str) and self.layers in BUCKETS):
             object.__setattr__(self, "layers", check_indices(self.layers))  # frozen, and hashable with a tuple
-        if isinstance(self.relative_top, bool) or not isinstance(self.relative_top, (int, float)):
+        if isinstance(self.relative_top, bool) or not isinstance(self.relative_top, Real):
             raise ConfigError(f"relative_top={self.relative_top!r} is not a number; allowed is [0, 1].", hint=_TOP)
         if math.isnan(self.relative_top) or not 0 <= self.relative_top <= 1:
             raise ConfigError(f"relative_top={self.relative_top} is out of range; allowed is [0, 1].", hint=_TOP)

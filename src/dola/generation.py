@@ -4,8 +4,8 @@ Under logits processors a plausible set can be emptied: a grammar, bad words or 
 What the contrast says of the others is only that they are implausible, so such a row is decided as plain decoding would
 decide it: by the same processors applied to the mature logits. A penalty that merely scales scores cannot get there.
 
-This is the one place that replaces methods of a model, on the instance, and only while DoLa is attached: `generate` (to
-know that a call is under way, and in which thread) and `_get_logits_processor` (to see the processors of that call).
+This is the one place that replaces a method of a model, on the instance and only while a call is under way:
+`_get_logits_processor`, to see the processors of that call.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,6 @@ NEVER_BAN = tuple(
         "EncoderRepetitionPenaltyLogitsProcessor",
         "EpsilonLogitsWarper",
         "EtaLogitsWarper",
-        "ExponentialDecayLengthPenalty",
         "InfNanRemoveLogitsProcessor",
         "LogitNormalization",
         "MinPLogitsWarper",
@@ -44,7 +44,7 @@ NEVER_BAN = tuple(
     )
     if hasattr(builtin, name)
 )
-"""Processors that always leave at least one plausible token standing, so nothing has to be checked behind them."""
+"""Processors behind which a plausible token still leads, so that nothing has to be checked."""
 
 BANNED = -1e4
 """Scores at or below this were set there to ban a token: some processors write -inf, some the lowest float."""
@@ -55,7 +55,10 @@ class Generation:
     """One `generate` call in one thread.
 
     Attributes:
+        lm: The model that generates.
+        owner: The session that contrasts in this call.
         relative_top: The plausibility threshold in use.
+        drafted: Whether an assistant model drafts.
         lazy: Whether the caller sees nothing but tokens, so that a premature readout that cannot change them may be skipped.
         beams: Whether scores reach the processors as log-softmax (beam search) rather than as they are.
         records_logits: Whether the model's own logits are returned, as `output_logits`.
@@ -64,7 +67,10 @@ class Generation:
         own_logits: The model's own logits of the last position of each forward, float32 [B, V].
     """
 
+    lm: Any
+    owner: object
     relative_top: float
+    drafted: bool = False
     lazy: bool = False
     beams: bool = False
     records_logits: bool = False
@@ -72,6 +78,18 @@ class Generation:
     scores: Tensor | None = None
     mature: Tensor | None = None
     own_logits: list[Tensor] = field(default_factory=list)
+
+    def prepare(self, config: Any) -> None:
+        """Learn from the call's GenerationConfig what it returns.
+
+        Raises:
+            InputError: A mode of generation that would be wrong under DoLa.
+        """
+        _refuse_modes(config, self.drafted)
+        returns_dict = bool(config.return_dict_in_generate)
+        self.beams = (config.num_beams or 1) > 1
+        self.records_logits = returns_dict and bool(config.output_logits)
+        self.lazy = not self.beams and not (returns_dict and (config.output_scores or config.output_logits))
 
     def record(self, *, scores: Tensor, mature: Tensor) -> None:
         """Take note of a forward."""
@@ -89,115 +107,124 @@ class Generation:
         if self.scores is None or self.mature is None:
             return None
         for position in range(self.scores.shape[1] - 1, -1, -1):
-            row, mature = self.scores[:, position], self.mature[:, position].to(scores.dtype)
+            row, mature = self.scores[:, position].to(scores), self.mature[:, position].to(scores)
             if self.beams:
                 row, mature = row.log_softmax(dim=-1), mature.log_softmax(dim=-1)
-            if row.shape == scores.shape and torch.equal(row.to(scores.device), scores):
-                return mature.to(scores.device), plausible(mature, self.relative_top).to(scores.device)
+            if row.shape == scores.shape and torch.equal(row, scores):
+                return mature, plausible(mature, self.relative_top)
         return None
 
 
-class _Current(threading.local):
+class _Thread(threading.local):
     generation: Generation | None = None
 
 
-class GenerationDoor:
-    """Wraps `generate` of one model instance, until closed."""
+_thread = _Thread()
 
-    def __init__(self, lm: nn.Module, relative_top: float) -> None:
-        self._lm = lm
-        self._relative_top = relative_top
-        self._current = _Current()
-        self._replaced: dict[str, Any] = {}
-        if hasattr(lm, "generate"):
-            self._replace("generate", self._wrap_generate)
-            self._replace("_get_logits_processor", self._wrap_get_logits_processor)
 
-    @property
-    def current(self) -> Generation | None:
-        """The `generate` call that this thread is in, if any."""
-        return self._current.generation
+def current_generation(lm: Any) -> Generation | None:
+    """The contrasted `generate` call of `lm` that this thread is in, if any."""
+    generation = _thread.generation
+    return generation if generation is not None and generation.lm is lm else None
 
-    def close(self) -> None:
-        """Put back what was replaced."""
-        for name, before in self._replaced.items():
-            if before is None:
-                delattr(self._lm, name)
-            else:
-                setattr(self._lm, name, before)
-        self._replaced = {}
 
-    def _replace(self, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        self._replaced[name] = self._lm.__dict__.get(name)
-        setattr(self._lm, name, wrap(getattr(self._lm, name)))
+def run(generation: Generation, generate: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call `generate(*args, **kwargs)` of the model as one contrasted call in this thread."""
+    _check_call(generation.lm, args, kwargs)
+    generation.drafted = kwargs.get("assistant_model") is not None
+    outer, _thread.generation = _thread.generation, generation
+    try:
+        with _tapped(generation.lm):
+            output = generate(*args, **kwargs)
+    finally:
+        _thread.generation = outer
+    if generation.records_logits and getattr(output, "logits", None) is not None:
+        output.logits = tuple(generation.own_logits[-len(output.logits) :])
+    return output
 
-    @contextmanager
-    def _generating(self) -> Iterator[Generation]:
-        outer, generation = self._current.generation, Generation(self._relative_top)
-        self._current.generation = generation
-        try:
-            yield generation
-        finally:
-            self._current.generation = outer
 
-    def _wrap_generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def generate(*args: Any, **kwargs: Any) -> Any:
-            self._check_call(args, kwargs)
-            with self._generating() as generation:
-                output = original(*args, **kwargs)
-            if generation.records_logits and getattr(output, "logits", None) is not None:
-                output.logits = tuple(generation.own_logits[-len(output.logits) :])
-            return output
+@dataclass
+class _Tap:
+    """How many contrasted calls of a model are under way, and what stood in the place of the tap on the instance."""
 
-        return generate
+    replaced: Any
+    calls: int = 0
 
-    def _wrap_get_logits_processor(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def get_logits_processor(*args: Any, **kwargs: Any) -> LogitsProcessorList:
-            processors: LogitsProcessorList = original(*args, **kwargs)
-            config: Any = kwargs.get("generation_config", args[0] if args else None)
-            if (generation := self.current) is None:
-                return processors
-            self._check_config(config)
-            returns_dict = bool(config.return_dict_in_generate)
-            generation.beams = (config.num_beams or 1) > 1
-            generation.records_logits = returns_dict and bool(config.output_logits)
-            generation.lazy = not generation.beams and not (returns_dict and (config.output_scores or config.output_logits))
-            generation.keeps_rows = any(not isinstance(processor, NEVER_BAN) for processor in processors)
-            return MatureFallback(processors, generation) if generation.keeps_rows else processors
 
-        return get_logits_processor
+_taps: WeakKeyDictionary[nn.Module, _Tap] = WeakKeyDictionary()
+_taps_lock = threading.Lock()
 
-    def _check_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
-        if isinstance(inputs, Tensor) and inputs.shape[-1] == 0:
+
+@contextmanager
+def _tapped(lm: Any) -> Iterator[None]:
+    """While any thread is inside, `lm._get_logits_processor` hands the processors of contrasted calls to MatureFallback."""
+    with _taps_lock:
+        if lm not in _taps:
+            _taps[lm] = _Tap(lm.__dict__.get("_get_logits_processor"))
+            original = _taps[lm].replaced or functools.partial(type(lm)._get_logits_processor, lm)
+            lm._get_logits_processor = functools.partial(_get_logits_processor, lm, original)
+        _taps[lm].calls += 1
+    try:
+        yield
+    finally:
+        with _taps_lock:
+            _taps[lm].calls -= 1
+            if _taps[lm].calls == 0:
+                replaced = _taps.pop(lm).replaced
+                if replaced is None:
+                    del lm._get_logits_processor
+                else:
+                    lm._get_logits_processor = replaced
+
+
+def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> LogitsProcessorList:
+    processors: LogitsProcessorList = original(*args, **kwargs)
+    generation = current_generation(lm)
+    if generation is None:  # a plain call in another thread
+        return processors
+    generation.prepare(kwargs.get("generation_config", args[0] if args else None))
+    generation.keeps_rows = any(not isinstance(processor, NEVER_BAN) for processor in processors)
+    return MatureFallback(processors, generation) if generation.keeps_rows else processors
+
+
+def _check_call(lm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    check_not_empty(kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None)), kwargs.get("inputs_embeds"))
+    assistant = kwargs.get("assistant_model")
+    if assistant is not None and unwrap(assistant) is lm:
+        raise InputError(
+            "assistant_model is the model that decodes with DoLa itself, so it would draft with the contrast.",
+            hint="use another model as assistant, or prompt_lookup_num_tokens=",
+        )
+
+
+def check_not_empty(input_ids: Any, inputs_embeds: Any = None) -> None:
+    """Raise InputError for a prompt of zero tokens, given as ids [B, T] or as embeddings [B, T, d]."""
+    for name, given, axis in (("input_ids", input_ids, -1), ("inputs_embeds", inputs_embeds, -2)):
+        if isinstance(given, Tensor) and given.shape[axis] == 0 and (name == "inputs_embeds" or inputs_embeds is None):
             raise InputError(
-                f"The prompt has no tokens (input_ids of shape {list(inputs.shape)}); at least one is needed.",
+                f"The prompt has no tokens ({name} of shape {list(given.shape)}); at least one is needed.",
                 hint="give a prompt, or the tokenizer's beginning-of-sequence token",
             )
-        assistant = kwargs.get("assistant_model")
-        if assistant is not None and unwrap(assistant) is self._lm:
-            raise InputError(
-                "assistant_model is the model that DoLa is attached to, so it would draft with the contrast.",
-                hint="use another model as assistant, or prompt_lookup_num_tokens=",
-            )
 
-    @staticmethod
-    def _check_config(config: Any) -> None:
-        refused = {
-            "guidance_scale": "it runs the model a second time inside a processor, and would mix two contrasts",
-            "assistant_early_exit": "it drafts with fewer blocks than the contrast needs",
-        }
-        for name, why in refused.items():
-            if getattr(config, name, None) not in (None, 1, 1.0):
-                raise InputError(f"{name}={getattr(config, name)} does not go with DoLa: {why}.", hint=f"leave {name} out")
-        if config.return_dict_in_generate and config.output_logits and getattr(config, "prompt_lookup_num_tokens", None):
-            raise InputError(
-                "output_logits does not go with prompt_lookup_num_tokens under DoLa: the model's own logits of drafted tokens "
-                "are not kept.",
-                hint="use output_scores, or leave prompt_lookup_num_tokens out",
-            )
+
+def _refuse_modes(config: Any, drafted: bool) -> None:
+    refused = {
+        "guidance_scale": "it runs the model a second time inside a processor, and would mix two contrasts",
+        "assistant_early_exit": "it drafts with fewer blocks than the contrast needs",
+        "use_mtp": "its drafts come from extra blocks whose states are not contrasted",
+    }
+    for name, why in refused.items():
+        value = getattr(config, name, None)
+        off = value is None or value is False or (name == "guidance_scale" and value == 1)
+        if not off:
+            raise InputError(f"{name}={value} does not go with DoLa: {why}.", hint=f"leave {name} out")
+    drafted = drafted or bool(getattr(config, "prompt_lookup_num_tokens", None))
+    if drafted and config.return_dict_in_generate and config.output_logits:
+        raise InputError(
+            "output_logits does not go with drafted tokens (prompt_lookup_num_tokens, assistant_model) under DoLa: the model's "
+            "own logits of them are not kept.",
+            hint="use output_scores=True, which returns the contrast, or decode without drafts",
+        )
 
 
 class MatureFallback(LogitsProcessorList):  # type: ignore[misc]

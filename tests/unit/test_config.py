@@ -98,7 +98,7 @@ def test_bad_relative_top(value):
         dola.DoLaConfig(relative_top=value)
 
 
-@pytest.mark.parametrize("value", [0, 0.0, 1, 1.0, 0.5])
+@pytest.mark.parametrize("value", [0, 0.0, 1, 1.0, 0.5, np.float32(0.25)])
 def test_good_relative_top(value):
     assert dola.DoLaConfig(relative_top=value).relative_top == value
 

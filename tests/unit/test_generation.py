@@ -50,7 +50,7 @@ class FloorInsteadOfInf(BanPlausible):
 
 def expected_scores(plain, attached_scores, input_ids, processors):
     """Contrast-then-processors; rows left without a plausible token as plain decoding with the same processors."""
-    mature = plain(input_ids).logits[:, -1]
+    mature = plain(input_ids).logits[:, -1].float()
     contrasted = processors(input_ids, attached_scores.clone())
     inside = plausible(mature)
     lowest = torch.finfo(torch.float32).min
@@ -58,11 +58,19 @@ def expected_scores(plain, attached_scores, input_ids, processors):
     return torch.where(lost[:, None], processors(input_ids, mature.clone()), contrasted), lost
 
 
-@pytest.mark.parametrize("ban", [BanPlausible, WriteInPlace, FloorInsteadOfInf])
+@pytest.mark.parametrize(
+    ("ban", "dtype"),
+    [
+        (BanPlausible, torch.float32),
+        (WriteInPlace, torch.float32),
+        (FloorInsteadOfInf, torch.float32),
+        (BanPlausible, torch.float64),
+    ],
+)
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
 @pytest.mark.parametrize("do_sample", [False, True], ids=["greedy", "sampling"])
-def test_rows_without_plausible_tokens_follow_the_mature_scores(penalty, do_sample, ban):
-    model = tiny("llama")
+def test_rows_without_plausible_tokens_follow_the_mature_scores(penalty, do_sample, ban, dtype):
+    model = tiny("llama", dtype=dtype)
     plain, masker = copy.deepcopy(model), ban(model)
     masker.plain = plain
     with dola.attach(model, "high"):
@@ -85,7 +93,7 @@ def test_rows_without_plausible_tokens_follow_the_mature_scores(penalty, do_samp
     for step, scores in enumerate(out.scores):
         so_far = out.sequences[:, : 3 + step]
         with dola.attach(model, "high"):
-            contrasted = model(so_far).logits[:, -1]
+            contrasted = model(so_far).logits[:, -1].float()
         expected, lost = expected_scores(plain, contrasted, so_far, processors)
         lost_rows += int(lost.sum())
         torch.testing.assert_close(scores, expected, atol=2e-3, rtol=1e-3)
@@ -188,9 +196,11 @@ def test_sampled_tokens_are_always_plausible(llama):
     [
         ({"guidance_scale": 1.5}, "guidance_scale=1.5 does not go with DoLa"),
         ({"assistant_early_exit": 2}, "assistant_early_exit=2 does not go with DoLa"),
+        ({"assistant_early_exit": 1}, "assistant_early_exit=1 does not go with DoLa"),
+        ({"use_mtp": True}, "use_mtp=True does not go with DoLa"),
         (
             {"prompt_lookup_num_tokens": 3, "return_dict_in_generate": True, "output_logits": True},
-            "output_logits does not go with prompt_lookup_num_tokens",
+            "output_logits does not go with drafted tokens",
         ),
     ],
 )
@@ -202,6 +212,35 @@ def test_modes_that_would_be_wrong_are_refused_before_they_start(llama, settings
 def test_the_model_as_its_own_assistant_is_refused(llama):
     with dola.attach(llama), pytest.raises(InputError, match="assistant_model is the model"):
         llama.generate(PROMPT[:1], max_new_tokens=3, assistant_model=llama)
+
+
+def test_output_logits_with_an_assistant_are_refused(llama):
+    settings = {"return_dict_in_generate": True, "output_logits": True, "max_new_tokens": 3}
+    with dola.attach(llama), pytest.raises(InputError, match="output_logits does not go with drafted tokens"):
+        llama.generate(PROMPT[:1], assistant_model=tiny("llama", seed=1), **settings)
+
+
+def test_after_ctrl_c_nothing_is_left(llama):
+    """torch runs no hook behind a KeyboardInterrupt."""
+
+    class Interrupt(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            raise KeyboardInterrupt
+
+    def interrupt(module, args):
+        raise KeyboardInterrupt
+
+    with dola.attach(llama):
+        expected = llama.generate(PROMPT, max_new_tokens=3, do_sample=False)
+        with pytest.raises(KeyboardInterrupt):
+            llama.generate(PROMPT, max_new_tokens=3, logits_processor=LogitsProcessorList([Interrupt()]))
+        handle = llama.model.layers[4].register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            llama.generate(PROMPT, max_new_tokens=3)
+        handle.remove()
+        assert llama.dola._state.call is None
+        assert torch.equal(llama.generate(PROMPT, max_new_tokens=3, do_sample=False), expected)
+    assert "_get_logits_processor" not in llama.__dict__
 
 
 def test_prompt_lookup_gives_the_same_tokens(llama):
@@ -232,3 +271,27 @@ def test_generate_is_put_back(llama):
         assert llama._get_logits_processor == prepare
     finally:
         del llama.generate
+
+
+def test_a_wrapper_put_on_since_is_left_alone(llama):
+    with dola.attach(llama):
+        inner = llama.generate
+        mine = lambda *args, **kwargs: inner(*args, **kwargs)  # noqa: E731
+        llama.generate = mine
+    try:
+        assert llama.generate is mine
+        assert llama.generate(PROMPT, max_new_tokens=2).shape == (3, 5)
+    finally:
+        del llama.generate
+
+
+def test_a_processor_on_the_instance_is_used_and_put_back(llama):
+    own = llama._get_logits_processor
+    llama._get_logits_processor = lambda *args, **kwargs: own(*args, **kwargs)
+    mine = llama._get_logits_processor
+    try:
+        with dola.attach(llama):
+            llama.generate(PROMPT, max_new_tokens=2, suppress_tokens=[3])
+        assert llama._get_logits_processor is mine
+    finally:
+        del llama._get_logits_processor

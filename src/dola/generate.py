@@ -1,0 +1,157 @@
+"""DoLa for one call: `dola.generate`, and `install`, which lets code written for transformers 4 run as it is.
+
+Both are call-scoped. Hooks are on the model while the call runs and act in its thread alone: a plain call on the same model
+in another thread stays plain, and concurrent calls with different layers do not see each other.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import GenerationConfig, GenerationMixin
+
+from dola.anatomy import Anatomy
+from dola.attach import Session, as_config
+from dola.config import DoLaConfig
+from dola.errors import ConfigError, InputError
+from dola.generation import current_generation
+
+logger = logging.getLogger("dola")
+
+RECOMMENDED_PENALTY = 1.2
+"""Paper, section 3.1: without it the contrast loops in long texts."""
+
+
+def generate(model: Any, *args: Any, dola_layers: DoLaConfig | str | Sequence[int] = "high", **kwargs: Any) -> Any:
+    """`model.generate(...)` with DoLa, for this call only.
+
+        out = dola.generate(model, **inputs, dola_layers="high", repetition_penalty=1.2)
+
+    Args:
+        model: Any decoder-only Hugging Face model with a language-modelling head, wrapped by PEFT or torch.compile or not.
+        *args, **kwargs: All of `generate`'s arguments.
+        dola_layers: "high", "low", "all", layer indices (0 is the embedding output), or a DoLaConfig.
+
+    Returns:
+        What `model.generate` returns. `scores` are the contrast behind the processors, `logits` the model's own.
+
+    Raises:
+        AttachError: DoLa is attached to this model already.
+        ConfigError, ModelError, InputError: As `attach`.
+    """
+    return _contrasted(model, model.generate, args, kwargs, dola_layers)
+
+
+def install(config: DoLaConfig | None = None) -> None:
+    """Make `model.generate(..., dola_layers=...)` work on every model, as it did in transformers 4.
+
+    `dola_layers` is honoured as a keyword, in `generation_config=`, and in `model.generation_config`; a call without it stays
+    plain. Installing twice with the same config does nothing.
+
+    Args:
+        config: The settings besides `layers`. `DoLaConfig.reference()` gives the tokens of transformers 4.55.4; the default
+            is the method as the paper defines it, whose tokens differ from version 4's, which is said once.
+    """
+    global _installed
+    settings = DoLaConfig() if config is None else config
+    if not isinstance(settings, DoLaConfig):
+        raise ConfigError(
+            f"install(config={config!r}) is no DoLaConfig.", hint="write dola.install() or dola.install(DoLaConfig.reference())"
+        )
+    if _installed is None:
+        _originals.update(generate=GenerationMixin.generate, get_generation_mode=GenerationConfig.get_generation_mode)
+        GenerationMixin.generate = _generate_with_dola_layers(_originals["generate"])
+        GenerationConfig.get_generation_mode = _mode_without_dola(_originals["get_generation_mode"])
+    if settings != DoLaConfig.reference(settings.layers):
+        _once(
+            "dola.install: tokens follow the paper's method and differ from transformers 4's; for version 4's exact tokens, "
+            "call dola.install(DoLaConfig.reference())."
+        )
+    _installed = settings
+
+
+def uninstall() -> None:
+    """Undo `install`. Without it, do nothing."""
+    global _installed
+    if _installed is None:
+        return
+    GenerationMixin.generate = _originals.pop("generate")
+    GenerationConfig.get_generation_mode = _originals.pop("get_generation_mode")
+    _installed = None
+
+
+_installed: DoLaConfig | None = None
+_originals: dict[str, Any] = {}
+
+
+def _contrasted(model: Any, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any], layers: Any) -> Any:
+    if kwargs.get("cache_implementation") == "paged":
+        raise InputError(
+            "cache_implementation='paged' decodes in a thread of its own, where a call-scoped DoLa cannot be seen.",
+            hint="attach instead: with dola.attach(model, ...): model.generate(...)",
+        )
+    anatomy = Anatomy.of(model)
+    _warn_of_low_penalty(anatomy.lm, kwargs)
+    with Session(anatomy, as_config(layers, anatomy)) as session:
+        return session.generate(original, *args, **kwargs)
+
+
+def _generate_with_dola_layers(original: Any) -> Any:
+    @functools.wraps(original)
+    def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        layers = kwargs.pop("dola_layers", None)
+        if layers is None:
+            given = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
+            layers = getattr(given, "dola_layers", None) or getattr(self.generation_config, "dola_layers", None)
+        if layers is None or current_generation(self) is not None:
+            return original(self, *args, **kwargs)
+        if not isinstance(layers, DoLaConfig):
+            layers = _with_layers(layers, Anatomy.of(self))
+        return _contrasted(self, functools.partial(original, self), args, kwargs, layers)
+
+    return generate
+
+
+def _with_layers(layers: Any, anatomy: Anatomy) -> DoLaConfig:
+    """The installed settings with the layers of one call."""
+    import dataclasses
+
+    assert _installed is not None
+    return dataclasses.replace(_installed, layers=as_config(layers, anatomy).layers)
+
+
+def _mode_without_dola(original: Any) -> Any:
+    """transformers 5 takes `dola_layers` in a GenerationConfig for a mode that it no longer has."""
+
+    @functools.wraps(original)
+    def get_generation_mode(self: Any, *args: Any, **kwargs: Any) -> Any:
+        layers, self.dola_layers = self.dola_layers, None
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            self.dola_layers = layers
+
+    return get_generation_mode
+
+
+def _warn_of_low_penalty(lm: Any, kwargs: dict[str, Any]) -> None:
+    sources = (kwargs.get("generation_config"), getattr(lm, "generation_config", None))
+    penalties = (kwargs.get("repetition_penalty"), *(getattr(source, "repetition_penalty", None) for source in sources))
+    penalty = next((value for value in penalties if value is not None), 1.0)
+    if penalty < RECOMMENDED_PENALTY:
+        _once(
+            f"repetition_penalty={penalty} with DoLa: the contrast tends to loop in long texts; "
+            f"{RECOMMENDED_PENALTY} is recommended."
+        )
+
+
+_said: set[str] = set()
+
+
+def _once(message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        logger.warning(message)
