@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -111,11 +112,13 @@ class Session:
                 hint="call model.dola.remove() first",
             )
         blocks = anatomy.blocks
+        self._forget_compiled_code()
+        mine = self._in_own_forwards
         self._handles = [
-            self._lm.register_forward_pre_hook(self._open, with_kwargs=True),
-            self._lm.register_forward_hook(self._close, with_kwargs=True, always_call=True),
-            blocks[-1].register_forward_hook(self._capture_last),
-            *(blocks[j].register_forward_pre_hook(self._capturer(j), with_kwargs=True) for j in self.layers),
+            self._lm.register_forward_pre_hook(mine(self._open), with_kwargs=True),
+            self._lm.register_forward_hook(mine(self._close), with_kwargs=True, always_call=True),
+            blocks[-1].register_forward_hook(mine(self._capture_last)),
+            *(blocks[j].register_forward_pre_hook(mine(self._capturer(j)), with_kwargs=True) for j in self.layers),
         ]
 
     def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -129,6 +132,7 @@ class Session:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
+        self._forget_compiled_code()
 
     def __enter__(self: Self) -> Self:  # typing.Self is of Python 3.11
         return self
@@ -141,10 +145,29 @@ class Session:
         generation = current_generation(self._lm)
         return generation is not None and generation.owner is self
 
+    def _forget_compiled_code(self) -> None:
+        """Have torch.compile trace anew what it has compiled: it does not notice that hooks have come or gone."""
+        if "torch._dynamo" in sys.modules and self._may_be_compiled():
+            torch._dynamo.reset()
+
+    def _may_be_compiled(self) -> bool:
+        """Whether this model's own call has been compiled, by its `compile()` or by `generate`."""
+        return getattr(self._lm, "_compiled_call_impl", None) is not None or hasattr(self._lm, "_compiled_call")
+
+    def _in_own_forwards(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """`hook`, called in this session's forwards only.
+
+        Forwards of other threads pass by while hooks come and go, and may then be called with fewer arguments.
+        """
+
+        @functools.wraps(hook)
+        def guarded(module: nn.Module, *arguments: Any) -> Any:
+            return hook(module, *arguments) if self._is_active() else None
+
+        return guarded
+
     def _open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the forward: refuse what has no meaning, and note the positions asked for."""
-        if not self._is_active():
-            return
         given = self._arguments.of(args, kwargs)
         if given("labels") is not None:
             raise InputError(
@@ -169,8 +192,6 @@ class Session:
             self._keep_hidden(self.anatomy.num_layers, output[0] if isinstance(output, tuple) else output)
 
     def _keep_hidden(self, layer: int, hidden: Tensor) -> None:
-        if not self._is_active():
-            return
         if (call := self._state.call) is None:
             raise CaptureError(
                 f"Layer {layer} of {type(self._lm).__name__} ran outside a call of the model, so its logits would be plain.",
@@ -311,6 +332,9 @@ class Attachment(Session):
 
     def _is_active(self) -> bool:
         return True
+
+    def _may_be_compiled(self) -> bool:
+        return True  # by a torch.compile wrapper that cannot be seen from here
 
 
 class _Arguments:
