@@ -16,6 +16,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
@@ -27,7 +28,7 @@ from dola.anatomy import Anatomy
 from dola.config import DoLaConfig
 from dola.contrast import contrast, plausible
 from dola.errors import AttachError, CaptureError, InputError
-from dola.generation import Generation, check_not_empty, current_generation, run
+from dola.generation import Generation, check_not_empty, current_generation, run, tapped
 from dola.layers import candidate_layers, check_indices
 
 Self = TypeVar("Self", bound="Session")
@@ -113,12 +114,11 @@ class Session:
             )
         blocks = anatomy.blocks
         self._forget_compiled_code()
-        mine = self._in_own_forwards
         self._handles = [
-            self._lm.register_forward_pre_hook(mine(self._open), with_kwargs=True),
-            self._lm.register_forward_hook(mine(self._close), with_kwargs=True, always_call=True),
-            blocks[-1].register_forward_hook(mine(self._capture_last)),
-            *(blocks[j].register_forward_pre_hook(mine(self._capturer(j)), with_kwargs=True) for j in self.layers),
+            self._lm.register_forward_pre_hook(_Hook(self, self._open), with_kwargs=True),
+            self._lm.register_forward_hook(_Hook(self, self._close), with_kwargs=True, always_call=True),
+            blocks[-1].register_forward_hook(_Hook(self, self._capture_last)),
+            *(blocks[j].register_forward_pre_hook(_Hook(self, self._capturer(j)), with_kwargs=True) for j in self.layers),
         ]
 
     def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -140,7 +140,13 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
-    def _is_active(self) -> bool:
+    def __reduce__(self) -> NoReturn:
+        raise AttachError(
+            f"{type(self._lm).__name__} cannot be copied or pickled with DoLa on it.",
+            hint="call model.dola.remove() first, and attach to the copy",
+        )
+
+    def is_active(self) -> bool:
         """Whether a forward in this thread is to be contrasted: here, in this session's own `generate` call."""
         generation = current_generation(self._lm)
         return generation is not None and generation.owner is self
@@ -153,18 +159,6 @@ class Session:
     def _may_be_compiled(self) -> bool:
         """Whether this model's own call has been compiled, by its `compile()` or by `generate`."""
         return getattr(self._lm, "_compiled_call_impl", None) is not None or hasattr(self._lm, "_compiled_call")
-
-    def _in_own_forwards(self, hook: Callable[..., Any]) -> Callable[..., Any]:
-        """`hook`, called in this session's forwards only.
-
-        Forwards of other threads pass by while hooks come and go, and may then be called with fewer arguments.
-        """
-
-        @functools.wraps(hook)
-        def guarded(module: nn.Module, *arguments: Any) -> Any:
-            return hook(module, *arguments) if self._is_active() else None
-
-        return guarded
 
     def _open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the forward: refuse what has no meaning, and note the positions asked for."""
@@ -295,23 +289,43 @@ class Session:
         )
 
 
+@dataclass(frozen=True)
+class _Hook:
+    """A hook that is called in its session's forwards only.
+
+    Forwards of other threads pass by while hooks come and go, and torch may then call a hook with fewer arguments.
+    """
+
+    session: Session
+    hook: Callable[..., Any]
+
+    def __call__(self, module: nn.Module, *arguments: Any) -> Any:
+        return self.hook(module, *arguments) if self.session.is_active() else None
+
+    def __reduce__(self) -> NoReturn:
+        self.session.__reduce__()
+
+
 class Attachment(Session):
     """DoLa on a model for everybody who uses it, until removed. Made by `attach`; the model has it as `model.dola`."""
 
     def __init__(self, anatomy: Anatomy, config: DoLaConfig) -> None:
         super().__init__(anatomy, config)
         self._lm.dola = self
+        self._tap = ExitStack()
         self._replaced = self._lm.__dict__.get("generate")  # somebody else's wrapper, or nothing
         self._generate: Any = None
         if hasattr(self._lm, "generate"):
             self._generate = functools.wraps(self._lm.generate)(functools.partial(self.generate, self._lm.generate))
             self._lm.generate = self._generate
+            self._tap.enter_context(tapped(self._lm))
 
     def remove(self) -> None:
         """Give the model back as it was. Calling it again does nothing."""
         if self._lm.__dict__.get("dola") is not self:
             return
         super().remove()
+        self._tap.close()
         del self._lm.dola
         if self._lm.__dict__.get("generate") is not self._generate:
             return  # somebody wrapped it since: theirs to undo, and without hooks it decodes plainly
@@ -324,13 +338,8 @@ class Attachment(Session):
         layers = ", ".join(map(str, self.layers))
         return f"<dola on {type(self._lm).__name__}: layers {layers} of {self.anatomy.num_layers}, {self.config}>"
 
-    def __reduce__(self) -> NoReturn:
-        raise AttachError(
-            f"{type(self._lm).__name__} cannot be copied or pickled with DoLa attached: {self!r}.",
-            hint="call model.dola.remove() first, and attach to the copy",
-        )
-
-    def _is_active(self) -> bool:
+    def is_active(self) -> bool:
+        """Always."""
         return True
 
     def _may_be_compiled(self) -> bool:

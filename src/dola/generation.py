@@ -4,8 +4,8 @@ Under logits processors a plausible set can be emptied: a grammar, bad words or 
 What the contrast says of the others is only that they are implausible, so such a row is decided as plain decoding would
 decide it: by the same processors applied to the mature logits. A penalty that merely scales scores cannot get there.
 
-This is the one place that replaces a method of a model, on the instance and only while a call is under way:
-`_get_logits_processor`, to see the processors of that call.
+This is the one place that replaces a method of a model, on the instance and only while DoLa is on it:
+`_get_logits_processor`, to see the processors of a call.
 """
 
 from __future__ import annotations
@@ -131,10 +131,12 @@ def current_generation(lm: Any) -> Generation | None:
 def run(generation: Generation, generate: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call `generate(*args, **kwargs)` of the model as one contrasted call in this thread."""
     _check_call(generation.lm, args, kwargs)
+    if kwargs.get("cache_implementation") == "paged":  # runs in a thread of its own, where no call of this one is seen
+        return generate(*args, **kwargs)
     generation.drafted = kwargs.get("assistant_model") is not None
     outer, _thread.generation = _thread.generation, generation
     try:
-        with _tapped(generation.lm):
+        with tapped(generation.lm):
             output = generate(*args, **kwargs)
     finally:
         _thread.generation = outer
@@ -156,7 +158,7 @@ _taps_lock = threading.Lock()
 
 
 @contextmanager
-def _tapped(lm: Any) -> Iterator[None]:
+def tapped(lm: Any) -> Iterator[None]:
     """While any thread is inside, `lm._get_logits_processor` hands the processors of contrasted calls to MatureFallback."""
     with _taps_lock:
         if lm not in _taps:
@@ -180,11 +182,18 @@ def _tapped(lm: Any) -> Iterator[None]:
 def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> LogitsProcessorList:
     processors: LogitsProcessorList = original(*args, **kwargs)
     generation = current_generation(lm)
-    if generation is None:  # a plain call in another thread
-        return processors
+    can_ban = [type(processor).__name__ for processor in processors if not isinstance(processor, NEVER_BAN)]
+    if generation is None:
+        if can_ban and hasattr(lm, "dola"):
+            raise InputError(
+                f"{', '.join(can_ban)} cannot be used in continuous batching under DoLa: rows that lose all plausible tokens "
+                "could not be decided by the mature scores.",
+                hint="leave constraints out there, or use generate without paged attention",
+            )
+        return processors  # a plain call in another thread
     generation.prepare(kwargs.get("generation_config", args[0] if args else None))
-    generation.keeps_rows = any(not isinstance(processor, NEVER_BAN) for processor in processors)
-    return MatureFallback(processors, generation) if generation.keeps_rows else processors
+    generation.keeps_rows = bool(can_ban)
+    return MatureFallback(processors, generation) if can_ban else processors
 
 
 def _check_call(lm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ Each door is walked through `attach`, `dola.generate` and `install`. On a build 
 """
 
 import copy
+import re
 import threading
 import warnings
 
@@ -539,6 +540,44 @@ def test_paged_attention(model, oracle):
     with dola.attach(model, "high"):
         found = model.generate_batch(inputs=prompts, generation_config=config, progress_bar=False)
     assert [found[name].generated_tokens for name in sorted(found)] == expected
+
+
+def test_paged_attention_with_constraints_is_refused(model):
+    """Its processors run where the mature scores are not at hand."""
+    config = GenerationConfig(max_new_tokens=4, do_sample=False, suppress_tokens=[3], pad_token_id=0, eos_token_id=-1)
+    with (
+        dola.attach(model),
+        pytest.raises(InputError, match="SuppressTokensLogitsProcessor cannot be used in continuous batching"),
+    ):
+        model.generate_batch(inputs=[[5, 6, 7]], generation_config=config, progress_bar=False)
+    with dola.attach(model), pytest.raises(InputError, match="continuous batching"):
+        model.generate(PROMPT, cache_implementation="paged", suppress_tokens=[3], max_new_tokens=4)
+
+
+def test_a_regular_expression_is_kept(smollm2):
+    xgrammar = pytest.importorskip("xgrammar", reason="xgrammar is not installed")
+    from xgrammar.contrib.hf import LogitsProcessor
+
+    model, tokenizer = smollm2
+    info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=model.config.vocab_size)
+    grammar = xgrammar.GrammarCompiler(info).compile_regex(r" [0-9]{4}-[0-9]{2}-[0-9]{2}")
+    inputs = tokenizer("The moon landing took place on", return_tensors="pt")
+    for way in WAYS.values():
+        settings = {"max_new_tokens": 20, "do_sample": False, "repetition_penalty": 1.2, "pad_token_id": 2}
+        out = way(model, **inputs, logits_processor=[LogitsProcessor(grammar)], **settings)
+        text = tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert re.fullmatch(r" \d{4}-\d{2}-\d{2}", text)
+
+
+def test_moved_while_attached(oracle):
+    """`.to()` on an attached model."""
+    model = tiny("llama")
+    with dola.attach(model, "high"):
+        model.to(torch.float64)
+        found = model(PROMPT).logits
+        model.to(torch.float32)
+        torch.testing.assert_close(model(PROMPT).logits, oracle(PROMPT).logits.detach(), atol=2e-3, rtol=1e-3)
+    assert found.dtype == torch.float64
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
