@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 LOWEST = .venv-lowest
 
-.PHONY: help demo test test-lowest lint types readme clean
+.PHONY: help demo test test-lowest lint types docs readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -36,6 +36,9 @@ lint: $(VENV)/.ready  ## ruff, formatting included
 
 types: $(VENV)/.ready  ## mypy, strict
 	$(BIN)/mypy
+
+docs: $(VENV)/.ready  ## the pages that are generated
+	$(BIN)/python tests/doors_page.py > docs/doors.md
 
 readme: $(VENV)/.ready  ## the commands that the README shows
 	@grep '^dola ' README.md | while read -r line; do echo "$$ $$line"; PATH="$(BIN):$$PATH" bash -c "$$line" || exit 1; done

@@ -8,6 +8,7 @@ import copy
 import re
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -604,3 +605,14 @@ def test_peft_adapters(way):
         torch.testing.assert_close(adapted(PROMPT).logits, contrasted(PROMPT).logits.detach(), atol=1e-3, rtol=1e-3)
     with adapted.disable_adapter():
         assert not torch.equal(walk(way, adapted, input_ids=PROMPT, do_sample=False), expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_hub_repository(model):
+    """hub/custom_generate, as a local folder: transformers reads requirements and code from it."""
+    repository = Path(__file__).parents[2] / "hub" / "custom_generate"
+    expected = dola.generate(model, PROMPT, dola_layers="low", do_sample=False, **COMMON)
+    found = model.generate(
+        PROMPT, custom_generate=str(repository), trust_remote_code=True, dola_layers="low", do_sample=False, **COMMON
+    )
+    assert torch.equal(found, expected)

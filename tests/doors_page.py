@@ -1,0 +1,134 @@
+"""docs/doors.md: each way of generating, what is promised of it, and the test that holds it.
+
+    python tests/doors_page.py > docs/doors.md
+
+`unit/test_doors_page.py` fails when the page is stale, or names a test that does not exist.
+"""
+
+PROMISED = [
+    # door, promise, file::test
+    (
+        "greedy, with and without repetition penalty",
+        "tokens of plain DoLa",
+        "test_doors::test_same_tokens_as_a_model_that_is_plainly_dola",
+    ),
+    (
+        "sampling: temperature, top-k, top-p, min-p",
+        "same draws from the contrast; `scores` are the contrast behind the processors",
+        "test_doors::test_scores_of_sampling_and_beams",
+    ),
+    (
+        "beams, beam sampling",
+        "a beam search over log_softmax of the contrast: tokens, scores, sequence scores",
+        "test_doors::test_scores_of_sampling_and_beams",
+    ),
+    ("`num_return_sequences`", "as above, several", "test_doors::test_same_tokens_as_a_model_that_is_plainly_dola"),
+    (
+        "`prompt_lookup_num_tokens`",
+        "tokens of plain DoLa (float32)",
+        "test_doors::test_same_tokens_as_a_model_that_is_plainly_dola",
+    ),
+    ("`assistant_model`", "tokens of plain DoLa (float32)", "test_doors::test_assistant_model"),
+    (
+        "`cache_implementation`: dynamic, static, offloaded (needs a GPU); `use_cache=False`",
+        "tokens of plain DoLa",
+        "test_doors::test_same_tokens_as_a_model_that_is_plainly_dola",
+    ),
+    (
+        '`cache_implementation="quantized"`',
+        "tokens of plain DoLa over the same rounded cache",
+        "test_doors::test_quantised_cache",
+    ),
+    (
+        '`generate_batch`, `cache_implementation="paged"`',
+        "under `attach`: tokens of plain DoLa",
+        "test_doors::test_paged_attention",
+    ),
+    (
+        "compiled `generate`",
+        "under `attach` and call-scoped: compiled code is traced anew when DoLa comes or goes",
+        "test_doors::test_compiled_generate_notices_attach_and_remove",
+    ),
+    (
+        "`torch.compile(model)`",
+        "under `attach`: the wrapper returns the contrast, and plain logits afterwards",
+        "test_doors::test_compiled_wrapper",
+    ),
+    ("streamers: text, iterator, async iterator", "the same text, piece by piece", "test_doors::test_streamers"),
+    ("`stop_strings`", "they fire", "test_doors::test_stop_strings_fire"),
+    (
+        "`output_scores`, `output_logits`, `output_hidden_states`, `output_attentions`",
+        "`scores` the contrast, `logits` the model's own, states and attentions the model's own",
+        "test_doors::test_what_is_returned",
+    ),
+    ("`inputs_embeds`", "tokens of plain DoLa", "test_doors::test_inputs_embeds"),
+    ("left-padded batches", "a row's tokens depend on no neighbour and no padding", "test_doors::test_left_padded_batches"),
+    ("`prefill_chunk_size`", "tokens of plain DoLa", "test_doors::test_same_tokens_as_a_model_that_is_plainly_dola"),
+    ("continued from a cache (chat of several turns)", "tokens of plain DoLa", "test_doors::test_continued_from_a_cache"),
+    ('`pipeline("text-generation")`', "under `attach`: the text of `dola.generate`", "test_doors::test_pipeline"),
+    ("PEFT adapters", "the contrast of the adapted model", "test_doors::test_peft_adapters"),
+    ("JSON schema, regular expressions (xgrammar)", "always valid", "test_doors::test_a_json_grammar_is_kept"),
+    (
+        "`bad_words_ids`, `suppress_tokens`, `begin_suppress_tokens`, `min_new_tokens`, `forced_eos_token_id`, `prefix_allowed_tokens_fn`, `sequence_bias`",
+        "contrast, then the processors; the mature logits where nothing plausible is left",
+        "test_doors::test_constraints_are_contrast_then_mask_or_the_mature_scores",
+    ),
+    ("`watermarking_config`", "the watermark on the contrast", "test_doors::test_watermarking"),
+    (
+        "threads on one model",
+        "plain, high, low and a list at once equal their serial outputs",
+        "test_doors::test_threads_that_mix_plain_high_and_low_equal_their_serial_outputs",
+    ),
+    ("lazy contrast", "no token changes, in any door", "test_doors::test_lazy_contrast_changes_no_token_in_any_door"),
+    (
+        "`install()`: code of transformers 4",
+        "`dola_layers` as keyword, in `generation_config=` and in `model.generation_config`",
+        "test_doors::test_dola_layers_is_honoured_wherever_it_stands",
+    ),
+    ("hub `custom_generate`", "tokens of `dola.generate`", "test_doors::test_the_hub_repository"),
+    (
+        "an exception or Ctrl-C inside `generate`",
+        "nothing is left behind",
+        "test_generation::test_after_ctrl_c_nothing_is_left",
+    ),
+    (
+        "`save_pretrained`, `.to()` of an attached model",
+        "as without DoLa",
+        "test_attach::test_an_attached_model_is_saved_as_it_is",
+    ),
+]
+REFUSED = [
+    ("`guidance_scale`", "it runs the model a second time inside a processor, and would mix two contrasts", "test_generation::test_modes_that_would_be_wrong_are_refused_before_they_start"),
+    ("`assistant_early_exit`", "it drafts with fewer blocks than the contrast needs", "test_generation::test_modes_that_would_be_wrong_are_refused_before_they_start"),
+    ("`use_mtp`", "its drafts come from extra blocks whose states are not contrasted", "test_generation::test_modes_that_would_be_wrong_are_refused_before_they_start"),
+    ("`assistant_model` = the model itself", "it would draft with the contrast", "test_generation::test_the_model_as_its_own_assistant_is_refused"),
+    ("`output_logits` with drafted tokens", "the model's own logits of them are not kept", "test_generation::test_output_logits_with_an_assistant_are_refused"),
+    ("constraints in continuous batching", "its processors run where the mature logits are not at hand", "test_doors::test_paged_attention_with_constraints_is_refused"),
+    ("`cache_implementation=\"paged\"` in `dola.generate` and `install`", "it decodes in a thread of its own, where a call-scoped DoLa is not seen; attach instead", "test_doors::test_paged_is_refused_where_it_could_not_be_seen"),
+    ("deepcopy and pickle of an attached model", "the copy would decode by the original's hooks", "test_attach::test_an_attached_model_is_not_copied_in_silence"),
+    ("`labels=`, training mode", "the scores are no likelihood to train on", "test_attach::test_labels_are_refused"),
+]  # fmt: skip
+
+HEAD = """<!-- Generated by tests/doors_page.py; do not edit. -->
+# Doors
+
+Every way in which transformers generates, with DoLa. "Tokens of plain DoLa" means: the tokens that the same mode gives with a model whose
+forward recomputes the contrast from `output_hidden_states`, without hooks (tests/integration/oracle.py). Unless said otherwise
+a door is walked by `attach`, by `dola.generate` and by `install`.
+
+Two things to know. With an assistant or prompt lookup in bfloat16, tokens may differ from decoding without drafts, as they do without DoLa: products of other shapes
+round otherwise. And a processor that *lifts* scores acts on the contrast, where implausible tokens lie 1,000 below: a small `sequence_bias` does not lift
+one over a plausible token.
+
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    rows = ["| door | promised | held by |", "|---|---|---|", *(f"| {a} | {b} | `{c}` |" for a, b, c in PROMISED)]
+    refused = ["| refused | why | held by |", "|---|---|---|", *(f"| {a} | {b} | `{c}` |" for a, b, c in REFUSED)]
+    return HEAD + "\n".join([*rows, "", "## Refused before anything starts", "", *refused]) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")
