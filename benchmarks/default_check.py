@@ -25,6 +25,7 @@ from dola.layers import candidate_layers
 
 FLOOR = -1000.0
 RELATIVE_TOP = 0.1
+CONSTRAINED = "vanilla on the plausible set"
 CONFIGS = {
     **{f"default {bucket}": dola.DoLaConfig(bucket) for bucket in ("low", "high")},
     **{f"reference {bucket}": dola.DoLaConfig.reference(bucket) for bucket in ("low", "high")},
@@ -41,7 +42,7 @@ def main() -> None:
     model, tokenizer = dola.load(args.model)
     with args.csv.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))[: args.items]
-    right: dict[str, list[bool]] = {name: [] for name in ["vanilla", *CONFIGS]}
+    right: dict[str, list[bool]] = {name: [] for name in ["vanilla", CONSTRAINED, *CONFIGS]}
     for number, row in enumerate(rows, 1):
         for name, scores in score_row(model, tokenizer, row).items():
             right[name].append(scores[0] > max(scores[1:]))
@@ -71,6 +72,9 @@ def score_row(model, tokenizer, row) -> dict[str, list[float]]:
     settled = torch.where(inside.gather(-1, targets[:, None])[:, 0], 0.0, FLOOR)
     open_ = (settled == 0) & (inside.sum(-1) > 1)
     scores = {"vanilla": log_probs(mature).gather(-1, targets[:, None])[:, 0]}
+    # The control: the plausibility constraint without any contrast.
+    constrained = log_probs(mature.masked_fill(~inside, -torch.inf)).gather(-1, targets[:, None])[:, 0]
+    scores[CONSTRAINED] = torch.where(settled == 0, constrained, FLOOR)
     for norm in (True, False):
         configs = {name: config for name, config in CONFIGS.items() if config.final_norm == norm}
         candidates = {name: candidate_layers(c.layers, anatomy.num_layers, tied=anatomy.tied) for name, c in configs.items()}

@@ -253,7 +253,7 @@ def test_lazy_contrast_changes_no_token_in_any_door():
 # -- scope and threads
 
 
-def test_threads_that_mix_plain_high_and_low_equal_their_serial_outputs(model):
+def test_threads_that_mix_plain_high_and_low_equal_their_serial_outputs(model, oracle):
     prompts = torch.randint(3, 400, (4, 1, 12), generator=torch.Generator().manual_seed(0))
     jobs = [
         lambda: model.generate(prompts[0], do_sample=False, **COMMON),
@@ -262,6 +262,8 @@ def test_threads_that_mix_plain_high_and_low_equal_their_serial_outputs(model):
         lambda: dola.generate(model, prompts[3], dola_layers=[4], do_sample=False, suppress_tokens=[3, 4], **COMMON),
     ]
     expected = [job() for job in jobs]
+    assert torch.equal(expected[1], oracle.generate(prompts[1], do_sample=False, **COMMON))
+    assert not torch.equal(expected[1], model.generate(prompts[1], do_sample=False, **COMMON))
     results = [[] for _ in jobs]
 
     def work(i):
@@ -305,6 +307,7 @@ def test_dola_generate_takes_a_config(model):
     found = dola.generate(model, PROMPT, dola_layers=config, do_sample=False, **COMMON)
     with dola.attach(model, config):
         assert torch.equal(found, model.generate(PROMPT, do_sample=False, **COMMON))
+    assert not torch.equal(found, model.generate(PROMPT, do_sample=False, **COMMON))
 
 
 def test_paged_is_refused_where_it_could_not_be_seen(model):
@@ -348,6 +351,7 @@ def test_install_with_the_reference_gives_its_tokens(model):
     finally:
         dola.uninstall()
     assert torch.equal(found, dola.generate(model, PROMPT, dola_layers=reference, do_sample=False, **COMMON))
+    assert not torch.equal(found, dola.generate(model, PROMPT, dola_layers="high", do_sample=False, **COMMON))
 
 
 def test_install_twice_and_uninstall_twice():
@@ -423,9 +427,11 @@ def test_a_json_grammar_is_kept(smollm2):
     }
     grammar = xgrammar.GrammarCompiler(info).compile_json_schema(json.dumps(schema), any_whitespace=False)
     inputs = tokenizer("Describe Seattle as JSON:", return_tensors="pt")
+    settings = {"max_new_tokens": 60, "do_sample": False, "repetition_penalty": 1.2, "pad_token_id": 2}
+    plain = model.generate(**inputs, logits_processor=[LogitsProcessor(grammar)], **settings)
     for way in WAYS.values():
-        settings = {"max_new_tokens": 60, "do_sample": False, "repetition_penalty": 1.2, "pad_token_id": 2}
         out = way(model, **inputs, logits_processor=[LogitsProcessor(grammar)], **settings)
+        assert not torch.equal(out, plain)
         answer = json.loads(tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
         assert set(answer) == {"city", "people"}
 
@@ -563,9 +569,11 @@ def test_a_regular_expression_is_kept(smollm2):
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=model.config.vocab_size)
     grammar = xgrammar.GrammarCompiler(info).compile_regex(r" [0-9]{4}-[0-9]{2}-[0-9]{2}")
     inputs = tokenizer("The moon landing took place on", return_tensors="pt")
+    settings = {"max_new_tokens": 20, "do_sample": False, "repetition_penalty": 1.2, "pad_token_id": 2}
+    plain = model.generate(**inputs, logits_processor=[LogitsProcessor(grammar)], **settings)
     for way in WAYS.values():
-        settings = {"max_new_tokens": 20, "do_sample": False, "repetition_penalty": 1.2, "pad_token_id": 2}
         out = way(model, **inputs, logits_processor=[LogitsProcessor(grammar)], **settings)
+        assert not torch.equal(out, plain)
         text = tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert re.fullmatch(r" \d{4}-\d{2}-\d{2}", text)
 
@@ -611,7 +619,8 @@ def test_peft_adapters(way):
 def test_the_hub_repository(model):
     """hub/custom_generate, as a local folder: transformers reads requirements and code from it."""
     repository = Path(__file__).parents[2] / "hub" / "custom_generate"
-    expected = dola.generate(model, PROMPT, dola_layers="low", do_sample=False, **COMMON)
+    expected = oracle_of(model, layers=(0, 2)).generate(PROMPT, do_sample=False, **COMMON)
+    assert not torch.equal(expected, model.generate(PROMPT, do_sample=False, **COMMON))
     found = model.generate(
         PROMPT, custom_generate=str(repository), trust_remote_code=True, dola_layers="low", do_sample=False, **COMMON
     )
