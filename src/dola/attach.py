@@ -339,8 +339,9 @@ class Attachment(Session):
         return f"<dola on {type(self._lm).__name__}: layers {layers} of {self.anatomy.num_layers}, {self.config}>"
 
     def is_active(self) -> bool:
-        """Always."""
-        return True
+        """Everywhere but in a call-scoped session's own calls, which began before this was attached."""
+        generation = current_generation(self._lm)
+        return generation is None or generation.owner is self
 
     def _may_be_compiled(self) -> bool:
         return True  # by a torch.compile wrapper that cannot be seen from here

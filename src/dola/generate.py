@@ -6,6 +6,7 @@ in another thread stays plain, and concurrent calls with different layers do not
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Sequence
@@ -105,7 +106,8 @@ def _generate_with_dola_layers(original: Any) -> Any:
         layers = kwargs.pop("dola_layers", None)
         if layers is None:
             given = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
-            layers = getattr(given, "dola_layers", None) or getattr(self.generation_config, "dola_layers", None)
+            found = (getattr(config, "dola_layers", None) for config in (given, self.generation_config))
+            layers = next((value for value in found if value is not None), None)
         if layers is None or current_generation(self) is not None:
             return original(self, *args, **kwargs)
         if not isinstance(layers, DoLaConfig):
@@ -117,10 +119,7 @@ def _generate_with_dola_layers(original: Any) -> Any:
 
 def _with_layers(layers: Any, anatomy: Anatomy) -> DoLaConfig:
     """The installed settings with the layers of one call."""
-    import dataclasses
-
-    assert _installed is not None
-    return dataclasses.replace(_installed, layers=as_config(layers, anatomy).layers)
+    return dataclasses.replace(_installed or DoLaConfig(), layers=as_config(layers, anatomy).layers)
 
 
 def _mode_without_dola(original: Any) -> Any:

@@ -27,24 +27,39 @@ from dola.anatomy import unwrap
 from dola.contrast import plausible
 from dola.errors import InputError
 
-NEVER_BAN = tuple(
-    getattr(builtin, name)
-    for name in (
-        "EncoderRepetitionPenaltyLogitsProcessor",
-        "EpsilonLogitsWarper",
-        "EtaLogitsWarper",
-        "InfNanRemoveLogitsProcessor",
-        "LogitNormalization",
-        "MinPLogitsWarper",
-        "RepetitionPenaltyLogitsProcessor",
-        "TemperatureLogitsWarper",
-        "TopKLogitsWarper",
-        "TopPLogitsWarper",
-        "TypicalLogitsWarper",
-    )
-    if hasattr(builtin, name)
+
+def _builtin(*names: str) -> tuple[type, ...]:
+    """Processors of transformers by name, those that the installed version has."""
+    return tuple(getattr(builtin, name) for name in names if hasattr(builtin, name))
+
+
+NEVER_BAN = _builtin(
+    "EncoderRepetitionPenaltyLogitsProcessor",
+    "EpsilonLogitsWarper",
+    "EtaLogitsWarper",
+    "InfNanRemoveLogitsProcessor",
+    "LogitNormalization",
+    "MinPLogitsWarper",
+    "RepetitionPenaltyLogitsProcessor",
+    "TemperatureLogitsWarper",
+    "TopKLogitsWarper",
+    "TopPLogitsWarper",
+    "TypicalLogitsWarper",
 )
 """Processors behind which a plausible token still leads, so that nothing has to be checked."""
+
+ONLY_BAN = _builtin(
+    "ForcedBOSTokenLogitsProcessor",
+    "ForcedEOSTokenLogitsProcessor",
+    "MinLengthLogitsProcessor",
+    "MinNewTokensLengthLogitsProcessor",
+    "NoBadWordsLogitsProcessor",
+    "NoRepeatNGramLogitsProcessor",
+    "PrefixConstrainedLogitsProcessor",
+    "SuppressTokensAtBeginLogitsProcessor",
+    "SuppressTokensLogitsProcessor",
+)
+"""Processors that ban tokens and do nothing else. Others may lift an implausible token, and with them nothing is lazy."""
 
 BANNED = -1e4
 """Scores at or below this were set there to ban a token: some processors write -inf, some the lowest float."""
@@ -192,6 +207,7 @@ def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **k
             )
         return processors  # a plain call in another thread
     generation.prepare(kwargs.get("generation_config", args[0] if args else None))
+    generation.lazy &= all(isinstance(processor, NEVER_BAN + ONLY_BAN) for processor in processors)
     generation.keeps_rows = bool(can_ban)
     return MatureFallback(processors, generation) if can_ban else processors
 

@@ -343,6 +343,32 @@ def test_dola_layers_is_honoured_wherever_it_stands(model, layers):
     assert not torch.equal(model.generate(PROMPT, **settings), expected)
 
 
+@pytest.mark.usefixtures("installed")
+def test_no_layers_in_a_generation_config_are_an_error_and_not_plain_decoding(model):
+    with pytest.raises(LayersError, match="names no candidate layer"):
+        model.generate(PROMPT, generation_config=GenerationConfig(dola_layers=[], max_new_tokens=2))
+
+
+def test_attaching_while_another_thread_generates_call_scoped(model, oracle):
+    """Its call goes on as it began: contrasted once."""
+    expected = walk(plainly, oracle, PROMPT, do_sample=False)
+    began, attached, found = threading.Event(), threading.Event(), []
+
+    class Wait(TextStreamer):
+        def on_finalized_text(self, text, stream_end=False):
+            began.set()
+            attached.wait(30)
+
+    settings = {"do_sample": False, "streamer": Wait(Letters(), skip_prompt=True)}
+    thread = threading.Thread(target=lambda: found.append(walk(by_generate, model, PROMPT, **settings)))
+    thread.start()
+    assert began.wait(30)
+    with dola.attach(model, "low"):
+        attached.set()
+        thread.join()
+    assert torch.equal(found[0], expected)
+
+
 def test_install_with_the_reference_gives_its_tokens(model):
     reference = dola.DoLaConfig.reference("high")
     dola.install(reference)

@@ -160,6 +160,20 @@ def test_lazy_contrast_changes_no_token_and_saves_rows(settings):
     assert saved[1] == (0, 90)
 
 
+@pytest.mark.parametrize("settings", [{"sequence_bias": {(8,): 3.0}}, {"exponential_decay_length_penalty": (3, 1.05)}], ids=str)
+def test_lazy_contrast_stays_out_where_a_processor_may_lift_a_token(settings):
+    """Its score would be held against the plausible token's, which is only known by the contrast."""
+    model = tiny("llama", spread=12.0)
+    outputs = []
+    for lazy in (True, False):
+        with dola.attach(model, dola.DoLaConfig("high", lazy=lazy)) as attached:
+            outputs.append(
+                model.generate(PROMPT, max_new_tokens=30, do_sample=False, eos_token_id=2, pad_token_id=0, **settings)
+            )
+            assert attached.rows_saved == 0
+    assert torch.equal(*outputs)
+
+
 def test_lazy_contrast_stays_out_of_what_is_returned(llama):
     with dola.attach(llama) as attached:
         llama(PROMPT)
