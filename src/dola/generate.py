@@ -103,6 +103,8 @@ def _contrasted(model: Any, original: Any, args: tuple[Any, ...], kwargs: dict[s
 def _generate_with_dola_layers(original: Any) -> Any:
     @functools.wraps(original)
     def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(kwargs.get("custom_generate"), str):  # somebody's own decoding, which may take dola_layers itself
+            return original(self, *args, **kwargs)
         layers = kwargs.pop("dola_layers", None)
         if layers is None:
             given = kwargs.get("generation_config", args[1] if len(args) > 1 else None)

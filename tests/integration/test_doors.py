@@ -647,7 +647,10 @@ def test_the_hub_repository(model):
     repository = Path(__file__).parents[2] / "hub" / "custom_generate"
     expected = oracle_of(model, layers=(0, 2)).generate(PROMPT, do_sample=False, **COMMON)
     assert not torch.equal(expected, model.generate(PROMPT, do_sample=False, **COMMON))
-    found = model.generate(
-        PROMPT, custom_generate=str(repository), trust_remote_code=True, dola_layers="low", do_sample=False, **COMMON
-    )
-    assert torch.equal(found, expected)
+    settings = {"trust_remote_code": True, "dola_layers": "low", "do_sample": False, **COMMON}
+    assert torch.equal(model.generate(PROMPT, custom_generate=str(repository), **settings), expected)
+    dola.install()
+    try:  # is then left to itself, and not contrasted twice
+        assert torch.equal(model.generate(PROMPT, custom_generate=str(repository), **settings), expected)
+    finally:
+        dola.uninstall()
