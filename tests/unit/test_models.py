@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import zipfile
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -235,8 +236,11 @@ def test_without_the_gguf_package(monkeypatch, tmp_path):
 
 
 def test_uv_serves_where_there_is_no_pip(index, monkeypatch):
+    def no_such_package(name):
+        raise PackageNotFoundError(name)
+
     seen = []
-    monkeypatch.setattr(models, "find_spec", lambda name: None)
+    monkeypatch.setattr(models, "version", no_such_package)
     monkeypatch.setattr(models.shutil, "which", lambda name: "/usr/bin/uv")
     run = index.run
     monkeypatch.setattr(models.subprocess, "run", lambda command, **kwargs: seen.append(command) or run(command, **kwargs))
