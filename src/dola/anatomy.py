@@ -11,7 +11,7 @@ A wrong guess cannot pass in silence: on the first forward the readout of the la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,12 +169,12 @@ def _find_blocks(lm: Any, num_layers: int | None) -> tuple[str, nn.ModuleList]:
 
 def _find_final_norm(owner: nn.Module, blocks: nn.ModuleList) -> Step | None:
     """The norm beside the blocks: the last one registered after them, or one that calls itself final."""
-    names = [name for name, _ in owner.named_children()]
-    after = next(i for i, (_, child) in enumerate(owner.named_children()) if child is blocks)
-    norms = [
-        name for i, name in enumerate(names) if _is_norm(name, owner.get_submodule(name)) and (i > after or "final" in name)
-    ]
-    return owner.get_submodule(norms[-1]) if norms else None
+    norms, behind_blocks = [], False
+    for name, child in owner.named_children():
+        if _is_norm(name, child) and (behind_blocks or "final" in name):
+            norms.append(child)
+        behind_blocks = behind_blocks or child is blocks
+    return norms[-1] if norms else None
 
 
 def _is_norm(name: str, module: nn.Module) -> bool:
@@ -194,25 +194,20 @@ def _find_head(lm: nn.Module, embedding_head: nn.Module, blocks: nn.ModuleList) 
 
 def _find_logit_transform(lm: nn.Module, config: Any) -> Step | None:
     """What the forward of `lm` does to the head's output, by the attributes that architectures agree on."""
-
-    def values() -> Iterator[tuple[str, float]]:
-        sources = {
-            "final_logit_softcapping": config,  # Gemma 2 and on
-            "output_logit_soft_cap": config,  # xLSTM
-            "logits_soft_cap": config,  # RecurrentGemma
-            "logit_scale": lm,  # Cohere: on the module. MPT has it in its config and does not use it.
-            "logits_scaling": config,  # Granite
-            "lm_head_multiplier": config,  # Falcon H1
-        }
-        for name, source in sources.items():
-            value = getattr(source, name, None)
-            if isinstance(value, (int, float)) and value:
-                yield name, float(value)
-
-    for name, value in values():
-        if "cap" in name:
-            return SoftCap(value)
-        return Scale(1 / value if name == "logits_scaling" else value)
+    sources = {
+        "final_logit_softcapping": config,  # Gemma 2 and on
+        "output_logit_soft_cap": config,  # xLSTM
+        "logits_soft_cap": config,  # RecurrentGemma
+        "logit_scale": lm,  # Cohere: on the module. MPT has it in its config and does not use it.
+        "logits_scaling": config,  # Granite
+        "lm_head_multiplier": config,  # Falcon H1
+    }
+    for name, source in sources.items():
+        value = getattr(source, name, None)
+        if isinstance(value, (int, float)) and value:
+            if "cap" in name:
+                return SoftCap(float(value))
+            return Scale(1 / value if name == "logits_scaling" else float(value))
     return None
 
 

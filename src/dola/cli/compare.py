@@ -19,11 +19,9 @@ from rich.text import Text
 
 from dola.attach import attach
 from dola.config import DoLaConfig
+from dola.generate import RECOMMENDED_PENALTY
 from dola.generation import check_not_empty
 from dola.models import load
-
-REPETITION_PENALTY = 1.2
-"""As in the paper, section 3.1."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def answers(
     *,
     layers: Sequence[str | Sequence[int]] = ("high",),
     max_new_tokens: int = 50,
-    repetition_penalty: float = REPETITION_PENALTY,
+    repetition_penalty: float = RECOMMENDED_PENALTY,
     chat: bool = True,
 ) -> list[Answer]:
     """Answers of greedy decoding, of greedy decoding with the same repetition penalty, and of DoLa with each of `layers`.
@@ -92,7 +90,7 @@ def command(
     prompt: Annotated[str, typer.Argument(help="The text to continue.")],
     model: Annotated[str, typer.Option(help="A hub id, a folder, a .gguf file, or an alias.")] = "smollm2",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answers.")] = 50,
-    repetition_penalty: Annotated[float, typer.Option(min=0.1, help="For the control and for DoLa.")] = REPETITION_PENALTY,
+    repetition_penalty: Annotated[float, typer.Option(min=0.1, help="For the control and for DoLa.")] = RECOMMENDED_PENALTY,
     chat: Annotated[bool, typer.Option(help="Use the model's chat template, where it has one.")] = True,
 ) -> None:
     """Answer a prompt greedily and with DoLa. Example: dola compare "The capital of Washington State is"."""
