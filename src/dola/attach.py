@@ -3,7 +3,8 @@
 A forward of an attached model goes
     open (pre-hook of the causal LM)   reads which positions are asked for
     -> capture (pre-hooks of the candidate blocks)   keeps these positions of the residual stream
-    -> close (hook of the causal LM)   reads them out, contrasts, and puts the result where the logits were.
+    -> read (hooks of the LM head)   reads them out together with the mature rows, where that is cheaper
+    -> close (hook of the causal LM)   contrasts, and puts the result where the logits were.
 So everything that reads logits works unchanged: greedy, sampling, beams, caches, streaming, pipelines.
 
 What a forward captures belongs to that forward: it lives in the thread that runs it, never on a module.
@@ -26,16 +27,12 @@ from transformers import modeling_utils
 
 from dola.anatomy import Anatomy
 from dola.config import DoLaConfig
-from dola.contrast import contrast, plausible
 from dola.errors import AttachError, CaptureError, InputError
 from dola.generation import Generation, check_not_empty, current_generation, run, tapped
 from dola.layers import candidate_layers, check_indices
+from dola.step import Reading, Step
 
 Self = TypeVar("Self", bound="Session")
-
-CHUNK_ELEMENTS = 2**24
-"""Premature logits are made for so many rows at a time that K * rows * V stays below this: 64 MiB in float32. The contrast
-needs about six buffers of that size at its peak, whatever the batch and the prompt are (one row is the least)."""
 
 
 def attach(model: Any, config: DoLaConfig | str | Sequence[int] = "high", *, anatomy: Anatomy | None = None) -> Attachment:
@@ -74,12 +71,14 @@ def as_config(config: DoLaConfig | str | Sequence[int], anatomy: Anatomy) -> DoL
 
 @dataclass
 class Call:
-    """One forward: which positions it was asked for, and what was captured at them."""
+    """One forward: which positions it was asked for, what was captured at them, and what the head has read of it so far."""
 
     keep: Any
     attention_mask: Any
     hidden: dict[int, Tensor] = field(default_factory=dict)
     last_block_ran: bool = False
+    mature: Tensor | None = None
+    reading: Reading | None = None
 
 
 class _ThreadState(threading.local):
@@ -95,14 +94,12 @@ class Session:
         config: The configuration in use.
         layers: The candidate premature layers it means for this model, in Hugging Face's numbering.
         anatomy: The parts of the model.
-        rows: How many positions were contrasted so far.
-        rows_saved: How many of them needed no premature readout, because a single token was plausible (`config.lazy`).
     """
 
     def __init__(self, anatomy: Anatomy, config: DoLaConfig) -> None:
         self.anatomy, self.config = anatomy, config
         self.layers = candidate_layers(config.layers, anatomy.num_layers, tied=anatomy.tied)
-        self.rows = self.rows_saved = 0
+        self._step = Step(anatomy, config)
         self._lm = anatomy.lm
         self._arguments = _Arguments(anatomy.lm.forward)
         self._state = _ThreadState()
@@ -120,6 +117,21 @@ class Session:
             blocks[-1].register_forward_hook(_Hook(self, self._capture_last)),
             *(blocks[j].register_forward_pre_hook(_Hook(self, self._capturer(j)), with_kwargs=True) for j in self.layers),
         ]
+        if isinstance(anatomy.head, nn.Module):
+            self._handles += [
+                anatomy.head.register_forward_pre_hook(_Hook(self, self._before_head)),
+                anatomy.head.register_forward_hook(_Hook(self, self._after_head)),
+            ]
+
+    @property
+    def rows(self) -> int:
+        """How many positions were contrasted so far."""
+        return self._step.rows
+
+    @property
+    def rows_saved(self) -> int:
+        """How many of them needed no contrast, because a single token was plausible (`config.lazy`)."""
+        return self._step.rows_saved
 
     def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the model's own `generate` under this session."""
@@ -203,7 +215,7 @@ class Session:
         logits = (output[0] if isinstance(output, tuple) else output.logits).detach()
         self._check_captures(call, logits)
         generation = current_generation(self._lm)
-        scores = self._contrast(call, logits, generation)
+        scores = self._contrast(call, logits)
         if not scores.amax(dim=-1).isfinite().all():
             self._explain_not_finite(call, logits, scores)
         if generation is not None:
@@ -233,40 +245,42 @@ class Session:
                 self.anatomy.check_readout(last.flatten(0, -2)[-1:], row)
                 self._readout_checked = True
 
-    def _contrast(self, call: Call, logits: Tensor, generation: Generation | None) -> Tensor:
+    def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Have the head read the candidates with the mature rows, where that is cheaper than reading them after it."""
+        call = self._state.call
+        if call is None or not args or call.mature is not None or _is_watched(module):
+            return None
+        hidden = args[0]
+        captures = [call.hidden[layer] for layer in self.layers if layer in call.hidden]
+        if len(captures) < len(self.layers) or any(layer.shape[:-1] != hidden.shape[:-1] for layer in captures):
+            return None  # the head was given other positions; what that means is found out after the forward
+        if not self._step.reads_together(hidden, len(captures), lazy=self._is_lazy()):
+            return None
+        rows = self._step.rows_to_read(hidden, captures)
+        if (read := self._step.read_by_kernel(rows)) is not None:
+            call.mature, call.reading = read
+            return hidden[:0], *args[1:]  # nothing is left to do for the module
+        call.mature = hidden
+        return rows.flatten(0, 1), *args[1:]
+
+    def _after_head(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        call = self._state.call
+        if call is None or call.mature is None:
+            return None
+        if call.reading is None:
+            logits = output.unflatten(0, (-1, len(call.mature)))
+            call.mature, call.reading = logits[0], Reading(logits[1:])
+        return call.mature
+
+    def _is_lazy(self) -> bool:
+        generation = current_generation(self._lm)
+        return self.config.lazy and generation is not None and generation.lazy
+
+    def _contrast(self, call: Call, logits: Tensor) -> Tensor:
         """Scores for all rows of a forward: [..., V], float32 or better."""
-        mature = logits.flatten(0, -2)
         hidden = [call.hidden[layer].flatten(0, -2).to(logits.device) for layer in self.layers]
-        lazy = self.config.lazy and generation is not None and generation.lazy
-        scores = mature.new_empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
-        size = max(1, CHUNK_ELEMENTS // (len(hidden) * mature.shape[-1]))
-        for start in range(0, len(mature), size):
-            rows = slice(start, start + size)
-            scores[rows] = self._contrast_chunk(mature[rows], [layer[rows] for layer in hidden], lazy)
-        return scores.view(logits.shape)
-
-    def _contrast_chunk(self, mature: Tensor, hidden: list[Tensor], lazy: bool) -> Tensor:
-        """Scores [R, V] of some rows, from their mature logits [R, V] and the K captures [R, d]."""
-        self.rows += len(mature)
-        if not lazy:
-            return self._contrast_with(mature, self._premature(hidden))
-        undecided = plausible(mature, self.config.relative_top).sum(dim=-1) > 1
-        self.rows_saved += int((~undecided).sum())
-        # With one plausible token no premature layer can change the choice: contrasted with itself, it stays on top.
-        scores = self._contrast_with(mature, mature[None])
-        if undecided.any():
-            premature = self._premature([layer[undecided] for layer in hidden])
-            scores[undecided] = self._contrast_with(mature[undecided], premature)
-        return scores
-
-    def _premature(self, hidden: list[Tensor]) -> Tensor:
-        """Logits [K, R, V] of the candidate layers."""
-        config = self.config
-        return self.anatomy.readout(torch.stack(hidden), final_norm=config.final_norm, logit_transform=not config.raw_head)
-
-    def _contrast_with(self, mature: Tensor, premature: Tensor) -> Tensor:
-        config = self.config
-        return contrast(mature, premature.to(mature.device), relative_top=config.relative_top, divergence=config.divergence)
+        reading = call.reading.flat() if call.reading is not None else None
+        return self._step.scores(logits.flatten(0, -2), hidden, reading, lazy=self._is_lazy()).view(logits.shape)
 
     def _explain_not_finite(self, call: Call, logits: Tensor, scores: Tensor) -> None:
         """Raise for positions without a usable distribution. Padding has none in some models, and nobody reads it."""
@@ -304,6 +318,12 @@ class _Hook:
 
     def __reduce__(self) -> NoReturn:
         self.session.__reduce__()
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether somebody else has hooks on the module, who expects to see its own rows."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return not all(isinstance(hook, _Hook) for hook in hooks)
 
 
 class Attachment(Session):

@@ -1,7 +1,7 @@
 """What every verb prints with: results on stdout, everything else on stderr, and JSON of a stated schema.
 
-Nothing but the result goes to stdout, so that it can be piped. Colour is rich's affair: it is on only for terminals, and off where
-NO_COLOR is set.
+Nothing but the result goes to stdout, so that it can be piped. Colour is rich's affair: it is on only for terminals, and off
+where NO_COLOR is set.
 """
 
 from __future__ import annotations

@@ -1,0 +1,148 @@
+"""The compiled kernel: the LM head for a few rows in one read of its weights (head.c), on Linux CPUs.
+
+It is compiled with the machine's own C compiler when it is first needed (seconds, once: the library is kept in dola's cache
+folder) and shares torch's OpenMP threads. Where it cannot be had, torch does the product: same scores, slower. `why_not` says
+what is missing, and DOLA_NATIVE=0 switches it off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger("dola")
+
+SOURCE = Path(__file__).with_name("head.c")
+FLAGS = ("-O2", "-ftree-vectorize", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC")
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+MULTIPLE = 32
+"""The hidden size must be a multiple of this."""
+
+
+class UnavailableError(Exception):
+    """The kernel cannot be built or loaded here; the message says why."""
+
+
+def suits(head: object) -> bool:
+    """Whether the kernel can stand in for `head`: a plain linear layer without bias, in float32 or bfloat16 on a CPU."""
+    if type(head) is not nn.Linear or head.bias is not None:
+        return False
+    weight = head.weight
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype in DTYPES
+        and type(weight) in (Tensor, nn.Parameter)
+        and weight.is_contiguous()
+        and weight.shape[1] % MULTIPLE == 0
+        and why_not() is None
+    )
+
+
+def head_product(weight: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """`rows @ weight.T` and its normalisers.
+
+    Args:
+        weight: [V, d], of a head that `suits`.
+        rows: [R, d], of the same dtype.
+
+    Returns:
+        Logits [R, V] in that dtype, and log sum exp of each row of them, float32 [R].
+    """
+    rows = rows.contiguous()
+    logits = rows.new_empty(len(rows), len(weight))
+    log_z = torch.empty(len(rows))
+    failed = _library().dola_head(
+        DTYPES[weight.dtype], *(tensor.data_ptr() for tensor in (weight, rows, logits, log_z)),
+        *weight.shape, len(rows), torch.get_num_threads(),
+    )  # fmt: skip
+    if failed:
+        raise MemoryError(f"no memory for the normalisers of {len(rows)} rows")
+    return logits, log_z
+
+
+@functools.cache
+def why_not() -> str | None:
+    """Why the kernel is not in use here, or None: it is, and has been compiled by now."""
+    if os.environ.get("DOLA_NATIVE") == "0":
+        return "DOLA_NATIVE=0"
+    try:
+        _library()
+    except UnavailableError as problem:
+        logger.info("the compiled kernel is not in use: %s", problem)
+        return str(problem)
+    return None
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    if platform.system() != "Linux":
+        raise UnavailableError(f"it is for Linux, this is {platform.system()}")
+    path = _compiled(_openmp())
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be loaded: {error}") from error
+    pointer, long = ctypes.c_void_p, ctypes.c_long
+    library.dola_head.argtypes = [ctypes.c_int, pointer, pointer, pointer, pointer, long, long, long, ctypes.c_int]
+    return library
+
+
+def _openmp() -> Path:
+    """The OpenMP runtime that torch has loaded. A second one would fight it for the cores."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        path = line.split(maxsplit=5)[-1]
+        if "libgomp" in Path(path).name:
+            return Path(path)
+    raise UnavailableError("torch uses no libgomp here")
+
+
+def _compiled(openmp: Path) -> Path:
+    """The kernel's shared library, compiled for this processor, compiler and OpenMP if the cache does not hold it."""
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+    if compiler is None:
+        raise UnavailableError("no C compiler found (cc, gcc, or $CC)")
+    from dola.models import cache_folder
+
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+    key = hashlib.sha256(b"\0".join((SOURCE.read_bytes(), " ".join(FLAGS).encode(), version, bytes(openmp), _processor())))
+    target = cache_folder() / "native" / f"head-{key.hexdigest()[:16]}.so"
+    if target.exists():
+        return target
+    start = time.perf_counter()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            compiled, linked = Path(folder, "head.o"), Path(folder, "head.so")
+            _run(compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled))
+            _run(compiler, "-shared", str(compiled), str(openmp), "-lm", "-o", str(linked))
+            linked.replace(target)
+    except OSError as error:
+        raise UnavailableError(f"it cannot be kept in {target.parent}: {error}") from error
+    logger.info("compiled the kernel for this processor in %.1f s: %s", time.perf_counter() - start, target)
+    return target
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UnavailableError(f"{command[0]} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
+
+
+def _processor() -> bytes:
+    """What -march=native depends on."""
+    flags = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features", "model name"))
+    ]
+    return "\n".join(sorted(set(flags))).encode()

@@ -1,0 +1,168 @@
+/* The LM head for a few rows at once: logits [R, V] = rows [R, d] x weight [V, d]^T, and log sum exp of each row.
+ *
+ * Decoding reads the head's weights once a token, and that reading is what it costs. DoLa wants the product for K + 1 rows
+ * (mature and premature) instead of one. Here the weights still stream through the cores once: each block of the vocabulary is
+ * multiplied with all rows while it is in cache, and its share of every row's normaliser is taken while the logits are.
+ *
+ * Plain C with the vector extensions of gcc and clang; one instruction (bf16 dot product of AVX-512) by name where there is one.
+ * Accumulation is in float32. bfloat16 logits are rounded to nearest even, as the model's own are; normalisers are taken from the rounded logits.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#if defined(__AVX512F__)
+#define BYTES 64 /* of a vector register */
+#define TILE 12  /* rows at a time: two accumulators each stay in registers */
+#elif defined(__AVX__)
+#define BYTES 32
+#define TILE 6
+#else
+#define BYTES 16
+#define TILE 6
+#endif
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+#define LANES (BYTES / 4)
+#define BLOCK 256 /* vocabulary entries at a time: their weights fit the second-level cache */
+typedef float vec __attribute__((vector_size(BYTES)));
+typedef int32_t ivec __attribute__((vector_size(BYTES)));
+typedef float load_f __attribute__((vector_size(BYTES), aligned(4), may_alias));
+typedef uint32_t load_u __attribute__((vector_size(BYTES), aligned(2), may_alias));
+
+static inline float sum(vec v) {
+    float total = 0;
+    for (int i = 0; i < LANES; i++) total += v[i];
+    return total;
+}
+
+/* Accumulators take one vector of weights: LANES floats, or 2 * LANES bfloat16. */
+static inline vec dot_f32(vec acc, const float *w, const float *x) { return acc + *(const load_f *)w * *(const load_f *)x; }
+
+static inline vec dot_bf16(vec acc, const uint16_t *w, const uint16_t *x) {
+#if defined(__AVX512BF16__)
+    return (vec)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_loadu_si512(w), (__m512bh)_mm512_loadu_si512(x));
+#else
+    load_u a = *(const load_u *)w, b = *(const load_u *)x; /* pairs: the low half is the even element */
+    acc += (vec)(a << 16) * (vec)(b << 16);
+    return acc + (vec)(a & 0xffff0000u) * (vec)(b & 0xffff0000u);
+#endif
+}
+
+static inline uint16_t to_bf16(float f) {
+    union { float f; uint32_t u; } c = {f};
+    if ((c.u & 0x7fffffffu) > 0x7f800000u) return 0x7fc0; /* NaN */
+    return (uint16_t)((c.u + 0x7fffu + ((c.u >> 16) & 1)) >> 16);
+}
+
+static inline float from_bf16(uint16_t h) {
+    union { uint32_t u; float f; } c = {(uint32_t)h << 16};
+    return c.f;
+}
+
+/* exp(x) for x <= 0, relative error below 2e-7; NaN stays NaN, anything below -87 counts as nothing. */
+static inline vec exp_below_zero(vec x) {
+    const vec lowest = (vec){} - 87.0f;
+    ivec low = x < lowest;
+    x = (vec)(((ivec)lowest & low) | ((ivec)x & ~low));
+    ivec n = __builtin_convertvector(x * 1.44269504f - 0.5f, ivec); /* towards zero: the nearest integer, as x <= 0 */
+    vec k = __builtin_convertvector(n, vec), r = (x - k * 0.693359375f) + k * 2.12194440e-4f;
+    vec p = (vec){} + 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return p * (vec)((n + 127) << 23);
+}
+
+/* One row's share of a block: its largest logit, and the sum of exp(logit - largest). */
+static inline void normaliser(const float *logits, float *largest, float *total) {
+    vec m = *(const vec *)logits, s = {};
+    for (int i = LANES; i < BLOCK; i += LANES) {
+        vec x = *(const vec *)(logits + i);
+        ivec above = x > m;
+        m = (vec)(((ivec)x & above) | ((ivec)m & ~above));
+    }
+    float top = m[0];
+    for (int i = 1; i < LANES; i++) top = m[i] > top ? m[i] : top;
+    for (int i = 0; i < BLOCK; i += LANES) s += exp_below_zero(*(const vec *)(logits + i) - top);
+    *largest = top;
+    *total = sum(s);
+}
+
+#define DEFINE(NAME, TYPE, STEP, DOT, STORE, STORED)                                                                           \
+    static inline __attribute__((always_inline)) void NAME##_tile(                                                            \
+        const TYPE *w, const TYPE *x, TYPE *out, float *max, float *total, long n, long V, long d, const int R) {             \
+        float logits[TILE][BLOCK] __attribute__((aligned(BYTES)));                                                            \
+        for (long v = 0; v < n; v += 2) { /* two vocabulary entries at a time halve the loads of x */                         \
+            const TYPE *w0 = w + v * d, *w1 = v + 1 < n ? w0 + d : w0;                                                        \
+            vec a[TILE], b[TILE];                                                                                             \
+            for (int r = 0; r < R; r++) a[r] = b[r] = (vec){};                                                                \
+            for (long i = 0; i < d; i += STEP) {                                                                              \
+                __builtin_prefetch(w0 + i + 8 * d);                                                                           \
+                __builtin_prefetch(w1 + i + 8 * d);                                                                           \
+                _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) {                                                        \
+                    a[r] = DOT(a[r], w0 + i, x + r * d + i);                                                                  \
+                    b[r] = DOT(b[r], w1 + i, x + r * d + i);                                                                  \
+                }                                                                                                             \
+            }                                                                                                                 \
+            for (int r = 0; r < R; r++) {                                                                                     \
+                logits[r][v] = sum(a[r]);                                                                                     \
+                if (v + 1 < n) logits[r][v + 1] = sum(b[r]);                                                                  \
+            }                                                                                                                 \
+        }                                                                                                                     \
+        for (int r = 0; r < R; r++) {                                                                                         \
+            for (long v = 0; v < n; v++) {                                                                                    \
+                out[r * V + v] = STORE(logits[r][v]);                                                                         \
+                logits[r][v] = STORED(out[r * V + v]);                                                                        \
+            }                                                                                                                 \
+            for (long v = n; v < BLOCK; v++) logits[r][v] = -INFINITY;                                                        \
+            normaliser(logits[r], max + r, total + r);                                                                        \
+        }                                                                                                                     \
+    }                                                                                                                         \
+    static void NAME##_block(                                                                                                 \
+        const TYPE *w, const TYPE *x, TYPE *out, float *max, float *total, long n, long V, long d, long R) {                  \
+        for (long r = 0; r < R; r += TILE) {                                                                                  \
+            switch (R - r) { /* a constant number of rows in each, so that its accumulators are registers */                  \
+                CASES(NAME)                                                                                                   \
+                default: NAME##_tile(w, x + r * d, out + r * V, max + r, total + r, n, V, d, TILE);                           \
+            }                                                                                                                 \
+        }                                                                                                                     \
+    }
+#define CASE(NAME, N) case N: NAME##_tile(w, x + r * d, out + r * V, max + r, total + r, n, V, d, N); break;
+#if TILE == 12
+#define CASES(NAME) CASE(NAME, 1) CASE(NAME, 2) CASE(NAME, 3) CASE(NAME, 4) CASE(NAME, 5) CASE(NAME, 6) \
+    CASE(NAME, 7) CASE(NAME, 8) CASE(NAME, 9) CASE(NAME, 10) CASE(NAME, 11)
+#else
+#define CASES(NAME) CASE(NAME, 1) CASE(NAME, 2) CASE(NAME, 3) CASE(NAME, 4) CASE(NAME, 5)
+#endif
+#define SAME(x) (x)
+DEFINE(f32, float, LANES, dot_f32, SAME, SAME)
+DEFINE(bf16, uint16_t, 2 * LANES, dot_bf16, to_bf16, from_bf16)
+
+/* bf16: 1 for bfloat16, 0 for float32. d must be a multiple of 32. Returns 0, or 1 where memory ran out. */
+int dola_head(int bf16, const void *weight, const void *rows, void *logits, float *lse, long V, long d, long R, int threads) {
+    long blocks = (V + BLOCK - 1) / BLOCK;
+    float *max = malloc(2 * sizeof(float) * blocks * R), *total = max + blocks * R;
+    if (!max) return 1;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long b = 0; b < blocks; b++) {
+        long v = b * BLOCK, n = v + BLOCK < V ? BLOCK : V - v;
+        if (bf16)
+            bf16_block((const uint16_t *)weight + v * d, rows, (uint16_t *)logits + v, max + b * R, total + b * R, n, V, d, R);
+        else
+            f32_block((const float *)weight + v * d, rows, (float *)logits + v, max + b * R, total + b * R, n, V, d, R);
+    }
+    for (long r = 0; r < R; r++) {
+        double top = max[r], sum = 0;
+        for (long b = 1; b < blocks; b++) top = max[b * R + r] > top ? max[b * R + r] : top;
+        for (long b = 0; b < blocks; b++) sum += total[b * R + r] * exp(max[b * R + r] - top);
+        lse[r] = (float)(top + log(sum));
+    }
+    free(max);
+    return 0;
+}

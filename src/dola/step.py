@@ -1,0 +1,179 @@
+"""One step of decoding: from the mature logits and the captures of a forward to its scores, for the least work.
+
+What a step costs on top of plain decoding is reading the LM head's weights for the candidate layers, and passes over [K, V].
+
+- Together or apart. The candidates' rows can go through the head together with the mature row, in one read of its weights, or
+  apart, after it, and then only for rows that need them. `cheaper_together` models both.
+- Sparse or dense. On a CPU each row is contrasted where it is plausible and nowhere else, and candidates are compared on the
+  tokens that carry the mature probability, with a bound on what the others could add (sparse.py). On an accelerator the same
+  scores come from `contrast.contrast` for all rows at once, without a wait for the host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dola import native
+from dola.anatomy import Anatomy
+from dola.config import DoLaConfig
+from dola.contrast import contrast
+from dola.sparse import Row
+
+CHUNK_ELEMENTS = {"cpu": 2**24}
+"""Premature logits are made for so many rows at a time that K * rows * V stays below this (one row is the least): 64 MiB in
+float32 on a CPU, twice that on an accelerator. The dense contrast needs about six buffers of that size at its peak."""
+CHUNK_ELEMENTS_ELSEWHERE = 2**25
+
+ARITHMETIC_BOUND = {("cpu", torch.bfloat16): 8, ("cpu", torch.float32): 4, ("cuda", torch.bfloat16): 300}
+"""Rows from which a head product takes time in proportion to its rows; below, it takes that of reading the weights.
+Measured by benchmarks/head_product.py; docs/benchmarks.md has the tables."""
+ARITHMETIC_BOUND_ELSEWHERE = 16
+NATIVE_BOUND = {torch.bfloat16: 8, torch.float32: 9}
+"""The same for the compiled kernel."""
+UNDECIDED = 0.6
+"""Share of rows with more than one plausible token, as seen on SmolLM2 and Gemma 3 (docs/benchmarks.md)."""
+
+
+def product_cost(rows: float, bound: float) -> float:
+    """Modelled time of a head product with `rows` rows, in reads of its weights."""
+    return max(1.0, rows / bound)
+
+
+def cheaper_together(rows: int, candidates: int, *, bound: float, apart_bound: float, lazy: bool) -> bool:
+    """Whether one product with K + 1 rows for each row is modelled to take less time than the mature rows' and, after it, the
+    premature ones', which are fewer where rows with a single plausible token are left out (`lazy`)."""
+    undecided = UNDECIDED if lazy else 1.0
+    some = 1 - (1 - undecided) ** rows
+    together = product_cost(rows * (candidates + 1), bound)
+    apart = product_cost(rows, apart_bound) + some * product_cost(rows * undecided / some * candidates, apart_bound)
+    return together <= apart
+
+
+@dataclass
+class Reading:
+    """What one read of the head's weights gave for the candidates, along with the mature logits.
+
+    Attributes:
+        premature: The head's output, without logit transform: [K, ..., V].
+        log_z: log sum exp of the head's output for the mature row and the candidates, [K+1, ...], or None where unknown.
+    """
+
+    premature: Tensor
+    log_z: Tensor | None = None
+
+    def flat(self) -> Reading:
+        """The same with one dimension of rows: [K, R, V] and [K+1, R]."""
+        return Reading(self.premature.flatten(1, -2), None if self.log_z is None else self.log_z.flatten(1))
+
+
+class Step:
+    """How one configuration scores the rows of a model.
+
+    Attributes:
+        rows: How many positions were contrasted so far.
+        rows_saved: How many of them needed no contrast, because a single token was plausible.
+    """
+
+    def __init__(self, anatomy: Anatomy, config: DoLaConfig) -> None:
+        self.anatomy, self.config = anatomy, config
+        self.rows = self.rows_saved = 0
+
+    def reads_together(self, hidden: Tensor, candidates: int, *, lazy: bool) -> bool:
+        """Whether the head is to read the candidates with the mature rows, its input `hidden` [..., d]."""
+        head = self.anatomy.head
+        rows = hidden[..., 0].numel()
+        device, dtype = hidden.device.type, hidden.dtype
+        size = len(getattr(head, "weight", ())) * rows * candidates
+        if size > CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS_ELSEWHERE):
+            return False
+        apart = ARITHMETIC_BOUND.get((device, dtype), ARITHMETIC_BOUND_ELSEWHERE)
+        bound = NATIVE_BOUND[dtype] if self._kernel(hidden) else apart
+        return cheaper_together(rows, candidates, bound=bound, apart_bound=apart, lazy=lazy and device == "cpu")
+
+    def rows_to_read(self, mature: Tensor, hidden: list[Tensor]) -> Tensor:
+        """The head's input [..., d] and the K captures of the same shape, normed: [K+1, ..., d]."""
+        norm, projection = self.anatomy.final_norm if self.config.final_norm else None, self.anatomy.projection
+        premature = torch.stack([layer.to(mature.device) for layer in hidden])
+        for step in (norm, projection):
+            premature = premature if step is None else step(premature)
+        return torch.cat([mature[None], premature.to(mature.dtype)])
+
+    def read_by_kernel(self, rows: Tensor) -> tuple[Tensor, Reading] | None:
+        """Mature logits and reading of `rows` [K+1, ..., d] by the compiled kernel, where it suits this head."""
+        if not self._kernel(rows):
+            return None
+        head: Any = self.anatomy.head
+        logits, log_z = native.head_product(head.weight, rows.flatten(0, -2))
+        logits, log_z = logits.view(*rows.shape[:-1], -1), log_z.view(rows.shape[:-1])
+        return logits[0], Reading(logits[1:], log_z)
+
+    def _kernel(self, hidden: Tensor) -> bool:
+        """Whether the compiled kernel does this head's product."""
+        head: Any = self.anatomy.head
+        return not torch.compiler.is_compiling() and native.suits(head) and hidden.dtype == head.weight.dtype
+
+    def scores(self, mature: Tensor, hidden: list[Tensor], reading: Reading | None, *, lazy: bool) -> Tensor:
+        """Scores [R, V], float32 or better.
+
+        Args:
+            mature: Mature logits [R, V].
+            hidden: The K captures [R, d].
+            reading: Mature and premature logits, where they have been read together; None to read the captures here.
+            lazy: Whether rows with a single plausible token may go without a contrast.
+        """
+        if not torch.compiler.is_compiling():  # a counter would have compiled code made anew at every step
+            self.rows += len(mature)
+        if reading is not None:
+            return self._contrast(mature, hidden, reading, lazy)
+        scores = mature.new_empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
+        elements = CHUNK_ELEMENTS.get(mature.device.type, CHUNK_ELEMENTS_ELSEWHERE)
+        size = max(1, elements // (len(hidden) * mature.shape[-1]))
+        for start in range(0, len(mature), size):
+            rows = slice(start, start + size)
+            scores[rows] = self._contrast(mature[rows], [layer[rows] for layer in hidden], None, lazy)
+        return scores
+
+    def _contrast(self, mature: Tensor, hidden: list[Tensor], reading: Reading | None, lazy: bool) -> Tensor:
+        if mature.device.type == "cpu" and not torch.compiler.is_compiling():
+            return self._sparse(mature, hidden, reading, lazy)
+        # All rows at once; nothing depends on their values, so that the host waits for nothing.
+        premature = self._read_apart(hidden) if reading is None else self._transform(reading.premature)
+        config = self.config
+        return contrast(mature, premature.to(mature.device), relative_top=config.relative_top, divergence=config.divergence)
+
+    def _sparse(self, mature: Tensor, hidden: list[Tensor], reading: Reading | None, lazy: bool) -> Tensor:
+        """Row by row, and only rows that need it."""
+        scores = mature.new_empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
+        log_z = None if reading is None or self.anatomy.logit_transform is not None else reading.log_z
+        undecided: list[tuple[int, Row]] = []
+        for r, logits in enumerate(mature):
+            row = Row(logits, scores[r], relative_top=self.config.relative_top, log_z=None if log_z is None else log_z[0, r])
+            if lazy and row.settled:
+                row.settle()
+            else:
+                undecided.append((r, row))
+        self.rows_saved += len(mature) - len(undecided)
+        if undecided and reading is None:
+            indices = [r for r, _ in undecided]
+            premature = self._read_apart([layer[indices] for layer in hidden]).to(mature.device)
+            for i, (_, row) in enumerate(undecided):
+                row.contrast(premature[:, i], divergence=self.config.divergence)
+        elif reading is not None:
+            known = log_z if not self.config.raw_head else reading.log_z
+            for r, row in undecided:
+                premature = self._transform(reading.premature[:, r])
+                row.contrast(premature, divergence=self.config.divergence, log_z=None if known is None else known[1:, r])
+        return scores
+
+    def _read_apart(self, hidden: list[Tensor]) -> Tensor:
+        """Logits [K, R, V] of the candidates at captures [R, d]."""
+        final_norm, raw = self.config.final_norm, self.config.raw_head
+        return self.anatomy.readout(torch.stack(hidden), final_norm=final_norm, logit_transform=not raw)
+
+    def _transform(self, premature: Tensor) -> Tensor:
+        transform = None if self.config.raw_head else self.anatomy.logit_transform
+        return premature if transform is None else transform(premature)
