@@ -15,8 +15,8 @@ from dola.examination import FAILED, Check, Examination, Timings
 from dola.layers import BUCKETS, candidate_layers
 
 SMALL = 10**9
-"""Parameters below which there is no evidence that DoLa helps: the paper's smallest model has 7 billion, and the one of 135 million
-that was measured for docs/defaults.md got worse."""
+"""Parameters below which there is no evidence that DoLa helps: the paper's smallest model has 7 billion, and the one of 135
+million that was measured for docs/defaults.md got worse."""
 
 
 @dataclass(frozen=True)

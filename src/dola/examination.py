@@ -98,6 +98,8 @@ class Examination:
 
     def _find_parts(self) -> tuple[str, str]:
         self.anatomy = Anatomy.of(self.model)
+        if hasattr(self.anatomy.lm, "dola"):
+            return FAILED, "DoLa is attached to this model already: call model.dola.remove() first"
         return OK, f"{self.anatomy.num_layers} blocks and what reads them out were found"
 
     def _resolve_layers(self) -> tuple[str, str]:
@@ -194,12 +196,13 @@ class Examination:
         for turn in range(TIMED_RUNS):
             for with_dola, seconds in ways.items():
                 seconds.append(self._seconds(with_dola))
-            if turn == 0 and sum(map(sum, ways.values())) > 20:  # a large model on a slow machine: once must do
+            if turn == 0 and sum(map(sum, ways.values())) > PATIENCE:  # a large model on a slow machine
                 runs = 1
                 break
         plain, dola = (1000 * median(seconds) / TIMED_TOKENS for seconds in ways.values())
         self.timings = timings = Timings(plain, dola, TIMED_TOKENS, runs)
-        return OK, f"{plain:.3g} ms per token without DoLa, {dola:.3g} with it: {timings.ratio:.2f} times as long"
+        how = f"median of {runs} x {TIMED_TOKENS} tokens, prompt included"
+        return OK, f"{plain:.3g} ms per token without DoLa, {dola:.3g} with it, {timings.ratio:.2f} times as long ({how})"
 
     def _seconds(self, with_dola: bool) -> float:
         with attach(self.model, self.config) if with_dola else nullcontext():

@@ -11,6 +11,7 @@ import torch
 from families import tiny
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
+from words import word_tokenizer
 
 import dola
 from dola import embedded
@@ -21,10 +22,10 @@ NO_SUCH = {"response": SimpleNamespace(headers={}, request=None, status_code=404
 
 
 @pytest.fixture
-def folder(tmp_path, smollm2):
-    """A folder with a tokenizer, and a tiny model that it fits."""
-    tiny("llama", vocab_size=len(smollm2.tokenizer)).save_pretrained(tmp_path)
-    smollm2.tokenizer.save_pretrained(tmp_path)
+def folder(tmp_path):
+    """A folder with a tiny model and a tokenizer that fits it."""
+    tiny("llama").save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
     return tmp_path
 
 

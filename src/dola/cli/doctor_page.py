@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dola.environment import Environment
 
 STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "not run": "dim"}
-NAMES = 15
+NAMES = 17
 """Width of the column of names."""
 
 Row = tuple[str, str]
@@ -90,21 +90,13 @@ def _model(seconds: float, checkup: Checkup) -> list[Row]:
         (f"layers {bucket.name}", _layers(bucket.layers) if bucket.layers else str(bucket.problem))
         for bucket in checkup.buckets
     ]
-    if (timings := checkup.timings) is not None:
-        rows.append(
-            (
-                "ms per token",
-                f"{timings.plain:.3g} without DoLa, {timings.dola:.3g} with it, {timings.ratio:.2f} times as long "
-                f"(median of {timings.runs} runs of {timings.tokens} tokens, prompt included)",
-            )
-        )
     return rows
 
 
 def _verdict(checkup: Checkup) -> Text:
     statuses = [check.status for check in checkup.checks]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in STYLES if status in statuses)
-    words = "DoLa works on this model" if checkup.healthy else "DoLa does not work on this model as it is"
+    words = "No check failed" if checkup.healthy else "DoLa cannot be relied on with this model as it is"
     return Text(f"\n{words}: {counts}.", style="bold green" if checkup.healthy else "bold red")
 
 
