@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it once
+
 import pytest
 import torch
 from families import FAMILIES, Family, tiny
@@ -13,7 +15,6 @@ from families import FAMILIES, Family, tiny
 import dola
 from dola.errors import DownloadError, MissingExtraError
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

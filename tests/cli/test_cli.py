@@ -1,6 +1,5 @@
 """The `dola` command, run as a user runs it."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from dola.cli.app import app
 from dola.cli.compare import _marked, answers
 from dola.errors import ModelFileError
 
-models = importlib.import_module("dola.models")
 runner = CliRunner()
 
 
@@ -70,19 +68,6 @@ def test_run_turns_errors_into_exit_code_2(monkeypatch, capsys):
         main()
     assert stop.value.code == 2
     assert capsys.readouterr().err == "dola: what\nHint: do\n"
-
-
-def test_models_verbs(tmp_path, monkeypatch):
-    monkeypatch.setenv("DOLA_CACHE", str(tmp_path))
-    listed = runner.invoke(app, ["models", "list"]).output
-    assert "smollm2\tHuggingFaceTB/SmolLM2-135M-Instruct\tnot fetched" in listed
-    assert "Gemma Terms of Use" in listed
-    monkeypatch.setattr("dola.cli.models.fetch", lambda alias: tmp_path / alias)
-    assert runner.invoke(app, ["models", "path", "smollm2"]).output.strip() == str(tmp_path / "smollm2")
-    assert runner.invoke(app, ["models", "pull", "smollm2"]).output.strip() == str(tmp_path / "smollm2")
-    assert "was not in the cache" in runner.invoke(app, ["models", "remove", "smollm2"]).output
-    (tmp_path / models.EMBEDDED["smollm2"].file).write_bytes(b"")
-    assert "removed" in runner.invoke(app, ["models", "remove", "smollm2"]).output
 
 
 def test_answers_have_their_controls(smollm2):

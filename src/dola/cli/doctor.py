@@ -1,0 +1,144 @@
+"""`dola doctor`: what is installed and, of a model, what was found in it and whether DoLa works on it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from dola.checkup import Checkup
+    from dola.config import DoLaConfig
+    from dola.environment import Environment
+
+SCHEMA = {
+    "environment.python": "version",
+    "environment.platform": "operating system",
+    "environment.packages": "package -> version, or null where it is not installed",
+    "environment.cpu.cores": "logical cores of the machine",
+    "environment.cpu.usable": "cores that this process may use",
+    "environment.cpu.torch_threads": "threads that torch computes with",
+    "environment.cpu.capability": "the widest vector instructions that torch uses",
+    "environment.cpu.memory": "bytes of main memory, or null",
+    "environment.devices[].name": "an accelerator, as --device takes it",
+    "environment.devices[].description": "its product name",
+    "environment.devices[].memory": "its memory in bytes, or null",
+    "environment.compiler": "path of the C++ compiler that torch.compile uses on the CPU, or null",
+    "environment.cache": "folder of the embedded models",
+    "environment.models[].alias": "an embedded model",
+    "environment.models[].state": "fetched, not fetched, or damaged",
+    "environment.extras[].name": "an optional part of dola",
+    "environment.extras[].missing[]": "a requirement that is not met; none of them: the extra is installed",
+    "environment.extras[].install": "the command that installs it",
+    "environment.variables": "environment variable -> value, or null where it is not set; for what may be secret only 'set'",
+    "model": "null where no model was named",
+    "model.name": "as it was given",
+    "model.load_seconds": "seconds that loading took, fetching included",
+    "model.class_name": "class of the model",
+    "model.parameters": "how many, tied ones once",
+    "model.dtype": "dtypes of the parameters",
+    "model.devices[]": "devices of the parameters",
+    "model.parts": "null where they were not found; each part is its class and its path in the model",
+    "model.parts.num_layers": "N, the number of blocks, and the index of the mature layer",
+    "model.parts.blocks": "the blocks",
+    "model.parts.final_norm": "what the last block's output passes first, or none",
+    "model.parts.projection": "what lies between final norm and head, or none",
+    "model.parts.head": "from hidden size to vocabulary",
+    "model.parts.logit_transform": "soft-cap or scale behind the head, or none",
+    "model.parts.tied": "whether the head shares the input embedding's weights",
+    "model.buckets[].name": "low, high, all",
+    "model.buckets[].layers[]": "its layers; 0 is the embedding output; null where the bucket cannot be used",
+    "model.buckets[].problem": "why it cannot be used, or null",
+    "model.layers[]": "the candidate layers that --layers stands for",
+    "model.timings": "null where they were not taken",
+    "model.timings.plain": "milliseconds per token without DoLa, prompt included, median of the runs",
+    "model.timings.dola": "the same with DoLa",
+    "model.timings.tokens": "tokens that each run generated",
+    "model.timings.runs": "runs of each",
+    "model.checks[].name": "parts, layers, tokenizer, plain, readout, doors, contrast, plain again, speed",
+    "model.checks[].status": "ok, warning, failed, or not run",
+    "model.checks[].text": "what was found",
+    "model.healthy": "whether no check failed: the exit code is 0 then, else 1",
+    "advice[]": "sentences",
+}
+"""Fields of `dola doctor --json`, schema dola.doctor/1."""
+
+
+def command(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="A hub id, a folder, a .gguf file, or an alias.", show_default=False)
+    ] = None,
+    layers: Annotated[str, typer.Option(help="What to try: low, high, all, or layers as 24,28.")] = "high",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, float16, ...; the model's own by default.", show_default=False)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.", show_default=False)] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings along. Read it first.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, schema dola.doctor/1.")] = False,
+) -> None:
+    """Report what is installed and, of a model, whether DoLa works on it. Example: dola doctor smollm2.
+
+    The first thing a bug report should hold. Exit code 1 if a check of the model failed.
+    """
+    from dola.cli.doctor_page import render
+    from dola.cli.output import print_json, stdout
+    from dola.environment import advice, look_around
+
+    config = parse_layers(layers)
+    environment = look_around()
+    said = advice(environment)
+    examined = None
+    if model is not None:
+        examined, more = _examine(model, config, {"dtype": dtype, "device_map": device, "trust_remote_code": trust_remote_code})
+        said += more
+    if json:
+        print_json("dola.doctor/1", as_json(environment, examined, said))
+    else:
+        render(stdout(), environment, examined, said)
+    if examined is not None and not examined[2].healthy:
+        raise typer.Exit(1)
+
+
+def parse_layers(text: str) -> DoLaConfig:
+    """The configuration that `--layers` stands for."""
+    from dola.config import DoLaConfig
+    from dola.errors import LayersError
+    from dola.layers import BUCKETS
+
+    if text in BUCKETS:
+        return DoLaConfig(text)
+    try:
+        return DoLaConfig([int(layer) for layer in text.split(",")])
+    except ValueError as error:
+        if isinstance(error, LayersError):
+            raise
+        raise LayersError(
+            f"--layers {text} is neither a bucket nor a list of layers; allowed are {', '.join(BUCKETS)}, or numbers as 24,28.",
+            hint="dola doctor smollm2 --layers low",
+        ) from None
+
+
+def as_json(environment: Environment, examined: tuple[str, float, Checkup] | None, advice: list[str]) -> dict[str, Any]:
+    """The result as `SCHEMA` describes it."""
+    model = None
+    if examined is not None:
+        name, seconds, checkup = examined
+        model = {"name": name, "load_seconds": seconds, **asdict(checkup), "healthy": checkup.healthy}
+    return {"environment": asdict(environment), "model": model, "advice": advice}
+
+
+def _examine(name: str, config: DoLaConfig, settings: dict[str, Any]) -> tuple[tuple[str, float, Checkup], list[str]]:
+    """Load a model and check it up: its name, the seconds it took to load, the findings; and advice."""
+    import time
+
+    from dola.checkup import advice, check_up
+    from dola.models import load
+
+    start = time.perf_counter()
+    model, tokenizer = load(name, **{key: value for key, value in settings.items() if value})
+    seconds = time.perf_counter() - start
+    checkup = check_up(model, tokenizer, config)
+    return (name, seconds, checkup), advice(checkup)

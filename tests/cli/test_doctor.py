@@ -1,0 +1,207 @@
+"""`dola doctor`, on tiny models and on a real one."""
+
+import dataclasses
+import json
+import sys
+
+import pytest
+import torch
+from families import tiny
+from rich.console import Console
+from typer.testing import CliRunner
+from words import word_tokenizer
+
+from dola.checkup import check_up
+from dola.cli import main
+from dola.cli.app import app
+from dola.cli.doctor import SCHEMA, parse_layers
+from dola.cli.doctor_page import STYLES, render
+from dola.environment import Device, look_around
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny model in a folder."""
+    path = tmp_path_factory.mktemp("model")
+    tiny("llama").save_pretrained(path)
+    word_tokenizer().save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def machine():
+    return look_around()
+
+
+def mistake(monkeypatch, capsys, *args):
+    """What the whole command says of a mistake."""
+    monkeypatch.setattr(sys, "argv", ["dola", "doctor", *args])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    captured = capsys.readouterr()
+    assert (stop.value.code, captured.out) == (2, "")
+    return captured.err
+
+
+def paths(value, path=""):
+    """The field paths of a JSON value that the schema must document: maps from names to values are one field."""
+    if path in ("environment.packages", "environment.variables"):
+        return {path}
+    if isinstance(value, dict):
+        return set().union(*(paths(inner, f"{path}.{key}".lstrip(".")) for key, inner in value.items()))
+    if isinstance(value, list):
+        return set().union(*(paths(inner, f"{path}[]") for inner in value))
+    return {path}
+
+
+def test_the_machine_alone():
+    done = runner.invoke(app, ["doctor"])
+    assert done.exit_code == 0
+    assert f"torch {torch.__version__}" in done.stdout
+    assert "Checks" not in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+
+
+def test_a_model(folder):
+    done = runner.invoke(app, ["doctor", folder])
+    assert done.exit_code == 0
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    for line in (
+        "  blocks          6 x LlamaDecoderLayer at model.layers",
+        "  final norm      LlamaRMSNorm at model.norm",
+        "  logit transform none",
+        "  layers low      0, 2",
+        "  layers high     3, 5",
+        "  layers all      0 to 5",
+    ):
+        assert line in lines
+    assert sum(": " in line and line.split(": ")[0].endswith(" ok") for line in lines) == 9
+    assert lines[-1] == "No check failed: 9 ok."
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_json_holds_what_the_schema_says(folder):
+    done = runner.invoke(app, ["doctor", folder, "--json"])
+    assert done.exit_code == 0
+    result = json.loads(done.stdout)
+    assert result.pop("schema") == "dola.doctor/1"
+    assert result.pop("dola")
+    documented = set(SCHEMA)
+    assert {path for path in paths(result) if path.replace("layers[]", "layers") not in documented} <= documented
+    assert result["model"]["healthy"] is True
+    assert result["model"]["name"] == folder
+    assert result["model"]["load_seconds"] > 0
+    assert result["model"]["parts"]["blocks"] == "LlamaDecoderLayer at model.layers"
+    assert result["model"]["layers"] == [3, 5]
+
+
+def test_json_of_the_machine_alone():
+    result = json.loads(runner.invoke(app, ["doctor", "--json"]).stdout)
+    assert result["model"] is None
+    assert result["environment"]["packages"]["torch"] == torch.__version__
+
+
+def test_layers_dtype_device(folder):
+    done = runner.invoke(app, ["doctor", folder, "--layers", "1,4", "--dtype", "bfloat16", "--device", "cpu", "--json"])
+    model = json.loads(done.stdout)["model"]
+    assert (model["layers"], model["dtype"], model["devices"]) == ([1, 4], "bfloat16", ["cpu"])
+    assert model["healthy"]
+
+
+def test_remote_code_is_trusted_only_when_asked(folder, monkeypatch):
+    seen = []
+
+    def load(name, **settings):
+        seen.append(settings)
+        return tiny("llama"), word_tokenizer()
+
+    monkeypatch.setattr("dola.models.load", load)
+    runner.invoke(app, ["doctor", folder])
+    runner.invoke(app, ["doctor", folder, "--trust-remote-code"])
+    assert seen == [{}, {"trust_remote_code": True}]
+
+
+def test_a_broken_model_is_described_and_the_exit_code_is_1(monkeypatch):
+    broken = tiny("llama")
+    broken.model.norm.weight.fill_(torch.nan)
+    monkeypatch.setattr("dola.models.load", lambda name: (broken, word_tokenizer()))
+    done = runner.invoke(app, ["doctor", "broken"])
+    assert done.exit_code == 1
+    assert "failed: the model's logits are NaN" in done.stdout
+    assert done.stdout.rstrip().endswith("DoLa cannot be relied on with this model as it is: 3 ok, 1 failed, 5 not run.")
+    again = runner.invoke(app, ["doctor", "broken", "--json"])
+    assert (again.exit_code, json.loads(again.stdout)["model"]["healthy"]) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["nowhere"], "dola: 'nowhere' is neither a folder nor an embedded model; those are smollm2, gemma3-270m.\nHint: "),
+        (
+            ["--layers", "middle"],
+            "dola: --layers middle is neither a bucket nor a list of layers; allowed are low, high, all, ",
+        ),
+        (["--layers", "3,3"], "dola: layer 3 stands twice in layers=[3, 3]; "),
+        (["--layers", "-1"], "dola: layer -1 in layers=[-1] is negative; "),
+        (["FOLDER", "--layers", "6"], "dola: layer 6 in layers=[6] is the mature layer, "),
+        (["FOLDER", "--dtype", "fp16"], "dola: dtype='fp16' is no floating-point type of torch; there are auto, float32, "),
+        (["FOLDER", "--device", "cuda:9"], "dola: There is no device 'cuda:9' on this machine; its devices are cpu"),
+    ],
+)
+def test_mistakes(monkeypatch, capsys, folder, options, words):
+    said = mistake(monkeypatch, capsys, *(folder if option == "FOLDER" else option for option in options))
+    assert words in said  # behind the progress of loading, where there was something to load
+    assert "\nHint: " in said
+    assert "Traceback" not in said
+
+
+def test_layers_as_the_command_line_takes_them():
+    assert parse_layers("low").layers == "low"
+    assert parse_layers("24, 28").layers == (24, 28)
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_the_page_keeps_its_width(machine, capsys, width):
+    checkup = check_up(tiny("gemma2"), word_tokenizer())
+    machine = dataclasses.replace(
+        machine, devices=(Device("cuda:0", "NVIDIA H100", 80 * 10**9), Device("mps", "Apple GPU", None))
+    )
+    render(Console(width=width), machine, ("a/model", 1.0, checkup), ["Do this."])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "SoftCap(cap=15.0)" in "".join(lines)
+    assert "NVIDIA H100" in " ".join(" ".join(lines).split())
+
+
+def test_statuses_are_words_and_every_one_has_a_style(capsys, machine):
+    checkup = check_up(tiny("llama"), word_tokenizer())
+    for status in STYLES:
+        checks = (dataclasses.replace(checkup.checks[0], status=status),)
+        render(Console(), machine, ("m", 1.0, dataclasses.replace(checkup, checks=checks)), [])
+        assert f"{status}: 6 blocks" in capsys.readouterr().out
+
+
+def test_a_model_whose_parts_were_not_found(capsys, machine):
+    checkup = dataclasses.replace(check_up(tiny("llama"), word_tokenizer()), parts=None, buckets=(), timings=None)
+    render(Console(width=80), machine, ("m", 1.0, checkup), [])
+    assert "final norm" not in capsys.readouterr().out
+
+
+def test_a_bucket_that_cannot_be_used(capsys, machine):
+    checkup = check_up(tiny("llama", num_hidden_layers=3, tie_word_embeddings=True), word_tokenizer())
+    render(Console(width=200), machine, ("m", 1.0, checkup), [])
+    assert 'layers="low" holds no layer in a model of 3 layers' in capsys.readouterr().out
+
+
+def test_help_holds_an_example():
+    assert "Example: dola doctor smollm2" in " ".join(runner.invoke(app, ["doctor", "--help"]).output.split())
+
+
+def test_the_real_model_is_healthy(smollm2, monkeypatch):
+    monkeypatch.setattr("dola.models.load", lambda name: smollm2)
+    done = runner.invoke(app, ["doctor", "smollm2"])
+    assert done.exit_code == 0, done.stdout
+    assert "30 x LlamaDecoderLayer at model.layers" in done.stdout
+    assert "' Seattle.'" in done.stdout

@@ -1,0 +1,218 @@
+"""check_up: what it finds in whole models, and that it finds what is broken in broken ones."""
+
+import dataclasses
+import importlib
+
+import pytest
+import torch
+from families import FAMILIES, tiny
+from transformers import T5Config, T5ForConditionalGeneration
+from words import word_tokenizer
+
+from dola import attach
+from dola.anatomy import Anatomy
+from dola.checkup import advice, check_up
+from dola.config import DoLaConfig
+from dola.contrast import contrast
+from dola.errors import LayersError
+from dola.examination import contrast_error
+
+NAMES = ["parts", "layers", "tokenizer", "plain", "readout", "doors", "contrast", "plain again", "speed"]
+TOKENIZER = word_tokenizer()
+Session = importlib.import_module("dola.attach").Session
+
+
+def statuses(checkup):
+    return {check.name: check.status for check in checkup.checks}
+
+
+def text(checkup, name):
+    return next(check.text for check in checkup.checks if check.name == name)
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_every_family_is_healthy(name):
+    model = tiny(name)
+    checkup = check_up(model, TOKENIZER)
+    assert [check.name for check in checkup.checks] == NAMES
+    assert set(statuses(checkup).values()) == {"ok"}, checkup.checks
+    assert checkup.healthy
+    assert f"at {FAMILIES[name].final_norm}" in checkup.parts.final_norm
+    assert checkup.layers == (3, 5)
+    assert not hasattr(model, "dola")
+
+
+def test_what_is_found_in_a_model():
+    checkup = check_up(tiny("gemma2"), TOKENIZER, "low")
+    parts = checkup.parts
+    assert (parts.num_layers, parts.tied) == (6, True)
+    assert parts.blocks == "Gemma2DecoderLayer at model.layers"
+    assert parts.head == "Linear at lm_head"
+    assert parts.logit_transform == "SoftCap(cap=15.0)"
+    assert parts.projection == "none"
+    assert [(bucket.name, bucket.layers) for bucket in checkup.buckets] == [
+        ("low", (2,)),
+        ("high", (3, 5)),
+        ("all", (0, 1, 2, 3, 4, 5)),
+    ]
+    assert checkup.layers == (2,)
+    assert (checkup.class_name, checkup.dtype, checkup.devices) == ("Gemma2ForCausalLM", "float32", ("cpu",))
+    assert checkup.parameters == sum(parameter.numel() for parameter in tiny("gemma2").parameters())
+    assert (checkup.timings.tokens, checkup.timings.runs) == (8, 3)
+    assert checkup.timings.ratio == checkup.timings.dola / checkup.timings.plain > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes(dtype):
+    checkup = check_up(tiny("llama", dtype=dtype), TOKENIZER)
+    assert checkup.healthy, checkup.checks
+    assert any("rounding of bfloat16" in sentence for sentence in advice(checkup)) == (dtype == torch.bfloat16)
+
+
+def test_a_wrong_final_norm_is_found_and_named(monkeypatch):
+    of = Anatomy.of
+    monkeypatch.setattr(Anatomy, "of", lambda model: dataclasses.replace(of(model), final_norm=None))
+    checkup = check_up(tiny("llama"), TOKENIZER)
+    assert statuses(checkup) == dict.fromkeys(NAMES[:4], "ok") | {"readout": "failed"} | dict.fromkeys(NAMES[5:], "not run")
+    assert "final norm: none" in text(checkup, "readout")
+    assert text(checkup, "speed") == "needs 'readout' to be right"
+    assert not checkup.healthy
+    assert "Was the final norm guessed right (none)?" in advice(checkup)[0]
+
+
+def test_a_model_without_the_right_parts():
+    model = T5ForConditionalGeneration(T5Config(vocab_size=401, d_model=32, d_ff=64, num_layers=2, num_heads=4, d_kv=8))
+    checkup = check_up(model, TOKENIZER)
+    assert statuses(checkup) == {"parts": "failed"} | dict.fromkeys(NAMES[1:], "not run")
+    assert text(checkup, "parts").startswith("ModelError: T5ForConditionalGeneration is an encoder-decoder")
+    assert (checkup.parts, checkup.buckets, checkup.layers, checkup.timings) == (None, (), (), None)
+    assert advice(checkup)  # and does not stumble over what is missing
+
+
+def test_a_tokenizer_of_another_model():
+    model = tiny("llama", vocab_size=60)
+    checkup = check_up(model, word_tokenizer(401))
+    assert statuses(checkup)["tokenizer"] == "warning"  # it knows more than the model, but the prompt fits
+    model.resize_token_embeddings(7)
+    checkup = check_up(model, word_tokenizer(401))
+    assert statuses(checkup)["tokenizer"] == "failed"
+    assert text(checkup, "tokenizer") == ("it gives token 9, and the model has embeddings for 7: they do not belong together")
+
+
+def test_a_tokenizer_that_gives_nothing(monkeypatch):
+    monkeypatch.setattr("dola.examination.PROMPT", "")
+    assert text(check_up(tiny("llama"), TOKENIZER), "tokenizer") == "'' gives no tokens"
+
+
+def test_weights_that_give_nan():
+    model = tiny("llama", dtype=torch.float16)
+    model.model.norm.weight.fill_(torch.nan)
+    checkup = check_up(model, TOKENIZER)
+    assert text(checkup, "plain") == "the model's logits are NaN, infinite or all -inf in float16"
+    assert any("--dtype bfloat16" in sentence for sentence in advice(checkup))
+
+
+def test_a_check_that_raises_has_failed(monkeypatch):
+    model = tiny("llama")
+    monkeypatch.setattr(model, "generate", lambda **_: 1 / 0)
+    assert text(check_up(model, TOKENIZER), "plain") == "ZeroDivisionError: division by zero"
+
+
+def test_doors_that_disagree(monkeypatch):
+    monkeypatch.setattr("dola.examination.generate", lambda model, dola_layers, **inputs: model.generate(**inputs) * 0)
+    checkup = check_up(tiny("llama"), TOKENIZER)
+    assert statuses(checkup)["doors"] == "failed"
+    assert "'<pad> <pad>' by generate" in text(checkup, "doors")
+    assert any("please report it" in sentence for sentence in advice(checkup))
+
+
+def test_scores_that_are_not_the_contrast(monkeypatch):
+    """A build whose hooks return plain logits: what attach and generate agree on can still be wrong."""
+    monkeypatch.setattr(Session, "_contrast", lambda self, call, logits, generation: logits)
+    checkup = check_up(tiny("llama"), TOKENIZER)
+    assert (statuses(checkup)["doors"], statuses(checkup)["contrast"]) == ("ok", "failed")
+
+
+def test_hooks_that_stay(monkeypatch):
+    monkeypatch.setattr(Session, "remove", lambda self: None)
+    checkup = check_up(tiny("llama"), TOKENIZER)
+    assert text(checkup, "plain again") == "DoLa left hooks on the model"
+
+
+def test_a_model_with_dola_on_it_already():
+    model = tiny("llama")
+    with attach(model, "high"):
+        checkup = check_up(model, TOKENIZER)
+    assert text(checkup, "parts") == "DoLa is attached to this model already: call model.dola.remove() first"
+
+
+def test_a_model_that_changed_its_mind(monkeypatch):
+    model = tiny("llama")
+    checkup_decode = "dola.examination.Examination._recompute"
+
+    def disturb(self):
+        model.lm_head.weight.mul_(change)
+        return "ok", ""
+
+    monkeypatch.setattr(checkup_decode, disturb)
+    change = 1.001
+    assert statuses(check_up(model, TOKENIZER))["plain again"] == "warning"
+    change = -1.0
+    checkup = check_up(model, TOKENIZER)
+    assert statuses(checkup)["plain again"] == "failed"
+    assert "without DoLa the model now says" in text(checkup, "plain again")
+
+
+def test_a_slow_model_is_timed_once(monkeypatch):
+    monkeypatch.setattr("dola.examination.PATIENCE", 0.0)
+    assert check_up(tiny("llama"), TOKENIZER).timings.runs == 1
+
+
+def test_a_model_without_hidden_states(monkeypatch):
+    forward = "dola.examination.Examination._forward"
+    original = check_up.__globals__["Examination"]._forward
+    monkeypatch.setattr(forward, lambda self: (*original(self)[:2], None))
+    checkup = check_up(tiny("llama"), TOKENIZER)
+    assert statuses(checkup)["contrast"] == "warning"
+    assert checkup.healthy
+
+
+def test_layers_that_the_model_does_not_have():
+    with pytest.raises(LayersError, match="layer 24 in layers="):
+        check_up(tiny("llama"), TOKENIZER, [24])
+
+
+def test_an_empty_bucket():
+    checkup = check_up(tiny("llama", num_hidden_layers=3, tie_word_embeddings=True), TOKENIZER)
+    assert checkup.buckets[0].layers is None
+    assert 'layers="low" holds no layer in a model of 3 layers' in checkup.buckets[0].problem
+    assert any('layers="low" cannot be used' in sentence for sentence in advice(checkup))
+
+
+def test_advice_depends_on_what_was_found(monkeypatch):
+    checkup = check_up(tiny("llama"), TOKENIZER)
+    assert [sentence[:30] for sentence in advice(checkup)] == ["With 0 million parameters this"]
+    assert advice(dataclasses.replace(checkup, parameters=8 * 10**9)) == []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert advice(dataclasses.replace(checkup, parameters=8 * 10**9)) == [
+        "There is a GPU, and the model is on the CPU: --device cuda."
+    ]
+
+
+def test_contrast_error_forgives_rounding_and_nothing_else():
+    torch.manual_seed(0)
+    mature, premature = torch.randn(50).double() * 3, torch.randn(4, 50).double() * 3
+    config = DoLaConfig("all")
+    scores = contrast(mature, premature)
+    assert contrast_error(scores, mature, premature, config, 1e-6) == 0
+    scores[mature.argmax()] += 0.5
+    assert contrast_error(scores, mature, premature, config, 1e-6) == pytest.approx(0.5)
+    assert contrast_error(mature, mature, premature, config, 1e-6) > 0.5
+    second = contrast(mature, premature[[1]])
+    assert min(contrast_error(second, mature, premature, config, slack) for slack in (1e-6, 10.0)) == 0  # any layer may win
+
+
+def test_contrast_error_without_a_plausibility_constraint():
+    mature, premature = torch.tensor([0.0, 1, 2]).double(), torch.tensor([[2.0, 1, 0]]).double()
+    config = DoLaConfig("all", relative_top=0.0)
+    assert contrast_error(contrast(mature, premature, relative_top=0.0), mature, premature, config, 1e-6) == 0
