@@ -216,7 +216,10 @@ class Session:
         self._check_captures(call, logits)
         generation = current_generation(self._lm)
         scores = self._contrast(call, logits)
-        if not scores.amax(dim=-1).isfinite().all():
+        watched = generation is not None and (scores.device.type != "cpu" or torch.compiler.is_compiling())
+        if (
+            not watched and not scores.amax(dim=-1).isfinite().all()
+        ):  # else Generation.watch looks, without a wait for the device
             self._explain_not_finite(call, logits, scores)
         if generation is not None:
             generation.record(scores=scores, mature=logits)

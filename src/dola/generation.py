@@ -80,6 +80,7 @@ class Generation:
         keeps_rows: Whether a processor of this call can ban tokens, so that the mature logits may be needed.
         scores, mature: The last forward's contrast and the model's own logits, [B, T, V].
         own_logits: The model's own logits of the last position of each forward, float32 [B, V].
+        broken: Whether scores without a largest finite one have been seen, bool [] on the scores' device.
     """
 
     lm: Any
@@ -93,6 +94,7 @@ class Generation:
     scores: Tensor | None = None
     mature: Tensor | None = None
     own_logits: list[Tensor] = field(default_factory=list)
+    broken: Tensor | None = None
 
     def prepare(self, config: Any) -> None:
         """Learn from the call's GenerationConfig what it returns.
@@ -112,6 +114,19 @@ class Generation:
             self.scores, self.mature = scores, mature
         if self.records_logits:
             self.own_logits.append(mature[:, -1].to(copy=True, dtype=torch.float32))
+
+    def watch(self, scores: Tensor) -> None:
+        """Take note on the device of rows [B, V] that define no distribution; `check` looks once the call is over."""
+        broken = ~scores.amax(dim=-1).isfinite().all()
+        self.broken = broken if self.broken is None else self.broken | broken
+
+    def check(self) -> None:
+        """Raise InputError where `watch` has seen scores that define no distribution."""
+        if self.broken is not None and self.broken:
+            raise InputError(
+                "The model's logits, or those of a candidate layer, were NaN or infinite in this call: no distribution.",
+                hint="look for overflow (float16?) or a broken checkpoint; model(**inputs) on the attached model says where",
+            )
 
     def mature_rows(self, scores: Tensor) -> tuple[Tensor, Tensor] | None:
         """The mature logits [B, V] behind the scores that the processors were given, and which tokens were plausible.
@@ -155,6 +170,7 @@ def run(generation: Generation, generate: Callable[..., Any], args: tuple[Any, .
             output = generate(*args, **kwargs)
     finally:
         _thread.generation = outer
+    generation.check()
     if generation.records_logits and getattr(output, "logits", None) is not None:
         output.logits = tuple(generation.own_logits[-len(output.logits) :])
     return output
@@ -209,7 +225,9 @@ def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **k
     generation.prepare(kwargs.get("generation_config", args[0] if args else None))
     generation.lazy &= all(isinstance(processor, NEVER_BAN + ONLY_BAN) for processor in processors)
     generation.keeps_rows = bool(can_ban)
-    return MatureFallback(processors, generation) if can_ban else processors
+    if can_ban:
+        return MatureFallback(processors, generation)
+    return Watch(processors, generation) if lm.device.type != "cpu" else processors
 
 
 def _check_call(lm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -252,13 +270,8 @@ def _refuse_modes(config: Any, drafted: bool) -> None:
         )
 
 
-class MatureFallback(LogitsProcessorList):  # type: ignore[misc]
-    """The processors of one `generate` call, with rows that lost their plausible set decided by the mature logits.
-
-    Each processor runs once per step, as it does without DoLa, because grammars keep state. Only when a row loses its last
-    plausible token are the processors so far applied to its mature logits too: a mask is carried over as it stands, anything
-    else is called again. From there on the row goes the way of all rows.
-    """
+class Watch(LogitsProcessorList):  # type: ignore[misc]
+    """The processors of one `generate` call on an accelerator, where looking for NaN must not make the host wait."""
 
     def __init__(self, processors: LogitsProcessorList, generation: Generation) -> None:
         super().__init__(processors)
@@ -266,9 +279,24 @@ class MatureFallback(LogitsProcessorList):  # type: ignore[misc]
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         """Scores [B, V] of the next token after all processors; as LogitsProcessorList."""
+        self._generation.watch(scores)
+        return super().__call__(input_ids, scores, **kwargs)  # type: ignore[no-any-return]
+
+
+class MatureFallback(Watch):
+    """The processors of one `generate` call, with rows that lost their plausible set decided by the mature logits.
+
+    Each processor runs once per step, as it does without DoLa, because grammars keep state. Only when a row loses its last
+    plausible token are the processors so far applied to its mature logits too: a mask is carried over as it stands, anything
+    else is called again. From there on the row goes the way of all rows.
+    """
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        """Scores [B, V] of the next token after all processors; as LogitsProcessorList."""
+        self._generation.watch(scores)
         found = self._generation.mature_rows(scores)
         if found is None:
-            return super().__call__(input_ids, scores, **kwargs)  # type: ignore[no-any-return]
+            return LogitsProcessorList.__call__(self, input_ids, scores, **kwargs)  # type: ignore[no-any-return]
         mature, plausible_tokens = found
         passed: list[_Applied] = []
         alive = torch.ones(len(scores), dtype=torch.bool, device=scores.device)  # rows still decided by the contrast
