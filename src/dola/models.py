@@ -21,9 +21,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from safetensors import SafetensorError
-
 from dola.errors import DownloadError, MissingExtraError, ModelError, ModelFileError
 
 Progress = Callable[[str], None]
@@ -102,6 +99,7 @@ def load(name: str | os.PathLike[str] = "smollm2", *, progress: Progress | None 
         DownloadError: An embedded model could not be fetched.
         MissingExtraError: A GGUF file without the `gguf` package.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source, where = _resolve(str(name), progress)
@@ -240,6 +238,7 @@ def _gguf_settings(where: dict[str, str]) -> dict[str, Any]:
     """A GGUF file is loaded dequantised. transformers before 5.23 knows no other way and has no setting for it."""
     if not where:
         return {}
+    import torch
     import transformers
 
     config = getattr(transformers, "GgufConfig", None)

@@ -1,14 +1,16 @@
 """What every verb prints with: results on stdout, everything else on stderr, and JSON of a stated schema.
 
-Nothing but the result goes to stdout, so that it can be piped. Colour is rich's affair: it is on only for terminals, and off where
-NO_COLOR is set.
+Nothing but the result goes to stdout, so that it can be piped. Colour is rich's affair: it is on only for terminals, and off
+where NO_COLOR is set.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -26,7 +28,36 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def note(line: str) -> None:
+    """A line for whoever watches: on stderr, and only where that is a terminal."""
+    console = stderr()
+    if console.is_terminal:
+        console.print(line, style="dim", markup=False)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A spinner on stderr while something takes time, where that is a terminal."""
+    console = stderr()
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield
+
+
+def json_line(schema: str, result: Mapping[str, Any], *, ascii_only: bool = False) -> str:
+    """One JSON object on one line: `schema` is its name and version, as docs/cli.md documents it."""
+    return json.dumps({"schema": schema, "dola": __version__, **result}, ensure_ascii=ascii_only) + "\n"
+
+
 def print_json(schema: str, result: Mapping[str, Any]) -> None:
-    """One JSON object on one line of stdout: `schema` is its name and version, as docs/cli.md documents it."""
-    sys.stdout.write(json.dumps({"schema": schema, "dola": __version__, **result}, ensure_ascii=False) + "\n")
+    """Print one such line to stdout; escaped where stdout cannot hold every character."""
+    unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
+    sys.stdout.write(json_line(schema, result, ascii_only=not unicode))
     sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """Text that a model made, without what would command the terminal: control characters other than newline and tab."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text)
