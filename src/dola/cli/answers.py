@@ -88,17 +88,20 @@ def answers(
     check_length(model, inputs, max_new_tokens)
     penalised = Decoding(max_new_tokens, repetition_penalty)
     _warm_up(model, tokenizer, inputs, [None, *configs])
+    ways = [
+        ("greedy", None, replace(penalised, repetition_penalty=1.0)),
+        *((_title(config, repetition_penalty), config, penalised) for config in [None, *configs]),
+    ]
     found: list[Answer] = []
-    ways: list[tuple[DoLaConfig | None, Decoding]] = [(None, replace(penalised, repetition_penalty=1.0)), (None, penalised)]
-    for config, decoding in [*ways, *((config, penalised) for config in configs)]:
-        with waiting(f"{_title(config, decoding)} ({len(found) + 1} of {len(configs) + 2})"):
-            answer = _answer(model, tokenizer, inputs, config, decoding)
+    for title, config, decoding in ways:
+        with waiting(f"{title} ({len(found) + 1} of {len(ways)})"):
+            answer = _answer(model, tokenizer, inputs, title, config, decoding)
         greedy = found[0].token_ids if found else answer.token_ids
         found.append(replace(answer, differs=differs(greedy, answer.token_ids)))
     return found
 
 
-def _answer(model: Any, tokenizer: Any, inputs: Any, config: DoLaConfig | None, decoding: Decoding) -> Answer:
+def _answer(model: Any, tokenizer: Any, inputs: Any, title: str, config: DoLaConfig | None, decoding: Decoding) -> Answer:
     import dola
 
     with nullcontext() if config is None else dola.attach(model, config) as attachment:
@@ -106,7 +109,7 @@ def _answer(model: Any, tokenizer: Any, inputs: Any, config: DoLaConfig | None, 
     (completion,) = batch.completions
     return Answer(
         **asdict(completion),
-        title=_title(config, decoding),
+        title=title,
         pieces=pieces(tokenizer, completion.token_ids),
         repetition_penalty=decoding.repetition_penalty,
         config=config,
@@ -118,12 +121,11 @@ def _answer(model: Any, tokenizer: Any, inputs: Any, config: DoLaConfig | None, 
 def _warm_up(model: Any, tokenizer: Any, inputs: Any, configs: Sequence[DoLaConfig | None]) -> None:
     """Two tokens of each kind: what is slow only once should not count against the first column."""
     for config in (configs[0], configs[-1]):
-        _answer(model, tokenizer, inputs, config, Decoding(2, 1.0))
+        _answer(model, tokenizer, inputs, "", config, Decoding(2, 1.0))
 
 
-def _title(config: DoLaConfig | None, decoding: Decoding) -> str:
-    penalty = "" if decoding.repetition_penalty == 1 else f", penalty {decoding.repetition_penalty:g}"
+def _title(config: DoLaConfig | None, repetition_penalty: float) -> str:
     if config is None:
-        return f"greedy{penalty}"
+        return f"greedy, penalty {repetition_penalty:g}"
     layers = config.layers if isinstance(config.layers, str) else ", ".join(map(str, config.layers))
-    return f"DoLa {layers}{penalty}"
+    return f"DoLa {layers}, penalty {repetition_penalty:g}"

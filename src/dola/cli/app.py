@@ -12,6 +12,7 @@ import typer
 from dola import __version__
 from dola.cli import compare, generate, models
 from dola.cli.endings import in_words
+from dola.cli.output import quiet_bars
 
 app = typer.Typer(
     help="DoLa: decode by contrasting layers, with any Hugging Face causal language model.",
@@ -39,6 +40,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def run() -> None:
     """The command's entry point."""
+    quiet_bars()
     with in_words():
         command = typer.main.get_command(app)
         if "_DOLA_COMPLETE" in os.environ:  # the shell asks for completions

@@ -74,7 +74,8 @@ def as_flags(text: str) -> str:
     """The words of a library error for somebody at a command line: `layers=[24, 28]` becomes `--layers 24,28`."""
 
     def flag(match: re.Match[str]) -> str:
-        return f"--{match[1].replace('_', '-')} {re.sub(r', *', ',', match[2].strip('[]'))}"
+        name, value = match[1].replace("_", "-"), match[2].strip("[]\"'").replace(", ", ",")
+        return f"--{name} {value}"
 
     return re.sub(r"\b(layers|relative_top|divergence)=(\[[^]]*\]|[\"'][^\"']*[\"']|-?[\w.]+)", flag, text)
 
@@ -85,11 +86,25 @@ def _fail_to_parse(error: Any) -> NoReturn:
     if type(error).__name__ == "NoArgsIsHelpError":
         print(context.get_help(), file=sys.stderr)
         raise SystemExit(2)
-    message = " ".join(error.format_message().split())
-    command = context.command_path if context is not None else "dola"
-    if verbs := getattr(getattr(context, "command", None), "commands", None):
-        message += f" There are {', '.join(verbs)}." if "No such command" in message else ""
-    fail(message, f"{command} --help")
+    message = " ".join(error.format_message().replace("Value error, ", "").split())
+    given = _given(getattr(error, "param", None))
+    if given is not None and repr(given) not in message:
+        message = f"{message.rstrip('.')}, not {given!r}."
+    verb = sys.argv[1] if context is None and len(sys.argv) > 1 else ""
+    if "No such command" in message:
+        message += f" There are {', '.join(context.command.commands)}."
+    fail(message, f"{context.command_path if context is not None else f'dola {verb}'.strip()} --help")
+
+
+def _given(option: Any) -> str | None:
+    """What the command line gives an option: the parser's messages do not all repeat it."""
+    for word, after in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+        for name in getattr(option, "opts", ()):
+            if word == name:
+                return after
+            if word.startswith(f"{name}="):
+                return word.removeprefix(f"{name}=")
+    return None
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -75,16 +75,21 @@ def command(
     reference: options.Reference = False,
     sample: Annotated[bool, typer.Option("--sample", help="Draw tokens, rather than taking the best.")] = False,
     temperature: Annotated[
-        float | None, typer.Option(min=0.01, help="Of sampling; below 1 is tamer, above 1 wilder.", show_default="1")
+        float | None,
+        typer.Option(help="Of sampling; below 1 is tamer, above 1 wilder.", show_default="1", callback=options.between(0.01)),
     ] = None,
     top_p: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens that sum to this.", show_default="1")
+        float | None,
+        typer.Option(help="Draw from the likeliest tokens that sum to this.", show_default="1", callback=options.between(0, 1)),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of sampling.", show_default="a new one, shown by --json")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of sampling.", show_default="a new one, shown by --json", callback=options.between(0, 2**63 - 1)),
+    ] = None,
     max_new_tokens: options.MaxNewTokens = 100,
     repetition_penalty: options.RepetitionPenalty = options.PENALTY,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Prompts of a file at a time.", show_default=str(BATCH_SIZE))
+        int | None, typer.Option(help="Prompts of a file at a time.", show_default=str(BATCH_SIZE), callback=options.between(1))
     ] = None,
     dtype: options.DTypeOption = None,
     device: options.Device = None,

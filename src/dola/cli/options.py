@@ -6,6 +6,7 @@ An option without a default of its own is None where it was not given, so that c
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from enum import Enum
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dola.cli.config_file import read_config_file
-from dola.cli.output import note
+from dola.cli.output import note, quiet_libraries
 from dola.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +43,19 @@ class DType(str, Enum):
 
 def _complete(*values: str) -> Any:
     return lambda incomplete: [value for value in values if value.startswith(incomplete)]
+
+
+def between(low: float, high: float = math.inf) -> Any:
+    """A callback that refuses values outside [low, high], and infinity."""
+
+    def check(param: typer.CallbackParam, value: float | None) -> float | None:
+        if value is not None and not (low <= value <= high and math.isfinite(value)):
+            allowed = f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}"
+            flag = max(param.opts, key=len)
+            raise UsageError(f"{flag} {value} is out of range; allowed is {allowed}.", hint=f"leave {flag} out for the default")
+        return value
+
+    return check
 
 
 def _apply_config_file(context: typer.Context, path: Path | None) -> Path | None:
@@ -79,13 +93,18 @@ FinalNorm = Annotated[
 RelativeTop = Annotated[
     float | None,
     typer.Option(
-        help="Rule out tokens below this fraction of the likeliest one's probability; 0 rules out none.", show_default="0.1"
+        help="Rule out tokens below this fraction of the likeliest one's probability; 0 rules out none.",
+        show_default="0.1",
+        callback=between(0, 1),
     ),
 ]
 Reference = Annotated[bool, typer.Option("--reference", help="Decode as transformers 4.55.4 did, token for token.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Length of an answer, at most.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Length of an answer, at most.", callback=between(1))]
 RepetitionPenalty = Annotated[
-    float, typer.Option(min=0.01, help="1 is none. DoLa loops in long texts without one; give greedy the same to compare.")
+    float,
+    typer.Option(
+        help="1 is none. DoLa loops in long texts without one; give greedy the same to compare.", callback=between(0.01)
+    ),
 ]
 DTypeOption = Annotated[
     DType | None, typer.Option("--dtype", help="Load the weights as this.", show_default="as stored; float32 for GGUF")
@@ -183,13 +202,11 @@ def load_model(name: str, *, dtype: DType | None, device: str | None, trust_remo
         ModelFileError, ModelError, DownloadError, MissingExtraError: As `dola.load`.
     """
     note(f"Loading {name} ...")
+    quiet_libraries()
     import torch
-    import transformers
 
     import dola
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     settings: dict[str, Any] = _device_settings(device)
     if dtype is not None:
         settings["dtype"] = getattr(torch, dtype.value)

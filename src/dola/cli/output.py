@@ -7,8 +7,11 @@ where NO_COLOR is set.
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -61,3 +64,22 @@ def print_json(schema: str, result: Mapping[str, Any]) -> None:
 def printable(text: str) -> str:
     """Text that a model made, without what would command the terminal: control characters other than newline and tab."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text)
+
+
+def quiet_bars() -> None:
+    """Have no progress bars where nobody watches, and elsewhere none that stay. To be called before tqdm is imported."""
+    os.environ.setdefault("TQDM_LEAVE", "")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+def quiet_libraries() -> None:
+    """Silence what the libraries say of themselves; where somebody watches, all but downloads."""
+    if not sys.stderr.isatty():
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

@@ -19,7 +19,7 @@ class Prompt:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-def read_prompts(argument: str | None, file: Path | None) -> list[Prompt]:
+def read_prompts(argument: str | None, file: Path | None = None) -> list[Prompt]:
     """The prompts that a command line means: one, unless they come from a file.
 
     Raises:
@@ -29,11 +29,12 @@ def read_prompts(argument: str | None, file: Path | None) -> list[Prompt]:
         raise UsageError("A prompt and --file were both given.", hint="give one of them")
     if file is not None:
         return _from_file(file)
-    if argument is None or argument == "-":
-        return [Prompt(_from_stdin(argument))]
-    if not _is_text(argument):
-        raise UsageError("The prompt is not valid UTF-8.", hint="check the terminal's encoding, or use --file")
-    return [Prompt(argument)]
+    text = _from_stdin(argument) if argument in (None, "-") else argument
+    if not text.strip():
+        raise UsageError("The prompt is empty.", hint='give one, for instance "The capital of France is"')
+    if not _is_text(text):
+        raise UsageError("The prompt is not valid UTF-8.", hint="convert it, for instance with iconv -t utf-8")
+    return [Prompt(text)]
 
 
 def _from_stdin(argument: str | None) -> str:
@@ -42,12 +43,9 @@ def _from_stdin(argument: str | None) -> str:
             "There is no prompt.", hint='dola generate "The capital of France is", or --file FILE, or pipe it into the command'
         )
     try:
-        text = sys.stdin.read()
+        return sys.stdin.read().removesuffix("\n")  # which `echo` adds
     except UnicodeDecodeError:
-        text = "\udcff"
-    if not _is_text(text):
-        raise UsageError("Standard input is not valid UTF-8.", hint="convert it, for instance with iconv -t utf-8")
-    return text.removesuffix("\n")  # which `echo` adds
+        return "\udcff"
 
 
 def _is_text(text: str) -> bool:
