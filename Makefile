@@ -39,6 +39,7 @@ types: $(VENV)/.ready  ## mypy, strict
 
 docs: $(VENV)/.ready  ## the pages that are generated
 	$(BIN)/python tests/doors_page.py > docs/doors.md
+	$(BIN)/python tests/cli_page.py > docs/cli.md
 
 readme: $(VENV)/.ready  ## the commands that the README shows
 	@grep '^dola ' README.md | while read -r line; do echo "$$ $$line"; PATH="$(BIN):$$PATH" bash -c "$$line" || exit 1; done

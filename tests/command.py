@@ -57,3 +57,16 @@ def save(folder: Path, *, template: str | None = TEMPLATE, eos: Any = None, **se
     model.save_pretrained(folder)
     made.save_pretrained(folder)
     return folder
+
+
+def fields(result: dict[str, Any], path: str = "") -> set[str]:
+    """The fields of a JSON result as the verbs' SCHEMA names them, without the two that every result has."""
+    found = set()
+    for name, value in result.items():
+        if isinstance(value, dict) and value:
+            found |= fields(value, f"{path}{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            found |= set().union(*(fields(each, f"{path}{name}[].") for each in value))
+        else:
+            found.add(path + name)
+    return found - {"schema", "dola"}

@@ -7,28 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
-from command import dola_process, environment
+from cli_page import page, verbs
+from command import ROOT, dola_process, environment
 
 import dola
 from dola.cli import main
-from dola.cli.app import app
 from dola.cli.options import PENALTY, Divergence
 from dola.contrast import DIVERGENCES
 from dola.errors import ModelFileError
 from dola.generate import RECOMMENDED_PENALTY
 
 HERE = Path(__file__).parent
-
-
-def verbs(command=None, path=()):
-    """Every verb: its path, and the command."""
-    command = command or typer.main.get_command(app)
-    if not hasattr(command, "commands"):
-        yield path, command
-        return
-    for name, verb in command.commands.items():
-        yield from verbs(verb, (*path, name))
 
 
 VERBS = dict(verbs())
@@ -55,10 +44,25 @@ def test_every_verb_has_help_with_an_example(dola_command, path):
 
 @pytest.mark.parametrize("path", VERBS, ids=" ".join)
 def test_every_option_of_every_verb_is_used_in_a_test(path):
-    file = HERE / f"test_{path[0]}.py"
-    tests = file.read_text() if file.exists() else ""
+    tests = "".join(file.read_text() for file in HERE.glob(f"test_{path[0]}*.py"))
     flags = {flag for option in VERBS[path].params for flag in [*option.opts, *option.secondary_opts] if flag.startswith("--")}
     assert not {flag for flag in flags - {"--help"} if f'"{flag}"' not in tests}
+
+
+def test_the_page_is_fresh():
+    assert (ROOT / "docs" / "cli.md").read_text() == page(), "run: make docs"
+
+
+def test_the_page_does_not_depend_on_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERMINAL_WIDTH", "40")
+    assert (ROOT / "docs" / "cli.md").read_text() == page()
+
+
+def test_every_verb_with_json_documents_it():
+    for path, verb in VERBS.items():
+        if any("--json" in option.opts for option in verb.params):
+            assert getattr(sys.modules[verb.callback.__module__], "SCHEMA", None), path
 
 
 def test_no_arguments_show_the_help_and_are_a_mistake(dola_command):

@@ -19,35 +19,31 @@ from dola.errors import UsageError
 
 __all__ = ["Answer", "answers", "command", "render"]
 
-SCHEMA = "dola.compare/1"
-SCHEMA_PAGE = """
-One object.
-
-| field | meaning |
-|---|---|
-| `schema` | `"dola.compare/1"` |
-| `dola` | version of this package |
-| `model` | `--model` as given |
-| `prompt` | the prompt, before any chat template |
-| `prompt_tokens` | its length, chat template included |
-| `columns` | four objects (more or fewer with `--layers`): greedy, greedy with the repetition penalty, DoLa low, DoLa high |
-| `settings` | `max_new_tokens`, `chat`, `dtype`, `device` |
-
-Each column:
-
-| field | meaning |
-|---|---|
-| `title` | as it is printed |
-| `layers` | `"low"`, `"high"`, `"all"` or a list of layers; null where DoLa is off |
-| `candidate_layers`, `relative_top`, `divergence`, `final_norm` | of DoLa; null where it is off |
-| `repetition_penalty` | 1.0 in the first column |
-| `text` | the answer alone, without special tokens |
-| `token_ids` | its tokens, with the one that ended it |
-| `pieces` | the text of each token |
-| `differs` | for each token, whether greedy decoding has none in its place, the two answers aligned |
-| `finish_reason` | `"stop"`: the model ended it; `"length"`: `--max-new-tokens` did |
-| `seconds`, `tokens_per_second` | of the whole call, the prompt's own forward included, after a warm-up |
-"""
+SCHEMA_NAME = "dola.compare/1"
+SCHEMA = {
+    "model": "--model as given",
+    "prompt": "the prompt, before any chat template",
+    "prompt_tokens": "its length, chat template included",
+    "columns[].title": "as it is printed: greedy; greedy with the penalty; DoLa low and high, or one for each --layers",
+    "columns[].layers": '"low", "high", "all" or a list of layers; null where DoLa is off',
+    "columns[].candidate_layers": "the layers that this means in this model; null where DoLa is off",
+    "columns[].relative_top": "of DoLa; null where it is off",
+    "columns[].divergence": "of DoLa; null where it is off",
+    "columns[].final_norm": "of DoLa; null where it is off",
+    "columns[].repetition_penalty": "1.0 in the first column",
+    "columns[].text": "the answer alone, without special tokens",
+    "columns[].token_ids": "its tokens, with the one that ended it",
+    "columns[].pieces": "the text of each token",
+    "columns[].differs": "for each token, whether greedy decoding has none in its place, the two answers aligned",
+    "columns[].finish_reason": '"stop": the model ended it; "length": --max-new-tokens did',
+    "columns[].seconds": "the whole call, the prompt's own forward included, after a warm-up",
+    "columns[].tokens_per_second": "new tokens per second of that",
+    "settings.max_new_tokens": "length of an answer, at most",
+    "settings.chat": "whether the chat template was used",
+    "settings.dtype": "of the weights",
+    "settings.device": "where the weights were",
+}
+"""Fields of `dola compare --json`: one object."""
 
 
 def command(
@@ -113,7 +109,7 @@ def command(
         "device": str(loaded.device),
     }
     head = {"model": model, "prompt": asked.text, "prompt_tokens": found[0].prompt_tokens}
-    print_json(SCHEMA, {**head, "columns": [_column(answer) for answer in found], "settings": settings})
+    print_json(SCHEMA_NAME, {**head, "columns": [_column(answer) for answer in found], "settings": settings})
 
 
 def _column(answer: Answer) -> dict[str, Any]:

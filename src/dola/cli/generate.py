@@ -16,42 +16,38 @@ from dola.cli.generate_run import Run
 from dola.cli.prompts import read_prompts
 from dola.errors import UsageError
 
-SCHEMA = "dola.generate/1"
-SCHEMA_PAGE = """
-One object for each prompt, on a line of its own; `--output FILE` writes the same lines.
+SCHEMA_NAME = "dola.generate/1"
+SCHEMA = {
+    "model": "--model as given",
+    "index": "number of the prompt, from 0",
+    "prompt": "the prompt, before any chat template",
+    "fields": "the other fields of its line in a .jsonl file",
+    "text": "the completion alone, without special tokens",
+    "token_ids": "its tokens, with the one that ended it",
+    "finish_reason": '"stop": the model ended it; "length": --max-new-tokens did',
+    "prompt_tokens": "length of the prompt, chat template included",
+    "timings.load_seconds": "loading the model, once for all prompts",
+    "timings.generate_seconds": "the batch that the prompt was in, the prompts' own forward included",
+    "timings.tokens_per_second": "new tokens of that batch per second",
+    "timings.batch": "how many prompts were in that batch",
+    "settings.layers": '--layers as given; "off" is without DoLa',
+    "settings.candidate_layers": "the layers that this means in this model; null without DoLa",
+    "settings.relative_top": "of DoLa; null without it",
+    "settings.divergence": "of DoLa; null without it",
+    "settings.final_norm": "of DoLa; null without it",
+    "settings.repetition_penalty": "1.0 is none",
+    "settings.max_new_tokens": "length of an answer, at most",
+    "settings.sample": "whether tokens were drawn",
+    "settings.temperature": "of sampling; null without it",
+    "settings.top_p": "of sampling; null without it",
+    "settings.seed": "of sampling; null without it. The first batch has this seed, one that begins with prompt n this plus n",
+    "settings.chat": "whether the chat template was used",
+    "settings.dtype": "of the weights",
+    "settings.device": "where the weights were",
+    "settings.batch_size": "prompts at a time",
+}
+"""Fields of `dola generate --json`: an object for each prompt, on a line of its own. `--output FILE` writes the same lines."""
 
-| field | meaning |
-|---|---|
-| `schema` | `"dola.generate/1"` |
-| `dola` | version of this package |
-| `model` | `--model` as given |
-| `index` | number of the prompt, from 0 |
-| `prompt` | the prompt, before any chat template |
-| `fields` | the other fields of its line in a `.jsonl` file |
-| `text` | the completion alone, without special tokens |
-| `token_ids` | its tokens, with the one that ended it |
-| `finish_reason` | `"stop"`: the model ended it; `"length"`: `--max-new-tokens` did |
-| `prompt_tokens` | length of the prompt, chat template included |
-| `timings` | an object, see below |
-| `settings` | what was used: an object, see below |
-
-| in `timings` | meaning |
-|---|---|
-| `load_seconds` | the model's loading, once for all prompts |
-| `generate_seconds` | of the batch that the prompt was in, the prompts' own forward included |
-| `tokens_per_second` | new tokens of that batch per second |
-| `batch` | how many prompts were in that batch |
-
-| in `settings` | meaning |
-|---|---|
-| `layers` | `--layers` as given; `"off"` is without DoLa |
-| `candidate_layers` | the layers that this means in this model; null without DoLa |
-| `relative_top`, `divergence`, `final_norm` | of DoLa; null without it |
-| `repetition_penalty`, `max_new_tokens`, `sample` | as given, or the defaults |
-| `temperature`, `top_p`, `seed` | of sampling; null without it |
-| `chat` | whether the chat template was used |
-| `dtype`, `device`, `batch_size` | of the weights; where they were; prompts at a time |
-"""
 BATCH_SIZE = 8
 
 
@@ -118,7 +114,7 @@ def command(
     if batch_size is not None and file is None:
         raise UsageError("--batch-size is for the prompts of a file, and there is no --file.", hint="leave --batch-size out")
     prompts = read_prompts(prompt, file)
-    answers = AnswerFile(output, SCHEMA) if output is not None else None
+    answers = AnswerFile(output, SCHEMA_NAME) if output is not None else None
     if sample and seed is None:
         inherited = answers.seed if answers is not None else None
         seed = secrets.randbelow(2**31) if inherited is None else inherited
@@ -147,7 +143,7 @@ def command(
     if answers is not None:
         run.to_file(answers)
     else:
-        run.to_stdout(SCHEMA, json=json, stream=file is None)
+        run.to_stdout(SCHEMA_NAME, json=json, stream=file is None)
 
 
 def _check_sampling(sample: bool, given: dict[str, Any]) -> None:
