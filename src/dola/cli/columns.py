@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -37,12 +38,14 @@ def render(console: Console, prompt: str, found: Sequence[Answer]) -> None:
     plain = console.color_system is None or console.no_color
     console.print(Text("\n" + printable(prompt.strip()), style="bold"))
     for group in _groups(found, console.width):
-        table = Table(expand=True, padding=(0, 1))
+        # Low tables: two of them and what they say should stand on a screen of 24 lines.
+        table = Table(box=box.MINIMAL_HEAVY_HEAD, show_edge=False, expand=True, padding=(0, 1))
         for answer in group:
-            table.add_column(Text(answer.title), ratio=1, overflow="fold")
+            speed = Text(f"\n{answer.tokens_per_second:.1f} tokens/s", style="dim not bold")
+            table.add_column(Text(answer.title) + speed, ratio=1, overflow="fold")
         table.add_row(*(_marked(answer, plain) for answer in group))
-        table.add_row(*(Text(f"{answer.tokens_per_second:.1f} tokens/s", style="dim") for answer in group))
         console.print(table)
+        console.print()
     for line in _legend(found, plain):
         console.print(line)
 
@@ -90,23 +93,23 @@ def _runs(answer: Answer) -> Iterator[tuple[bool, str]]:
 def _legend(found: Sequence[Answer], plain: bool) -> Iterator[Text]:
     """What the marks mean and, for each DoLa column, what it changed beyond the penalty."""
     mark = Text(f"{OPEN}marked{CLOSE}") if plain else Text("marked", style=MARK)
-    yield mark + Text(": tokens that greedy decoding does not have there.", style="")
     control = found[1]
+    yield mark + Text(f": tokens that greedy does not have there. {control.title} is the control.", style="")
     for answer in found[2:]:
         yield Text(_change(answer, control))
 
 
 def _change(answer: Answer, control: Answer) -> str:
     layers = answer.title.partition(", penalty")[0]
-    share = f"{sum(answer.differs)} of its {len(answer.token_ids)} tokens are not greedy's"
+    share = f"{sum(answer.differs)} of {len(answer.token_ids)} tokens marked"
     if answer.token_ids == control.token_ids:
-        return f"{layers} changed nothing: the same tokens as {control.title}."
+        return f"{layers} changed nothing: its tokens are the control's."
     pairs = enumerate(zip(answer.token_ids, control.token_ids, strict=False))
     first = next((position for position, (ours, theirs) in pairs if ours != theirs), None)
     if first is None:
-        return f"{layers} says the same as {control.title}, and ends elsewhere; {share}."
+        return f"{layers} says what the control says, and ends elsewhere; {share}."
     ours, theirs = (_shown(each, first) for each in (answer, control))
-    return f"{layers} leaves {control.title} at token {first + 1}, {ours} for {theirs}; {share}."
+    return f"{layers} parts from the control at token {first + 1}, {ours} for {theirs}; {share}."
 
 
 def _shown(answer: Answer, position: int) -> str:

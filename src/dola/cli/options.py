@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dola.cli.config_file import read_config_file
-from dola.cli.output import note, quiet_libraries
+from dola.cli.output import loading, quiet_libraries
 from dola.errors import UsageError
 
 if TYPE_CHECKING:
@@ -201,18 +200,18 @@ def load_model(name: str, *, dtype: DType | None, device: str | None, trust_remo
         UsageError: A device that is not there.
         ModelFileError, ModelError, DownloadError, MissingExtraError: As `dola.load`.
     """
-    note(f"Loading {name} ...")
-    quiet_libraries()
-    import torch
+    with loading(name) as progress:
+        quiet_libraries()
+        import torch
 
-    import dola
+        import dola
 
-    settings: dict[str, Any] = _device_settings(device)
-    if dtype is not None:
-        settings["dtype"] = getattr(torch, dtype.value)
-    if trust_remote_code:
-        settings["trust_remote_code"] = True
-    return dola.load(name, progress=_to_stderr, **settings)
+        settings: dict[str, Any] = _device_settings(device)
+        if dtype is not None:
+            settings["dtype"] = getattr(torch, dtype.value)
+        if trust_remote_code:
+            settings["trust_remote_code"] = True
+        return dola.load(name, progress=progress, **settings)
 
 
 def _device_settings(device: str | None) -> dict[str, Any]:
@@ -230,7 +229,3 @@ def _device_settings(device: str | None) -> dict[str, Any]:
             hint="leave --device out, or use --device cpu",
         )
     return {"device_map": device}
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

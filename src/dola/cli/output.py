@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +36,23 @@ def note(line: str) -> None:
     console = stderr()
     if console.is_terminal:
         console.print(line, style="dim", markup=False)
+
+
+@contextmanager
+def loading(name: str) -> Iterator[Callable[[str], None]]:
+    """Say what is being loaded while it is, where somebody watches. Yields what prints a line of progress in the meantime."""
+    watched = sys.stderr.isatty()
+    wipe = "\r\x1b[K" if watched else ""  # no spinner: downloads have bars of their own
+
+    def progress(line: str) -> None:
+        print(f"{wipe}{line}", file=sys.stderr, flush=True)
+
+    if watched:
+        print(f"Loading {printable(name)} ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield progress
+    finally:
+        print(wipe, end="", file=sys.stderr, flush=True)
 
 
 @contextmanager
