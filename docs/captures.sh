@@ -29,10 +29,10 @@ screen() {  # name, command: one screen for each size
 }
 
 question='"On what date was the Declaration of Independence officially signed?"'
-screen help "dola --help"
-screen generate "dola generate $question"
 screen compare "dola compare $question"
 screen compare-no-color "NO_COLOR=1 dola compare $question"
+screen help "dola --help"
+screen generate "dola generate $question"
 screen file "dola generate --file questions.txt --output answers.jsonl --max-new-tokens 20"
 screen mistake "dola generate Hello --layers 28,30,31"
 screen models "dola models list"

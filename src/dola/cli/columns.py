@@ -41,7 +41,7 @@ def render(console: Console, prompt: str, found: Sequence[Answer]) -> None:
         # Low tables: two of them and what they say should stand on a screen of 24 lines.
         table = Table(box=box.MINIMAL_HEAVY_HEAD, show_edge=False, expand=True, padding=(0, 1))
         for answer in group:
-            speed = Text(f"\n{answer.tokens_per_second:.1f} tokens/s", style="dim not bold")
+            speed = Text(f"  {answer.tokens_per_second:.1f} tokens/s", style="dim not bold")
             table.add_column(Text(answer.title) + speed, ratio=1, overflow="fold")
         table.add_row(*(_marked(answer, plain) for answer in group))
         console.print(table)
@@ -94,14 +94,14 @@ def _legend(found: Sequence[Answer], plain: bool) -> Iterator[Text]:
     """What the marks mean and, for each DoLa column, what it changed beyond the penalty."""
     mark = Text(f"{OPEN}marked{CLOSE}") if plain else Text("marked", style=MARK)
     control = found[1]
-    yield mark + Text(f": tokens that greedy does not have there. {control.title} is the control.", style="")
+    yield mark + Text(f": tokens that greedy does not have there. Control: {control.title}.", style="")
     for answer in found[2:]:
         yield Text(_change(answer, control))
 
 
 def _change(answer: Answer, control: Answer) -> str:
     layers = answer.title.partition(", penalty")[0]
-    share = f"{sum(answer.differs)} of {len(answer.token_ids)} tokens marked"
+    share = f"{sum(answer.differs)} of {len(answer.token_ids)} marked"
     if answer.token_ids == control.token_ids:
         return f"{layers} changed nothing: its tokens are the control's."
     pairs = enumerate(zip(answer.token_ids, control.token_ids, strict=False))

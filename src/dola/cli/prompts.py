@@ -83,4 +83,6 @@ def _from_json(where: str, line: str) -> Prompt:
         raise UsageError(f"{where} is not JSON: {error}.", hint=hint) from None
     if not isinstance(fields, dict) or not isinstance(fields.get("prompt"), str):
         raise UsageError(f'{where} has no "prompt" that is a string: {line[:60]}', hint=hint)
+    if not fields["prompt"].strip() or not _is_text(fields["prompt"]):
+        raise UsageError(f"{where} has a prompt that is empty or cannot be encoded: {line[:60]}", hint=hint)
     return Prompt(fields.pop("prompt"), fields)
