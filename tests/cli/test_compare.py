@@ -175,7 +175,7 @@ def test_marks_without_colour():
     text = shown(WIDE, 160)
     assert "The capital is {+Rome!+}" in text
     assert "\x1b" not in text
-    assert "{+marked+}: tokens that greedy does not have there." in text
+    assert "{+marked+}: tokens not in greedy's answer." in text
     assert "東京です" in text
 
 

@@ -94,7 +94,7 @@ def _legend(found: Sequence[Answer], plain: bool) -> Iterator[Text]:
     """What the marks mean and, for each DoLa column, what it changed beyond the penalty."""
     mark = Text(f"{OPEN}marked{CLOSE}") if plain else Text("marked", style=MARK)
     control = found[1]
-    yield mark + Text(f": tokens that greedy does not have there. Control: {control.title}.", style="")
+    yield mark + Text(f": tokens not in greedy's answer. Control: {control.title}.", style="")
     for answer in found[2:]:
         yield Text(_change(answer, control))
 
