@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 LOWEST = .venv-lowest
 
-.PHONY: help demo test test-lowest lint types docs readme clean
+.PHONY: help demo test test-lowest lint types docs captures readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -39,6 +39,10 @@ types: $(VENV)/.ready  ## mypy, strict
 
 docs: $(VENV)/.ready  ## the pages that are generated
 	$(BIN)/python tests/doors_page.py > docs/doors.md
+	$(BIN)/python tests/cli_page.py > docs/cli.md
+
+captures: $(VENV)/.ready  ## the screens in docs/captures; needs tmux
+	PATH="$(abspath $(BIN)):$$PATH" docs/captures.sh
 
 readme: $(VENV)/.ready  ## the commands that the README shows
 	@grep '^dola ' README.md | while read -r line; do echo "$$ $$line"; PATH="$(BIN):$$PATH" bash -c "$$line" || exit 1; done

@@ -1,11 +1,22 @@
-"""DoLa: decode by contrasting layers (arXiv 2309.03883), for any Hugging Face causal language model."""
+"""DoLa: decode by contrasting layers (arXiv 2309.03883), for any Hugging Face causal language model.
 
-from dola.anatomy import Anatomy
-from dola.attach import Attachment, attach
-from dola.config import DoLaConfig
-from dola.errors import DolaError
-from dola.generate import generate, install, uninstall
-from dola.models import load
+Names are imported when they are first used (PEP 562), so that `dola --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dola.anatomy import Anatomy
+    from dola.attach import Attachment, attach
+    from dola.config import DoLaConfig
+    from dola.errors import DolaError
+    from dola.generate import generate, install, uninstall
+    from dola.models import load
 
 __version__ = "0.1.0"
 
@@ -21,3 +32,48 @@ __all__ = [
     "load",
     "uninstall",
 ]
+
+_HOME = {
+    "Anatomy": "anatomy",
+    "Attachment": "attach",
+    "DoLaConfig": "config",
+    "DolaError": "errors",
+    "attach": "attach",
+    "generate": "generate",
+    "install": "generate",
+    "load": "models",
+    "uninstall": "generate",
+}
+"""The module that each exported name lives in."""
+
+_SUBMODULES = ("anatomy", "config", "contrast", "errors", "generation", "layers", "models")
+"""Modules that `import dola` alone makes reachable as `dola.errors` and so on."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return import_module(f"{__name__}.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_SUBMODULES})
+
+
+class _Package(ModuleType):
+    """This package, in which a submodule does not hide the function of its name.
+
+    Importing `dola.attach` makes Python set the attribute `attach` of `dola` to the module; the function is what people mean.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and _HOME.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -10,7 +10,8 @@
     ├── CaptureError (RuntimeError)       a forward in which a candidate layer did not run: never decoded plainly instead
     ├── ModelFileError (ValueError)       a model name, folder or file that cannot be loaded
     ├── DownloadError (RuntimeError)      an embedded model that could not be fetched or is damaged
-    └── MissingExtraError (ImportError)   an optional dependency that is not installed
+    ├── MissingExtraError (ImportError)   an optional dependency that is not installed
+    └── UsageError (ValueError)           a command line that cannot be done: contradicting options, unreadable files
 
 The message says what was wrong, what was given and what is allowed; `hint` says what to do, in words that can be pasted.
 """
@@ -76,3 +77,7 @@ class DownloadError(DolaError, RuntimeError):
 
 class MissingExtraError(DolaError, ImportError):
     """An optional dependency is not installed."""
+
+
+class UsageError(DolaError, ValueError):
+    """What was asked of the command line cannot be done: options that contradict each other, files that cannot be read."""

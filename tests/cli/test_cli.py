@@ -1,46 +1,74 @@
-"""The `dola` command, run as a user runs it."""
+"""The `dola` command as a whole: help, completion, imports, and that no option is without a test."""
 
-import os
+import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from cli_page import page, verbs
+from command import ROOT, dola_process, environment
 
-from dola import __version__
+import dola
 from dola.cli import main
-from dola.cli.app import app
-from dola.cli.compare import _marked, answers
+from dola.cli.options import PENALTY, Divergence
+from dola.contrast import DIVERGENCES
 from dola.errors import ModelFileError
+from dola.generate import RECOMMENDED_PENALTY
 
-runner = CliRunner()
-
-
-def dola_command(*args, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", "from dola.cli import main; main()", *args],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
+HERE = Path(__file__).parent
 
 
-def test_version_and_help():
-    assert runner.invoke(app, ["--version"]).output.strip() == __version__
-    text = runner.invoke(app, ["--help"]).output
-    assert "compare" in text
-    assert "models" in text
+VERBS = dict(verbs())
 
 
-def test_a_mistake_gets_words_and_exit_code_2():
-    done = dola_command("compare", "hello", "--model", "smolm")
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith(
-        "dola: 'smolm' is neither a folder nor an embedded model; those are smollm2, gemma3-270m.\nHint:"
-    )
-    assert "Traceback" not in done.stderr
+def test_version(dola_command):
+    assert dola_command("--version") == (0, dola.__version__ + "\n", "")
+
+
+def test_help_lists_the_verbs(dola_command):
+    ended = dola_command("--help")
+    assert ended.code == 0
+    for path in VERBS:
+        assert path[0] in ended.out
+
+
+@pytest.mark.parametrize("path", VERBS, ids=" ".join)
+def test_every_verb_has_help_with_an_example(dola_command, path):
+    ended = dola_command(*path, "--help")
+    assert ended.code == 0
+    example = " ".join(ended.out.partition("Example")[2].split())
+    assert f"dola {' '.join(path)}" in example
+
+
+@pytest.mark.parametrize("path", VERBS, ids=" ".join)
+def test_every_option_of_every_verb_is_used_in_a_test(path):
+    tests = "".join(file.read_text() for file in HERE.glob(f"test_{path[0]}*.py"))
+    flags = {flag for option in VERBS[path].params for flag in [*option.opts, *option.secondary_opts] if flag.startswith("--")}
+    assert not {flag for flag in flags - {"--help"} if f'"{flag}"' not in tests}
+
+
+def test_the_page_is_fresh():
+    assert (ROOT / "docs" / "cli.md").read_text() == page(), "run: make docs"
+
+
+def test_the_page_does_not_depend_on_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERMINAL_WIDTH", "40")
+    assert (ROOT / "docs" / "cli.md").read_text() == page()
+
+
+def test_every_verb_with_json_documents_it():
+    for path, verb in VERBS.items():
+        if any("--json" in option.opts for option in verb.params):
+            assert getattr(sys.modules[verb.callback.__module__], "SCHEMA", None), path
+
+
+def test_no_arguments_show_the_help_and_are_a_mistake(dola_command):
+    ended = dola_command()
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("Usage: dola")
 
 
 def test_without_the_extra_the_command_prints_the_install_line(monkeypatch, capsys):
@@ -48,50 +76,69 @@ def test_without_the_extra_the_command_prints_the_install_line(monkeypatch, caps
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    assert "pip install 'dola-decoding[cli]'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("dola: the command needs typer, rich, gguf")
+    assert "Hint: pip install 'dola-decoding[cli]'" in said
 
 
-def test_main_runs_the_app(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["dola", "--version"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 0
-    assert capsys.readouterr().out.strip() == __version__
-
-
-def test_run_turns_errors_into_exit_code_2(monkeypatch, capsys):
-    def fail():
+def test_errors_of_the_library_are_told_in_words(dola_command, monkeypatch):
+    def fail(*_, **__):
         raise ModelFileError("what", hint="do")
 
-    monkeypatch.setattr("dola.cli.app.app", fail)
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == "dola: what\nHint: do\n"
+    monkeypatch.setattr("dola.cli.options.load_model", fail)
+    assert dola_command("generate", "Hi") == (2, "", "dola: what\nHint: do\n")
 
 
-def test_answers_have_their_controls(smollm2):
-    found = answers(*smollm2, "The capital of Washington State is", layers=["high", [26, 28]], max_new_tokens=8)
-    assert [answer.title for answer in found] == [
-        "greedy",
-        "greedy, penalty 1.2",
-        "DoLa high, penalty 1.2",
-        "DoLa 26, 28, penalty 1.2",
-    ]
-    assert all(1 <= len(answer.token_ids) <= 8 and answer.tokens_per_second > 0 for answer in found)
-    assert found[0].token_ids != found[2].token_ids
-    assert not hasattr(smollm2.model, "dola")
+def test_help_imports_neither_torch_nor_transformers():
+    code = "import atexit, json, sys; atexit.register(lambda: print(json.dumps(list(sys.modules)), file=sys.stderr)); "
+    command = [sys.executable, "-c", code + "from dola.cli import main; main()"]
+    for arguments in (["--help"], ["compare", "--help"], ["models", "--help"], ["generate", "", "--layers", "off"]):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, env=environment())
+        imported = set(json.loads(done.stderr.splitlines()[-1]))
+        assert "typer" in imported
+        assert not {"torch", "transformers", "numpy"} & imported
 
 
-def test_compare_in_a_terminal(smollm2, monkeypatch):
-    monkeypatch.setattr("dola.cli.compare.load", lambda name: smollm2)
-    result = runner.invoke(app, ["compare", "Water boils at", "--max-new-tokens", "3"])
-    assert result.exit_code == 0
-    assert "Water boils at" in result.output
-    assert result.output.count("tokens/s") == 4
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("dola ", ["generate", "compare", "models"]),
+        ("dola gen", ["generate"]),
+        ("dola generate --rep", ["--repetition-penalty"]),
+        ("dola generate --layers ", ["high", "low", "all", "off"]),
+        ("dola compare --divergence ", ["jsd", "reference"]),
+        ("dola compare -m s", ["smollm2"]),
+    ],
+)
+def test_completion(dola_command, monkeypatch, words, expected):
+    monkeypatch.setenv("_DOLA_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+    ended = dola_command()
+    assert ended.code == 0
+    assert set(expected) <= set(ended.out.split())
+    if words.endswith(("gen", "rep", "s")):
+        assert ended.out.split() == expected
 
 
-def test_departures_from_greedy_are_marked_from_their_first_word():
-    marked = _marked("the cat sat", "the car ran")
-    assert (marked.plain, [(span.start, span.end) for span in marked.spans]) == ("the cat sat", [(4, 11)])
-    assert _marked("same", "same").spans == []
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script(dola_command, monkeypatch, shell):
+    monkeypatch.setattr("typer.completion._get_shell_name", lambda: shell, raising=False)
+    ended = dola_command("--show-completion")
+    assert ended.code == 0
+    assert "_DOLA_COMPLETE" in ended.out
+
+
+def test_completion_is_installed(tmp_path):
+    home = {"HOME": str(tmp_path), "SHELL": "/bin/bash", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = dola_process("--install-completion", "bash", env=home)
+    assert done.returncode == 0
+    assert re.search(r"bash completion installed in .*dola.sh", done.stdout)
+    (script,) = (tmp_path / ".bash_completions").iterdir()
+    assert "_DOLA_COMPLETE" in script.read_text()
+    assert str(script) in (tmp_path / ".bashrc").read_text()
+
+
+def test_what_options_repeat_of_modules_that_they_cannot_import():
+    assert PENALTY == RECOMMENDED_PENALTY
+    assert [each.value for each in Divergence] == list(DIVERGENCES)

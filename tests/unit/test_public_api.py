@@ -5,6 +5,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
+
 import dola
 
 
@@ -45,6 +47,42 @@ def test_importing_dola_needs_only_the_core_dependencies():
         "for name in ('gguf', 'rich', 'typer', 'accelerate', 'matplotlib', 'lm_eval', 'vllm'):\n"
         "    sys.modules[name] = None\n"
         "import dola\n"
+        "for name in dola.__all__: getattr(dola, name)\n"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    strict = ["-W", "error", "-W", "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"]  # as in pyproject.toml
+    done = subprocess.run([sys.executable, *strict, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+FIRST = [
+    "import dola.attach, dola.generate",
+    "from dola.attach import Session; from dola.generate import RECOMMENDED_PENALTY",
+    "from dola import generate, attach",
+    "import importlib; importlib.import_module('dola.generate'); importlib.import_module('dola.attach')",
+    "dola.attach; dola.generate",
+    "dola.errors.DolaError; dola.contrast.contrast; dola.models.load; from dola import layers",
+]
+
+
+def test_names_are_imported_when_used_and_not_hidden_by_the_modules_of_their_names():
+    """`dola.attach` is the function, although a module has that name, whatever is imported first."""
+    code = f"""
+import sys, types
+for first in {FIRST}:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dola"]:
+        del sys.modules[name]
+    import dola
+    assert not {{"dola.attach", "dola.generate"}} & set(sys.modules)
+    assert first != {FIRST[0]!r} or not {{"torch", "transformers"}} & set(sys.modules)
+    assert set(dola.__all__) <= set(dir(dola))
+    exec(first)
+    for name in ("attach", "generate"):
+        assert isinstance(getattr(dola, name), types.FunctionType), (first, getattr(dola, name))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_not_there():
+    with pytest.raises(AttributeError, match="module 'dola' has no attribute 'nosuch'"):
+        dola.nosuch  # noqa: B018

@@ -9,10 +9,12 @@ def main() -> None:
     missing = [name for name in ("typer", "rich", "gguf") if find_spec(name) is None]
     if missing:
         print(
-            f"The dola command needs {', '.join(missing)}.\nHint: pip install 'dola-decoding[cli]'",
+            f"dola: the command needs {', '.join(missing)}; the `cli` extra has them.\nHint: pip install 'dola-decoding[cli]'",
             file=sys.stderr,
         )
         raise SystemExit(2)
-    from dola.cli.app import run
-
+    try:
+        from dola.cli.app import run
+    except KeyboardInterrupt:  # modules are still being imported
+        raise SystemExit(130) from None
     run()

@@ -1,13 +1,18 @@
-"""The verbs of the `dola` command, and what all of them share: errors in words, exit code 2."""
+"""The verbs of the `dola` command. A verb is a file with a `command`, registered by one line here.
 
+This file is read for every `dola --help`: no verb imports torch or transformers before it runs.
+"""
+
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from dola import __version__
-from dola.cli import compare, doctor, models
-from dola.errors import DolaError
+from dola.cli import compare, doctor, generate, models
+from dola.cli.endings import in_words
+from dola.cli.output import quiet_bars
 
 app = typer.Typer(
     help="DoLa: decode by contrasting layers, with any Hugging Face causal language model.",
@@ -15,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.command("generate")(generate.command)
 app.command("compare")(compare.command)
 app.command("doctor")(doctor.command)
 app.add_typer(models.app, name="models")
@@ -22,7 +28,12 @@ app.add_typer(models.app, name="models")
 
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """Options of the command itself."""
+    """DoLa: decode by contrasting layers, with any Hugging Face causal language model.
+
+    \b
+    Example:
+      dola compare "On what date was the Declaration of Independence officially signed?"
+    """
     if version:
         print(__version__)
         raise typer.Exit
@@ -30,8 +41,11 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def run() -> None:
     """The command's entry point."""
-    try:
-        app()
-    except DolaError as error:
-        print(f"dola: {error.message}\nHint: {error.hint}", file=sys.stderr)
-        raise SystemExit(2) from None
+    quiet_bars()
+    with in_words():
+        command = typer.main.get_command(app)
+        if "_DOLA_COMPLETE" in os.environ:  # the shell asks for completions
+            command.main(prog_name="dola")
+        # Not `app()`: it has endings of its own, among them exit code 1 where a pipe is closed.
+        with command.make_context("dola", sys.argv[1:]) as context:
+            command.invoke(context)

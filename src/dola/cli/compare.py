@@ -1,135 +1,132 @@
 """`dola compare`: one prompt answered greedily, greedily with the repetition penalty, and with DoLa, side by side.
 
-The middle column is a control: DoLa is used with a repetition penalty, and part of what it changes is the penalty's doing.
+The second column is a control: DoLa is used with a repetition penalty, and part of what it changes is the penalty's doing.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from dola.attach import attach
-from dola.config import DoLaConfig
-from dola.generate import RECOMMENDED_PENALTY
-from dola.generation import check_not_empty
-from dola.models import load
+from dola.cli import options
+from dola.cli.answers import Answer, answers
+from dola.cli.columns import render
+from dola.cli.decoding import uses_chat
+from dola.cli.output import print_json, stdout
+from dola.cli.prompts import read_prompts
+from dola.errors import UsageError
 
+__all__ = ["Answer", "answers", "command", "render"]
 
-@dataclass(frozen=True)
-class Answer:
-    """What one way of decoding made of a prompt."""
-
-    title: str
-    text: str
-    token_ids: list[int]
-    tokens_per_second: float
-
-
-def answers(
-    model: Any,
-    tokenizer: Any,
-    prompt: str,
-    *,
-    layers: Sequence[str | Sequence[int]] = ("high",),
-    max_new_tokens: int = 50,
-    repetition_penalty: float = RECOMMENDED_PENALTY,
-    chat: bool = True,
-) -> list[Answer]:
-    """Answers of greedy decoding, of greedy decoding with the same repetition penalty, and of DoLa with each of `layers`.
-
-    Args:
-        model, tokenizer: As `dola.load` returns them.
-        prompt: The text to continue or, with `chat` and a model that has a chat template, the user's message.
-        layers: One DoLa column for each: "high", "low", or indices.
-        max_new_tokens: Length of the answers.
-        repetition_penalty: For the control and for DoLa.
-        chat: Whether to use the model's chat template, where it has one.
-    """
-    inputs = encode(tokenizer, prompt, chat=chat).to(model.device)
-    check_not_empty(inputs["input_ids"])
-    ways: list[tuple[str, DoLaConfig | None, float]] = [
-        ("greedy", None, 1.0),
-        (f"greedy, penalty {repetition_penalty}", None, repetition_penalty),
-        *(
-            (f"DoLa {_label(chosen)}, penalty {repetition_penalty}", DoLaConfig(chosen), repetition_penalty)
-            for chosen in layers
-        ),
-    ]
-    return [_answer(model, tokenizer, inputs, title, config, penalty, max_new_tokens) for title, config, penalty in ways]
-
-
-def encode(tokenizer: Any, prompt: str, *, chat: bool = True) -> Any:
-    """Input ids and attention mask of a prompt, through the chat template where there is one and `chat` asks for it."""
-    if chat and getattr(tokenizer, "chat_template", None):
-        message = [{"role": "user", "content": prompt}]
-        return tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-    return tokenizer(prompt, return_tensors="pt")
-
-
-def render(console: Console, prompt: str, found: Sequence[Answer]) -> None:
-    """Print a prompt and its answers side by side; what departs from the first answer is marked."""
-    console.print(Text("\n" + prompt.strip(), style="bold"))
-    table = Table(show_lines=False, expand=True, padding=(0, 1))
-    for answer in found:
-        table.add_column(Text(answer.title), ratio=1, overflow="fold")
-    table.add_row(*(_marked(answer.text.strip(), found[0].text.strip()) for answer in found))
-    table.add_row(*(Text(f"{answer.tokens_per_second:.1f} tokens/s", style="dim") for answer in found))
-    console.print(table)
+SCHEMA_NAME = "dola.compare/1"
+SCHEMA = {
+    "model": "--model as given",
+    "prompt": "the prompt, before any chat template",
+    "prompt_tokens": "its length, chat template included",
+    "columns[].title": "as it is printed: greedy; greedy with the penalty; DoLa low and high, or one for each --layers",
+    "columns[].layers": '"low", "high", "all" or a list of layers; null where DoLa is off',
+    "columns[].candidate_layers": "the layers that this means in this model; null where DoLa is off",
+    "columns[].relative_top": "of DoLa; null where it is off",
+    "columns[].divergence": "of DoLa; null where it is off",
+    "columns[].final_norm": "of DoLa; null where it is off",
+    "columns[].repetition_penalty": "1.0 in the first column",
+    "columns[].text": "the answer alone, without special tokens",
+    "columns[].token_ids": "its tokens, with the one that ended it",
+    "columns[].pieces": "the text of each token",
+    "columns[].differs": "for each token, whether greedy decoding has none in its place, the two answers aligned",
+    "columns[].finish_reason": '"stop": the model ended it; "length": --max-new-tokens did',
+    "columns[].seconds": "the whole call, the prompt's own forward included, after a warm-up",
+    "columns[].tokens_per_second": "new tokens per second of that",
+    "settings.max_new_tokens": "length of an answer, at most",
+    "settings.chat": "whether the chat template was used",
+    "settings.dtype": "of the weights",
+    "settings.device": "where the weights were",
+}
+"""Fields of `dola compare --json`: one object."""
 
 
 def command(
-    prompt: Annotated[str, typer.Argument(help="The text to continue.")],
-    model: Annotated[str, typer.Option(help="A hub id, a folder, a .gguf file, or an alias.")] = "smollm2",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answers.")] = 50,
-    repetition_penalty: Annotated[float, typer.Option(min=0.1, help="For the control and for DoLa.")] = RECOMMENDED_PENALTY,
-    chat: Annotated[bool, typer.Option(help="Use the model's chat template, where it has one.")] = True,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The text to complete, or the message to answer; - reads standard input.")
+    ] = None,
+    model: options.Model = "smollm2",
+    chat: options.Chat = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Layers of a DoLa column: {options.LAYERS_HELP}. Repeat it for more columns.", show_default="low, high"
+        ),
+    ] = None,
+    divergence: options.DivergenceOption = None,
+    final_norm: options.FinalNorm = None,
+    relative_top: options.RelativeTop = None,
+    reference: options.Reference = False,
+    max_new_tokens: options.MaxNewTokens = 50,
+    repetition_penalty: options.RepetitionPenalty = options.PENALTY,
+    dtype: options.DTypeOption = None,
+    device: options.Device = None,
+    config: options.ConfigFile = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    json: options.Json = False,
 ) -> None:
-    """Answer a prompt greedily and with DoLa. Example: dola compare "The capital of Washington State is"."""
-    loaded, tokenizer = load(model)
+    """Answer a prompt greedily and with DoLa, side by side.
+
+    Greedy; greedy with the same repetition penalty, which shows what the penalty does alone; DoLa with low and with high
+    layers. Tokens that are not greedy's are marked.
+
+    \b
+    Examples:
+      dola compare "On what date was the Declaration of Independence officially signed?"
+      dola compare "The capital of Washington State is" --layers high --layers 26,28
+    """
+    if "off" in (layers or []):
+        raise UsageError("--layers off is no column: the first two are without DoLa already.", hint="leave it out")
+    configs = [
+        options.dola_config(
+            chosen, divergence=divergence, final_norm=final_norm, relative_top=relative_top, reference=reference
+        )
+        for chosen in layers or ["low", "high"]
+    ]
+    (asked,) = read_prompts(prompt)
+    loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     found = answers(
         loaded,
         tokenizer,
-        prompt,
-        layers=("low", "high"),
+        asked.text,
+        layers=configs,
         max_new_tokens=max_new_tokens,
         repetition_penalty=repetition_penalty,
         chat=chat,
     )
-    render(Console(), prompt, found)
+    if not json:
+        render(stdout(), asked.text, found)
+        return
+    settings = {
+        "max_new_tokens": max_new_tokens,
+        "chat": uses_chat(tokenizer, chat),
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "device": str(loaded.device),
+    }
+    head = {"model": model, "prompt": asked.text, "prompt_tokens": found[0].prompt_tokens}
+    print_json(SCHEMA_NAME, {**head, "columns": [_column(answer) for answer in found], "settings": settings})
 
 
-def _answer(
-    model: Any, tokenizer: Any, inputs: Any, title: str, config: DoLaConfig | None, penalty: float, max_new_tokens: int
-) -> Answer:
-    with attach(model, config) if config is not None else nullcontext():
-        start = time.perf_counter()
-        output = model.generate(
-            **inputs,
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            repetition_penalty=penalty,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        seconds = time.perf_counter() - start
-    new: torch.Tensor = output[0, inputs["input_ids"].shape[1] :]
-    return Answer(title, tokenizer.decode(new, skip_special_tokens=True), new.tolist(), len(new) / seconds)
-
-
-def _label(layers: str | Sequence[int]) -> str:
-    return layers if isinstance(layers, str) else ", ".join(map(str, layers))
-
-
-def _marked(text: str, first: str) -> Text:
-    """The text, with the part after what it shares with the first answer in colour."""
-    shared = next((i for i, (a, b) in enumerate(zip(text, first, strict=False)) if a != b), min(len(text), len(first)))
-    shared = text.rfind(" ", 0, shared) + 1 if shared < len(text) else shared
-    return Text(text[:shared]) + Text(text[shared:], style="bold cyan")
+def _column(answer: Answer) -> dict[str, Any]:
+    config = answer.config
+    return {
+        "title": answer.title,
+        "layers": config and config.layers,
+        "candidate_layers": answer.candidate_layers,
+        "relative_top": config and config.relative_top,
+        "divergence": config and config.divergence,
+        "final_norm": config and config.final_norm,
+        "repetition_penalty": answer.repetition_penalty,
+        "text": answer.text,
+        "token_ids": answer.token_ids,
+        "pieces": answer.pieces,
+        "differs": answer.differs,
+        "finish_reason": answer.finish_reason,
+        "seconds": round(answer.seconds, 3),
+        "tokens_per_second": round(answer.tokens_per_second, 2),
+    }

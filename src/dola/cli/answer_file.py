@@ -1,0 +1,87 @@
+"""The file of `dola generate --output`: JSON lines, written as answers come, so that an interrupted run can be taken up again.
+
+A file is taken up only where each of its lines answers the same prompt with the same model and settings. Nothing that this
+command did not write is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dola.cli.output import json_line
+from dola.cli.prompts import Prompt
+from dola.errors import UsageError
+
+
+class AnswerFile:
+    """An output file, and which prompts it answers already.
+
+    Attributes:
+        done: Indices of the prompts that the file answers.
+    """
+
+    def __init__(self, path: Path, schema: str) -> None:
+        self.path, self.schema = path, schema
+        self.done: set[int] = set()
+        self._records, self._length = self._read()
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that the answers so far were drawn with, if any were."""
+        return self._records[0]["settings"]["seed"] if self._records else None
+
+    def take_up(self, prompts: Sequence[Prompt], model: str, settings: Mapping[str, Any]) -> None:
+        """Go on where the file ends, dropping a line that was half written.
+
+        Raises:
+            UsageError: The file answers other prompts, or was made by another model or with other settings.
+        """
+        for record in self._records:
+            index = record["index"]
+            if index >= len(prompts) or (record["prompt"], record["fields"]) != (prompts[index].text, prompts[index].fields):
+                raise self._refusal(f"its answer {index} is of another prompt: {str(record['prompt'])[:60]!r}")
+            if record["model"] != model:
+                raise self._refusal(f"it was made with --model {record['model']}, and this is {model}")
+            for name, value in settings.items():
+                if (there := record["settings"].get(name)) != value:
+                    raise self._refusal(f"it was made with {name} = {json.dumps(there)}, and here it is {json.dumps(value)}")
+            self.done.add(index)
+        if self.path.exists():
+            os.truncate(self.path, self._length)
+
+    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Append answers; when this returns they are in the file."""
+        with self.path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write("".join(json_line(self.schema, record) for record in records))
+
+    def _read(self) -> tuple[list[dict[str, Any]], int]:
+        """The complete records, and their length in bytes."""
+        try:
+            content = self.path.read_bytes() if self.path.exists() else b""
+            with self.path.open("ab"):  # find out now, not after the first batch, that it cannot be written
+                pass
+        except OSError as error:
+            raise UsageError(f"--output {str(self.path)!r}: {error.strerror}.", hint="check the path") from None
+        *lines, rest = content.split(b"\n")
+        start = json_line(self.schema, {}).encode()[:-2].partition(b', "dola"')[0]
+        if rest and not (rest.startswith(start) or start.startswith(rest)):
+            raise self._refusal("it was not written by this command")
+        return [self._record(number, line) for number, line in enumerate(lines, 1)], len(content) - len(rest)
+
+    def _record(self, number: int, line: bytes) -> dict[str, Any]:
+        with suppress(ValueError, KeyError, TypeError):
+            record: dict[str, Any] = json.loads(line)
+            keys = ("index", "prompt", "fields", "model", "settings")
+            if record["schema"] == self.schema and type(record["index"]) is int and all(key in record for key in keys):
+                return record
+        raise self._refusal(f"its line {number} was not written by this command")
+
+    def _refusal(self, why: str) -> UsageError:
+        return UsageError(
+            f"--output {str(self.path)!r} exists, and {why}.", hint="name another file, or remove it; nothing was changed"
+        )

@@ -1,0 +1,131 @@
+"""One prompt decoded in several ways, with controls: what `dola compare` shows, and examples use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from dola.cli import options
+from dola.cli.columns import differs
+from dola.cli.decoding import Decoding, check_length, decode, encode, pieces, uses_chat
+from dola.cli.output import waiting
+
+if TYPE_CHECKING:
+    from dola.config import DoLaConfig
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one way of decoding made of a prompt.
+
+    Attributes:
+        title: Of its column.
+        text: The answer alone, without special tokens.
+        token_ids: Its tokens, with the one that ended it.
+        pieces: The text of each token.
+        differs: For each token, whether greedy decoding has none in its place.
+        finish_reason: "stop" or "length".
+        repetition_penalty: What it was decoded with.
+        config: DoLa's settings, or None where it is off.
+        candidate_layers: The layers that these mean in this model.
+        prompt_tokens: Length of the prompt.
+        seconds: Of the whole call.
+    """
+
+    title: str
+    text: str
+    token_ids: list[int]
+    pieces: list[str]
+    finish_reason: str
+    repetition_penalty: float
+    config: DoLaConfig | None
+    candidate_layers: list[int] | None
+    prompt_tokens: int
+    seconds: float
+    differs: tuple[bool, ...] = ()
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens per second of the whole call."""
+        return len(self.token_ids) / self.seconds
+
+
+def answers(
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    *,
+    layers: Sequence[Any] = ("low", "high"),
+    max_new_tokens: int = 50,
+    repetition_penalty: float = options.PENALTY,
+    chat: bool | None = None,
+) -> list[Answer]:
+    """Answers of greedy decoding, of greedy decoding with the same repetition penalty, and of DoLa with each of `layers`.
+
+    Args:
+        model, tokenizer: As `dola.load` returns them.
+        prompt: The text to continue or, with `chat`, the user's message.
+        layers: One DoLa column for each: "high", "low", "all", indices, or a DoLaConfig.
+        max_new_tokens: Length of the answers, at most.
+        repetition_penalty: For the control and for DoLa.
+        chat: Whether to use the chat template; None is wherever the model has one.
+
+    Raises:
+        InputError, UsageError: A prompt without tokens, or too long for the model.
+        ConfigError: Layers that this model does not have.
+    """
+    from dola.anatomy import Anatomy
+    from dola.attach import as_config
+    from dola.layers import candidate_layers
+
+    anatomy = Anatomy.of(model)
+    configs = [as_config(chosen, anatomy) for chosen in layers]
+    for each in configs:  # a mistake in the last column is told before the first is decoded
+        candidate_layers(each.layers, anatomy.num_layers, tied=anatomy.tied)
+    inputs = encode(tokenizer, [prompt], chat=uses_chat(tokenizer, chat))
+    check_length(model, inputs, max_new_tokens)
+    penalised = Decoding(max_new_tokens, repetition_penalty)
+    _warm_up(model, tokenizer, inputs, [None, *configs])
+    ways = [
+        ("greedy", None, replace(penalised, repetition_penalty=1.0)),
+        *((_title(config, repetition_penalty), config, penalised) for config in [None, *configs]),
+    ]
+    found: list[Answer] = []
+    for title, config, decoding in ways:
+        with waiting(f"{title} ({len(found) + 1} of {len(ways)})"):
+            answer = _answer(model, tokenizer, inputs, title, config, decoding)
+        greedy = found[0].token_ids if found else answer.token_ids
+        found.append(replace(answer, differs=differs(greedy, answer.token_ids)))
+    return found
+
+
+def _answer(model: Any, tokenizer: Any, inputs: Any, title: str, config: DoLaConfig | None, decoding: Decoding) -> Answer:
+    import dola
+
+    with nullcontext() if config is None else dola.attach(model, config) as attachment:
+        batch = decode(model, tokenizer, inputs, decoding)
+    (completion,) = batch.completions
+    return Answer(
+        **asdict(completion),
+        title=title,
+        pieces=pieces(tokenizer, completion.token_ids),
+        repetition_penalty=decoding.repetition_penalty,
+        config=config,
+        candidate_layers=None if attachment is None else list(attachment.layers),
+        seconds=batch.seconds,
+    )
+
+
+def _warm_up(model: Any, tokenizer: Any, inputs: Any, configs: Sequence[DoLaConfig | None]) -> None:
+    """Two tokens of each kind: what is slow only once should not count against the first column."""
+    for config in (configs[0], configs[-1]):
+        _answer(model, tokenizer, inputs, "", config, Decoding(2, 1.0))
+
+
+def _title(config: DoLaConfig | None, repetition_penalty: float) -> str:
+    if config is None:
+        return f"greedy, penalty {repetition_penalty:g}"
+    layers = config.layers if isinstance(config.layers, str) else ", ".join(map(str, config.layers))
+    return f"DoLa {layers}, penalty {repetition_penalty:g}"

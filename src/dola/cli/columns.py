@@ -1,0 +1,119 @@
+"""How `dola compare` shows answers: columns of text in which tokens that differ from the first answer's are marked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dola.cli.output import printable
+
+if TYPE_CHECKING:
+    from dola.cli.answers import Answer
+
+COLUMN_WIDTH = 36
+"""Narrower columns than this are put below each other: 4 side by side at 160, two and two at 80, one at 40."""
+
+MARK, OPEN, CLOSE = "bold cyan", "{+", "+}"
+
+
+def differs(first: Sequence[int], token_ids: Sequence[int]) -> tuple[bool, ...]:
+    """For each token whether it has no counterpart in `first`, the two sequences aligned."""
+    marks = [True] * len(token_ids)
+    for block in SequenceMatcher(None, first, token_ids, autojunk=False).get_matching_blocks():
+        marks[block.b : block.b + block.size] = [False] * block.size
+    return tuple(marks)
+
+
+def render(console: Console, prompt: str, found: Sequence[Answer]) -> None:
+    """Print a prompt and its answers side by side, and what DoLa changed.
+
+    Tokens that greedy decoding does not have in their place are coloured or, where there is no colour, stand in {+ +}.
+    """
+    plain = console.color_system is None or console.no_color
+    console.print(Text("\n" + printable(prompt.strip()), style="bold"))
+    for group in _groups(found, console.width):
+        # Low tables: two of them and what they say should stand on a screen of 24 lines.
+        table = Table(box=box.MINIMAL_HEAVY_HEAD, show_edge=False, expand=True, padding=(0, 1))
+        for answer in group:
+            speed = Text(f"  {answer.tokens_per_second:.1f} tokens/s", style="dim not bold")
+            table.add_column(Text(answer.title) + speed, ratio=1, overflow="fold")
+        table.add_row(*(_marked(answer, plain) for answer in group))
+        console.print(table)
+        console.print()
+    for line in _legend(found, plain):
+        console.print(line)
+
+
+def _groups(found: Sequence[Answer], width: int) -> Iterator[Sequence[Answer]]:
+    """Answers by rows of columns, rows of nearly equal length."""
+    rows = -(-len(found) // max(1, width // COLUMN_WIDTH))
+    size = -(-len(found) // rows)
+    for start in range(0, len(found), size):
+        yield found[start : start + size]
+
+
+def _marked(answer: Answer, plain: bool) -> Text:
+    """An answer with the tokens that are not greedy's marked, without the blank space around it."""
+    text = Text()
+    for different, run in _runs(answer):
+        if not (different and plain):
+            text.append(run, style=MARK if different else "")
+            continue
+        words = run.strip()
+        before, _, after = run.partition(words) if words else (run, "", "")
+        text.append(before + (f"{OPEN}{words}{CLOSE}" if words else "") + after)
+    return text
+
+
+def _runs(answer: Answer) -> Iterator[tuple[bool, str]]:
+    """Stretches of an answer, marked or not; a character spread over tokens is marked if one of them is."""
+    stretches: list[tuple[bool, str]] = []
+    waiting = False
+    for different, piece in zip(answer.differs, answer.pieces, strict=True):
+        waiting |= different
+        if not piece:
+            continue
+        if stretches and stretches[-1][0] == waiting:
+            stretches[-1] = (waiting, stretches[-1][1] + piece)
+        else:
+            stretches.append((waiting, piece))
+        waiting = False
+    if stretches:
+        stretches[0] = (stretches[0][0], stretches[0][1].lstrip())
+        stretches[-1] = (stretches[-1][0], stretches[-1][1].rstrip())
+    return ((different, printable(run)) for different, run in stretches if run)
+
+
+def _legend(found: Sequence[Answer], plain: bool) -> Iterator[Text]:
+    """What the marks mean and, for each DoLa column, what it changed beyond the penalty."""
+    mark = Text(f"{OPEN}marked{CLOSE}") if plain else Text("marked", style=MARK)
+    control = found[1]
+    yield mark + Text(f": tokens not in greedy's answer. Control: {control.title}.", style="")
+    for answer in found[2:]:
+        yield Text(_change(answer, control))
+
+
+def _change(answer: Answer, control: Answer) -> str:
+    layers = answer.title.partition(", penalty")[0]
+    share = f"{sum(answer.differs)} of {len(answer.token_ids)} marked"
+    if answer.token_ids == control.token_ids:
+        return f"{layers} changed nothing: its tokens are the control's."
+    pairs = enumerate(zip(answer.token_ids, control.token_ids, strict=False))
+    first = next((position for position, (ours, theirs) in pairs if ours != theirs), None)
+    if first is None:
+        return f"{layers} says what the control says, and ends elsewhere; {share}."
+    ours, theirs = (_shown(each, first) for each in (answer, control))
+    return f"{layers} parts from the control at token {first + 1}, {ours} for {theirs}; {share}."
+
+
+def _shown(answer: Answer, position: int) -> str:
+    piece = printable(answer.pieces[position]).strip()
+    if piece:
+        return f'"{piece}"'
+    return "the end" if position == len(answer.pieces) - 1 and answer.finish_reason == "stop" else "blank space"

@@ -1,0 +1,76 @@
+"""`--config FILE`: a JSON file with options by their names, as defaults of the command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dola.errors import UsageError
+
+
+def read_config_file(path: Path, parameters: Sequence[Any]) -> dict[str, Any]:
+    """The settings of a JSON file as click wants defaults: parameter names, and values as they would be typed.
+
+    Raises:
+        UsageError: A file that cannot be read or is no JSON object, a key that is no option, a value of the wrong kind.
+    """
+    options = {
+        max(parameter.opts, key=len).lstrip("-"): parameter
+        for parameter in parameters
+        if parameter.param_type_name == "option" and parameter.name not in ("config", "help")
+    }
+    return {
+        options[key].name: _typed(path, key, value, options[key])
+        for key, value in _json_object(path).items()
+        if _is_option(path, key, options)
+    }
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    example = '{"layers": "high", "max-new-tokens": 40}'
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {str(path)!r}: {error.strerror}.", hint="check the path") from None
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise UsageError(f"--config {str(path)!r} is not JSON: {error}.", hint=f"write {example}") from None
+    if not isinstance(settings, dict):
+        raise UsageError(
+            f"--config {str(path)!r} holds a JSON {type(settings).__name__}, not an object.", hint=f"write {example}"
+        )
+    return settings
+
+
+def _is_option(path: Path, key: str, options: dict[str, Any]) -> bool:
+    if key not in options:
+        raise UsageError(
+            f"--config {str(path)!r}: {key!r} is no option of this command; there are {', '.join(options)}.",
+            hint='names are those of the options, without dashes in front; for --no-chat write "chat": false',
+        )
+    return True
+
+
+def _typed(path: Path, key: str, value: Any, option: Any) -> Any:
+    """A value of a JSON file as it would stand on the command line."""
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise UsageError(
+                f"--config {str(path)!r}: {key!r} is {value!r}; allowed are true and false.", hint=f'"{key}": true'
+            )
+        return value
+    if option.multiple:
+        return [_word(path, key, item) for item in (value if isinstance(value, list) else [value])]
+    return _word(path, key, value)
+
+
+def _word(path: Path, key: str, value: Any) -> str:
+    if isinstance(value, list) and value and all(type(item) is int for item in value):
+        return ",".join(map(str, value))
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise UsageError(
+            f"--config {str(path)!r}: {key!r} is {json.dumps(value)}; allowed is a word or a number.",
+            hint=f"give it as --{key} takes it, or leave it out",
+        )
+    return str(value)

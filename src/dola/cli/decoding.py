@@ -1,0 +1,171 @@
+"""From prompts to completions, for the verbs that generate: encode, decode a batch, cut off what is no answer.
+
+torch is not imported here, and transformers only inside the model that is handed in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dola.errors import InputError, UsageError
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen once there are scores.
+
+    Attributes:
+        max_new_tokens: Length of a completion, at most.
+        repetition_penalty: 1 is none.
+        sample: Whether tokens are drawn, rather than the best taken.
+        temperature, top_p: Of sampling. 1 changes nothing. No other filter is applied: top-k is off.
+        seed: Of sampling.
+    """
+
+    max_new_tokens: int
+    repetition_penalty: float
+    sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """For `model.generate`. One beam: a model's own generation config may ask for more."""
+        drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0} if self.sample else {}
+        return {
+            "do_sample": self.sample,
+            "num_beams": 1,
+            "max_new_tokens": self.max_new_tokens,
+            "repetition_penalty": self.repetition_penalty,
+            **drawn,
+        }
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model made of one prompt.
+
+    Attributes:
+        text: The completion alone, without special tokens.
+        token_ids: Its tokens, with the one that ended it.
+        finish_reason: "stop" where the model ended it, "length" where `max_new_tokens` did.
+        prompt_tokens: Length of the prompt, chat template included.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Completions of one `generate` call, and the seconds that it took, the prompts' own forward included."""
+
+    completions: list[Completion]
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens of all rows per second."""
+        return sum(len(completion.token_ids) for completion in self.completions) / self.seconds
+
+
+def uses_chat(tokenizer: Any, chat: bool | None) -> bool:
+    """Whether prompts go through the chat template: None is wherever the model has one.
+
+    Raises:
+        UsageError: A chat template was asked for, and there is none.
+    """
+    has_template = bool(getattr(tokenizer, "chat_template", None))
+    if chat and not has_template:
+        raise UsageError(
+            "--chat was given, and this model has no chat template.", hint="leave --chat out, or use an instruct model"
+        )
+    return has_template if chat is None else chat
+
+
+def encode(tokenizer: Any, prompts: Sequence[str], *, chat: bool) -> Any:
+    """Input ids and attention mask [B, T] of prompts, padded on the left, through the chat template if `chat`.
+
+    Raises:
+        UsageError: A batch for a tokenizer that cannot pad.
+    """
+    if len(prompts) > 1 and tokenizer.pad_token_id is None:
+        raise UsageError("This model's tokenizer has no padding token, so prompts cannot share a batch.", hint="--batch-size 1")
+    settings: dict[str, Any] = {"return_tensors": "pt", "padding": len(prompts) > 1}
+    if not chat:
+        return tokenizer(list(prompts), **settings)
+    messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, **settings)
+
+
+def check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
+    """Refuse prompts that are empty, or that leave no room for the answer.
+
+    Raises:
+        InputError: No tokens at all.
+        UsageError: Prompt and answer together are longer than the model's window, where it states one.
+    """
+    length = inputs["input_ids"].shape[-1]
+    if length == 0:
+        raise InputError("The prompt is empty: it has no tokens; at least one is needed.", hint="give a prompt")
+    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if window is None or length + max_new_tokens <= window:
+        return
+    room = window - length
+    raise UsageError(
+        f"The prompt has {length} tokens and --max-new-tokens is {max_new_tokens}; together the model takes {window}.",
+        hint=f"--max-new-tokens {room}" if room > 0 else f"shorten the prompt by {1 - room} tokens or more",
+    )
+
+
+def decode(model: Any, tokenizer: Any, inputs: Any, decoding: Decoding, *, streamer: Any = None) -> Batch:
+    """Complete a batch of encoded prompts with a model, DoLa on it or not."""
+    inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    if decoding.seed is not None:
+        import torch
+
+        torch.manual_seed(decoding.seed)
+    start = time.perf_counter()
+    output = model.generate(**inputs, **decoding.arguments(), pad_token_id=tokenizer.pad_token_id, streamer=streamer)
+    rows = output[:, inputs["input_ids"].shape[1] :].tolist()
+    seconds = time.perf_counter() - start
+    ends = _end_tokens(model)
+    lengths = inputs["attention_mask"].sum(dim=-1).tolist()
+    return Batch([_completion(tokenizer, row, length, ends) for row, length in zip(rows, lengths, strict=True)], seconds)
+
+
+def _completion(tokenizer: Any, row: list[int], prompt_tokens: int, ends: set[int]) -> Completion:
+    """One row [T], without the padding behind its end."""
+    stop = next((position for position, token in enumerate(row) if token in ends), None)
+    token_ids = row if stop is None else row[: stop + 1]
+    text = tokenizer.decode(token_ids, skip_special_tokens=True)
+    return Completion(text, token_ids, "length" if stop is None else "stop", prompt_tokens)
+
+
+def _end_tokens(model: Any) -> set[int]:
+    ends = model.generation_config.eos_token_id
+    return set() if ends is None else set(ends) if isinstance(ends, (list, tuple)) else {ends}
+
+
+def pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
+    """The text of each token in its place, so that joined they are the text of all.
+
+    A character that is spread over several tokens stands at the last of them, the others are empty.
+    """
+    found: list[str] = []
+    begin = read = 0  # what is decoded before is kept as context: some tokenizers drop a leading space
+    for position in range(len(token_ids)):
+        known = tokenizer.decode(token_ids[begin:read], skip_special_tokens=True)
+        text = tokenizer.decode(token_ids[begin : position + 1], skip_special_tokens=True)
+        last = position == len(token_ids) - 1
+        if text.endswith("\ufffd") and not last:
+            found.append("")
+            continue
+        found.append(text[len(known) :])
+        begin, read = read, position + 1
+    return found

@@ -1,0 +1,123 @@
+"""How a run of the command ends: exit codes, and errors in words.
+
+    0    done
+    1    failed through no mistake of the user's: out of memory
+    2    a mistake of the user's: what, got, allowed, and a hint
+    130  Ctrl-C
+    141  whoever read the output closed the pipe, as `head` does
+Anything else is a defect of ours and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+import typer
+
+from dola.errors import ConfigError, DolaError
+
+_ClickUsageError: Any = typer.BadParameter.__mro__[
+    1
+]  # typer exports only this subclass; where click lives depends on its version
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Run a command inside, and end the process as above."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # replaced by something simpler
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        try:
+            yield
+        except typer.Exit as done:
+            sys.stdout.flush()
+            raise SystemExit(done.exit_code) from None
+        sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
+        print("\ndola: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        _write_no_more()
+        raise SystemExit(141) from None
+    except DolaError as error:
+        fail(as_flags(error.message), as_flags(error.hint)) if isinstance(error, ConfigError) else fail(
+            error.message, error.hint
+        )
+    except _ClickUsageError as error:
+        _fail_to_parse(error)
+    except OSError as error:
+        what = f"{error.filename!r}: {error.strerror}" if error.filename else str(error)
+        fail(f"{what}.", "check the path, its permissions, and the space on the disk")
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        fail(
+            f"out of memory: {(str(error) or 'MemoryError').splitlines()[0]}",
+            "use a smaller model, --dtype bfloat16, or a smaller --batch-size",
+            code=1,
+        )
+
+
+def fail(message: str, hint: str, *, code: int = 2) -> NoReturn:
+    """Tell a mistake on stderr, and end the process."""
+    print(f"dola: {message}\nHint: {hint}", file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+def as_flags(text: str) -> str:
+    """The words of a library error for somebody at a command line: `layers=[24, 28]` becomes `--layers 24,28`."""
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match[1].replace("_", "-"), match[2].strip("[]\"'").replace(", ", ",")
+        return f"--{name} {value}"
+
+    return re.sub(r"\b(layers|relative_top|divergence)=(\[[^]]*\]|[\"'][^\"']*[\"']|-?[\w.]+)", flag, text)
+
+
+def _fail_to_parse(error: Any) -> NoReturn:
+    """A mistake in the command line itself, in the form of all others."""
+    context = error.ctx
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(context.get_help(), file=sys.stderr)
+        raise SystemExit(2)
+    message = " ".join(error.format_message().replace("Value error, ", "").split())
+    given = _given(getattr(error, "param", None))
+    if given is not None and repr(given) not in message:
+        message = f"{message.rstrip('.')}, not {given!r}."
+    verb = sys.argv[1] if context is None and len(sys.argv) > 1 else ""
+    if "No such command" in message:
+        message += f" There are {', '.join(context.command.commands)}."
+    fail(message, f"{context.command_path if context is not None else f'dola {verb}'.strip()} --help")
+
+
+def _given(option: Any) -> str | None:
+    """What the command line gives an option: the parser's messages do not all repeat it."""
+    for word, after in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+        for name in getattr(option, "opts", ()):
+            if word == name:
+                return after
+            if word.startswith(f"{name}="):
+                return word.removeprefix(f"{name}=")
+    return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    words = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "out of memory" in words
+        or "can't allocate memory" in words
+    )
+
+
+def _write_no_more() -> None:
+    """Let what is still buffered go nowhere, or Python complains of the closed pipe when it exits."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

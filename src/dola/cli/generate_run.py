@@ -1,0 +1,157 @@
+"""The work of `dola generate`: prompts in batches, answers to standard output or into a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from dola.cli.answer_file import AnswerFile
+from dola.cli.decoding import Batch, Decoding, check_length, decode, encode
+from dola.cli.output import note, print_json, printable, stderr
+from dola.cli.prompts import Prompt
+
+if TYPE_CHECKING:
+    from dola.config import DoLaConfig
+
+
+@dataclasses.dataclass
+class Run:
+    """One run of the command: all that its options came to.
+
+    Attributes:
+        model, tokenizer: As `dola.load` returns them.
+        name, layers: The options as given.
+        config: DoLa's settings, or None where it is off.
+        decoding: How tokens are chosen once there are scores.
+        chat: Whether prompts go through the chat template.
+        batch_size: Prompts at a time.
+        prompts: What to complete.
+        load_seconds: How long the model took to load.
+        candidate_layers: The layers that `config` means in this model.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    layers: str
+    config: DoLaConfig | None
+    decoding: Decoding
+    chat: bool
+    batch_size: int
+    prompts: Sequence[Prompt]
+    load_seconds: float
+    candidate_layers: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        for start in range(0, len(self.prompts), self.batch_size):  # before the first hour of work, not after it
+            check_length(self.model, self._encoded(start), self.decoding.max_new_tokens)
+
+    def to_stdout(self, schema: str, *, json: bool, stream: bool) -> None:
+        """Print completions; token by token if `stream`, on a terminal."""
+        terminal = sys.stdout.isatty()
+        streamer = _streamer(self.tokenizer) if stream and terminal and not json else None
+        for start, batch in self._batches(set(), progress=not terminal and len(self.prompts) > 1, streamer=streamer):
+            for record in self._records(start, batch):
+                if json:
+                    print_json(schema, record)
+                elif streamer is None:
+                    print(printable(record["text"]) if terminal else record["text"], flush=True)
+
+    def to_file(self, answers: AnswerFile) -> None:
+        """Write what the file does not hold yet."""
+        with self._attached():
+            settings = self._settings()
+        answers.take_up(self.prompts, self.name, settings)
+        before = len(answers.done)
+        for start, batch in self._batches(answers.done, progress=True):
+            answers.write([record for record in self._records(start, batch) if record["index"] not in answers.done])
+        note(f"{len(self.prompts) - before} answers written to {answers.path}, {before} were there")
+
+    def _attached(self) -> Any:
+        """The model with DoLa on it, if that is asked for."""
+        import dola
+
+        attachment = nullcontext() if self.config is None else dola.attach(self.model, self.config)
+        self.candidate_layers = None if isinstance(attachment, nullcontext) else list(attachment.layers)
+        return attachment
+
+    def _batches(self, done: set[int], *, progress: bool, streamer: Any = None) -> Iterator[tuple[int, Batch]]:
+        """Decode, batch by batch, and say which prompt a batch begins with; batches that are done as a whole are left out.
+
+        A batch that was interrupted is decoded again as a whole, so that sampling draws what it would have drawn.
+        """
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = stderr()
+        bar = Progress(
+            TextColumn("answers"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=console, transient=True, disable=not (progress and console.is_terminal),
+        )  # fmt: skip
+        with self._attached(), bar:
+            task = bar.add_task("answers", total=len(self.prompts))
+            for start in range(0, len(self.prompts), self.batch_size):
+                rows = range(start, min(start + self.batch_size, len(self.prompts)))
+                if not done.issuperset(rows):
+                    decoding = self.decoding
+                    if decoding.seed is not None:
+                        decoding = dataclasses.replace(decoding, seed=decoding.seed + start)
+                    yield start, decode(self.model, self.tokenizer, self._encoded(start), decoding, streamer=streamer)
+                bar.advance(task, len(rows))
+
+    def _encoded(self, start: int) -> Any:
+        texts = [prompt.text for prompt in self.prompts[start : start + self.batch_size]]
+        return encode(self.tokenizer, texts, chat=self.chat)
+
+    def _records(self, start: int, batch: Batch) -> Iterator[dict[str, Any]]:
+        timings = {
+            "load_seconds": round(self.load_seconds, 3),
+            "generate_seconds": round(batch.seconds, 3),
+            "tokens_per_second": round(batch.tokens_per_second, 2),
+            "batch": len(batch.completions),
+        }
+        for index, completion in enumerate(batch.completions, start):
+            prompt = self.prompts[index]
+            yield {
+                "model": self.name,
+                "index": index,
+                "prompt": prompt.text,
+                "fields": prompt.fields,
+                **dataclasses.asdict(completion),
+                "timings": timings,
+                "settings": self._settings(),
+            }
+
+    def _settings(self) -> dict[str, Any]:
+        """What was used, for the output and for telling whether an interrupted run is the same."""
+        config, decoding = self.config, self.decoding
+        return {
+            "layers": self.layers,
+            "candidate_layers": self.candidate_layers,
+            "relative_top": config and config.relative_top,
+            "divergence": config and config.divergence,
+            "final_norm": config and config.final_norm,
+            "repetition_penalty": decoding.repetition_penalty,
+            "max_new_tokens": decoding.max_new_tokens,
+            "sample": decoding.sample,
+            "temperature": decoding.temperature if decoding.sample else None,
+            "top_p": decoding.top_p if decoding.sample else None,
+            "seed": decoding.seed,
+            "chat": self.chat,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": str(self.model.device),
+            "batch_size": self.batch_size,
+        }
+
+
+def _streamer(tokenizer: Any) -> Any:
+    """Prints a completion to the terminal while it is made."""
+    from transformers import TextStreamer
+
+    class Printer(TextStreamer):  # type: ignore[misc]
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            print(printable(text), end="\n" if stream_end else "", flush=True)
+
+    return Printer(tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -1,0 +1,231 @@
+"""Options that several verbs share, defined once, and what they mean: a DoLaConfig, a loaded model.
+
+An option without a default of its own is None where it was not given, so that contradictions can be told from defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dola.cli.config_file import read_config_file
+from dola.cli.output import loading, quiet_libraries
+from dola.errors import UsageError
+
+if TYPE_CHECKING:
+    from dola.config import DoLaConfig
+    from dola.models import LoadedModel
+
+PENALTY = 1.2
+"""`dola.generate.RECOMMENDED_PENALTY`, without the import of torch."""
+
+
+class Divergence(str, Enum):
+    """How the premature layer is chosen."""
+
+    jsd = "jsd"
+    reference = "reference"
+
+
+class DType(str, Enum):
+    """The numbers that a model's weights are loaded as."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def _complete(*values: str) -> Any:
+    return lambda incomplete: [value for value in values if value.startswith(incomplete)]
+
+
+def between(low: float, high: float = math.inf) -> Any:
+    """A callback that refuses values outside [low, high], and infinity."""
+
+    def check(param: typer.CallbackParam, value: float | None) -> float | None:
+        if value is not None and not (low <= value <= high and math.isfinite(value)):
+            allowed = f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}"
+            flag = max(param.opts, key=len)
+            raise UsageError(f"{flag} {value} is out of range; allowed is {allowed}.", hint=f"leave {flag} out for the default")
+        return value
+
+    return check
+
+
+def _apply_config_file(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the settings of a file the defaults of this command."""
+    if path is not None and not context.resilient_parsing:
+        context.default_map = {**(context.default_map or {}), **read_config_file(path, context.command.params)}
+    return path
+
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A hub id (owner/name), a folder, a .gguf file, or an alias: smollm2, gemma3-270m.",
+        autocompletion=_complete("smollm2", "gemma3-270m"),
+    ),
+]
+Chat = Annotated[
+    bool | None,
+    typer.Option("--chat/--no-chat", help="Use the model's chat template.", show_default="where it has one"),
+]
+LAYERS_HELP = "high (short answers), low (longer reasoning), all, numbers such as 28,30 (0 is the embedding output)"
+Layers = Annotated[
+    str, typer.Option(help=f"Layers to contrast: {LAYERS_HELP}, or off.", autocompletion=_complete("high", "low", "all", "off"))
+]
+DivergenceOption = Annotated[
+    Divergence | None,
+    typer.Option("--divergence", help="How the layer is chosen: the paper's, or the old code's formula.", show_default="jsd"),
+]
+FinalNorm = Annotated[
+    bool | None,
+    typer.Option("--final-norm/--no-final-norm", help="Whether earlier layers pass the final norm.", show_default="final-norm"),
+]
+RelativeTop = Annotated[
+    float | None,
+    typer.Option(
+        help="Rule out tokens below this fraction of the likeliest one's probability; 0 rules out none.",
+        show_default="0.1",
+        callback=between(0, 1),
+    ),
+]
+Reference = Annotated[bool, typer.Option("--reference", help="Decode as transformers 4.55.4 did, token for token.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Length of an answer, at most.", callback=between(1))]
+RepetitionPenalty = Annotated[
+    float,
+    typer.Option(
+        help="1 is none. DoLa loops in long texts without one; give greedy the same to compare.", callback=between(0.01)
+    ),
+]
+DTypeOption = Annotated[
+    DType | None, typer.Option("--dtype", help="Load the weights as this.", show_default="as stored; float32 for GGUF")
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu, cuda, cuda:1, mps, or auto.",
+        show_default="a GPU where there is one",
+        autocompletion=_complete("auto", "cpu", "cuda", "mps"),
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="A JSON file with options by their names here, without dashes in front. Options given on the command line win.",
+        callback=_apply_config_file,
+        is_eager=True,
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model. Read it first.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output: see docs/cli.md.")]
+
+
+def dola_config(
+    layers: str,
+    *,
+    divergence: Divergence | None = None,
+    final_norm: bool | None = None,
+    relative_top: float | None = None,
+    reference: bool = False,
+) -> DoLaConfig | None:
+    """The configuration that the options mean; None for `--layers off`.
+
+    Raises:
+        UsageError: Options that contradict each other.
+        ConfigError: A value that is not allowed.
+    """
+    norm = None if final_norm is None else "--final-norm" if final_norm else "--no-final-norm"
+    given = [
+        flag
+        for flag, value in (("--divergence", divergence), (norm, final_norm), ("--relative-top", relative_top))
+        if flag and value is not None
+    ]
+    if layers == "off":
+        given += ["--reference"] if reference else []
+        if given:
+            raise UsageError(
+                f"{' and '.join(given)} cannot be used with --layers off, which decodes without DoLa.",
+                hint="leave it out, or name layers: --layers high",
+            )
+        return None
+    if reference and (clash := [flag for flag in given if flag != "--relative-top"]):
+        raise UsageError(
+            f"--reference sets the divergence and the final norm itself, and {' and '.join(clash)} was given too.",
+            hint="give --reference alone, or only the others",
+        )
+    from dola.config import DoLaConfig
+
+    chosen = parse_layers(layers)
+    base = DoLaConfig.reference(chosen) if reference else DoLaConfig(chosen)
+    changes: dict[str, Any] = {
+        "divergence": divergence and divergence.value,
+        "final_norm": final_norm,
+        "relative_top": relative_top,
+    }
+    return dataclasses.replace(base, **{name: value for name, value in changes.items() if value is not None})
+
+
+def parse_layers(text: str) -> str | tuple[int, ...]:
+    """`--layers` as DoLaConfig takes it: a bucket, or layer indices.
+
+    Raises:
+        UsageError: Neither.
+    """
+    if text in ("high", "low", "all"):
+        return text
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--layers {text!r} is not known; allowed are high, low, all, off, or numbers with commas between them.",
+            hint="--layers high, or for instance --layers 24,28",
+        ) from None
+
+
+def load_model(name: str, *, dtype: DType | None, device: str | None, trust_remote_code: bool) -> LoadedModel:
+    """Load a model as the options say, without the noise of the libraries.
+
+    Raises:
+        UsageError: A device that is not there.
+        ModelFileError, ModelError, DownloadError, MissingExtraError: As `dola.load`.
+    """
+    with loading(name) as progress:
+        quiet_libraries()
+        import torch
+
+        import dola
+
+        settings: dict[str, Any] = _device_settings(device)
+        if dtype is not None:
+            settings["dtype"] = getattr(torch, dtype.value)
+        if trust_remote_code:
+            settings["trust_remote_code"] = True
+        return dola.load(name, progress=progress, **settings)
+
+
+def _device_settings(device: str | None) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that put a model on a device."""
+    import torch
+
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *(["mps"] * torch.backends.mps.is_available())]
+    if device is None:
+        device = "auto" if len(there) > 1 else None
+    if device in (None, "auto"):
+        return {"device_map": device} if device else {}
+    if device not in there and not (device == "cuda" and "cuda:0" in there):
+        raise UsageError(
+            f"--device {device!r} is not here; there {'are' if len(there) > 1 else 'is'} {', '.join(there)}, and auto.",
+            hint="leave --device out, or use --device cpu",
+        )
+    return {"device_map": device}

@@ -1,0 +1,108 @@
+"""`dola generate --output`: an interrupted run goes on where it ended, and nothing else is touched."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def answer(dola_command, folder, tmp_path):
+    """Answer five prompts into a file, and return its lines."""
+    prompts, output = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
+    texts = ["One", "Two", "Three", "Four", "Five"]
+    prompts.write_text("".join(json.dumps({"prompt": text, "id": n}) + "\n" for n, text in enumerate(texts)))
+
+    def run(*arguments, expect=0):
+        settings = ["--file", prompts, "--output", output, "--max-new-tokens", 4, "--batch-size", 2]
+        ended = dola_command("generate", "-m", folder, *settings, *arguments)
+        assert ended.code == expect
+        return ended.err if expect else output.read_bytes().splitlines(keepends=True)
+
+    run.prompts, run.output = prompts, output
+    return run
+
+
+def texts(lines):
+    return [(record["index"], record["token_ids"], record["fields"]) for record in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("half", [b"", b"{", b'{"schema": "dola.generate/1", "do', "WHOLE LINE WITHOUT ITS END"])
+@pytest.mark.parametrize("how", [[], ["--sample", "--seed", 3]])
+def test_an_interrupted_run_goes_on(answer, kept, half, how):
+    whole = answer(*how)
+    half = whole[kept].rstrip(b"\n") if isinstance(half, str) else half
+    answer.output.write_bytes(b"".join(whole[:kept]) + half)
+    again = answer(*how)
+    assert again[:kept] == whole[:kept]
+    assert texts(again) == texts(whole)
+
+
+def test_a_finished_run_decodes_nothing(answer, monkeypatch):
+    whole = answer()
+    monkeypatch.setattr("dola.cli.generate_run.decode", None)
+    assert answer() == whole
+
+
+def test_a_run_that_is_killed_between_batches_keeps_what_it_had(answer, monkeypatch):
+    whole = answer()
+    answer.output.unlink()
+    from dola.cli import generate_run
+
+    decode, calls = generate_run.decode, []
+
+    def interrupted(*arguments, **settings):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return decode(*arguments, **settings)
+
+    monkeypatch.setattr(generate_run, "decode", interrupted)
+    answer(expect=130)
+    assert texts(answer.output.read_bytes().splitlines()) == texts(whole[:2])
+    monkeypatch.setattr(generate_run, "decode", decode)
+    assert texts(answer()) == texts(whole)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (["--layers", "low"], 'layers = "high", and here it is "low"'),
+        (["--repetition-penalty", "1.3"], "repetition_penalty = 1.2, and here it is 1.3"),
+        (["--no-chat"], "chat = true, and here it is false"),
+        (["--batch-size", "3"], "batch_size = 2, and here it is 3"),
+        (["--sample", "--seed", "5"], "sample = false, and here it is true"),
+    ],
+)
+def test_other_settings_are_refused(answer, changed, words):
+    whole = b"".join(answer())
+    said = answer(*changed, expect=2)
+    assert words in said
+    assert "nothing was changed" in said
+    assert answer.output.read_bytes() == whole
+
+
+def test_another_seed_is_refused_and_none_takes_up_the_first(answer):
+    first = answer("--sample", "--seed", 4)
+    answer.output.write_bytes(first[0])
+    assert "seed = 4, and here it is 5" in answer("--sample", "--seed", 5, expect=2)
+    assert texts(answer("--sample")) == texts(first)
+
+
+def test_other_prompts_are_refused(answer):
+    answer()
+    answer.prompts.write_text('{"prompt": "One", "id": 0}\n{"prompt": "Other", "id": 1}\n')
+    assert "its answer 1 is of another prompt: 'Two'" in answer(expect=2)
+    answer.prompts.write_text('{"prompt": "One", "id": 99}\n')
+    assert "its answer 0 is of another prompt" in answer(expect=2)
+
+
+def test_another_model_is_refused(answer, base_folder):
+    answer()
+    assert "it was made with --model" in answer("-m", base_folder, "--batch-size", 1, expect=2)
+
+
+def test_a_damaged_line_in_the_middle_is_refused(answer):
+    whole = answer()
+    answer.output.write_bytes(whole[0] + whole[1][:40] + b"\n" + whole[2])
+    assert "its line 2 was not written by this command" in answer(expect=2)

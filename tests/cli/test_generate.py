@@ -1,0 +1,206 @@
+"""`dola generate`: every option, on a tiny model."""
+
+import io
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from command import fields, save
+
+import dola
+from dola.cli.generate import SCHEMA, SCHEMA_NAME
+
+
+@pytest.fixture
+def generated(dola_command, folder):
+    """The JSON of `dola generate` with some options."""
+
+    def run(*arguments):
+        ended = dola_command("generate", "-m", folder, "--json", *arguments)
+        assert (ended.code, ended.err) == (0, "")
+        (line,) = ended.out.splitlines()
+        return json.loads(line)
+
+    return run
+
+
+def plain(folder, prompt, *, dola_layers=None, chat=True, **settings):
+    """What transformers makes of it, without our command."""
+    model, tokenizer = dola.load(str(folder))
+    if chat:
+        message = [{"role": "user", "content": prompt}]
+        inputs = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    else:
+        inputs = tokenizer(prompt, return_tensors="pt")
+    call = {"do_sample": False, "max_new_tokens": 6, "repetition_penalty": 1.2, "pad_token_id": 0, **settings}
+    if dola_layers is None:
+        output = model.generate(**inputs, **call)
+    else:
+        output = dola.generate(model, **inputs, dola_layers=dola_layers, **call)
+    return output[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def test_the_completion_alone_is_printed(dola_command, folder):
+    ended = dola_command("generate", "Hello there", "--model", folder, "--max-new-tokens", 6)
+    _, tokenizer = dola.load(str(folder))
+    expected = tokenizer.decode(plain(folder, "Hello there", dola_layers="high"), skip_special_tokens=True)
+    assert ended == (0, expected + "\n", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], {"dola_layers": "high"}),
+        (["--layers", "low"], {"dola_layers": "low"}),
+        (["--layers", "all"], {"dola_layers": "all"}),
+        (["--layers", "3,4"], {"dola_layers": [3, 4]}),
+        (["--layers", "off"], {}),
+        (["--no-chat"], {"dola_layers": "high", "chat": False}),
+        (["--chat"], {"dola_layers": "high"}),
+        (["--divergence", "reference"], {"dola_layers": dola.DoLaConfig("high", divergence="reference")}),
+        (["--divergence", "jsd", "--final-norm"], {"dola_layers": "high"}),
+        (["--no-final-norm"], {"dola_layers": dola.DoLaConfig("high", final_norm=False)}),
+        (["--relative-top", "0.5"], {"dola_layers": dola.DoLaConfig("high", relative_top=0.5)}),
+        (["--reference"], {"dola_layers": dola.DoLaConfig.reference()}),
+        (["--reference", "--relative-top", "0"], {"dola_layers": replace(dola.DoLaConfig.reference(), relative_top=0)}),
+        (["--repetition-penalty", "2"], {"dola_layers": "high", "repetition_penalty": 2.0}),
+        (["--max-new-tokens", "9"], {"dola_layers": "high", "max_new_tokens": 9}),
+        (["--device", "cpu"], {"dola_layers": "high"}),
+        (["--device", "auto"], {"dola_layers": "high"}),
+        (["--trust-remote-code"], {"dola_layers": "high"}),
+    ],
+)  # fmt: skip
+def test_options_mean_what_the_library_means(generated, folder, options, expected):
+    length = [] if "--max-new-tokens" in options else ["--max-new-tokens", "6"]
+    made = generated("The quick brown fox", *length, *options)
+    assert made["token_ids"] == plain(folder, "The quick brown fox", **expected)
+
+
+def test_trust_remote_code_and_dtype_reach_the_loader(dola_command, folder, monkeypatch):
+    seen = {}
+    load = dola.load
+
+    def spy(name, **settings):
+        seen.update(settings)
+        return load(name)
+
+    monkeypatch.setattr(dola, "load", spy)
+    dola_command("generate", "Hi", "-m", folder, "--max-new-tokens", 1)
+    assert set(seen) == {"progress"}
+    dola_command("generate", "Hi", "-m", folder, "--max-new-tokens", 1, "--trust-remote-code", "--dtype", "bfloat16")
+    assert seen["trust_remote_code"] is True
+    assert seen["dtype"] == torch.bfloat16
+
+
+def test_dtype(generated):
+    assert generated("Hi", "--dtype", "bfloat16", "--max-new-tokens", "2")["settings"]["dtype"] == "bfloat16"
+
+
+def test_sampling_is_repeatable(generated):
+    options = ["Once", "--max-new-tokens", "12", "--sample"]
+    first = generated(*options, "--seed", "7")
+    assert generated(*options, "--seed", "7")["token_ids"] == first["token_ids"]
+    assert generated(*options, "--seed", "8")["token_ids"] != first["token_ids"]
+    assert first["settings"]["seed"] == 7
+    drawn = generated(*options)
+    again = generated(*options, "--seed", drawn["settings"]["seed"])
+    assert again["token_ids"] == drawn["token_ids"]
+
+
+def test_temperature_and_top_p_tame_sampling(generated):
+    greedy = generated("Once", "--max-new-tokens", "8")["token_ids"]
+    sampled = ["Once", "--max-new-tokens", "8", "--sample", "--seed", "3"]
+    assert generated(*sampled, "--temperature", "0.01")["token_ids"] == greedy
+    assert generated(*sampled, "--top-p", "0")["token_ids"] == greedy
+    settings = generated(*sampled, "--temperature", "2.5", "--top-p", "0.9")["settings"]
+    assert (settings["temperature"], settings["top_p"]) == (2.5, 0.9)
+
+
+def test_json_is_what_the_page_says(generated):
+    made = generated("Hi", "--max-new-tokens", "3", "--layers", "3,5")
+    assert made["schema"] == SCHEMA_NAME
+    assert fields(made) == set(SCHEMA)
+    assert made["finish_reason"] == "length"
+    assert len(made["token_ids"]) == 3
+    assert made["settings"]["candidate_layers"] == [3, 5]
+    assert made["timings"]["tokens_per_second"] > 0
+
+
+def test_json_without_dola(generated):
+    settings = generated("Hi", "--max-new-tokens", "2", "--layers", "off")["settings"]
+    assert settings["layers"] == "off"
+    assert {settings[name] for name in ("candidate_layers", "relative_top", "divergence", "final_norm", "seed")} == {None}
+
+
+def test_what_comes_after_the_end_is_cut_off(dola_command, tmp_path, folder):
+    end = plain(folder, "Hi", dola_layers="high")[2]
+    model = save(tmp_path / "ends", eos=end)
+    made = json.loads(dola_command("generate", "Hi", "-m", model, "--json").out)
+    assert made["finish_reason"] == "stop"
+    assert made["token_ids"][-1] == end
+    assert len(made["token_ids"]) <= 3
+
+
+def test_a_list_of_end_tokens(dola_command, tmp_path, folder):
+    end = plain(folder, "Hi", dola_layers="high")[2]
+    model = save(tmp_path / "ends", eos=[2, end])
+    assert json.loads(dola_command("generate", "Hi", "-m", model, "--json").out)["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("argument", [["-"], []])
+def test_a_prompt_from_standard_input(generated, monkeypatch, argument):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\nthere\n"))
+    assert generated(*argument, "--max-new-tokens", "1")["prompt"] == "Hello\nthere"
+
+
+def test_json_is_escaped_where_stdout_is_not_unicode(generated, monkeypatch):
+    from dola.cli import output
+
+    written = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", written)
+    output.print_json("test/1", {"text": "é😀"})
+    assert json.loads(written.buffer.getvalue())["text"] == "é😀"
+
+
+def test_config_file(generated, tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text('{"layers": [3, 4], "max-new-tokens": 2, "chat": false, "repetition-penalty": 1.5}')
+    made = generated("Hi", "--config", path)
+    assert made["settings"]["candidate_layers"] == [3, 4]
+    assert made["settings"]["chat"] is False
+    assert made["settings"]["repetition_penalty"] == 1.5
+    assert len(made["token_ids"]) == 2
+    flags_win = generated("Hi", "--config", path, "--layers", "low", "--chat", "--max-new-tokens", "1")
+    assert (flags_win["settings"]["layers"], flags_win["settings"]["chat"]) == ("low", True)
+    assert len(flags_win["token_ids"]) == 1
+
+
+def test_prompts_of_a_text_file(dola_command, folder, tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("One\r\n\n二番目\nThree, which is longer than the others\n".encode())
+    ended = dola_command("generate", "--file", path, "-m", folder, "--max-new-tokens", 6, "--json", "--batch-size", 2)
+    made = [json.loads(line) for line in ended.out.splitlines()]
+    assert [record["prompt"] for record in made] == ["One", "二番目", "Three, which is longer than the others"]
+    assert [record["timings"]["batch"] for record in made] == [2, 2, 1]
+    for record in made:  # left padding changes no row
+        assert record["token_ids"] == plain(folder, record["prompt"], dola_layers="high")
+    shown = dola_command("generate", "--file", path, "-m", folder, "--max-new-tokens", 6).out
+    assert shown == "".join(record["text"] + "\n" for record in made)
+
+
+def test_prompts_of_a_jsonl_file_keep_their_fields(dola_command, folder, tmp_path):
+    path, output = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
+    path.write_text('{"prompt": "One", "id": 7, "text": "mine"}\n{"id": 8, "prompt": "Two"}')
+    ended = dola_command("generate", "--file", path, "-m", folder, "--max-new-tokens", 2, "--output", output)
+    assert ended == (0, "", "")
+    made = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [record["fields"] for record in made] == [{"id": 7, "text": "mine"}, {"id": 8}]
+    assert [record["index"] for record in made] == [0, 1]
+
+
+def test_one_prompt_into_a_file(dola_command, folder, tmp_path):
+    output = tmp_path / "answer.jsonl"
+    assert dola_command("generate", "Hi", "-m", folder, "--max-new-tokens", 2, "--output", output).out == ""
+    assert json.loads(output.read_text())["prompt"] == "Hi"

@@ -1,0 +1,179 @@
+"""Mistakes of a user, and the words that answer them: what, got, allowed, and a hint. Exit code 2, nothing on stdout."""
+
+import re
+
+import pytest
+
+import dola
+from dola.cli.decoding import check_length, encode
+
+FILES = {
+    "list.json": "[1]",
+    "broken.json": "{",
+    "unknown.json": '{"max_tokens": 3}',
+    "no-chat.json": '{"no-chat": true}',
+    "null.json": '{"layers": null}',
+    "flag.json": '{"chat": 1}',
+    "true.json": '{"max-new-tokens": true}',
+    "range.json": '{"max-new-tokens": 0}',
+    "empty.txt": "\n\n",
+    "latin.txt": b"caf\xe9",
+    "broken.jsonl": '{"prompt": "a"}\nnot json',
+    "noprompt.jsonl": '{"prompt": 3}',
+    "blank.jsonl": '{"prompt": " "}',
+    "surrogate.jsonl": '{"prompt": "\\ud800"}',
+    "mine.txt": "precious\n",
+    "half.txt": "precious",
+    "other.jsonl": '{"schema": "dola.generate/1", "index": "0"}\n',
+}
+MODEL = ["-m", "MODEL"]
+MISTAKES = [
+    # arguments, words of the message, words of the hint
+    (["nosuch"], "No such command 'nosuch'. There are generate, compare, ", "dola --help"),
+    (["generate", "Hi", "--lyers", "low"], "No such option: --lyers", "dola generate --help"),
+    (["generate", "Hi", "there"], "unexpected extra argument(s) (there)", "dola generate --help"),
+    (["generate", "Hi", "--top-p"], "Option '--top-p' requires an argument.", "dola generate --help"),
+    (["generate", "Hi", "--max-new-tokens", "x"], "'--max-new-tokens'", "dola generate --help"),
+    (["generate", "Hi", "--seed=1.5"], "'1.5'", "dola generate --help"),
+    (["generate", "Hi", "--dtype", "f32"], "'f32' is not one of 'float32', 'bfloat16', 'float16'.", "dola generate --help"),
+    (["compare", "Hi", "--divergence", "kl"], "'kl' is not one of 'jsd', 'reference'.", "dola compare --help"),
+    (["generate", "Hi", "--max-new-tokens", "0"], "--max-new-tokens 0 is out of range; allowed is 1 or more.", "leave"),
+    (["generate", "Hi", "--repetition-penalty", "-1"], "--repetition-penalty -1.0 is out of range; allowed is 0.01", "leave"),
+    (["generate", "Hi", "--relative-top", "1.5"], "--relative-top 1.5 is out of range; allowed is 0 to 1.", "leave"),
+    (["generate", "Hi", "--sample", "--temperature", "inf"], "--temperature inf is out of range; allowed is 0.01", "leave"),
+    (["generate", "Hi", "--sample", "--top-p", "nan"], "--top-p nan is out of range; allowed is 0 to 1.", "leave"),
+    (["generate", "Hi", "--sample", "--seed", "-1"], "--seed -1 is out of range", "leave"),
+    (["generate", "--file", "latin.txt", "--batch-size", "0"], "--batch-size 0 is out of range", "leave"),
+    (["generate", "Hi", "--temperature", "2"], "--temperature is for sampling", "add --sample"),
+    (["generate", "Hi", "--seed", "1", "--top-p", "1"], "--top-p and --seed are for sampling", "add --sample"),
+    (["generate", "Hi", "--layers", "off", "--reference"], "--reference cannot be used with --layers off", "--layers high"),
+    (["generate", "Hi", "--layers", "off", "--no-final-norm"], "--no-final-norm cannot be used with --layers off", "leave it"),
+    (["generate", "Hi", "--reference", "--divergence", "jsd"], "--divergence was given too.", "--reference alone"),
+    (["compare", "Hi", "--reference", "--final-norm"], "--final-norm was given too.", "--reference alone"),
+    (["generate", "Hi", "--layers", "hihg"], "--layers 'hihg' is not known; allowed are high, low, all, off", "--layers 24,28"),
+    (["generate", "Hi", "--layers", ""], "--layers '' is not known", "--layers high"),
+    (["generate", "Hi", "--layers", "3,3"], "layer 3 stands twice in --layers 3,3", "write --layers 3"),
+    (
+        ["generate", "Hi", *MODEL, "--layers", "99"],
+        "layer 99 in --layers 99 does not exist; allowed are 0 to 5",
+        "--layers high",
+    ),
+    (["compare", "Hi", *MODEL, "--layers", "low", "--layers", "6"], "layer 6 in --layers 6 is the mature layer", "--layers"),
+    (["compare", "Hi", "--layers", "off"], "--layers off is no column", "leave it out"),
+    (["generate", "Hi", *MODEL, "--device", "gpu"], "--device 'gpu' is not here; there", "--device cpu"),
+    (["generate", "Hi", *MODEL, "--device", "cuda:99"], "--device 'cuda:99' is not here", "leave --device out"),
+    (["generate", "Hi", "-m", "smolm"], "'smolm' is neither a folder nor an embedded model", "check the spelling"),
+    (["generate", "Hi", "-m", "./nosuch"], "no folder './nosuch'", "check the path"),
+    (["generate", ""], "The prompt is empty.", "give one"),
+    (["compare", "  "], "The prompt is empty.", "give one"),
+    (["generate", "caf\udce9"], "The prompt is not valid UTF-8.", "iconv"),
+    (["generate", "Hi", "--file", "mine.txt"], "A prompt and --file were both given.", "give one of them"),
+    (["generate", "--file", "nosuch.txt"], "--file 'nosuch.txt': No such file or directory.", "check the path"),
+    (["generate", "--file", "."], "--file '.': Is a directory.", "check the path"),
+    (["generate", "--file", "empty.txt"], "--file 'empty.txt' holds no prompt.", "one prompt on each line"),
+    (["generate", "--file", "latin.txt"], "--file 'latin.txt' is not valid UTF-8", "iconv"),
+    (["generate", "--file", "broken.jsonl"], "--file 'broken.jsonl', line 2 is not JSON", '{"prompt": '),
+    (["generate", "--file", "noprompt.jsonl"], 'line 1 has no "prompt" that is a string: {"prompt": 3}', '{"prompt": '),
+    (["generate", "--file", "blank.jsonl"], "line 1 has a prompt that is empty or cannot be encoded", '{"prompt": '),
+    (["generate", "--file", "surrogate.jsonl"], "line 1 has a prompt that is empty or cannot be encoded", '{"prompt": '),
+    (["generate", "Hi", "--batch-size", "2"], "--batch-size is for the prompts of a file", "leave --batch-size out"),
+    (["generate", "Hi", "--json", "--output", "x.jsonl"], "both were given", "give one of them"),
+    (["generate", "Hi", "--output", "nosuch/x.jsonl"], "--output 'nosuch/x.jsonl': No such file or directory.", "check"),
+    (["generate", "Hi", "--output", "mine.txt"], "'mine.txt' exists, and its line 1 was not written by", "nothing was changed"),
+    (["generate", "Hi", "--output", "half.txt"], "'half.txt' exists, and it was not written by", "nothing was changed"),
+    (["generate", "Hi", "--output", "other.jsonl"], "its line 1 was not written by", "nothing was changed"),
+    (["generate", "Hi", "--config", "nosuch.json"], "--config 'nosuch.json': No such file", "check the path"),
+    (["generate", "Hi", "--config", "list.json"], "holds a JSON list, not an object", '{"layers": "high"'),
+    (["generate", "Hi", "--config", "broken.json"], "--config 'broken.json' is not JSON", '{"layers": "high"'),
+    (["generate", "Hi", "--config", "latin.txt"], "--config 'latin.txt' is not JSON", '{"layers": "high"'),
+    (["generate", "Hi", "--config", "unknown.json"], "'max_tokens' is no option of this command; there are file,", "names"),
+    (["generate", "Hi", "--config", "no-chat.json"], "'no-chat' is no option", '"chat": false'),
+    (["generate", "Hi", "--config", "null.json"], "'layers' is null; allowed is a word or a number.", "--layers takes"),
+    (["generate", "Hi", "--config", "flag.json"], "'chat' is 1; allowed are true and false.", '"chat": true'),
+    (["generate", "Hi", "--config", "true.json"], "'max-new-tokens' is true; allowed is a word", "--max-new-tokens takes"),
+    (["generate", "Hi", "--config", "range.json"], "--max-new-tokens 0 is out of range", "leave"),
+    (["generate", "Hi", *MODEL, "--max-new-tokens", "999"], "--max-new-tokens is 999; together the model takes 256.", "--max-"),
+    (["compare", "word " * 300, *MODEL], "together the model takes 256.", "shorten the prompt by"),
+    (["generate", "Hi", "-m", "BASE", "--chat"], "this model has no chat template.", "leave --chat out"),
+    (["generate", "--file", "two.txt", "-m", "BASE"], "no padding token", "--batch-size 1"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "what", "hint"), MISTAKES, ids=lambda value: None)
+def test_mistake(dola_command, folder, base_folder, tmp_path, monkeypatch, arguments, what, hint):
+    monkeypatch.chdir(tmp_path)
+    for name, content in {**FILES, "two.txt": "one\ntwo"}.items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    names = {"MODEL": str(folder), "BASE": str(base_folder)}
+    ended = dola_command(*(names.get(argument, argument) for argument in arguments))
+    assert ended.code == 2
+    assert ended.out == ""
+    message, _, advice = ended.err.removeprefix("dola: ").rstrip("\n").partition("\nHint: ")
+    assert ended.err.startswith("dola: ")
+    assert what in message
+    assert hint in advice
+    assert not re.search(r"\w=\[|relative_top=|layers=", ended.err), "words of the library, not of the command line"
+    for name, content in FILES.items():
+        assert (tmp_path / name).read_bytes() == (content if isinstance(content, bytes) else content.encode())
+
+
+def test_there_are_more_than_twenty_kinds():
+    assert len(MISTAKES) > 20
+
+
+def test_no_prompt_at_a_terminal(dola_command, monkeypatch):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    ended = dola_command("generate")
+    assert (ended.code, ended.err.splitlines()[0]) == (2, "dola: There is no prompt.")
+
+
+def test_standard_input_that_is_no_text(dola_command, monkeypatch):
+    def fail():
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    monkeypatch.setattr("sys.stdin.read", fail, raising=False)
+    assert "not valid UTF-8" in dola_command("generate", "-").err
+
+
+def test_a_prompt_without_tokens(base_folder):
+    """As with a tokenizer that drops what it does not know."""
+    model, tokenizer = dola.load(str(base_folder))
+    inputs = encode(tokenizer, ["x"], chat=False)
+    inputs["input_ids"] = inputs["input_ids"][:, :0]
+    with pytest.raises(dola.errors.InputError, match="no tokens"):
+        check_length(model, inputs, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError(28, "No space left on device", "/tmp/x"), 2, "dola: '/tmp/x': No space left on device.\nHint: check"),
+        (OSError("odd"), 2, "dola: odd.\nHint: check"),
+        (MemoryError(), 1, "dola: out of memory: MemoryError\nHint: use a smaller model"),
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
+            1,
+            "dola: out of memory: CUDA out of memory. Tried",
+        ),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 1, "dola: out of memory: "),
+        (KeyboardInterrupt(), 130, "\ndola: interrupted\n"),
+    ],
+)
+def test_what_fails_on_the_way(dola_command, folder, monkeypatch, error, code, words):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("dola.cli.generate_run.decode", fail)
+    ended = dola_command("generate", "Hi", "-m", folder)
+    assert ended.code == code
+    assert ended.err.startswith(words)
+    assert ended.out == ""
+
+
+def test_a_defect_of_ours_shows_its_traceback(dola_command, folder, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("dola.cli.generate_run.decode", fail)
+    with pytest.raises(RuntimeError, match="a defect"):
+        dola_command("generate", "Hi", "-m", folder)
