@@ -42,7 +42,7 @@ class Case:
 
 def texts(kind: str) -> dict[str, str]:
     """The shipped prompts of a kind ("mixed" or "copy"), by name."""
-    folder = files("dola.bench").joinpath("prompts", kind)
+    folder = files("dola.bench") / "prompts" / kind
     found = sorted((file.name, file.read_text(encoding="utf-8")) for file in folder.iterdir() if file.name.endswith(".txt"))
     return {name.removesuffix(".txt"): text.strip("\n") for name, text in found}
 
@@ -96,7 +96,7 @@ def check_window(model: Any, cases: list[Case], new_tokens: int) -> None:
     for case in cases:
         if window is not None and case.prompt_tokens + new_tokens > window:
             raise ConfigError(
-                f"{case.name}: {case.prompt_tokens} prompt tokens and {new_tokens} new ones exceed the model's window of {window}.",
+                f"{case.name}: {case.prompt_tokens} prompt tokens and {new_tokens} new ones exceed the window of {window}.",
                 hint=f"use at most {window - new_tokens} prompt tokens",
             )
 

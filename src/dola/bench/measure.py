@@ -46,7 +46,8 @@ def measure(
     check_window(bench.anatomy.lm, list(cases), settings.new_tokens)
     if settings.prompt_lookup and (wide := next((case for case in cases if case.batch_size > 1), None)):
         raise ConfigError(
-            f"prompt_lookup with a batch of {wide.batch_size}: transformers drafts for one row only.", hint="use --batch-sizes 1"
+            f"prompt_lookup with a batch of {wide.batch_size}: transformers drafts for one row only.",
+            hint="use --batch-sizes 1",
         )
     found = []
     with bench:
@@ -66,8 +67,8 @@ def measure(
 class _Times:
     """All runs of one way in one case."""
 
-    first_call: Run | None = None
-    forwards: int = 0
+    first_call: Run
+    forwards: int
     runs: list[Run] = field(default_factory=list)
 
 
@@ -93,11 +94,11 @@ def _measure_case(bench: Bench, case: Case, source: Source | None, say: Progress
 
 def _in_turns(bench: Bench, case: Case, say: Progress) -> dict[Way, _Times]:
     ways = bench.settings.ways()
-    times = {way: _Times() for way in ways}
+    times = {}
     for way in ways:
         say(f"  first call of {way.name}")
         with bench.made_ready(way):
-            times[way].forwards, times[way].first_call = _counted(bench, way, case)
+            times[way] = _counted(bench, way, case)
     for repeat in range(bench.settings.repeats):
         say(f"  repetition {repeat + 1}/{bench.settings.repeats}")
         prompts = case.prompts[repeat % len(case.prompts)]
@@ -121,22 +122,20 @@ def _in_blocks(bench: Bench, case: Case, say: Progress) -> dict[Way, _Times]:
     return times
 
 
-def _counted(bench: Bench, way: Way, case: Case) -> tuple[int, Run]:
-    """A run, and how often it called the model's forward."""
+def _counted(bench: Bench, way: Way, case: Case) -> _Times:
+    """The first call of a way, and how often it called the model's forward."""
     calls = []
     handle = bench.anatomy.lm.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
-        run = bench.run(way, case.prompts[0])
+        first = bench.run(way, case.prompts[0])
     finally:
         handle.remove()
-    return len(calls), run
+    return _Times(first, len(calls))
 
 
 def _result(way: Way, times: dict[Way, _Times], batch_size: int) -> WayResult:
     own = times[way]
     greedy, *_ = times.values()
-    first_call = own.first_call
-    assert first_call is not None  # noqa: S101 - filled by both schedules
     token_s = Spread.of(run.token_s for run in own.runs)
 
     def ratio(name: str) -> Spread | None:
@@ -146,7 +145,7 @@ def _result(way: Way, times: dict[Way, _Times], batch_size: int) -> WayResult:
 
     result = WayResult(
         way=way.name,
-        first_call_s=first_call.total_s,
+        first_call_s=own.first_call.total_s,
         first_token_s=Spread.of(run.first_token_s for run in own.runs),
         token_s=token_s,
         total_s=Spread.of(run.total_s for run in own.runs),

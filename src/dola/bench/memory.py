@@ -1,7 +1,7 @@
 """Peak memory of a generation.
 
-On CUDA the allocator counts. On a CPU the peak of a process is told only once, so each way runs in a process of its own, which
-loads the model, decodes two tokens so that all weights are in memory, has the kernel forget the peak so far (Linux), and decodes.
+On CUDA the allocator counts. On a CPU a process has one peak, so each way runs in a process of its own, which loads the model,
+decodes two tokens so that all weights are in memory, has the kernel forget the peak so far (Linux), and decodes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def peak_memory(bench: Bench, way: Way, prompts: Tensor, source: Source | None) 
     done = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise InputError(f"The process that measures the memory of {way.name} failed: {last}", hint="leave it out with --no-memory")
+        raise InputError(
+            f"The process that measures the memory of {way.name} failed: {last}", hint="leave it out with --no-memory"
+        )
     return Memory(**json.loads(done.stdout.splitlines()[-1]))
 
 

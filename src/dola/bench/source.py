@@ -1,8 +1,8 @@
 """Where a benchmark's model comes from: a name that `dola.load` knows, or a well-known shape with random weights.
 
-Speed depends on shapes, not on what the weights say, so a machine without a model hub can time an 8B model. One thing does depend
-on the weights: how often a single token is plausible. With random ones many always are, so every position pays for the full
-contrast, and the times are an upper bound.
+Speed depends on shapes, not on what the weights say, so a machine without a model hub can time an 8B model. One thing does
+depend on the weights: how often a single token is plausible. With random ones many always are, so every position pays for the
+full contrast, and the times are an upper bound.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The ways of decoding that are compared, and one timed run of one of them.
 
-A call's time is split by a stopping criterion that never stops: it sees the clock after every step. So the prompt and the tokens
-after it are told apart within one call, with nothing subtracted and nothing in the way: both sides carry the same criterion.
+A call's time is split by a stopping criterion that never stops: it sees the clock after every step. So the prompt and the
+tokens after it are told apart within one call, with nothing subtracted, and both sides carry the same criterion.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class Settings:
         memory: Whether peak memory is measured too.
     """
 
-    dola: DoLaConfig = DoLaConfig()
+    dola: DoLaConfig = field(default_factory=DoLaConfig)
     new_tokens: int = 64
     repeats: int = 5
     cache: str = "dynamic"
@@ -58,13 +58,17 @@ class Settings:
                     f"{name}={getattr(self, name)} is too few; at least {least} is needed.", hint=f"use {name}={least} or more"
                 )
         if self.cache not in CACHES:
-            raise ConfigError(f"cache={self.cache!r} is unknown; allowed are {', '.join(CACHES)}.", hint="use dynamic or static")
+            raise ConfigError(
+                f"cache={self.cache!r} is unknown; allowed are {', '.join(CACHES)}.", hint="use dynamic or static"
+            )
         if not self.repetition_penalty > 0:
             raise ConfigError(
                 f"repetition_penalty={self.repetition_penalty} is not above 0; 1.0 is none.", hint="use 1.0 or 1.2"
             )
         if self.compile and self.cache != "static":
-            raise ConfigError("compile with a dynamic cache: generate compiles only with a static one.", hint="use --cache static")
+            raise ConfigError(
+                "compile with a dynamic cache: generate compiles only with a static one.", hint="use --cache static"
+            )
         if self.prompt_lookup and self.cache == "static":
             raise ConfigError(
                 "prompt_lookup with a static cache: drafts that are refused must be taken out of the cache, which a static one "
@@ -131,8 +135,8 @@ class Clock(StoppingCriteria):  # type: ignore[misc]
 class Bench:
     """A model that is decoded with in several ways. Its generation config is put aside while it is used as `with Bench(...)`.
 
-    Nothing but the length ends a generation: an end-of-sequence token would cut one side short and not the other, and a ban on it
-    would be one more logits processor.
+    Nothing but the length ends a generation: an end-of-sequence token would cut one side short and not the other, and a ban
+    on it would be one more logits processor.
     """
 
     def __init__(self, model: Any, settings: Settings) -> None:

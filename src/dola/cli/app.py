@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dola import __version__
-from dola.cli import compare, models
+from dola.cli import bench, compare, models
 from dola.errors import DolaError
 
 app = typer.Typer(
@@ -15,6 +15,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.command("bench")(bench.command)
 app.command("compare")(compare.command)
 app.add_typer(models.app, name="models")
 
