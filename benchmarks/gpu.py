@@ -3,8 +3,8 @@
     python benchmarks/gpu.py FOLDER [--minutes 8]
 
 Plain greedy decoding, DoLa and the code of transformers 4 at batch sizes 1 and 32, with the dynamic cache, and the first two
-with the static cache and generate's own compilation (CUDA graphs). Each part is written to FOLDER as soon as it is done, in the schema
-dola.bench/1; what the time does not allow, or what fails, is named; the tables come last on stdout.
+with the static cache and generate's own compilation (CUDA graphs). Each part is written to FOLDER as soon as it is done, in the
+schema dola.bench/1; what the time does not allow, or what fails, is named; the tables come last on stdout.
 """
 
 import argparse
