@@ -80,7 +80,8 @@ def cut_case(tokenizer: Any, source: dict[str, str], *, batch_size: int, length:
 
 def whole_cases(tokenizer: Any, source: dict[str, str]) -> list[Case]:
     """Each text as it is, a case of its own, through the chat template where the tokenizer has one."""
-    return [Case(name, (torch.tensor([_as_chat(tokenizer, text)]),)) for name, text in source.items()]
+    found = {name: torch.tensor([_as_chat(tokenizer, text)]) for name, text in source.items()}
+    return [Case(f"{name}, {ids.shape[1]} tokens", (ids,)) for name, ids in found.items()]
 
 
 def random_case(vocabulary: int, *, batch_size: int, length: int, batches: int) -> Case:

@@ -31,6 +31,7 @@ ROWS: dict[str, Callable[[WayResult], str]] = {
 def render(console: Console, result: BenchResult) -> None:
     """Print the tables of a result, and on what it was measured."""
     for case in result.cases:
+        console.print(f"{case.name}, {case.new_tokens} new")
         console.print(_table(case))
         for way in case.ways:
             if way.differing_prompts:
@@ -44,8 +45,7 @@ def render(console: Console, result: BenchResult) -> None:
 
 
 def _table(case: CaseResult) -> Table:
-    title = f"{case.name}: {case.new_tokens} new tokens after {case.prompt_tokens}, batch size {case.batch_size}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("")
     for way in case.ways:
         table.add_column(way.way.replace("+", "\n+"), justify="right")

@@ -167,7 +167,6 @@ class Bench:
         count = new_tokens or self.settings.new_tokens
         prompts = prompts.to(self.device)
         clock = Clock(self.device)
-        gc.collect()
         synchronize(self.device)
         start = time.perf_counter()
         output = self._decode(way, prompts, count, clock)
@@ -183,8 +182,9 @@ class Bench:
         )
 
     def settle(self, way: Way, prompts: Tensor) -> None:
-        """Two tokens untimed, to pay for what an attachment or a change of way costs once."""
+        """Two tokens untimed, to pay for what an attachment or a change of way costs once; and no garbage for the next run."""
         self.run(way, prompts[:, :8], 2)
+        gc.collect()
 
     def _decode(self, way: Way, prompts: Tensor, new_tokens: int, clock: Clock) -> Tensor:
         penalty = self.settings.repetition_penalty
