@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from dola.bench.results import BenchResult
@@ -61,5 +62,5 @@ def draw(axes: Any, result: BenchResult) -> None:
     axes.margins(x=0.12)
     axes.set_xlabel("time per token, greedy decoding = 1")
     model = result.model
-    axes.set_title(f"{model['name']}, {model['dtype']}\n{result.machine.describe()}", fontsize=8)
+    axes.set_title("\n".join([f"{model['name']}, {model['dtype']}", *wrap(result.machine.describe(), 90)]), fontsize=8)
     axes.legend(loc="best", fontsize=8)
