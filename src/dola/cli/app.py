@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dola import __version__
-from dola.cli import compare, doctor, generate, models
+from dola.cli import bench, compare, doctor, generate, models
 from dola.cli.endings import in_words
 from dola.cli.output import quiet_bars
 

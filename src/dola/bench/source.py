@@ -1,0 +1,152 @@
+"""Where a benchmark's model comes from: a name that `dola.load` knows, or a well-known shape with random weights.
+
+Speed depends on shapes, not on what the weights say, so a machine without a model hub can time an 8B model. One thing does
+depend on the weights: how often a single token is plausible. With random ones many always are, so every position pays for the
+full contrast, and the times are an upper bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from dola.errors import ConfigError, InputError
+from dola.models import load
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama-3-8b": (
+        "llama",
+        {
+            "vocab_size": 128256,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 8192,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+        },
+    ),
+    "qwen3-8b": (
+        "qwen3",
+        {
+            "vocab_size": 151936,
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 40960,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+        },
+    ),
+    "llama-3.2-1b": (
+        "llama",
+        {
+            "vocab_size": 128256,
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "max_position_embeddings": 131072,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+            "tie_word_embeddings": True,
+        },
+    ),
+    "tiny": (
+        "llama",
+        {
+            "vocab_size": 1000,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 4096,
+        },
+    ),
+}
+"""Architecture and sizes by name. "tiny" is for trying the benchmark itself."""
+
+
+class Loaded(NamedTuple):
+    """A model on its device, and its tokenizer, or None with random weights."""
+
+    model: Any
+    tokenizer: Any
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which model, where, and in which dtype. It can be sent to another process as JSON, to load the same model there.
+
+    Attributes:
+        model: What `dola.load` takes, or a name of `SHAPES` with `random_weights`.
+        dtype: "auto" (as it is stored), "float32", "bfloat16" or "float16".
+        device: A device of torch, or "auto": CUDA where there is one, or else the CPU.
+        random_weights: Whether to make the model up.
+    """
+
+    model: str = "smollm2"
+    dtype: str = "auto"
+    device: str = "auto"
+    random_weights: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigError(
+                f"dtype={self.dtype!r} is unknown; allowed are {', '.join(DTYPES)}.", hint="use bfloat16 or float32"
+            )
+        if self.random_weights and self.model not in SHAPES:
+            raise ConfigError(
+                f"There is no shape {self.model!r} to make random weights for; there are {', '.join(SHAPES)}.",
+                hint="use one of them, or load real weights with --model",
+            )
+
+    def load(self, progress: Callable[[str], None] | None = None) -> Loaded:
+        """Load the model, or make it up with the same weights every time.
+
+        Raises:
+            ConfigError: A device that this machine does not have.
+            ModelFileError, DownloadError, MissingExtraError: As `dola.load`.
+        """
+        device = self._device()
+        if self.random_weights:
+            return Loaded(_make(self.model, device, None if self.dtype == "auto" else getattr(torch, self.dtype)), None)
+        model, tokenizer = load(self.model, progress=progress, dtype=self.dtype)
+        return Loaded(model.to(device), tokenizer)
+
+    def _device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(
+                f"device={self.device!r} cannot be used here: {str(error).splitlines()[0]}", hint="use --device cpu or cuda"
+            ) from error
+        if device.type == "meta":
+            raise InputError("device='meta' holds no numbers, so nothing can be timed on it.", hint="use --device cpu or cuda")
+        return device
+
+
+def _make(shape: str, device: torch.device, dtype: torch.dtype | None) -> Any:
+    """A model of a shape with random weights, made on its device: 8B parameters never pass the CPU's memory."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    family, sizes = SHAPES[shape]
+    # Token ids of these shapes' own specials do not fit every size here, and nothing here is ended by one.
+    config = AutoConfig.for_model(family, **sizes, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    torch.manual_seed(0)
+    with device:
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype or torch.float32)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,140 @@
+"""`dola bench`, run as a user runs it."""
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from families import tiny
+from typer.testing import CliRunner
+
+from dola.cli import bench
+from dola.cli.app import app
+
+runner = CliRunner()
+TINY = ["bench", "--random-weights", "tiny", "--device", "cpu", "--new-tokens", "3", "--repeats", "1", "--no-memory"]
+
+
+@pytest.fixture(autouse=True)
+def _without_collecting_garbage(monkeypatch):
+    """It takes longer than all else here, with what a test process holds."""
+    monkeypatch.setattr("dola.bench.ways.gc.collect", lambda: None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny model with a tokenizer of words, as a folder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    path = tmp_path_factory.mktemp("model")
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "one": 5, "two": 6, "three": 7}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[UNK]").save_pretrained(path)
+    tiny().save_pretrained(path)
+    return path
+
+
+def fields(value, path=""):
+    """The paths of SCHEMA that a JSON value holds: what SCHEMA documents as one field is not taken apart."""
+    if path in bench.SCHEMA:
+        yield path
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from fields(part, f"{path}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for part in value:
+            yield from fields(part, f"{path}[]")
+    else:
+        yield path
+
+
+def test_json_is_what_the_schema_says_and_nothing_else_is_on_stdout():
+    result = runner.invoke(app, [*TINY, "--prompt-lengths", "4,6", "--prompt-lookup", "2", "--layers", "2,4", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found.pop("schema") == "dola.bench/1"
+    assert isinstance(found.pop("dola"), str)
+    assert set(fields(found)) == set(bench.SCHEMA)
+    assert [case["prompt_tokens"] for case in found["cases"]] == [4, 6]
+    assert found["model"]["candidate_layers"] == [2, 4]
+    assert "repetition 1/1" in result.stderr
+
+
+def test_table():
+    threads = torch.get_num_threads()
+    result = runner.invoke(app, [*TINY, "--prompt-lengths", "4,6", "--batch-sizes", "2", "--threads", "1"])
+    torch.set_num_threads(threads)
+    assert result.exit_code == 0, result.output
+    assert "batch 2, 6 random tokens, 3 new" in result.stdout
+    assert "over greedy" in result.stdout
+    assert "Medians over all cases" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_table_says_where_drafts_changed_tokens(monkeypatch):
+    monkeypatch.setattr("dola.bench.measure._first_difference", lambda tokens, others: 1)
+    result = runner.invoke(app, [*TINY, "--prompt-lengths", "4", "--prompt-lookup", "2", "--no-old"])
+    assert "dola+lookup: tokens differ from those without drafts in 1 repetitions" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(("options", "lengths"), [([], [3, 2]), (["--prompt-lengths", "9"], [9])])
+def test_a_real_folder_with_prompts_of_the_users(folder, tmp_path, options, lengths):
+    file = tmp_path / "mine.txt"
+    file.write_text("one two three\n---\ntwo one\n")
+    options = ["--model", str(folder), "--prompts", str(file), "--new-tokens", "2", "--repeats", "1", "--no-memory", *options]
+    result = runner.invoke(app, ["bench", *options, "--json"])
+    assert result.exit_code == 0, result.output
+    assert [case["prompt_tokens"] for case in json.loads(result.stdout)["cases"]] == lengths
+
+
+def test_chart(monkeypatch, tmp_path):
+    written = []
+    monkeypatch.setattr("dola.bench.chart.find_spec", lambda name: name)
+    monkeypatch.setattr("dola.bench.chart.save_chart", lambda result, path: written.append(path))
+    result = runner.invoke(app, [*TINY, "--prompt-lengths", "4", "--chart", str(tmp_path / "a.png")])
+    assert written == [tmp_path / "a.png"]
+    assert "wrote" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch-sizes", "1,x"], "--batch-sizes '1,x' is no list of whole numbers"),
+        (["--prompt-lengths", "0"], "--prompt-lengths 0 is out of range"),
+        (["--threads", "-2"], "--threads -2 is out of range"),
+        (["--prompt-lengths", "whole"], "--prompt-lengths whole with random weights"),
+        (["--layers", "middle"], "layers='middle' is neither a bucket nor"),
+        (["--layers", "3,99"], "layer 99 in layers="),
+        (["--dtype", "int3"], "dtype='int3' is unknown"),
+        (["--random-weights", "gpt-9"], "There is no shape 'gpt-9'"),
+        (["--cache", "paged"], "cache='paged' is unknown"),
+        (["--new-tokens", "0"], "new_tokens=0 is too few"),
+        (["--prompt-lengths", "5000"], "exceed the window of 4096"),
+    ],
+)
+def test_mistakes(options, message, monkeypatch, capsys):
+    from dola.cli.app import run
+
+    monkeypatch.setattr(sys, "argv", ["dola", *TINY, *options])
+    with pytest.raises(SystemExit) as stop:
+        run()
+    assert stop.value.code == 2
+    told = capsys.readouterr()
+    assert message in told.err
+    assert "Hint: " in told.err
+    assert told.out == ""
+
+
+def test_whole_prompts_have_no_batches(folder):
+    result = runner.invoke(app, ["bench", "--model", str(folder), "--prompts", "copy", "--batch-sizes", "2"])
+    assert "--batch-sizes 2 with whole prompts" in str(result.exception)
+
+
+def test_the_module_itself_imports_nothing_heavy():
+    tree = ast.parse(Path(bench.__file__).read_text())
+    imported = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    imported |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    assert imported <= {"__future__", "pathlib", "sys", "typing", "typer"}
