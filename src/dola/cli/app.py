@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("generate")(generate.command)
 app.command("compare")(compare.command)
 app.command("doctor")(doctor.command)
+app.command("bench")(bench.command)
 app.add_typer(models.app, name="models")
 
 
