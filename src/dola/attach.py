@@ -81,10 +81,12 @@ class Call:
     reading: Reading | None = None
 
 
-class _ThreadState(threading.local):
-    """What the current thread is doing with the model."""
-
+class _State:
     call: Call | None = None
+
+
+class _ThreadState(threading.local, _State):
+    """What the current thread is doing with the model."""
 
 
 class Session:
@@ -102,7 +104,7 @@ class Session:
         self._step = Step(anatomy, config)
         self._lm = anatomy.lm
         self._arguments = _Arguments(anatomy.lm.forward)
-        self._state = _ThreadState()
+        self._state, self._traced = _ThreadState(), _State()
         self._readout_checked = False
         if (other := getattr(self._lm, "dola", None)) is not None:
             raise AttachError(
@@ -138,7 +140,7 @@ class Session:
         try:
             return run(Generation(self._lm, self, self.config.relative_top), original, args, kwargs)
         finally:
-            self._state.call = None  # torch runs no hooks after Ctrl-C
+            self._call = None  # torch runs no hooks after Ctrl-C
 
     def remove(self) -> None:
         """Take the hooks off."""
@@ -163,6 +165,21 @@ class Session:
         generation = current_generation(self._lm)
         return generation is not None and generation.owner is self
 
+    @property
+    def _call(self) -> Call | None:
+        """The forward that this thread is in. torch.compile does not follow what is written to a thread's own state while it
+        traces (seen in torch 2.11), so a traced forward, whose state is gone from the compiled code, has a place of its own."""
+        return self._traced.call or self._state.call
+
+    @_call.setter
+    def _call(self, call: Call | None) -> None:
+        if torch.compiler.is_compiling():
+            self._traced.call = call
+        else:
+            self._state.call = call
+            if call is None:
+                self._traced.call = None
+
     def _forget_compiled_code(self) -> None:
         """Have torch.compile trace anew what it has compiled: it does not notice that hooks have come or gone."""
         if "torch._dynamo" in sys.modules and self._may_be_compiled():
@@ -183,7 +200,7 @@ class Session:
         if module.training:
             raise InputError("The model is in training mode; DoLa decodes with dropout off.", hint="call model.eval()")
         check_not_empty(given("input_ids"), given("inputs_embeds"))
-        self._state.call = Call(given("logits_to_keep"), given("attention_mask"))
+        self._call = Call(given("logits_to_keep"), given("attention_mask"))
 
     def _capturer(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -192,13 +209,13 @@ class Session:
         return capture
 
     def _capture_last(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._state.call is not None:
-            self._state.call.last_block_ran = True
+        if (call := self._call) is not None:
+            call.last_block_ran = True
         if not self._readout_checked:
             self._keep_hidden(self.anatomy.num_layers, output[0] if isinstance(output, tuple) else output)
 
     def _keep_hidden(self, layer: int, hidden: Tensor) -> None:
-        if (call := self._state.call) is None:
+        if (call := self._call) is None:
             raise CaptureError(
                 f"Layer {layer} of {type(self._lm).__name__} ran outside a call of the model, so its logits would be plain.",
                 hint="call model(...), not model.forward(...) or an inner module, or remove DoLa first",
@@ -209,7 +226,7 @@ class Session:
     @torch.no_grad()
     def _close(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """After the forward: contrast, and put the scores where the logits were."""
-        call, self._state.call = self._state.call, None
+        call, self._call = self._call, None
         if output is None or call is None:  # the forward, or the hook before it, raised
             return None
         logits = (output[0] if isinstance(output, tuple) else output.logits).detach()
@@ -250,7 +267,7 @@ class Session:
 
     def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Have the head read the candidates with the mature rows, where that is cheaper than reading them after it."""
-        call = self._state.call
+        call = self._call
         if call is None or not args or call.mature is not None or _is_watched(module):
             return None
         hidden = args[0]
@@ -267,12 +284,12 @@ class Session:
         return rows.flatten(0, 1), *args[1:]
 
     def _after_head(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        call = self._state.call
+        call = self._call
         if call is None or call.mature is None:
             return None
         if call.reading is None:
             logits = output.unflatten(0, (-1, len(call.mature)))
-            call.mature, call.reading = logits[0], Reading(logits[1:])
+            call.mature, call.reading = logits[0], Reading(logits)
         return call.mature
 
     def _is_lazy(self) -> bool:
@@ -281,9 +298,11 @@ class Session:
 
     def _contrast(self, call: Call, logits: Tensor) -> Tensor:
         """Scores for all rows of a forward: [..., V], float32 or better."""
-        hidden = [call.hidden[layer].flatten(0, -2).to(logits.device) for layer in self.layers]
-        reading = call.reading.flat() if call.reading is not None else None
-        return self._step.scores(logits.flatten(0, -2), hidden, reading, lazy=self._is_lazy()).view(logits.shape)
+        if call.reading is not None:
+            read: Reading | list[Tensor] = call.reading.flat()
+        else:
+            read = [call.hidden[layer].flatten(0, -2).to(logits.device) for layer in self.layers]
+        return self._step.scores(logits.flatten(0, -2), read, lazy=self._is_lazy()).view(logits.shape)
 
     def _explain_not_finite(self, call: Call, logits: Tensor, scores: Tensor) -> None:
         """Raise for positions without a usable distribution. Padding has none in some models, and nobody reads it."""
@@ -395,7 +414,7 @@ def select_positions(hidden: Tensor, keep: Any) -> Tensor:
     makes of a tensor: 1-D indices and, in its later versions, per-row indices [B, n] or a mask [B, T].
     """
     if keep is None or isinstance(keep, int):
-        return hidden[:, -keep:] if keep else hidden
+        return hidden[:, -keep:] if keep and hidden.shape[1] > keep else hidden
     if not isinstance(keep, Tensor):
         return hidden[:, keep]
     slice_as_transformers = getattr(modeling_utils, "slice_logits_to_keep", lambda states, index: states[:, index])

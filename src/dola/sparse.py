@@ -55,16 +55,22 @@ class Row:
         """Score the plausible token 0, as the contrast of the mature layer with itself would."""
         self.scores[self.plausible] = 0
 
-    def contrast(self, premature: Tensor, *, divergence: str, log_z: Tensor | None = None) -> None:
+    def contrast(self, premature: Tensor, divergence: str, *, log_z: Tensor | None = None, jsd: Tensor | None = None) -> None:
         """Score the plausible tokens against the candidate that diverges most.
 
         Args:
             premature: Logits [K, V].
             divergence: A key of `contrast.DIVERGENCES`.
             log_z: log sum exp of each candidate [K], if it is known.
+            jsd: Jensen-Shannon divergence of each candidate [K], if it is known.
         """
         log_z = self._wide(premature).logsumexp(dim=-1) if log_z is None else log_z
-        chosen = self._select(premature, log_z, divergence) if len(premature) > 1 else 0
+        if len(premature) == 1:
+            chosen = 0
+        elif jsd is not None and divergence == "jsd":
+            chosen = int(jsd.argmax())
+        else:
+            chosen = self._select(premature, log_z, divergence)
         log_p = self._wide(self.mature[self.plausible]) - self.log_z
         log_q = self._wide(premature[chosen, self.plausible]) - log_z[chosen]
         self.scores[self.plausible] = log_p - log_q.clamp(min=-LARGEST_SCORE)

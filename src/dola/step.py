@@ -55,19 +55,19 @@ def cheaper_together(rows: int, candidates: int, *, bound: float, apart_bound: f
 
 @dataclass
 class Reading:
-    """What one read of the head's weights gave for the candidates, along with the mature logits.
+    """What one read of the head's weights gave, before any logit transform.
 
     Attributes:
-        premature: The head's output, without logit transform: [K, ..., V].
-        log_z: log sum exp of the head's output for the mature row and the candidates, [K+1, ...], or None where unknown.
+        logits: The head's output for the mature row and the candidates, [K+1, ..., V].
+        log_z: log sum exp of it, float32 [K+1, ...], where the compiled kernel has read.
     """
 
-    premature: Tensor
+    logits: Tensor
     log_z: Tensor | None = None
 
     def flat(self) -> Reading:
-        """The same with one dimension of rows: [K, R, V] and [K+1, R]."""
-        return Reading(self.premature.flatten(1, -2), None if self.log_z is None else self.log_z.flatten(1))
+        """The same with one dimension of rows: [K+1, R, V] and [K+1, R]."""
+        return Reading(self.logits.flatten(1, -2), None if self.log_z is None else self.log_z.flatten(1))
 
 
 class Step:
@@ -81,17 +81,22 @@ class Step:
     def __init__(self, anatomy: Anatomy, config: DoLaConfig) -> None:
         self.anatomy, self.config = anatomy, config
         self.rows = self.rows_saved = 0
+        self._plans: dict[tuple[object, ...], bool] = {}
 
     def reads_together(self, hidden: Tensor, candidates: int, *, lazy: bool) -> bool:
         """Whether the head is to read the candidates with the mature rows, its input `hidden` [..., d]."""
-        head = self.anatomy.head
-        rows = hidden[..., 0].numel()
-        device, dtype = hidden.device.type, hidden.dtype
-        size = len(getattr(head, "weight", ())) * rows * candidates
-        if size > CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS_ELSEWHERE):
+        rows, kernel = hidden.shape[:-1].numel(), self._suits_kernel(hidden)
+        key = (rows, candidates, hidden.device.type, hidden.dtype, kernel, lazy)
+        if key not in self._plans:
+            self._plans[key] = self._plan(*key)
+        return self._plans[key]
+
+    def _plan(self, rows: int, candidates: int, device: str, dtype: torch.dtype, kernel: bool, lazy: bool) -> bool:
+        vocabulary = len(getattr(self.anatomy.head, "weight", ()))
+        if vocabulary * rows * candidates > _most_elements(device):
             return False
         apart = ARITHMETIC_BOUND.get((device, dtype), ARITHMETIC_BOUND_ELSEWHERE)
-        bound = NATIVE_BOUND[dtype] if self._kernel(hidden) else apart
+        bound = NATIVE_BOUND[dtype] if kernel else apart
         return cheaper_together(rows, candidates, bound=bound, apart_bound=apart, lazy=lazy and device == "cpu")
 
     def rows_to_read(self, mature: Tensor, hidden: list[Tensor]) -> Tensor:
@@ -104,51 +109,49 @@ class Step:
 
     def read_by_kernel(self, rows: Tensor) -> tuple[Tensor, Reading] | None:
         """Mature logits and reading of `rows` [K+1, ..., d] by the compiled kernel, where it suits this head."""
-        if not self._kernel(rows):
+        if not self._suits_kernel(rows):
             return None
         head: Any = self.anatomy.head
         logits, log_z = native.head_product(head.weight, rows.flatten(0, -2))
         logits, log_z = logits.view(*rows.shape[:-1], -1), log_z.view(rows.shape[:-1])
-        return logits[0], Reading(logits[1:], log_z)
+        return logits[0], Reading(logits, log_z)
 
-    def _kernel(self, hidden: Tensor) -> bool:
-        """Whether the compiled kernel does this head's product."""
+    def _suits_kernel(self, hidden: Tensor) -> bool:
+        """Whether the compiled kernel does this head's product with rows like `hidden`."""
         head: Any = self.anatomy.head
         return not torch.compiler.is_compiling() and native.suits(head) and hidden.dtype == head.weight.dtype
 
-    def scores(self, mature: Tensor, hidden: list[Tensor], reading: Reading | None, *, lazy: bool) -> Tensor:
+    def scores(self, mature: Tensor, read: Reading | list[Tensor], *, lazy: bool) -> Tensor:
         """Scores [R, V], float32 or better.
 
         Args:
             mature: Mature logits [R, V].
-            hidden: The K captures [R, d].
-            reading: Mature and premature logits, where they have been read together; None to read the captures here.
+            read: The candidates' logits, where they have been read together with the mature ones, or the K captures [R, d].
             lazy: Whether rows with a single plausible token may go without a contrast.
         """
         if not torch.compiler.is_compiling():  # a counter would have compiled code made anew at every step
             self.rows += len(mature)
-        if reading is not None:
-            return self._contrast(mature, hidden, reading, lazy)
+        if isinstance(read, Reading):
+            return self._contrast(mature, read, lazy)
         scores = mature.new_empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
-        elements = CHUNK_ELEMENTS.get(mature.device.type, CHUNK_ELEMENTS_ELSEWHERE)
-        size = max(1, elements // (len(hidden) * mature.shape[-1]))
+        size = max(1, _most_elements(mature.device.type) // (len(read) * mature.shape[-1]))
         for start in range(0, len(mature), size):
             rows = slice(start, start + size)
-            scores[rows] = self._contrast(mature[rows], [layer[rows] for layer in hidden], None, lazy)
+            scores[rows] = self._contrast(mature[rows], [layer[rows] for layer in read], lazy)
         return scores
 
-    def _contrast(self, mature: Tensor, hidden: list[Tensor], reading: Reading | None, lazy: bool) -> Tensor:
+    def _contrast(self, mature: Tensor, read: Reading | list[Tensor], lazy: bool) -> Tensor:
         if mature.device.type == "cpu" and not torch.compiler.is_compiling():
-            return self._sparse(mature, hidden, reading, lazy)
+            return self._sparse(mature, read, lazy)
         # All rows at once; nothing depends on their values, so that the host waits for nothing.
-        premature = self._read_apart(hidden) if reading is None else self._transform(reading.premature)
+        premature = self._transform(read.logits[1:]) if isinstance(read, Reading) else self._read_apart(read)
         config = self.config
         return contrast(mature, premature.to(mature.device), relative_top=config.relative_top, divergence=config.divergence)
 
-    def _sparse(self, mature: Tensor, hidden: list[Tensor], reading: Reading | None, lazy: bool) -> Tensor:
+    def _sparse(self, mature: Tensor, read: Reading | list[Tensor], lazy: bool) -> Tensor:
         """Row by row, and only rows that need it."""
         scores = mature.new_empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
-        log_z = None if reading is None or self.anatomy.logit_transform is not None else reading.log_z
+        log_z = read.log_z if isinstance(read, Reading) and self.anatomy.logit_transform is None else None
         undecided: list[tuple[int, Row]] = []
         for r, logits in enumerate(mature):
             row = Row(logits, scores[r], relative_top=self.config.relative_top, log_z=None if log_z is None else log_z[0, r])
@@ -157,16 +160,20 @@ class Step:
             else:
                 undecided.append((r, row))
         self.rows_saved += len(mature) - len(undecided)
-        if undecided and reading is None:
-            indices = [r for r, _ in undecided]
-            premature = self._read_apart([layer[indices] for layer in hidden]).to(mature.device)
-            for i, (_, row) in enumerate(undecided):
-                row.contrast(premature[:, i], divergence=self.config.divergence)
-        elif reading is not None:
-            known = log_z if not self.config.raw_head else reading.log_z
+        divergence = self.config.divergence
+        if isinstance(read, Reading):
             for r, row in undecided:
-                premature = self._transform(reading.premature[:, r])
-                row.contrast(premature, divergence=self.config.divergence, log_z=None if known is None else known[1:, r])
+                premature = self._transform(read.logits[1:, r])
+                if log_z is None:
+                    row.contrast(premature, divergence)
+                else:
+                    jsd = native.js_divergence(read.logits[:, r], log_z[:, r]) if divergence == "jsd" else None
+                    row.contrast(premature, divergence, log_z=log_z[1:, r], jsd=jsd)
+        elif undecided:
+            indices = [r for r, _ in undecided]
+            premature = self._read_apart([layer[indices] for layer in read]).to(mature.device)
+            for i, (_, row) in enumerate(undecided):
+                row.contrast(premature[:, i], divergence)
         return scores
 
     def _read_apart(self, hidden: list[Tensor]) -> Tensor:
@@ -177,3 +184,7 @@ class Step:
     def _transform(self, premature: Tensor) -> Tensor:
         transform = None if self.config.raw_head else self.anatomy.logit_transform
         return premature if transform is None else transform(premature)
+
+
+def _most_elements(device: str) -> int:
+    return CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS_ELSEWHERE)

@@ -1,8 +1,8 @@
-"""The compiled kernel: the LM head for a few rows in one read of its weights (head.c), on Linux CPUs.
+"""The compiled kernels (kernels.c), on Linux CPUs: the LM head for a few rows in one read of its weights, and divergences.
 
-It is compiled with the machine's own C compiler when it is first needed (seconds, once: the library is kept in dola's cache
-folder) and shares torch's OpenMP threads. Where it cannot be had, torch does the product: same scores, slower. `why_not` says
-what is missing, and DOLA_NATIVE=0 switches it off.
+They are compiled with the machine's own C compiler when they are first needed (seconds, once: the library is kept in dola's
+cache folder) and share torch's OpenMP threads. Where they cannot be had, torch does the work: same scores, slower.
+`why_not` says what is missing, and DOLA_NATIVE=0 switches them off.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 logger = logging.getLogger("dola")
 
-SOURCE = Path(__file__).with_name("head.c")
+SOURCE = Path(__file__).with_name("kernels.c")
 FLAGS = ("-O2", "-ftree-vectorize", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC")
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 MULTIPLE = 32
@@ -72,6 +72,24 @@ def head_product(weight: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return logits, log_z
 
 
+def js_divergence(logits: Tensor, log_z: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of the candidates from the mature layer, float32 [K], in nats.
+
+    Args:
+        logits: [K+1, V], mature first, as `head_product` gave them; rows may be apart.
+        log_z: Their log sum exp, float32 [K+1].
+    """
+    candidates = len(logits) - 1
+    divergence, log_z = torch.empty(candidates), log_z.contiguous()
+    failed = _library().dola_jsd(
+        DTYPES[logits.dtype], *(tensor.data_ptr() for tensor in (logits, log_z, divergence)),
+        logits.stride(0), logits.shape[1], candidates, torch.get_num_threads(),
+    )  # fmt: skip
+    if failed:
+        raise MemoryError(f"no memory for the divergences of {candidates} candidates")
+    return divergence
+
+
 @functools.cache
 def why_not() -> str | None:
     """Why the kernel is not in use here, or None: it is, and has been compiled by now."""
@@ -96,6 +114,7 @@ def _library() -> ctypes.CDLL:
         raise UnavailableError(f"{path} cannot be loaded: {error}") from error
     pointer, long = ctypes.c_void_p, ctypes.c_long
     library.dola_head.argtypes = [ctypes.c_int, pointer, pointer, pointer, pointer, long, long, long, ctypes.c_int]
+    library.dola_jsd.argtypes = [ctypes.c_int, pointer, pointer, pointer, long, long, long, ctypes.c_int]
     return library
 
 
@@ -117,14 +136,14 @@ def _compiled(openmp: Path) -> Path:
 
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
     key = hashlib.sha256(b"\0".join((SOURCE.read_bytes(), " ".join(FLAGS).encode(), version, bytes(openmp), _processor())))
-    target = cache_folder() / "native" / f"head-{key.hexdigest()[:16]}.so"
+    target = cache_folder() / "native" / f"kernels-{key.hexdigest()[:16]}.so"
     if target.exists():
         return target
     start = time.perf_counter()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            compiled, linked = Path(folder, "head.o"), Path(folder, "head.so")
+            compiled, linked = Path(folder, "kernels.o"), Path(folder, "kernels.so")
             _run(compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled))
             _run(compiler, "-shared", str(compiled), str(openmp), "-lm", "-o", str(linked))
             linked.replace(target)

@@ -1,8 +1,12 @@
-/* The LM head for a few rows at once: logits [R, V] = rows [R, d] x weight [V, d]^T, and log sum exp of each row.
+/* Two products of decoding with DoLa on a CPU: the LM head for a few rows at once, and the divergences between its rows.
+ *
+ * dola_head: logits [R, V] = rows [R, d] x weight [V, d]^T, and log sum exp of each row.
  *
  * Decoding reads the head's weights once a token, and that reading is what it costs. DoLa wants the product for K + 1 rows
  * (mature and premature) instead of one. Here the weights still stream through the cores once: each block of the vocabulary is
  * multiplied with all rows while it is in cache, and its share of every row's normaliser is taken while the logits are.
+ *
+ * dola_jsd: Jensen-Shannon divergence of each of K rows from the first, in one pass over [K+1, V].
  *
  * Plain C with the vector extensions of gcc and clang; one instruction (bf16 dot product of AVX-512) by name where there is one.
  * Accumulation is in float32. bfloat16 logits are rounded to nearest even, as the model's own are; normalisers are taken from the rounded logits.
@@ -164,5 +168,66 @@ int dola_head(int bf16, const void *weight, const void *rows, void *logits, floa
         lse[r] = (float)(top + log(sum));
     }
     free(max);
+    return 0;
+}
+
+/* ln x for normal x > 0, relative error below 2e-7 where |ln x| > 0.1, absolute below 1e-7 elsewhere; NaN stays NaN. */
+static inline vec log_above_zero(vec x) {
+    ivec bits = (ivec)x, nan = x != x;
+    vec e = __builtin_convertvector((bits >> 23) - 126, vec), m = (vec)((bits & 0x007fffff) | 0x3f000000); /* in [1/2, 1) */
+    ivec low = m < 0.70710678f;
+    e += __builtin_convertvector(low, vec); /* true is -1 */
+    m += (vec)((ivec)m & low) - 1.0f;
+    vec z = m * m, p = (vec){} + 7.0376836292e-2f;
+    p = p * m - 1.1514610310e-1f;
+    p = p * m + 1.1676998740e-1f;
+    p = p * m - 1.2420140846e-1f;
+    p = p * m + 1.4249322787e-1f;
+    p = p * m - 1.6668057665e-1f;
+    p = p * m + 2.0000714765e-1f;
+    p = p * m - 2.4999993993e-1f;
+    p = p * m + 3.3333331174e-1f;
+    p = p * m * z - e * 2.12194440e-4f - z * 0.5f + m + e * 0.693359375f;
+    return (vec)(((ivec)x & nan) | ((ivec)p & ~nan));
+}
+
+/* Log-probabilities of a block, at least -87, below which there is no mass that counts; -87 behind its end. */
+static inline void log_probabilities(float *to, int bf16, const void *row, long v, long n, float log_z) {
+    for (long i = 0; i < n; i++) {
+        float x = (bf16 ? from_bf16(((const uint16_t *)row)[v + i]) : ((const float *)row)[v + i]) - log_z;
+        to[i] = x < -87.0f ? -87.0f : x;
+    }
+    for (long i = n; i < BLOCK; i++) to[i] = -87.0f;
+}
+
+/* Logits [K+1, V] of `stride` elements a row, mature first, and their log sum exp. JSD = ln 2 - 1/2 sum (p+q) ln(p+q) - p ln p - q ln q. */
+int dola_jsd(int bf16, const void *logits, const float *log_z, float *jsd, long stride, long V, long K, int threads) {
+    long blocks = (V + BLOCK - 1) / BLOCK, bytes = bf16 ? 2 : 4;
+    float *shared = malloc(sizeof(float) * blocks * K);
+    if (!shared) return 1;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long b = 0; b < blocks; b++) {
+        long v = b * BLOCK, n = v + BLOCK < V ? BLOCK : V - v;
+        float log_p[BLOCK] __attribute__((aligned(BYTES))), log_q[BLOCK] __attribute__((aligned(BYTES)));
+        vec p[BLOCK / LANES];
+        log_probabilities(log_p, bf16, logits, v, n, log_z[0]);
+        for (int i = 0; i < BLOCK / LANES; i++) p[i] = exp_below_zero(((const vec *)log_p)[i]);
+        for (long k = 0; k < K; k++) {
+            vec total = {};
+            log_probabilities(log_q, bf16, (const char *)logits + (k + 1) * stride * bytes, v, n, log_z[k + 1]);
+            for (int i = 0; i < BLOCK / LANES; i++) {
+                vec lp = ((const vec *)log_p)[i], lq = ((const vec *)log_q)[i], q = exp_below_zero(lq);
+                vec log_sum = log_above_zero(p[i] + q);
+                total += p[i] * (log_sum - lp) + q * (log_sum - lq);
+            }
+            shared[b * K + k] = sum(total);
+        }
+    }
+    for (long k = 0; k < K; k++) {
+        double total = 0;
+        for (long b = 0; b < blocks; b++) total += shared[b * K + k];
+        jsd[k] = (float)(0.69314718055994531 - 0.5 * total);
+    }
+    free(shared);
     return 0;
 }
