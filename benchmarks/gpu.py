@@ -32,7 +32,7 @@ def main(arguments=None) -> int:
         source = Source(shape, args.dtype, args.device, random_weights=True)
         model = source.load().model
         say(start, f"{shape} on {model.device}")
-        for compiled in (False, True):
+        for compiled in [cache == "static" for cache in args.caches.split(",")]:
             longest = 0.0
             for batch_size in map(int, args.batch_sizes.split(",")):
                 name = f"{shape}-batch{batch_size}-{'static-compiled' if compiled else 'dynamic'}"
@@ -92,6 +92,7 @@ def arguments_of(arguments):
     parser.add_argument("--minutes", type=float, default=7.5, help="no part is begun that would not end by then")
     parser.add_argument("--shapes", default="llama-3-8b,qwen3-8b", help=", ".join(SHAPES))
     parser.add_argument("--batch-sizes", default="1,32")
+    parser.add_argument("--caches", default="dynamic,static", help="dynamic runs eagerly, static is compiled")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--prompt-length", type=int, default=128)

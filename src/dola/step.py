@@ -87,6 +87,8 @@ class Step:
         """Whether the head is to read the candidates with the mature rows, its input `hidden` [..., d]."""
         rows, kernel = hidden.shape[:-1].numel(), self._suits_kernel(hidden)
         key = (rows, candidates, hidden.device.type, hidden.dtype, kernel, lazy)
+        if torch.compiler.is_compiling():  # decided while it traces; a dictionary that grows would have it trace anew
+            return self._plan(*key)
         if key not in self._plans:
             self._plans[key] = self._plan(*key)
         return self._plans[key]
