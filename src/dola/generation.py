@@ -145,16 +145,25 @@ class Generation:
         return None
 
 
-class _Thread(threading.local):
+class _State:
     generation: Generation | None = None
 
 
-_thread = _Thread()
+class _Thread(threading.local, _State):
+    """The call that a thread is in."""
+
+
+_thread, _traced = _Thread(), _State()
+
+FOLLOWS_THREADS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+"""Whether torch.compile can trace what belongs to a thread. torch 2.11 cannot: there a traced forward looks at the last call
+that began in any thread."""
 
 
 def current_generation(lm: Any) -> Generation | None:
     """The contrasted `generate` call of `lm` that this thread is in, if any."""
-    generation = _thread.generation
+    state = _traced if torch.compiler.is_compiling() and not FOLLOWS_THREADS else _thread
+    generation = state.generation
     return generation if generation is not None and generation.lm is lm else None
 
 
@@ -165,11 +174,12 @@ def run(generation: Generation, generate: Callable[..., Any], args: tuple[Any, .
         return generate(*args, **kwargs)
     generation.drafted = kwargs.get("assistant_model") is not None
     outer, _thread.generation = _thread.generation, generation
+    _traced.generation = generation
     try:
         with tapped(generation.lm):
             output = generate(*args, **kwargs)
     finally:
-        _thread.generation = outer
+        _thread.generation = _traced.generation = outer
     generation.check()
     if generation.records_logits and getattr(output, "logits", None) is not None:
         output.logits = tuple(generation.own_logits[-len(output.logits) :])
