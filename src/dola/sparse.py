@@ -62,7 +62,7 @@ class Row:
             premature: Logits [K, V].
             divergence: A key of `contrast.DIVERGENCES`.
             log_z: log sum exp of each candidate [K], if it is known.
-            jsd: Jensen-Shannon divergence of each candidate [K], if it is known.
+            jsd: Jensen-Shannon divergence of each candidate [K], less a constant, if it is known.
         """
         log_z = self._wide(premature).logsumexp(dim=-1) if log_z is None else log_z
         if len(premature) == 1:

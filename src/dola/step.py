@@ -169,7 +169,7 @@ class Step:
                 if log_z is None:
                     row.contrast(premature, divergence)
                 else:
-                    jsd = native.js_divergence(read.logits[:, r], log_z[:, r]) if divergence == "jsd" else None
+                    jsd = native.jsd_less_ln2(read.logits[:, r], log_z[:, r]) if divergence == "jsd" else None
                     row.contrast(premature, divergence, log_z=log_z[1:, r], jsd=jsd)
         elif undecided:
             indices = [r for r, _ in undecided]

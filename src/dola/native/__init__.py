@@ -72,8 +72,8 @@ def head_product(weight: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return logits, log_z
 
 
-def js_divergence(logits: Tensor, log_z: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of the candidates from the mature layer, float32 [K], in nats.
+def jsd_less_ln2(logits: Tensor, log_z: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of the candidates from the mature layer, less ln 2: float32 [K], in [-ln 2, 0] nats.
 
     Args:
         logits: [K+1, V], mature first, as `head_product` gave them; rows may be apart.

@@ -6,7 +6,7 @@
  * (mature and premature) instead of one. Here the weights still stream through the cores once: each block of the vocabulary is
  * multiplied with all rows while it is in cache, and its share of every row's normaliser is taken while the logits are.
  *
- * dola_jsd: Jensen-Shannon divergence of each of K rows from the first, in one pass over [K+1, V].
+ * dola_jsd: Jensen-Shannon divergence, less ln 2, of each of K rows from the first, in one pass over [K+1, V].
  *
  * Plain C with the vector extensions of gcc and clang; one instruction (bf16 dot product of AVX-512) by name where there is one.
  * Accumulation is in float32. bfloat16 logits are rounded to nearest even, as the model's own are; normalisers are taken from the rounded logits.
@@ -200,7 +200,8 @@ static inline void log_probabilities(float *to, int bf16, const void *row, long 
     for (long i = n; i < BLOCK; i++) to[i] = -87.0f;
 }
 
-/* Logits [K+1, V] of `stride` elements a row, mature first, and their log sum exp. JSD = ln 2 - 1/2 sum (p+q) ln(p+q) - p ln p - q ln q. */
+/* Logits [K+1, V] of `stride` elements a row, mature first, and their log sum exp. JSD - ln 2 = -1/2 sum p ln((p+q)/p) + q ln((p+q)/q):
+ * far layers share next to nothing with the mature one, and ln 2 would swallow the difference. */
 int dola_jsd(int bf16, const void *logits, const float *log_z, float *jsd, long stride, long V, long K, int threads) {
     long blocks = (V + BLOCK - 1) / BLOCK, bytes = bf16 ? 2 : 4;
     float *shared = malloc(sizeof(float) * blocks * K);
@@ -226,7 +227,7 @@ int dola_jsd(int bf16, const void *logits, const float *log_z, float *jsd, long 
     for (long k = 0; k < K; k++) {
         double total = 0;
         for (long b = 0; b < blocks; b++) total += shared[b * K + k];
-        jsd[k] = (float)(0.69314718055994531 - 0.5 * total);
+        jsd[k] = (float)(-0.5 * total);
     }
     free(shared);
     return 0;

@@ -1,0 +1,180 @@
+"""The compiled kernels against float64: numbers of rows, odd vocabularies, NaN, infinities; and what is said without them."""
+
+import math
+
+import pytest
+import torch
+from reference import dola_float64 as judge
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from dola import native
+
+needs_kernel = pytest.mark.skipif(native.why_not() is not None, reason=f"no compiled kernel here: {native.why_not()}")
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """As in a new process, with an empty cache folder."""
+    monkeypatch.setenv("DOLA_CACHE", str(tmp_path))
+    monkeypatch.delenv("DOLA_NATIVE", raising=False)
+    for cached in (native.why_not, native._library):
+        cached.cache_clear()
+    yield tmp_path
+    for cached in (native.why_not, native._library):
+        cached.cache_clear()
+
+
+def operands(vocab, width, rows, dtype):
+    generator = torch.Generator().manual_seed(vocab + rows)
+    return (torch.randn(n, width, generator=generator).to(dtype) for n in (vocab, rows))
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("vocab", [1, 2, 255, 256, 257, 1271])
+@pytest.mark.parametrize("rows", [*range(1, 14), 24, 37])
+def test_head_product_and_normalisers(vocab, rows, dtype):
+    weight, x = operands(vocab, 96, rows, dtype)
+    logits, log_z = native.head_product(weight, x)
+    exact = x.double() @ weight.double().T
+    assert logits.dtype == dtype
+    torch.testing.assert_close(logits.double(), exact, atol=1e-4, rtol=2**-8 if dtype == torch.bfloat16 else 1e-5)
+    torch.testing.assert_close(log_z.double(), logits.double().logsumexp(-1), atol=2e-6, rtol=2e-6)
+
+
+@needs_kernel
+def test_bfloat16_logits_are_rounded_to_nearest_even():
+    weight = torch.zeros(4, 32, dtype=torch.bfloat16)
+    weight[:, 0] = 1
+    weight[:, 1] = torch.tensor([2**-8, 3 * 2**-8, 2**-9, 0])  # halfway down to even, halfway up to even, below half, nothing
+    logits, _ = native.head_product(weight, torch.ones(1, 32, dtype=torch.bfloat16))
+    assert logits.float().tolist() == [[1.0, 1.015625, 1.0, 1.0]]
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_shows_in_the_normaliser(dtype, bad):
+    weight, x = operands(300, 32, 3, dtype)
+    x[1] = bad
+    logits, log_z = native.head_product(weight, x)
+    assert log_z.isfinite().tolist() == [True, False, True]
+    assert not logits[1].isfinite().all()
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("vocab", "candidates"), [(1, 1), (2, 2), (257, 3), (1271, 8)])
+@pytest.mark.parametrize("scale", [0.1, 4, 40])
+def test_divergences(vocab, candidates, scale, dtype):
+    logits = (scale * torch.randn(candidates + 1, vocab, generator=torch.Generator().manual_seed(vocab))).to(dtype)
+    if vocab > 2:
+        logits[:, vocab // 2 :: 3] = -torch.inf  # a padded vocabulary
+        logits[0, 1::7] = -torch.inf
+        logits[1] = logits[0]
+    found = native.jsd_less_ln2(logits, logits.float().logsumexp(-1))
+    exact = [judge.jsd(logits[0].double().tolist(), row.double().tolist()) - math.log(2) for row in logits[1:]]
+    torch.testing.assert_close(found.double(), torch.tensor(exact, dtype=torch.float64), atol=2e-6, rtol=0)
+
+
+@needs_kernel
+def test_far_layers_are_told_apart():
+    """Their divergence is ln 2 in float32."""
+    logits = torch.full((3, 300), -40.0)
+    logits[0, 5] = logits[1, 6] = logits[2, 7] = 0.0
+    logits[1, 5] = -30.0
+    less_ln2 = native.jsd_less_ln2(logits, logits.logsumexp(-1))
+    assert (math.log(2) + less_ln2 == torch.tensor(math.log(2))).all()
+    assert -1e-9 < less_ln2[0] < less_ln2[1] < 0
+
+
+@needs_kernel
+def test_divergences_of_rows_that_are_apart():
+    logits = torch.randn(3, 4, 500)
+    log_z = logits.logsumexp(-1)
+    torch.testing.assert_close(
+        native.jsd_less_ln2(logits[:, 2], log_z[:, 2]),
+        native.jsd_less_ln2(logits[:, 2].contiguous(), log_z[:, 2].contiguous()),
+    )
+
+
+@needs_kernel
+def test_a_candidate_that_is_nan_has_no_divergence():
+    logits = torch.randn(3, 300)
+    logits[2, 7] = math.nan
+    assert native.jsd_less_ln2(logits, logits.logsumexp(-1)).isnan().tolist() == [False, True]
+
+
+class Scaled(nn.Linear):
+    pass
+
+
+@needs_kernel
+def test_which_heads_suit():
+    assert native.suits(nn.Linear(32, 5, bias=False))
+    assert native.suits(nn.Linear(64, 5, bias=False, dtype=torch.bfloat16))
+    for head in (
+        nn.Linear(32, 5),
+        nn.Linear(33, 5, bias=False),
+        nn.Linear(32, 5, bias=False, dtype=torch.float16),
+        nn.Linear(32, 5, bias=False, device="meta"),
+        Scaled(32, 5, bias=False),
+        parametrizations.weight_norm(nn.Linear(32, 5, bias=False)),
+        nn.Embedding(5, 32),
+        lambda rows: rows,
+    ):
+        assert not native.suits(head), head
+
+
+def test_it_can_be_switched_off(fresh, monkeypatch):
+    monkeypatch.setenv("DOLA_NATIVE", "0")
+    assert native.why_not() == "DOLA_NATIVE=0"
+    assert not native.suits(nn.Linear(32, 5, bias=False))
+
+
+@needs_kernel
+def test_it_is_compiled_once(fresh, monkeypatch):
+    assert native.why_not() is None
+    (kept,) = (fresh / "native").iterdir()
+    before = kept.stat().st_mtime_ns
+    for cached in (native.why_not, native._library):
+        cached.cache_clear()
+    monkeypatch.setattr(native, "_run", lambda *command: pytest.fail("compiled again"))
+    assert native.why_not() is None
+    assert kept.stat().st_mtime_ns == before
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ({"CC": "/nowhere/cc", "PATH": ""}, "no C compiler found"),
+        ({"CC": "false"}, "false failed: no message"),
+        ({"DOLA_CACHE": "/proc/none"}, "it cannot be kept in /proc/none/native"),
+    ],
+)
+def test_what_is_missing_is_said(fresh, monkeypatch, what, words):
+    for name, value in what.items():
+        monkeypatch.setenv(name, value)
+    assert words in native.why_not()
+
+
+def test_only_linux_has_it(fresh, monkeypatch):
+    monkeypatch.setattr("platform.system", lambda: "Windows")
+    assert native.why_not() == "it is for Linux, this is Windows"
+
+
+@needs_kernel
+def test_a_library_that_cannot_be_loaded(fresh, monkeypatch):
+    broken = fresh / "broken.so"
+    broken.write_bytes(b"no library")
+    monkeypatch.setattr(native, "_compiled", lambda openmp: broken)
+    assert "broken.so cannot be loaded" in native.why_not()
+
+
+def test_torch_without_libgomp(fresh, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.read_text", lambda self, *args: "7f00-7f01 r-xp 0 00:00 1 /lib/libc.so.6\n")
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    assert native.why_not() == "torch uses no libgomp here"

@@ -1,0 +1,159 @@
+"""The cheap ways of a step against the float64 reference and against one another, and the plan that chooses between them."""
+
+import math
+
+import pytest
+import torch
+from families import FAMILIES, tiny
+from reference import dola_float64 as judge
+
+import dola
+from dola import native
+from dola.contrast import IMPLAUSIBLE, contrast
+from dola.errors import InputError
+from dola.generation import Generation
+from dola.sparse import Row
+from dola.step import Step, cheaper_together, product_cost
+
+
+def row_scores(mature, premature, *, relative_top=0.1, divergence="jsd", **known):
+    scores = torch.empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
+    Row(mature, scores, relative_top=relative_top).contrast(premature, divergence, **known)
+    return scores
+
+
+def example(vocab, candidates, scale, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    mature = scale * torch.randn(vocab, generator=generator)
+    # Candidates from close to the mature layer to far from it, as layers are.
+    steps = torch.linspace(0.05, 2, candidates)[:, None]
+    return mature.to(dtype), (mature + steps * scale * torch.randn(candidates, vocab, generator=generator)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("divergence", ["jsd", "reference"])
+@pytest.mark.parametrize("relative_top", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize(("vocab", "candidates", "scale"), [(2, 2, 1), (401, 1, 4), (401, 5, 4), (1271, 8, 0.5), (1271, 8, 9)])
+def test_a_row_against_the_reference(vocab, candidates, scale, relative_top, divergence, dtype):
+    mature, premature = example(vocab, candidates, scale, dtype)
+    found = row_scores(mature, premature, relative_top=relative_top, divergence=divergence)
+    exact = judge.contrast(mature.double().tolist(), premature.double().tolist(), relative_top, divergence)
+    inside = torch.tensor([x > -math.inf for x in exact])
+    torch.testing.assert_close(found[inside].double(), torch.tensor(exact, dtype=torch.float64)[inside], atol=5e-5, rtol=1e-5)
+    below = torch.tensor(judge.log_softmax(mature.double().tolist()), dtype=torch.float64) - IMPLAUSIBLE
+    torch.testing.assert_close(found[~inside].double(), below[~inside], atol=5e-4, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_bounds_leave_the_candidate_that_diverges_most(seed):
+    """Peaked, flat and saturated distributions, with candidates that diverge almost alike."""
+    scale = (0.3, 2, 6, 15)[seed % 4]
+    mature, premature = example(3000, 6, scale, seed=seed)
+    mature[seed] += 3 * scale
+    premature[3] = premature[5] + 1e-3 * torch.randn(3000, generator=torch.Generator().manual_seed(seed))
+    scores = torch.empty(3000)
+    row = Row(mature, scores, relative_top=0.1)
+    contenders = row._contenders(premature, premature.logsumexp(-1))
+    values = [judge.jsd(mature.double().tolist(), q.double().tolist()) for q in premature]
+    assert values.index(max(values)) in contenders
+    row.contrast(premature, "jsd")
+    # Candidates 3 and 5 may tie in float32; their logits are 1e-3 apart.
+    torch.testing.assert_close(scores, contrast(mature, premature), atol=1e-2, rtol=0)
+
+
+def test_bounds_leave_few_candidates_of_many():
+    mature, premature = example(5000, 8, 3)
+    mature[7] += 22
+    premature[:4, 7] += 22
+    row = Row(mature, torch.empty(5000), relative_top=0.1)
+    assert len(row._contenders(premature, premature.logsumexp(-1))) < 8
+
+
+def test_nan_is_not_passed_over():
+    mature, premature = example(50, 3, 2)
+    premature[1, 4] = math.nan
+    assert row_scores(mature, premature).amax().isnan()
+    mature[3] = math.nan
+    assert row_scores(mature, premature).amax().isnan()
+
+
+WAYS = {
+    "kernel": ([True], True),
+    "together": ([True], False),
+    "apart": ([False], False),
+}
+
+
+def tokens_and_scores(model, way, monkeypatch, **settings):
+    (together,), kernel = WAYS[way]
+    if kernel and native.why_not():
+        pytest.skip(f"no compiled kernel here: {native.why_not()}")
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "_plan", lambda self, *key: together)
+        if not kernel:
+            patch.setattr(native, "suits", lambda head: False)
+        ids = torch.tensor([[5, 17, 200, 33, 8, 91, 4], [9, 3, 44, 8, 61, 7, 7]])
+        with dola.attach(model, settings.pop("config", "all")) as attached:
+            scores = model(ids).logits
+            tokens = model.generate(input_ids=ids, max_new_tokens=12, do_sample=False, **settings)
+        return tokens, scores, attached
+
+
+@pytest.mark.parametrize("way", ["kernel", "together"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "cohere", "opt", "gpt2", "mpt"])
+@pytest.mark.parametrize(
+    "config", ["all", dola.DoLaConfig.reference("all"), [2], dola.DoLaConfig("all", relative_top=0, lazy=False)]
+)
+def test_read_together_or_apart_is_the_same(way, name, config, monkeypatch):
+    model = tiny(name)
+    with torch.no_grad():  # random models are nearly uniform, and then the divergences of layers tie in float32
+        model.get_submodule(FAMILIES[name].final_norm).weight *= 2
+    tokens, scores, attached = tokens_and_scores(model, way, monkeypatch, config=config)
+    apart_tokens, apart_scores, apart = tokens_and_scores(model, "apart", monkeypatch, config=config)
+    torch.testing.assert_close(scores, apart_scores, atol=3e-4, rtol=1e-4)
+    assert torch.equal(tokens, apart_tokens)
+    assert (attached.rows, attached.rows_saved) == (apart.rows, apart.rows_saved)
+
+
+def test_a_head_that_somebody_watches_is_left_to_them(llama, ids):
+    seen = []
+    handle = llama.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    with dola.attach(llama, "high"):
+        llama.generate(input_ids=ids, max_new_tokens=3, do_sample=False, eos_token_id=None)
+    handle.remove()
+    # The first is followed by the check of the readout; the others by candidates that are read after it.
+    assert seen[0] == (1, 1, 401)
+    assert torch.Size([2, 1, 401]) in seen
+
+
+def test_the_head_reads_once_where_that_is_cheaper(llama, ids, monkeypatch):
+    calls = []
+    monkeypatch.setattr(native, "suits", lambda head: False)
+    original = torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, w, b=None: calls.append(x.shape) or original(x, w, b))
+    with dola.attach(llama, "high"):
+        llama.generate(input_ids=ids, max_new_tokens=4, do_sample=False, eos_token_id=None)
+    monkeypatch.undo()
+    head = [shape for shape in calls if shape[:-1] in ((3, 1), (1, 1), (1,))]
+    assert torch.Size([3, 1, 32]) in head  # one mature and two premature rows
+
+
+def test_the_plan():
+    assert product_cost(3, 8) == 1  # reading the weights is what it costs
+    assert product_cost(80, 8) == 10
+    assert cheaper_together(1, 8, bound=8, apart_bound=8, lazy=True)
+    assert not cheaper_together(32, 8, bound=8, apart_bound=8, lazy=True)  # bound by arithmetic: undecided rows only
+    assert cheaper_together(32, 8, bound=300, apart_bound=300, lazy=False)
+    assert not cheaper_together(1000, 8, bound=8, apart_bound=8, lazy=True)
+
+
+def test_on_an_accelerator_nan_is_said_after_the_call():
+    """There the host does not wait for a look at each step."""
+    generation = Generation(None, None, 0.1)
+    generation.check()
+    generation.watch(torch.randn(2, 9))
+    generation.check()
+    generation.watch(torch.tensor([[0.0, math.nan]]))
+    generation.watch(torch.randn(2, 9))
+    with pytest.raises(InputError, match="NaN or infinite"):
+        generation.check()
