@@ -94,6 +94,8 @@ class Step:
         return self._plans[key]
 
     def _plan(self, rows: int, candidates: int, device: str, dtype: torch.dtype, kernel: bool, lazy: bool) -> bool:
+        if self.config.raw_head:  # parity comes first: the old code's tokens hang on its rounding where scores tie
+            return False
         vocabulary = len(getattr(self.anatomy.head, "weight", ()))
         if vocabulary * rows * candidates > _most_elements(device):
             return False
