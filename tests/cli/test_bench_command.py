@@ -100,14 +100,38 @@ def test_chart(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ([], {"repetition_penalty": 1.0, "old": True, "memory": True, "compile": False}),
+        (["--repetition-penalty", "1.3"], {"repetition_penalty": 1.3}),
+        (["--old", "--memory"], {"old": True, "memory": True}),
+        (["--no-old", "--no-memory"], {"old": False, "memory": False}),
+        (["--cache", "static", "--compile", "--no-old"], {"cache": "static", "compile": True}),
+        (["--cache", "static", "--no-compile"], {"cache": "static", "compile": False}),
+    ],
+)
+def test_options_reach_the_settings(options, settings, monkeypatch):
+    class Asked(Exception):  # noqa: N818
+        pass
+
+    def measure(model, cases, given, **kwargs):
+        raise Asked({name: getattr(given, name) for name in settings})
+
+    monkeypatch.setattr("dola.bench.measure.measure", measure)
+    result = runner.invoke(app, ["bench", "--random-weights", "tiny", "--device", "cpu", "--prompt-lengths", "4", *options])
+    assert isinstance(result.exception, Asked), result.output
+    assert result.exception.args == (settings,)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--batch-sizes", "1,x"], "--batch-sizes '1,x' is no list of whole numbers"),
         (["--prompt-lengths", "0"], "--prompt-lengths 0 is out of range"),
         (["--threads", "-2"], "--threads -2 is out of range"),
         (["--prompt-lengths", "whole"], "--prompt-lengths whole with random weights"),
-        (["--layers", "middle"], "layers='middle' is neither a bucket nor"),
-        (["--layers", "3,99"], "layer 99 in layers="),
+        (["--layers", "middle"], "--layers middle is neither a bucket nor"),
+        (["--layers", "3,99"], "layer 99 in --layers 3,99"),
         (["--dtype", "int3"], "dtype='int3' is unknown"),
         (["--random-weights", "gpt-9"], "There is no shape 'gpt-9'"),
         (["--cache", "paged"], "cache='paged' is unknown"),

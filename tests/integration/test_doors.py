@@ -90,6 +90,8 @@ WAYS = {"attach": by_attach, "generate": by_generate, "install": by_install}
 
 def walk(way, model, *args, **settings):
     """Generate with a fixed seed."""
+    if settings.get("cache_implementation") == "offloaded":  # to the CPU, so the model is on a GPU
+        model, args = copy.deepcopy(model).cuda(), [arg.cuda() for arg in args]
     torch.manual_seed(3)
     return way(model, *args, **{**COMMON, **settings})
 
