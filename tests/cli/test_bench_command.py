@@ -90,6 +90,19 @@ def test_a_real_folder_with_prompts_of_the_users(folder, tmp_path, options, leng
     assert [case["prompt_tokens"] for case in json.loads(result.stdout)["cases"]] == lengths
 
 
+def test_code_of_a_model_runs_only_when_it_is_trusted(folder, monkeypatch):
+    asked = []
+
+    def load(name, **kwargs):
+        asked.append(kwargs["trust_remote_code"])
+        raise ValueError
+
+    monkeypatch.setattr("dola.bench.source.load", load)
+    for options in ([], ["--trust-remote-code"]):
+        runner.invoke(app, ["bench", "--model", str(folder), *options])
+    assert asked == [False, True]
+
+
 def test_chart(monkeypatch, tmp_path):
     written = []
     monkeypatch.setattr("dola.bench.chart.find_spec", lambda name: name)
@@ -126,6 +139,9 @@ def test_options_reach_the_settings(options, settings, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--model", "smollm2"], "--model smollm2 and --random-weights tiny were both given"),
+        (["-m", "smollm2"], "--model smollm2 and --random-weights tiny were both given"),
+        (["--prompts", "copy"], "--prompts copy and --random-weights tiny were both given"),
         (["--batch-sizes", "1,x"], "--batch-sizes '1,x' is no list of whole numbers"),
         (["--prompt-lengths", "0"], "--prompt-lengths 0 is out of range"),
         (["--threads", "-2"], "--threads -2 is out of range"),
@@ -161,4 +177,4 @@ def test_the_module_itself_imports_nothing_heavy():
     tree = ast.parse(Path(bench.__file__).read_text())
     imported = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
     imported |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
-    assert imported <= {"__future__", "pathlib", "sys", "typing", "typer"}
+    assert imported <= {"__future__", "dola.cli.options", "pathlib", "sys", "typing", "typer"}

@@ -93,12 +93,14 @@ class Source:
         dtype: "auto" (as it is stored), "float32", "bfloat16" or "float16".
         device: A device of torch, or "auto": CUDA where there is one, or else the CPU.
         random_weights: Whether to make the model up.
+        trust_remote_code: Whether code that comes with the model may run.
     """
 
     model: str = "smollm2"
     dtype: str = "auto"
     device: str = "auto"
     random_weights: bool = False
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -121,7 +123,7 @@ class Source:
         device = self._device()
         if self.random_weights:
             return Loaded(_make(self.model, device, None if self.dtype == "auto" else getattr(torch, self.dtype)), None)
-        model, tokenizer = load(self.model, progress=progress, dtype=self.dtype)
+        model, tokenizer = load(self.model, progress=progress, dtype=self.dtype, trust_remote_code=self.trust_remote_code)
         return Loaded(model.to(device), tokenizer)
 
     def _device(self) -> torch.device:
@@ -132,7 +134,8 @@ class Source:
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(
-                f"device={self.device!r} cannot be used here: {str(error).splitlines()[0]}", hint="use --device cpu or cuda"
+                f"device={self.device!r} cannot be used here; allowed are auto, cpu, and what torch finds on this machine.",
+                hint="use --device auto or cpu",
             ) from error
         if device.type == "meta":
             raise InputError("device='meta' holds no numbers, so nothing can be timed on it.", hint="use --device cpu or cuda")

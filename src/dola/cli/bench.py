@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dola.cli.options import TrustRemoteCode
+
 if TYPE_CHECKING:
     from dola.bench.cases import Case
     from dola.bench.results import BenchResult
@@ -71,16 +73,20 @@ SCHEMA: dict[str, str] = {
 
 
 def command(
-    model: Annotated[str, typer.Option(help="A hub id, a folder, a .gguf file, or an alias.")] = "smollm2",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A hub id, a folder, a .gguf file, or an alias: smollm2 unless given.")
+    ] = "",
     random_weights: Annotated[
         str, typer.Option(metavar="SHAPE", help="Instead of --model, random weights: llama-3-8b, qwen3-8b, llama-3.2-1b, tiny.")
     ] = "",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     layers: Annotated[str, typer.Option(help="high, low, all, or layer numbers: 8,16,24.")] = "high",
+    trust_remote_code: TrustRemoteCode = False,
     prompts: Annotated[
-        str, typer.Option(help="mixed, copy (answers that repeat their context), or a text file, prompts parted by ---.")
-    ] = "mixed",
+        str,
+        typer.Option(help="mixed (unless given), copy (answers that repeat their context), or a file, prompts parted by ---."),
+    ] = "",
     batch_sizes: Annotated[str, typer.Option(help="Batch sizes to measure, each with each prompt length.")] = "1",
     prompt_lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens, or whole: prompts as they are.")] = "",
     new_tokens: Annotated[int, typer.Option(help="Tokens that each generation makes.")] = 64,
@@ -100,7 +106,9 @@ def command(
     from dola.bench.source import Source
     from dola.bench.ways import Settings
 
-    source = Source(random_weights or model, dtype, device, bool(random_weights))
+    _check_source(model, random_weights, prompts)
+    prompts = prompts or "mixed"
+    source = Source(random_weights or model or "smollm2", dtype, device, bool(random_weights), trust_remote_code)
     settings = Settings(
         dola=DoLaConfig(_layers(layers)),
         new_tokens=new_tokens,
@@ -126,6 +134,17 @@ def command(
         render(stdout(), result)
 
 
+def _check_source(model: str, random_weights: str, prompts: str) -> None:
+    from dola.errors import UsageError
+
+    for flag, given in (("--model", model), ("--prompts", prompts)):
+        if random_weights and given:
+            raise UsageError(
+                f"{flag} {given} and --random-weights {random_weights} were both given, and random weights read no {flag[2:]}.",
+                hint=f"leave {flag} or --random-weights out",
+            )
+
+
 def _measured(
     source: Any, settings: Any, asked: tuple[str, list[int], list[int]], threads: int, chart: Path | None
 ) -> BenchResult:
@@ -140,8 +159,11 @@ def _measured(
     if threads:
         _check_positive("--threads", threads)
         torch.set_num_threads(threads)
-    _say(f"loading {source.model}")
-    loaded = source.load(_say)
+    from dola.cli.output import loading, quiet_libraries
+
+    with loading(source.model) as progress:
+        quiet_libraries()
+        loaded = source.load(progress)
     result = measure(loaded.model, _cases(loaded, *asked, settings.repeats), settings, source=source, progress=_say)
     if chart is not None:
         save_chart(result, chart)
