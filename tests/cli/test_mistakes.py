@@ -1,11 +1,15 @@
 """Mistakes of a user, and the words that answer them: what, got, allowed, and a hint. Exit code 2, nothing on stdout."""
 
+import io
 import re
+import signal
 
 import pytest
 
 import dola
 from dola.cli.decoding import check_length, encode
+from dola.cli.endings import as_flags, importing
+from dola.cli.output import stderr, stdout
 
 FILES = {
     "list.json": "[1]",
@@ -177,3 +181,59 @@ def test_a_defect_of_ours_shows_its_traceback(dola_command, folder, monkeypatch)
     monkeypatch.setattr("dola.cli.generate_run.decode", fail)
     with pytest.raises(RuntimeError, match="a defect"):
         dola_command("generate", "Hi", "-m", folder)
+
+
+@pytest.mark.parametrize(
+    ("library", "flags"),
+    [
+        ("use dtype='float32' or dtype=\"bfloat16\"", "use --dtype float32 or --dtype bfloat16"),
+        ("device_map='cuda:9', device=cpu", "--device cuda:9, --device cpu"),
+        ("new_tokens=0 and repetition_penalty=-1.5", "--new-tokens 0 and --repetition-penalty -1.5"),
+        ("layers=[24, 28]", "--layers 24,28"),
+        ("use_cache=True, torch_dtype='x'", "use_cache=True, torch_dtype='x'"),
+    ],
+)
+def test_arguments_of_the_library_as_flags(library, flags):
+    assert as_flags(library) == flags
+
+
+@pytest.mark.parametrize("error", [dola.errors.InputError, dola.errors.MissingExtraError])
+def test_errors_of_the_library_name_flags(dola_command, monkeypatch, error):
+    def fail(*_, **__):
+        raise error("dtype='x' is none", hint="use dtype='float32'")
+
+    monkeypatch.setattr("dola.cli.options.load_model", fail)
+    assert dola_command("generate", "Hi").err == "dola: --dtype x is none\nHint: use --dtype float32\n"
+
+
+@pytest.mark.parametrize("console", [stdout, stderr])
+def test_a_pipe_that_closes_under_rich(dola_command, folder, monkeypatch, console):
+    """rich itself would exit with 1."""
+
+    class Closed(io.StringIO):
+        def write(self, _):
+            raise BrokenPipeError
+
+    def printing(*_, **__):
+        made = console()
+        made.file = Closed()
+        made.print("x")
+
+    monkeypatch.setattr("dola.cli.endings._write_no_more", lambda: None)  # or the test's own stdout is gone
+    monkeypatch.setattr("dola.cli.options.load_model", printing)
+    assert dola_command("generate", "Hi").code == 141
+
+
+def test_ctrl_c_while_libraries_are_imported_ends_the_process(monkeypatch):
+    """Not by an exception: C code that imports may lose it."""
+    ended = []
+    monkeypatch.setattr("os._exit", ended.append)
+    monkeypatch.setattr("os.write", lambda *written: ended.append(written))
+    before = signal.getsignal(signal.SIGINT)
+    with importing():
+        signal.raise_signal(signal.SIGINT)
+    assert ended == [(2, b"\ndola: interrupted\n"), 130]
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.setattr("signal.getsignal", lambda _: signal.SIG_IGN)
+    with importing(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)  # the handler is as it was
