@@ -1,6 +1,7 @@
 """`dola doctor`, on tiny models and on a real one."""
 
 import dataclasses
+import io
 import json
 import logging
 import sys
@@ -199,6 +200,13 @@ def test_statuses_are_words_and_every_one_has_a_style(capsys, machine):
         checks = (dataclasses.replace(checkup.checks[0], status=status),)
         render(Console(), machine, ("m", 1.0, dataclasses.replace(checkup, checks=checks)), [])
         assert f"{status}: 6 blocks" in capsys.readouterr().out
+
+
+def test_colour_is_on_the_status_alone(machine):
+    written = io.StringIO()
+    console = Console(file=written, width=200, force_terminal=True, color_system="standard", no_color=False, highlight=False)
+    render(console, machine, ("m", 1.0, check_up(tiny("llama"), word_tokenizer())), [])
+    assert "\x1b[32mok: \x1b[0m6 blocks" in written.getvalue()
 
 
 def test_a_model_whose_parts_were_not_found(capsys, machine):

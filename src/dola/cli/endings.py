@@ -1,7 +1,7 @@
 """How a run of the command ends: exit codes, and errors in words.
 
     0    done
-    1    failed through no mistake of the user's: out of memory
+    1    failed through no mistake of the user's: out of memory; a check of `dola doctor`
     2    a mistake of the user's: what, got, allowed, and a hint
     130  Ctrl-C
     141  whoever read the output closed the pipe, as `head` does
@@ -116,24 +116,46 @@ def _fail_to_parse(error: Any) -> NoReturn:
         print(context.get_help(), file=sys.stderr)
         raise SystemExit(2)
     message = " ".join(error.format_message().replace("Value error, ", "").split())
-    given = _given(getattr(error, "param", None))
+    option = getattr(error, "param", None)
+    given, origin = _given(option), ""
+    if given is None:
+        given, origin = _configured(context, option)
     if given is not None and repr(given) not in message:
         message = f"{message.rstrip('.')}, not {given!r}."
+    message = f"{message.rstrip('.')}; it stands in {origin}." if origin else message
     verb = sys.argv[1] if context is None and len(sys.argv) > 1 else ""
     if "No such command" in message:
         message += f" There are {', '.join(context.command.commands)}."
-    fail(message, f"{context.command_path if context is not None else f'dola {verb}'.strip()} --help")
+    path = context.command_path if context is not None else f"dola {verb}".strip()
+    if getattr(error, "option_name", "") in ("-m", "--model") and _takes_model(context):
+        fail(message, f"MODEL stands without a flag here: {path} smollm2")
+    fail(message, f"{path} --help")
+
+
+def _takes_model(context: Any) -> bool:
+    parameters = () if context is None else context.command.params
+    return any(parameter.name == "model" and parameter.param_type_name == "argument" for parameter in parameters)
 
 
 def _given(option: Any) -> str | None:
-    """What the command line gives an option: the parser's messages do not all repeat it."""
+    """What the command line gives an option: the parser's messages do not all repeat it. The last one counts."""
+    found = None
     for word, after in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
         for name in getattr(option, "opts", ()):
             if word == name:
-                return after
-            if word.startswith(f"{name}="):
-                return word.removeprefix(f"{name}=")
-    return None
+                found = after
+            elif word.startswith(f"{name}="):
+                found = word.removeprefix(f"{name}=")
+    return found
+
+
+def _configured(context: Any, option: Any) -> tuple[Any, str]:
+    """What --config gives an option that the command line does not give, and the words for that file."""
+    name = getattr(option, "name", None)
+    source = None if context is None or name is None else context.get_parameter_source(name)
+    if source is None or source.name != "DEFAULT_MAP":
+        return None, ""
+    return context.default_map.get(name), f"--config {str(context.params.get('config'))!r}"
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -7,6 +7,7 @@ where NO_COLOR is set.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -106,4 +107,4 @@ def quiet_libraries() -> None:
     if not sys.stderr.isatty():
         from huggingface_hub.utils import logging as hub_logging  # which sets its level when it is imported: not before
 
-        hub_logging.set_verbosity_error()
+        hub_logging.set_verbosity(logging.ERROR)
