@@ -165,7 +165,8 @@ def dola_config(
             f"--reference sets the divergence and the final norm itself, and {' and '.join(clash)} was given too.",
             hint="give --reference alone, or only the others",
         )
-    from dola.config import DoLaConfig
+    with importing():  # torch comes with it
+        from dola.config import DoLaConfig
 
     chosen = parse_layers(layers)
     base = DoLaConfig.reference(chosen) if reference else DoLaConfig(chosen)
