@@ -23,13 +23,14 @@ colour nor progress bars, and NO_COLOR is honoured. `dola --install-completion` 
 | exit code | means |
 |---|---|
 | 0 | done |
-| 1 | failed through no mistake of yours: out of memory, or a defect of ours, which shows a traceback |
+| 1 | failed through no mistake of yours: out of memory, a check of `dola doctor`, or a defect of ours, which shows a traceback |
 | 2 | a mistake, told in words: what, got, allowed, and a hint |
 | 130 | Ctrl-C |
 | 141 | whoever read the output closed the pipe, as `head` does |
 
 `--config FILE` takes a JSON object with options by their names, without dashes in front: `{"layers": [26, 28], "max-new-tokens": 40, "chat": false}`.
-Options on the command line win over the file; a name that is no option is an error.
+Options on the command line win over the file; a name that is no option is an error. A list of numbers is one set of layers; for
+the columns of `compare` write a list of such sets: `{"layers": ["high", [26, 28]]}`.
 
 With `--json` standard output holds JSON and nothing else. Every object has `schema`, the name and version of what is listed below, and `dola`, the version of this
 package. Fields may be added to a version; none is removed or changes its meaning without a new one. `a.b` below is field `b` of object `a`, and `a[].b` that of each

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from dola.cli.prompts import Prompt, read_prompts
+
 
 @pytest.fixture
 def answer(dola_command, folder, tmp_path):
@@ -106,3 +108,22 @@ def test_a_damaged_line_in_the_middle_is_refused(answer):
     whole = answer()
     answer.output.write_bytes(whole[0] + whole[1][:40] + b"\n" + whole[2])
     assert "its line 2 was not written by this command" in answer(expect=2)
+
+
+def test_what_is_no_plain_file_is_written_too(dola_command, folder):
+    assert dola_command("generate", "Hi", "-m", folder, "--max-new-tokens", 2, "--output", "/dev/null").code == 0
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_before_decoding(dola_command, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    ended = dola_command("generate", "Hi", "--output", tmp_path / "new.jsonl")
+    assert (ended.code, "Permission denied" in ended.err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["prompts.JSONL", "prompts.ndjson"])
+def test_json_lines_by_other_names_and_with_a_mark(tmp_path, name):
+    """The byte order mark that Windows editors put first is no part of the first prompt."""
+    (tmp_path / name).write_text('{"prompt": "One", "id": 1}', encoding="utf-8-sig")
+    assert read_prompts(None, tmp_path / name) == [Prompt("One", {"id": 1})]
+    (tmp_path / "prompts.txt").write_text("One", encoding="utf-8-sig")
+    assert read_prompts(None, tmp_path / "prompts.txt") == [Prompt("One")]

@@ -148,10 +148,10 @@ def test_options_reach_the_settings(options, settings, monkeypatch):
         (["--prompt-lengths", "whole"], "--prompt-lengths whole with random weights"),
         (["--layers", "middle"], "--layers middle is neither a bucket nor"),
         (["--layers", "3,99"], "layer 99 in --layers 3,99"),
-        (["--dtype", "int3"], "dtype='int3' is unknown"),
+        (["--dtype", "int3"], "--dtype int3 is unknown"),
         (["--random-weights", "gpt-9"], "There is no shape 'gpt-9'"),
-        (["--cache", "paged"], "cache='paged' is unknown"),
-        (["--new-tokens", "0"], "new_tokens=0 is too few"),
+        (["--cache", "paged"], "--cache paged is unknown"),
+        (["--new-tokens", "0"], "--new-tokens 0 is too few"),
         (["--prompt-lengths", "5000"], "exceed the window of 4096"),
     ],
 )

@@ -99,6 +99,12 @@ def test_config_file_with_several_columns(compared, tmp_path):
     assert [column["layers"] for column in compared("--config", path)["columns"][2:]] == ["high", [2, 3]]
 
 
+def test_config_file_with_one_set_of_layers_is_one_column(compared, tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text('{"layers": [2, 3]}', encoding="utf-8-sig")  # as Windows editors save it
+    assert [column["layers"] for column in compared("--config", path)["columns"][2:]] == [[2, 3]]
+
+
 def test_answers_of_a_real_model_have_their_controls(smollm2):
     found = answers(*smollm2, "The capital of Washington State is", layers=["high", [26, 28]], max_new_tokens=8)
     assert [answer.title for answer in found] == [
@@ -183,6 +189,7 @@ def test_marks_in_colour():
     text = shown(WIDE, 160, force_terminal=True, color_system="standard", no_color=False)
     assert "The capital is\x1b[1;36m Rome!" in text
     assert "{+" not in text
+    assert "\x1b[1;36mmarked\x1b[0m: tokens" in text  # the legend's one word, not its line
 
 
 def test_no_color_leaves_marks_that_can_be_read(monkeypatch):
@@ -209,7 +216,12 @@ def test_the_legend_says_what_dola_changed():
     ended = [*WIDE[:2], answer("DoLa low, penalty 1.2", ["The", ""], [0, 1], finish_reason="stop")]
     assert 'at token 2, the end for "capital"' in shown(ended, 400)
     blank = [*WIDE[:2], answer("DoLa low, penalty 1.2", ["The", "\n", "x"], [0, 1, 1])]
-    assert 'at token 2, blank space for "capital"' in shown(blank, 400)
+    assert r'at token 2, "\n" for "capital"' in shown(blank, 400)
+    blanks = [*WIDE[:1], replace(blank[2], title="control, penalty 1.2"), answer("DoLa low", ["The", "\n\n"], [0, 1])]
+    assert r'at token 2, "\n\n" for "\n"' in shown(blanks, 400)
+    wide = [*WIDE[:2], answer("DoLa low, penalty 1.2", ["The", "", "", "\u30bc"], [0, 1, 1, 1])]
+    wide[2] = replace(wide[2], token_ids=[wide[1].token_ids[0], 1, 2, 3])
+    assert 'at token 2, part of "\u30bc" for "capital"' in shown(wide, 400)
 
 
 def test_columns_in_words(dola_command, folder):

@@ -1,13 +1,16 @@
 """`dola doctor`, on tiny models and on a real one."""
 
 import dataclasses
+import io
 import json
+import logging
 import sys
 
 import pytest
 import torch
 from families import tiny
 from rich.console import Console
+from transformers.utils import logging as transformers_logging
 from typer.testing import CliRunner
 from words import word_tokenizer
 
@@ -117,16 +120,32 @@ def test_remote_code_is_trusted_only_when_asked(folder, monkeypatch):
         seen.append(settings)
         return tiny("llama"), word_tokenizer()
 
-    monkeypatch.setattr("dola.models.load", load)
+    monkeypatch.setattr("dola.load", load)
     runner.invoke(app, ["doctor", folder])
     runner.invoke(app, ["doctor", folder, "--trust-remote-code"])
-    assert seen == [{}, {"trust_remote_code": True}]
+    assert [settings.get("trust_remote_code") for settings in seen] == [None, True]
+
+
+def test_the_model_is_loaded_as_generate_loads_it(folder, monkeypatch):
+    """Quietly, and on a GPU where there is one: what is checked is what decodes."""
+    seen = []
+
+    def load(name, **settings):
+        seen.append((logging.getLogger("huggingface_hub").level, transformers_logging.get_verbosity(), settings))
+        return tiny("llama"), word_tokenizer()
+
+    monkeypatch.setattr("dola.load", load)
+    monkeypatch.setattr("dola.cli.options._device_settings", lambda device: {"device_map": device or "auto"})
+    assert runner.invoke(app, ["doctor", folder, "--dtype", "bfloat16"]).exit_code == 0
+    ((hub, transformers, settings),) = seen
+    assert (hub, transformers) == (logging.ERROR, logging.ERROR)
+    assert (settings["device_map"], settings["dtype"]) == ("auto", torch.bfloat16)
 
 
 def test_a_broken_model_is_described_and_the_exit_code_is_1(monkeypatch):
     broken = tiny("llama")
     broken.model.norm.weight.fill_(torch.nan)
-    monkeypatch.setattr("dola.models.load", lambda name: (broken, word_tokenizer()))
+    monkeypatch.setattr("dola.load", lambda name, **_: (broken, word_tokenizer()))
     done = runner.invoke(app, ["doctor", "broken"])
     assert done.exit_code == 1
     assert "failed: the model's logits are NaN" in done.stdout
@@ -143,11 +162,11 @@ def test_a_broken_model_is_described_and_the_exit_code_is_1(monkeypatch):
             ["--layers", "middle"],
             "dola: --layers middle is neither a bucket nor a list of layers; allowed are low, high, all, ",
         ),
-        (["--layers", "3,3"], "dola: layer 3 stands twice in layers=[3, 3]; "),
-        (["--layers", "-1"], "dola: layer -1 in layers=[-1] is negative; "),
-        (["FOLDER", "--layers", "6"], "dola: layer 6 in layers=[6] is the mature layer, "),
-        (["FOLDER", "--dtype", "fp16"], "dola: dtype='fp16' is no floating-point type of torch; there are auto, float32, "),
-        (["FOLDER", "--device", "cuda:9"], "dola: There is no device 'cuda:9' on this machine; its devices are cpu"),
+        (["--layers", "3,3"], "dola: layer 3 stands twice in --layers 3,3; "),
+        (["--layers", "-1"], "dola: layer -1 in --layers -1 is negative; "),
+        (["FOLDER", "--layers", "6"], "dola: layer 6 in --layers 6 is the mature layer, "),
+        (["FOLDER", "--dtype", "fp16"], "'fp16' is not one of 'float32', 'bfloat16', 'float16'."),
+        (["FOLDER", "--device", "cuda:9"], "dola: --device 'cuda:9' is not here; there "),
     ],
 )
 def test_mistakes(monkeypatch, capsys, folder, options, words):
@@ -183,6 +202,13 @@ def test_statuses_are_words_and_every_one_has_a_style(capsys, machine):
         assert f"{status}: 6 blocks" in capsys.readouterr().out
 
 
+def test_colour_is_on_the_status_alone(machine):
+    written = io.StringIO()
+    console = Console(file=written, width=200, force_terminal=True, color_system="standard", no_color=False, highlight=False)
+    render(console, machine, ("m", 1.0, check_up(tiny("llama"), word_tokenizer())), [])
+    assert "\x1b[32mok: \x1b[0m6 blocks" in written.getvalue()
+
+
 def test_a_model_whose_parts_were_not_found(capsys, machine):
     checkup = dataclasses.replace(check_up(tiny("llama"), word_tokenizer()), parts=None, buckets=(), timings=None)
     render(Console(width=80), machine, ("m", 1.0, checkup), [])
@@ -200,7 +226,7 @@ def test_help_holds_an_example():
 
 
 def test_the_real_model_is_healthy(smollm2, monkeypatch):
-    monkeypatch.setattr("dola.models.load", lambda name: smollm2)
+    monkeypatch.setattr("dola.load", lambda name, **_: smollm2)
     done = runner.invoke(app, ["doctor", "smollm2"])
     assert done.exit_code == 0, done.stdout
     assert "30 x LlamaDecoderLayer at model.layers" in done.stdout

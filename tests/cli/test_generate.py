@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 from dataclasses import replace
 
@@ -204,3 +205,16 @@ def test_one_prompt_into_a_file(dola_command, folder, tmp_path):
     output = tmp_path / "answer.jsonl"
     assert dola_command("generate", "Hi", "-m", folder, "--max-new-tokens", 2, "--output", output).out == ""
     assert json.loads(output.read_text())["prompt"] == "Hi"
+
+
+def test_a_generation_config_of_the_model_adds_no_filters(dola_command, folder, tmp_path):
+    """Several answers, and filters that leave the best token alone: none of it was asked for."""
+    changed = shutil.copytree(folder, tmp_path / "changed")
+    path = changed / "generation_config.json"
+    wishes = {"do_sample": True, "num_return_sequences": 2, "min_p": 1.0, "typical_p": 0.01, "no_repeat_ngram_size": 1}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **wishes}))
+    for how in (["--repetition-penalty", "1"], ["--sample", "--seed", "5"]):
+        options = ["generate", "Hi", "--max-new-tokens", 12, "--layers", "off", *how]
+        ended = dola_command(*options, "-m", changed)
+        assert ended.code == 0
+        assert ended.out == dola_command(*options, "-m", folder).out

@@ -1,11 +1,16 @@
 """Mistakes of a user, and the words that answer them: what, got, allowed, and a hint. Exit code 2, nothing on stdout."""
 
+import io
 import re
+import signal
 
 import pytest
+from command import save
 
 import dola
 from dola.cli.decoding import check_length, encode
+from dola.cli.endings import as_flags, importing
+from dola.cli.output import stderr, stdout
 
 FILES = {
     "list.json": "[1]",
@@ -15,12 +20,14 @@ FILES = {
     "null.json": '{"layers": null}',
     "flag.json": '{"chat": 1}',
     "true.json": '{"max-new-tokens": true}',
+    "word.json": '{"max-new-tokens": "x"}',
     "range.json": '{"max-new-tokens": 0}',
     "empty.txt": "\n\n",
     "latin.txt": b"caf\xe9",
     "broken.jsonl": '{"prompt": "a"}\nnot json',
     "noprompt.jsonl": '{"prompt": 3}',
     "blank.jsonl": '{"prompt": " "}',
+    "field.jsonl": '{"prompt": "a", "note": ["\\ud800"]}',
     "surrogate.jsonl": '{"prompt": "\\ud800"}',
     "mine.txt": "precious\n",
     "half.txt": "precious",
@@ -58,6 +65,8 @@ MISTAKES = [
         "layer 99 in --layers 99 does not exist; allowed are 0 to 5",
         "--layers high",
     ),
+    (["generate", "Hi", *MODEL, "--layers", "99", "--output", "new.jsonl"], "layer 99 in --layers 99", "--layers high"),
+    (["generate", "Hi", "--output", "mine.txt/x.jsonl"], "--output 'mine.txt/x.jsonl': Not a directory.", "check the path"),
     (["compare", "Hi", *MODEL, "--layers", "low", "--layers", "6"], "layer 6 in --layers 6 is the mature layer", "--layers"),
     (["compare", "Hi", "--layers", "off"], "--layers off is no column", "leave it out"),
     (["generate", "Hi", *MODEL, "--device", "gpu"], "--device 'gpu' is not here; there", "--device cpu"),
@@ -76,6 +85,7 @@ MISTAKES = [
     (["generate", "--file", "noprompt.jsonl"], 'line 1 has no "prompt" that is a string: {"prompt": 3}', '{"prompt": '),
     (["generate", "--file", "blank.jsonl"], "line 1 has a prompt that is empty or cannot be encoded", '{"prompt": '),
     (["generate", "--file", "surrogate.jsonl"], "line 1 has a prompt that is empty or cannot be encoded", '{"prompt": '),
+    (["generate", "--file", "field.jsonl"], "line 1 has a field that cannot be encoded", '{"prompt": '),
     (["generate", "Hi", "--batch-size", "2"], "--batch-size is for the prompts of a file", "leave --batch-size out"),
     (["generate", "Hi", "--json", "--output", "x.jsonl"], "both were given", "give one of them"),
     (["generate", "Hi", "--output", "nosuch/x.jsonl"], "--output 'nosuch/x.jsonl': No such file or directory.", "check"),
@@ -92,6 +102,12 @@ MISTAKES = [
     (["generate", "Hi", "--config", "flag.json"], "'chat' is 1; allowed are true and false.", '"chat": true'),
     (["generate", "Hi", "--config", "true.json"], "'max-new-tokens' is true; allowed is a word", "--max-new-tokens takes"),
     (["generate", "Hi", "--config", "range.json"], "--max-new-tokens 0 is out of range", "leave"),
+    (["generate", "Hi", "--config", "word.json"], "not 'x'; it stands in --config 'word.json'.", "dola generate --help"),
+    (["generate", "Hi", "--config", "word.json", "--max-new-tokens", "y"], ", not 'y'.", "dola generate --help"),
+    (["generate", "Hi", "--sample", "--seed", "1", "--seed", "x"], "'x'", "dola generate --help"),
+    (["generate", "Hi", "--sample", "--top-p", "0.5", "--top-p=q"], "'q'", "dola generate --help"),
+    (["doctor", "-m", "smollm2"], "No such option: -m", "MODEL stands without a flag here: dola doctor smollm2"),
+    (["generate", "Hi", "-m", "REFUSES"], "The model's chat template fails: no such message.", "--no-chat"),
     (["generate", "Hi", *MODEL, "--max-new-tokens", "999"], "--max-new-tokens is 999; together the model takes 256.", "--max-"),
     (["compare", "word " * 300, *MODEL], "together the model takes 256.", "shorten the prompt by"),
     (["generate", "Hi", "-m", "BASE", "--chat"], "this model has no chat template.", "leave --chat out"),
@@ -99,17 +115,24 @@ MISTAKES = [
 ]
 
 
+@pytest.fixture(scope="session")
+def refusing_folder(tmp_path_factory):
+    """A tiny model whose chat template takes no message."""
+    return save(tmp_path_factory.mktemp("refuses"), template="{{ raise_exception('no such message') }}")
+
+
 @pytest.mark.parametrize(("arguments", "what", "hint"), MISTAKES, ids=lambda value: None)
-def test_mistake(dola_command, folder, base_folder, tmp_path, monkeypatch, arguments, what, hint):
+def test_mistake(dola_command, folder, base_folder, refusing_folder, tmp_path, monkeypatch, arguments, what, hint):
     monkeypatch.chdir(tmp_path)
     for name, content in {**FILES, "two.txt": "one\ntwo"}.items():
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    names = {"MODEL": str(folder), "BASE": str(base_folder)}
+    names = {"MODEL": str(folder), "BASE": str(base_folder), "REFUSES": str(refusing_folder)}
     ended = dola_command(*(names.get(argument, argument) for argument in arguments))
     assert ended.code == 2
     assert ended.out == ""
     message, _, advice = ended.err.removeprefix("dola: ").rstrip("\n").partition("\nHint: ")
     assert ended.err.startswith("dola: ")
+    assert not (tmp_path / "new.jsonl").exists()
     assert what in message
     assert hint in advice
     assert not re.search(r"\w=\[|relative_top=|layers=", ended.err), "words of the library, not of the command line"
@@ -125,6 +148,10 @@ def test_no_prompt_at_a_terminal(dola_command, monkeypatch):
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     ended = dola_command("generate")
     assert (ended.code, ended.err.splitlines()[0]) == (2, "dola: There is no prompt.")
+    assert "--file FILE" in ended.err
+    ended = dola_command("compare")
+    assert "Hint: dola compare " in ended.err
+    assert "--file" not in ended.err  # it has none
 
 
 def test_standard_input_that_is_no_text(dola_command, monkeypatch):
@@ -177,3 +204,59 @@ def test_a_defect_of_ours_shows_its_traceback(dola_command, folder, monkeypatch)
     monkeypatch.setattr("dola.cli.generate_run.decode", fail)
     with pytest.raises(RuntimeError, match="a defect"):
         dola_command("generate", "Hi", "-m", folder)
+
+
+@pytest.mark.parametrize(
+    ("library", "flags"),
+    [
+        ("use dtype='float32' or dtype=\"bfloat16\"", "use --dtype float32 or --dtype bfloat16"),
+        ("device_map='cuda:9', device=cpu", "--device cuda:9, --device cpu"),
+        ("new_tokens=0 and repetition_penalty=-1.5", "--new-tokens 0 and --repetition-penalty -1.5"),
+        ("layers=[24, 28]", "--layers 24,28"),
+        ("use_cache=True, torch_dtype='x'", "use_cache=True, torch_dtype='x'"),
+    ],
+)
+def test_arguments_of_the_library_as_flags(library, flags):
+    assert as_flags(library) == flags
+
+
+@pytest.mark.parametrize("error", [dola.errors.InputError, dola.errors.MissingExtraError])
+def test_errors_of_the_library_name_flags(dola_command, monkeypatch, error):
+    def fail(*_, **__):
+        raise error("dtype='x' is none", hint="use dtype='float32'")
+
+    monkeypatch.setattr("dola.cli.options.load_model", fail)
+    assert dola_command("generate", "Hi").err == "dola: --dtype x is none\nHint: use --dtype float32\n"
+
+
+@pytest.mark.parametrize("console", [stdout, stderr])
+def test_a_pipe_that_closes_under_rich(dola_command, folder, monkeypatch, console):
+    """rich itself would exit with 1."""
+
+    class Closed(io.StringIO):
+        def write(self, _):
+            raise BrokenPipeError
+
+    def printing(*_, **__):
+        made = console()
+        made.file = Closed()
+        made.print("x")
+
+    monkeypatch.setattr("dola.cli.endings._write_no_more", lambda: None)  # or the test's own stdout is gone
+    monkeypatch.setattr("dola.cli.options.load_model", printing)
+    assert dola_command("generate", "Hi").code == 141
+
+
+def test_ctrl_c_while_libraries_are_imported_ends_the_process(monkeypatch):
+    """Not by an exception: C code that imports may lose it."""
+    ended = []
+    monkeypatch.setattr("os._exit", ended.append)
+    monkeypatch.setattr("os.write", lambda *written: ended.append(written))
+    before = signal.getsignal(signal.SIGINT)
+    with importing():
+        signal.raise_signal(signal.SIGINT)
+    assert ended == [(2, b"\ndola: interrupted\n"), 130]
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.setattr("signal.getsignal", lambda _: signal.SIG_IGN)
+    with importing(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)  # the handler is as it was

@@ -6,6 +6,7 @@ command did not write is ever overwritten.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -51,8 +52,9 @@ class AnswerFile:
                 if (there := record["settings"].get(name)) != value:
                     raise self._refusal(f"it was made with {name} = {json.dumps(there)}, and here it is {json.dumps(value)}")
             self.done.add(index)
-        if self.path.exists():
-            os.truncate(self.path, self._length)
+        with self.path.open("ab") as file:
+            if file.seek(0, os.SEEK_END) > self._length:  # /dev/null cannot be truncated, and need not be
+                file.truncate(self._length)
 
     def write(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Append answers; when this returns they are in the file."""
@@ -63,8 +65,7 @@ class AnswerFile:
         """The complete records, and their length in bytes."""
         try:
             content = self.path.read_bytes() if self.path.exists() else b""
-            with self.path.open("ab"):  # find out now, not after the first batch, that it cannot be written
-                pass
+            self._check_writable()
         except OSError as error:
             raise UsageError(f"--output {str(self.path)!r}: {error.strerror}.", hint="check the path") from None
         *lines, rest = content.split(b"\n")
@@ -72,6 +73,16 @@ class AnswerFile:
         if rest and not (rest.startswith(start) or start.startswith(rest)):
             raise self._refusal("it was not written by this command")
         return [self._record(number, line) for number, line in enumerate(lines, 1)], len(content) - len(rest)
+
+    def _check_writable(self) -> None:
+        """Find out now, not after the first batch, that the file cannot be written; but leave no empty one behind."""
+        if self.path.exists():
+            self.path.open("ab").close()
+            return
+        folder = self.path.resolve().parent
+        os.stat(f"{folder}/.")  # fails unless it is there, and a folder
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def _record(self, number: int, line: bytes) -> dict[str, Any]:
         with suppress(ValueError, KeyError, TypeError):

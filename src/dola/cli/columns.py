@@ -92,9 +92,9 @@ def _runs(answer: Answer) -> Iterator[tuple[bool, str]]:
 
 def _legend(found: Sequence[Answer], plain: bool) -> Iterator[Text]:
     """What the marks mean and, for each DoLa column, what it changed beyond the penalty."""
-    mark = Text(f"{OPEN}marked{CLOSE}") if plain else Text("marked", style=MARK)
+    mark = (f"{OPEN}marked{CLOSE}", "") if plain else ("marked", MARK)
     control = found[1]
-    yield mark + Text(f": tokens not in greedy's answer. Control: {control.title}.", style="")
+    yield Text.assemble(mark, f": tokens not in greedy's answer. Control: {control.title}.")
     for answer in found[2:]:
         yield Text(_change(answer, control))
 
@@ -113,7 +113,15 @@ def _change(answer: Answer, control: Answer) -> str:
 
 
 def _shown(answer: Answer, position: int) -> str:
-    piece = printable(answer.pieces[position]).strip()
-    if piece:
-        return f'"{piece}"'
-    return "the end" if position == len(answer.pieces) - 1 and answer.finish_reason == "stop" else "blank space"
+    """A token in words: its text, its blank space as escapes, the character that it is a part of, or the end."""
+    if answer.pieces[position]:
+        return _quoted(answer.pieces[position])
+    if position == len(answer.pieces) - 1:
+        return "the end" if answer.finish_reason == "stop" else "no text"
+    rest = next((piece for piece in answer.pieces[position:] if piece), "")
+    return f"part of {_quoted(rest)}" if rest else "no text"
+
+
+def _quoted(piece: str) -> str:
+    words = printable(piece).strip()
+    return f'"{words}"' if words else f'"{piece}"' if piece == " " else f'"{piece.encode("unicode_escape").decode()}"'

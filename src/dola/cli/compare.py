@@ -88,7 +88,7 @@ def command(
         )
         for chosen in layers or ["low", "high"]
     ]
-    (asked,) = read_prompts(prompt)
+    (asked,) = read_prompts(prompt, verb="compare")
     loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     found = answers(
         loaded,

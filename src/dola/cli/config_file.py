@@ -31,7 +31,7 @@ def read_config_file(path: Path, parameters: Sequence[Any]) -> dict[str, Any]:
 def _json_object(path: Path) -> dict[str, Any]:
     example = '{"layers": "high", "max-new-tokens": 40}'
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"--config {str(path)!r}: {error.strerror}.", hint="check the path") from None
     except ValueError as error:  # not JSON, or not UTF-8
@@ -61,12 +61,18 @@ def _typed(path: Path, key: str, value: Any, option: Any) -> Any:
             )
         return value
     if option.multiple:
-        return [_word(path, key, item) for item in (value if isinstance(value, list) else [value])]
+        # [26, 28] is one set of layers, as it is for options that are given once; [[26, 28]] and ["26,28", "low"] are columns.
+        several = isinstance(value, list) and not _is_numbers(value)
+        return [_word(path, key, item) for item in (value if several else [value])]
     return _word(path, key, value)
 
 
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
+
+
 def _word(path: Path, key: str, value: Any) -> str:
-    if isinstance(value, list) and value and all(type(item) is int for item in value):
+    if _is_numbers(value):
         return ",".join(map(str, value))
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise UsageError(

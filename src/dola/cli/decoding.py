@@ -12,6 +12,9 @@ from typing import Any
 
 from dola.errors import InputError, UsageError
 
+_NO_FILTERS = {"top_k": 0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
+"""Values that change nothing. None would not do: transformers takes it as not given."""
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -33,11 +36,13 @@ class Decoding:
     seed: int | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """For `model.generate`. One beam: a model's own generation config may ask for more."""
-        drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0} if self.sample else {}
+        """For `model.generate`. One beam, one answer, no other filter: a model's own generation config may ask for more."""
+        drawn = {"temperature": self.temperature, "top_p": self.top_p, **_NO_FILTERS} if self.sample else {}
         return {
             "do_sample": self.sample,
             "num_beams": 1,
+            "num_return_sequences": 1,
+            "no_repeat_ngram_size": 0,
             "max_new_tokens": self.max_new_tokens,
             "repetition_penalty": self.repetition_penalty,
             **drawn,
@@ -92,7 +97,7 @@ def encode(tokenizer: Any, prompts: Sequence[str], *, chat: bool) -> Any:
     """Input ids and attention mask [B, T] of prompts, padded on the left, through the chat template if `chat`.
 
     Raises:
-        UsageError: A batch for a tokenizer that cannot pad.
+        UsageError: A batch for a tokenizer that cannot pad, or a chat template that refuses a prompt.
     """
     if len(prompts) > 1 and tokenizer.pad_token_id is None:
         raise UsageError("This model's tokenizer has no padding token, so prompts cannot share a batch.", hint="--batch-size 1")
@@ -100,7 +105,12 @@ def encode(tokenizer: Any, prompts: Sequence[str], *, chat: bool) -> Any:
     if not chat:
         return tokenizer(list(prompts), **settings)
     messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, **settings)
+    from jinja2 import TemplateError  # transformers needs it for templates
+
+    try:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, **settings)
+    except TemplateError as error:  # a model's own: some refuse a message with `raise_exception`, some are broken
+        raise UsageError(f"The model's chat template fails: {error}.", hint="--no-chat") from None
 
 
 def check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dola.cli import options
+from dola.cli.endings import importing
+
 if TYPE_CHECKING:
     from dola.checkup import Checkup
     from dola.config import DoLaConfig
@@ -70,10 +73,8 @@ def command(
         str | None, typer.Argument(metavar="MODEL", help="A hub id, a folder, a .gguf file, or an alias.", show_default=False)
     ] = None,
     layers: Annotated[str, typer.Option(help="What to try: low, high, all, or layers as 24,28.")] = "high",
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, float16, ...; the model's own by default.", show_default=False)
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.", show_default=False)] = None,
+    dtype: options.DTypeOption = None,
+    device: options.Device = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings along. Read it first.")
     ] = False,
@@ -85,14 +86,19 @@ def command(
     """
     from dola.cli.doctor_page import render
     from dola.cli.output import print_json, stdout
-    from dola.environment import advice, look_around
+
+    with importing():
+        from dola.environment import advice, look_around
+
+        if model is not None:
+            import dola.checkup  # noqa: F401
 
     config = parse_layers(layers)
     environment = look_around()
     said = advice(environment)
     examined = None
     if model is not None:
-        examined, more = _examine(model, config, {"dtype": dtype, "device_map": device, "trust_remote_code": trust_remote_code})
+        examined, more = _examine(model, config, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         said += more
     if json:
         print_json("dola.doctor/1", as_json(environment, examined, said))
@@ -130,15 +136,14 @@ def as_json(environment: Environment, examined: tuple[str, float, Checkup] | Non
     return {"environment": asdict(environment), "model": model, "advice": advice}
 
 
-def _examine(name: str, config: DoLaConfig, settings: dict[str, Any]) -> tuple[tuple[str, float, Checkup], list[str]]:
-    """Load a model and check it up: its name, the seconds it took to load, the findings; and advice."""
+def _examine(name: str, config: DoLaConfig, **settings: Any) -> tuple[tuple[str, float, Checkup], list[str]]:
+    """Load a model as `generate` does and check it up: its name, the seconds it took to load, the findings; and advice."""
     import time
 
     from dola.checkup import advice, check_up
-    from dola.models import load
 
     start = time.perf_counter()
-    model, tokenizer = load(name, **{key: value for key, value in settings.items() if value})
+    model, tokenizer = options.load_model(name, **settings)
     seconds = time.perf_counter() - start
     checkup = check_up(model, tokenizer, config)
     return (name, seconds, checkup), advice(checkup)

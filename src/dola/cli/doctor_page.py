@@ -48,7 +48,7 @@ def _section(console: Console, title: str, rows: Iterable[Row | tuple[str, str, 
     for name, text, *status in rows:
         found = Text(text)
         for word in status:
-            found = Text(f"{word}: ", style=STYLES[word]) + found
+            found = Text.assemble((f"{word}: ", STYLES[word]), text)  # `+` would style the whole of it
         grid.add_row(Text(f"  {name}", style="dim"), found)
     console.print(grid)
 

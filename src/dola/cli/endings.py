@@ -1,7 +1,7 @@
 """How a run of the command ends: exit codes, and errors in words.
 
     0    done
-    1    failed through no mistake of the user's: out of memory
+    1    failed through no mistake of the user's: out of memory; a check of `dola doctor`
     2    a mistake of the user's: what, got, allowed, and a hint
     130  Ctrl-C
     141  whoever read the output closed the pipe, as `head` does
@@ -12,14 +12,19 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import typer
 
-from dola.errors import ConfigError, DolaError
+from dola.errors import ConfigError, DolaError, InputError, MissingExtraError
+
+_FLAGS = "layers|relative_top|divergence|dtype|device|device_map|repeats|new_tokens|cache|prompt_lookup|repetition_penalty"
+_VALUE = r"\[[^]]*\]|[\"'][^\"']*[\"']|-?[\w.]+"
 
 _ClickUsageError: Any = typer.BadParameter.__mro__[
     1
@@ -46,9 +51,9 @@ def in_words() -> Iterator[None]:
         _write_no_more()
         raise SystemExit(141) from None
     except DolaError as error:
-        fail(as_flags(error.message), as_flags(error.hint)) if isinstance(error, ConfigError) else fail(
-            error.message, error.hint
-        )
+        # Only these speak of arguments that the command has as flags; elsewhere such words may be a file's own.
+        words = as_flags if isinstance(error, (ConfigError, InputError, MissingExtraError)) else str
+        fail(words(error.message), words(error.hint))
     except _ClickUsageError as error:
         _fail_to_parse(error)
     except OSError as error:
@@ -64,6 +69,30 @@ def in_words() -> Iterator[None]:
         )
 
 
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import torch and the like inside: Ctrl-C ends the process at once.
+
+    An exception would not do: numpy and torch run Python code from C while they are imported, which loses a
+    KeyboardInterrupt or makes an ImportError of it. Nothing is written yet, so nothing is lost.
+    """
+
+    def stop(*_: object) -> NoReturn:
+        os.write(2, b"\ndola: interrupted\n")
+        os._exit(130)
+
+    before = signal.getsignal(signal.SIGINT)
+    # Elsewhere handlers cannot be set; and where it is ignored, as behind nohup, it stays so.
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def fail(message: str, hint: str, *, code: int = 2) -> NoReturn:
     """Tell a mistake on stderr, and end the process."""
     print(f"dola: {message}\nHint: {hint}", file=sys.stderr)
@@ -74,10 +103,10 @@ def as_flags(text: str) -> str:
     """The words of a library error for somebody at a command line: `layers=[24, 28]` becomes `--layers 24,28`."""
 
     def flag(match: re.Match[str]) -> str:
-        name, value = match[1].replace("_", "-"), match[2].strip("[]\"'").replace(", ", ",")
+        name, value = match[1].removesuffix("_map").replace("_", "-"), match[2].strip("[]\"'").replace(", ", ",")
         return f"--{name} {value}"
 
-    return re.sub(r"\b(layers|relative_top|divergence)=(\[[^]]*\]|[\"'][^\"']*[\"']|-?[\w.]+)", flag, text)
+    return re.sub(rf"\b({_FLAGS})=({_VALUE})", flag, text)
 
 
 def _fail_to_parse(error: Any) -> NoReturn:
@@ -87,24 +116,46 @@ def _fail_to_parse(error: Any) -> NoReturn:
         print(context.get_help(), file=sys.stderr)
         raise SystemExit(2)
     message = " ".join(error.format_message().replace("Value error, ", "").split())
-    given = _given(getattr(error, "param", None))
+    option = getattr(error, "param", None)
+    given, origin = _given(option), ""
+    if given is None:
+        given, origin = _configured(context, option)
     if given is not None and repr(given) not in message:
         message = f"{message.rstrip('.')}, not {given!r}."
+    message = f"{message.rstrip('.')}; it stands in {origin}." if origin else message
     verb = sys.argv[1] if context is None and len(sys.argv) > 1 else ""
     if "No such command" in message:
         message += f" There are {', '.join(context.command.commands)}."
-    fail(message, f"{context.command_path if context is not None else f'dola {verb}'.strip()} --help")
+    path = context.command_path if context is not None else f"dola {verb}".strip()
+    if getattr(error, "option_name", "") in ("-m", "--model") and _takes_model(context):
+        fail(message, f"MODEL stands without a flag here: {path} smollm2")
+    fail(message, f"{path} --help")
+
+
+def _takes_model(context: Any) -> bool:
+    parameters = () if context is None else context.command.params
+    return any(parameter.name == "model" and parameter.param_type_name == "argument" for parameter in parameters)
 
 
 def _given(option: Any) -> str | None:
-    """What the command line gives an option: the parser's messages do not all repeat it."""
+    """What the command line gives an option: the parser's messages do not all repeat it. The last one counts."""
+    found = None
     for word, after in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
         for name in getattr(option, "opts", ()):
             if word == name:
-                return after
-            if word.startswith(f"{name}="):
-                return word.removeprefix(f"{name}=")
-    return None
+                found = after
+            elif word.startswith(f"{name}="):
+                found = word.removeprefix(f"{name}=")
+    return found
+
+
+def _configured(context: Any, option: Any) -> tuple[Any, str]:
+    """What --config gives an option that the command line does not give, and the words for that file."""
+    name = getattr(option, "name", None)
+    source = None if context is None or name is None else context.get_parameter_source(name)
+    if source is None or source.name != "DEFAULT_MAP":
+        return None, ""
+    return context.default_map.get(name), f"--config {str(context.params.get('config'))!r}"
 
 
 def _is_out_of_memory(error: Exception) -> bool:

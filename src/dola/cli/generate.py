@@ -57,7 +57,8 @@ def command(
         str | None, typer.Argument(help="The text to complete, or the message to answer; - reads standard input.")
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(help='Prompts from a file: one a line or, in a .jsonl file, objects with a "prompt".')
+        Path | None,
+        typer.Option(help='Prompts from a file: one a line or, in a .jsonl or .ndjson file, objects with a "prompt".'),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write JSON lines to this file. Interrupted, the same command goes on where it ended.")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dola.cli.config_file import read_config_file
+from dola.cli.endings import importing
 from dola.cli.output import loading, quiet_libraries
 from dola.errors import UsageError
 
@@ -164,7 +165,8 @@ def dola_config(
             f"--reference sets the divergence and the final norm itself, and {' and '.join(clash)} was given too.",
             hint="give --reference alone, or only the others",
         )
-    from dola.config import DoLaConfig
+    with importing():  # torch comes with it
+        from dola.config import DoLaConfig
 
     chosen = parse_layers(layers)
     base = DoLaConfig.reference(chosen) if reference else DoLaConfig(chosen)
@@ -201,10 +203,12 @@ def load_model(name: str, *, dtype: DType | None, device: str | None, trust_remo
         ModelFileError, ModelError, DownloadError, MissingExtraError: As `dola.load`.
     """
     with loading(name) as progress:
-        quiet_libraries()
-        import torch
+        with importing():
+            quiet_libraries()
+            import torch
+            from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401 - so that `load` finds them imported
 
-        import dola
+            import dola
 
         settings: dict[str, Any] = _device_settings(device)
         if dtype is not None:

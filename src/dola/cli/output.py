@@ -21,14 +21,20 @@ from rich.console import Console
 from dola import __version__
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave a closed pipe to `endings`, like any other: rich would exit with 1."""
+        raise BrokenPipeError
+
+
 def stdout() -> Console:
     """The console for results."""
-    return Console(highlight=False, soft_wrap=False)
+    return _Console(highlight=False, soft_wrap=False)
 
 
 def stderr() -> Console:
     """The console for progress and notes."""
-    return Console(stderr=True, highlight=False)
+    return _Console(stderr=True, highlight=False)
 
 
 def note(line: str) -> None:
@@ -92,11 +98,13 @@ def quiet_bars() -> None:
 
 def quiet_libraries() -> None:
     """Silence what the libraries say of themselves; where somebody watches, all but downloads."""
-    if not sys.stderr.isatty():
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        from huggingface_hub.utils import logging as hub_logging  # which sets its level when it is imported: not before
+
+        hub_logging.set_verbosity(logging.ERROR)

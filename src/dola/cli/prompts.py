@@ -19,8 +19,13 @@ class Prompt:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-def read_prompts(argument: str | None, file: Path | None = None) -> list[Prompt]:
+def read_prompts(argument: str | None, file: Path | None = None, *, verb: str = "generate") -> list[Prompt]:
     """The prompts that a command line means: one, unless they come from a file.
+
+    Args:
+        argument: What stands on the command line; - is standard input, and so is None.
+        file: What `--file` names.
+        verb: The verb of the command, for hints. Only `generate` has `--file`.
 
     Raises:
         UsageError: None or several sources, or a file that cannot be read.
@@ -29,7 +34,7 @@ def read_prompts(argument: str | None, file: Path | None = None) -> list[Prompt]
         raise UsageError("A prompt and --file were both given.", hint="give one of them")
     if file is not None:
         return _from_file(file)
-    text = _from_stdin(argument) if argument in (None, "-") else argument
+    text = _from_stdin(argument, verb) if argument in (None, "-") else argument
     if not text.strip():
         raise UsageError("The prompt is empty.", hint='give one, for instance "The capital of France is"')
     if not _is_text(text):
@@ -37,10 +42,11 @@ def read_prompts(argument: str | None, file: Path | None = None) -> list[Prompt]
     return [Prompt(text)]
 
 
-def _from_stdin(argument: str | None) -> str:
+def _from_stdin(argument: str | None, verb: str) -> str:
     if argument is None and sys.stdin.isatty():
+        file = ", or --file FILE" if verb == "generate" else ""
         raise UsageError(
-            "There is no prompt.", hint='dola generate "The capital of France is", or --file FILE, or pipe it into the command'
+            "There is no prompt.", hint=f'dola {verb} "The capital of France is"{file}, or pipe it into the command'
         )
     try:
         return sys.stdin.read().removesuffix("\n")  # which `echo` adds
@@ -54,17 +60,17 @@ def _is_text(text: str) -> bool:
 
 
 def _from_file(path: Path) -> list[Prompt]:
-    """Prompts of a file: .jsonl has an object with "prompt" on each line, any other name a prompt on each line.
+    """Prompts of a file: .jsonl or .ndjson has an object with "prompt" on each line, any other name a prompt on each line.
 
     Blank lines are passed over.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise UsageError(f"--file {str(path)!r}: {error.strerror}.", hint="check the path") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"--file {str(path)!r} is not valid UTF-8: {error}.", hint="convert it with iconv -t utf-8") from None
-    parse = _from_json if path.suffix == ".jsonl" else lambda where, line: Prompt(line)
+    parse = _from_json if path.suffix.lower() in (".jsonl", ".ndjson") else lambda where, line: Prompt(line)
     prompts = [
         parse(f"--file {str(path)!r}, line {number}", line.removesuffix("\r"))
         for number, line in enumerate(lines, 1)
@@ -85,4 +91,6 @@ def _from_json(where: str, line: str) -> Prompt:
         raise UsageError(f'{where} has no "prompt" that is a string: {line[:60]}', hint=hint)
     if not fields["prompt"].strip() or not _is_text(fields["prompt"]):
         raise UsageError(f"{where} has a prompt that is empty or cannot be encoded: {line[:60]}", hint=hint)
+    if not _is_text(json.dumps(fields, ensure_ascii=False)):  # they go into the output: found out now, not after decoding
+        raise UsageError(f"{where} has a field that cannot be encoded: {line[:60]}", hint=hint)
     return Prompt(fields.pop("prompt"), fields)
