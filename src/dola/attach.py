@@ -169,7 +169,9 @@ class Session:
     def _call(self) -> Call | None:
         """The forward that this thread is in. torch.compile does not follow what is written to a thread's own state while it
         traces (seen in torch 2.11), so a traced forward, whose state is gone from the compiled code, has a place of its own."""
-        return self._traced.call or self._state.call
+        if torch.compiler.is_compiling():
+            return self._traced.call or self._state.call
+        return self._state.call or self._traced.call
 
     @_call.setter
     def _call(self, call: Call | None) -> None:
@@ -233,10 +235,9 @@ class Session:
         self._check_captures(call, logits)
         generation = current_generation(self._lm)
         scores = self._contrast(call, logits)
+        # Where a look would make the host wait, or break a traced graph, Generation.watch looks instead.
         watched = generation is not None and (scores.device.type != "cpu" or torch.compiler.is_compiling())
-        if (
-            not watched and not scores.amax(dim=-1).isfinite().all()
-        ):  # else Generation.watch looks, without a wait for the device
+        if not watched and not scores.amax(dim=-1).isfinite().all():
             self._explain_not_finite(call, logits, scores)
         if generation is not None:
             generation.record(scores=scores, mature=logits)
@@ -265,6 +266,7 @@ class Session:
                 self.anatomy.check_readout(last.flatten(0, -2)[-1:], row)
                 self._readout_checked = True
 
+    @torch.no_grad()
     def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Have the head read the candidates with the mature rows, where that is cheaper than reading them after it."""
         call = self._call

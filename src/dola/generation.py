@@ -235,9 +235,7 @@ def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **k
     generation.prepare(kwargs.get("generation_config", args[0] if args else None))
     generation.lazy &= all(isinstance(processor, NEVER_BAN + ONLY_BAN) for processor in processors)
     generation.keeps_rows = bool(can_ban)
-    if can_ban:
-        return MatureFallback(processors, generation)
-    return Watch(processors, generation) if lm.device.type != "cpu" else processors
+    return (MatureFallback if can_ban else Watch)(processors, generation)
 
 
 def _check_call(lm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -281,7 +279,7 @@ def _refuse_modes(config: Any, drafted: bool) -> None:
 
 
 class Watch(LogitsProcessorList):  # type: ignore[misc]
-    """The processors of one `generate` call on an accelerator, where looking for NaN must not make the host wait."""
+    """The processors of one `generate` call, and a look for NaN that neither makes the host wait nor is in compiled code."""
 
     def __init__(self, processors: LogitsProcessorList, generation: Generation) -> None:
         super().__init__(processors)

@@ -107,6 +107,22 @@ def test_a_candidate_that_is_nan_has_no_divergence():
     assert native.jsd_less_ln2(logits, logits.logsumexp(-1)).isnan().tolist() == [False, True]
 
 
+@needs_kernel
+def test_the_default_dtype_and_device_of_the_user_do_not_matter():
+    weight, x = operands(300, 32, 3, torch.float32)
+    logits, log_z = native.head_product(weight, x)
+    divergence = native.jsd_less_ln2(logits, log_z)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            again = native.head_product(weight, x)
+            assert torch.equal(native.jsd_less_ln2(*again), divergence)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(again[1], log_z)
+
+
 class Scaled(nn.Linear):
     pass
 

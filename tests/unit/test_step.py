@@ -138,6 +138,15 @@ def test_the_head_reads_once_where_that_is_cheaper(llama, ids, monkeypatch):
     assert torch.Size([3, 1, 32]) in head  # one mature and two premature rows
 
 
+@pytest.mark.parametrize("way", ["kernel", "together"])
+def test_a_call_with_gradients_on_is_contrasted_without_them(llama, ids, way, monkeypatch):
+    if way == "together":
+        monkeypatch.setattr(native, "suits", lambda head: False)
+    with torch.enable_grad(), dola.attach(llama, "high"):
+        scores = llama(ids, logits_to_keep=1).logits
+    assert not scores.requires_grad
+
+
 def test_the_plan():
     assert product_cost(3, 8) == 1  # reading the weights is what it costs
     assert product_cost(80, 8) == 10

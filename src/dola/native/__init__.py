@@ -62,7 +62,7 @@ def head_product(weight: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """
     rows = rows.contiguous()
     logits = rows.new_empty(len(rows), len(weight))
-    log_z = torch.empty(len(rows))
+    log_z = torch.empty(len(rows), dtype=torch.float32, device="cpu")
     failed = _library().dola_head(
         DTYPES[weight.dtype], *(tensor.data_ptr() for tensor in (weight, rows, logits, log_z)),
         *weight.shape, len(rows), torch.get_num_threads(),
@@ -80,7 +80,7 @@ def jsd_less_ln2(logits: Tensor, log_z: Tensor) -> Tensor:
         log_z: Their log sum exp, float32 [K+1].
     """
     candidates = len(logits) - 1
-    divergence, log_z = torch.empty(candidates), log_z.contiguous()
+    divergence, log_z = torch.empty(candidates, dtype=torch.float32, device="cpu"), log_z.contiguous()
     failed = _library().dola_jsd(
         DTYPES[logits.dtype], *(tensor.data_ptr() for tensor in (logits, log_z, divergence)),
         logits.stride(0), logits.shape[1], candidates, torch.get_num_threads(),
