@@ -15,6 +15,7 @@ from importlib import metadata
 import torch
 from packaging.requirements import Requirement
 
+from dola import native
 from dola.embedded import EMBEDDED, cache_folder
 
 DISTRIBUTION = "dola-decoding"
@@ -90,6 +91,7 @@ class Environment:
         packages: Name to version, None where it is not installed.
         cpu, devices: What there is to compute with.
         compiler: Path of the C++ compiler that torch.compile would use on the CPU, or None.
+        kernels: "in use", or why dola's own CPU kernels are not: then DoLa is slower on the CPU.
         cache: Folder of the embedded models.
         models: The embedded models.
         extras: Optional parts of this package.
@@ -102,6 +104,7 @@ class Environment:
     cpu: Cpu
     devices: tuple[Device, ...]
     compiler: str | None
+    kernels: str
     cache: str
     models: tuple[Embedded, ...]
     extras: tuple[Extra, ...]
@@ -109,7 +112,7 @@ class Environment:
 
 
 def look_around() -> Environment:
-    """Gather all of it. Takes milliseconds, reads no model, needs no network."""
+    """Gather all of it, without a model or network: milliseconds, or seconds where the CPU kernels have yet to be compiled."""
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
@@ -117,6 +120,7 @@ def look_around() -> Environment:
         cpu=_cpu(),
         devices=_devices(),
         compiler=_compiler(),
+        kernels=f"not in use: {reason}" if (reason := native.why_not()) else "in use",
         cache=str(cache_folder()),
         models=tuple(Embedded(alias, model.state) for alias, model in EMBEDDED.items()),
         extras=_extras(),

@@ -82,6 +82,12 @@ def test_the_compiler_of_each_system(monkeypatch, platform, asked):
     assert environment._compiler() == "/bin/ccache"
 
 
+@pytest.mark.parametrize(("reason", "said"), [(None, "in use"), ("no C compiler found", "not in use: no C compiler found")])
+def test_whether_the_kernels_are_in_use(monkeypatch, reason, said):
+    monkeypatch.setattr("dola.native.why_not", lambda: reason)
+    assert look_around().kernels == said
+
+
 def test_advice(monkeypatch, tmp_path):
     monkeypatch.setenv("DOLA_CACHE", str(tmp_path))
     (tmp_path / embedded.EMBEDDED["smollm2"].file).write_bytes(b"GGUF")

@@ -28,6 +28,7 @@ SCHEMA = {
     "environment.devices[].description": "its product name",
     "environment.devices[].memory": "its memory in bytes, or null",
     "environment.compiler": "path of the C++ compiler that torch.compile uses on the CPU, or null",
+    "environment.kernels": "in use, or not in use: why dola's own CPU kernels are not, which makes DoLa slower there",
     "environment.cache": "folder of the embedded models",
     "environment.models[].alias": "an embedded model",
     "environment.models[].state": "fetched, not fetched, or damaged",

@@ -67,6 +67,7 @@ def _machine(environment: Environment) -> list[Row]:
         ("processor", f"{cpu.usable} of {cpu.cores} cores, torch uses {cpu.torch_threads}, {cpu.capability}{memory}"),
         ("accelerators", ", ".join(_device(*device) for device in _devices(environment)) or "none"),
         ("C++ compiler", environment.compiler or "none"),
+        ("CPU kernels", environment.kernels),
         ("models", f"{models}, in {_short(environment.cache)}"),
         *((f"extra {extra.name}", _extra(extra.missing, extra.install)) for extra in environment.extras),
         ("environment", ", ".join(f"{name}={value}" for name, value in given.items()) or "nothing set that matters"),
