@@ -26,9 +26,8 @@ from dola.errors import ConfigError, DolaError, InputError, MissingExtraError
 _FLAGS = "layers|relative_top|divergence|dtype|device|device_map|repeats|new_tokens|cache|prompt_lookup|repetition_penalty"
 _VALUE = r"\[[^]]*\]|[\"'][^\"']*[\"']|-?[\w.]+"
 
-_ClickUsageError: Any = typer.BadParameter.__mro__[
-    1
-]  # typer exports only this subclass; where click lives depends on its version
+# typer exports only a subclass of it, and where click lives depends on typer's version.
+_ClickUsageError: Any = typer.BadParameter.__mro__[1]
 
 
 @contextmanager
