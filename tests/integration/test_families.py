@@ -21,8 +21,12 @@ CONFIGS = {
 }
 
 
+TIE = 1e-6
+"""Divergences closer than this, in nats, tie in float32: where a peaked mature layer agrees with all candidates."""
+
+
 def recomputed(model, family, input_ids, config):
-    """(scores, plausible) of every position, by the judge and the family's written-down parts."""
+    """The scores of every position, by the judge and the family's written-down parts; one list for each candidate in a tie."""
     with torch.no_grad():
         plain = model(input_ids, output_hidden_states=True)
         layers = candidate_layers(config.layers, model.config.num_hidden_layers, tied=model.config.tie_word_embeddings)
@@ -34,11 +38,19 @@ def recomputed(model, family, input_ids, config):
                 for j in layers
             ]
         )
-    mature = plain.logits.double()[0]
+    mature = plain.logits.double()[0].tolist()
     return [
-        judge.contrast(mature[t].tolist(), premature[:, 0, t].double().tolist(), config.relative_top, config.divergence)
-        for t in range(mature.shape[0])
+        [judge.contrast(row, [candidate], config.relative_top) for candidate in furthest(row, candidates, config.divergence)]
+        for row, candidates in zip(mature, premature[:, 0].double().transpose(0, 1).tolist(), strict=True)
     ]
+
+
+def furthest(mature, premature, divergence):
+    """The candidate that the judge selects, and those that tie with it."""
+    values = [judge.DIVERGENCES[divergence](mature, candidate) for candidate in premature]
+    assert values.index(max(values)) == judge.select(mature, premature, divergence)
+    nearly = max(values) - (TIE if divergence == "jsd" else 0)
+    return [candidate for candidate, value in zip(premature, values, strict=True) if value >= nearly]
 
 
 def hooks(model):
@@ -78,12 +90,12 @@ def test_forward_returns_the_contrast(family, name, ids):
         scores = model(ids).logits[0]
     assert scores.dtype == torch.float32
     inside = plausible(model(ids).logits[0], config.relative_top)
-    for position, judged in enumerate(expected):
-        keep = torch.tensor([value > -torch.inf for value in judged])
+    for position, tied in enumerate(expected):
+        judged = torch.tensor(tied, dtype=torch.float64)
+        keep = judged[0] > -torch.inf
         assert torch.equal(inside[position], keep)
-        torch.testing.assert_close(
-            scores[position][keep].double(), torch.tensor(judged, dtype=torch.float64)[keep], atol=2e-3, rtol=1e-3
-        )
+        nearest = (judged[:, keep] - scores[position][keep]).abs().amax(dim=-1).argmin()
+        torch.testing.assert_close(scores[position][keep].double(), judged[nearest][keep], atol=2e-3, rtol=1e-3)
         if not keep.all():
             assert scores[position][~keep].max() < scores[position][keep].min() - 500
 

@@ -9,6 +9,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+import transformers
 from families import tiny
 
 import dola
@@ -181,7 +182,12 @@ def test_sources():
     assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(("shape", "billions"), [("llama-3-8b", 8.03), ("qwen3-8b", 8.19), ("llama-3.2-1b", 1.24)])
+UNTIED = pytest.mark.skipif(transformers.__version__.startswith("5.0."), reason="transformers 5.0 ties no weights on meta")
+
+
+@pytest.mark.parametrize(
+    ("shape", "billions"), [("llama-3-8b", 8.03), ("qwen3-8b", 8.19), pytest.param("llama-3.2-1b", 1.24, marks=UNTIED)]
+)
 def test_shapes_have_the_parameters_that_the_models_are_published_with(shape, billions):
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -128,7 +128,7 @@ def test_doors_that_disagree(monkeypatch):
 
 def test_scores_that_are_not_the_contrast(monkeypatch):
     """A build whose hooks return plain logits: what attach and generate agree on can still be wrong."""
-    monkeypatch.setattr(Session, "_contrast", lambda self, call, logits, generation: logits)
+    monkeypatch.setattr(Session, "_contrast", lambda self, call, logits: logits)
     checkup = check_up(tiny("llama"), TOKENIZER)
     assert (statuses(checkup)["doors"], statuses(checkup)["contrast"]) == ("ok", "failed")
 
