@@ -182,7 +182,8 @@ def test_sources():
     assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
 
 
-UNTIED = pytest.mark.skipif(transformers.__version__.startswith("5.0."), reason="transformers 5.0 ties no weights on meta")
+LOWEST = transformers.__version__.startswith("5.0.")
+UNTIED = pytest.mark.skipif(LOWEST, reason="transformers 5.0 ties no weights on meta")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +230,7 @@ def test_a_call_is_taken_apart_without_a_rest(llama, way):
     with Bench(llama, settings) as bench:
         run = bench.run(way, torch.arange(4, 14)[None])
     behind_first = 8 if not way.lookup else round((run.total_s - run.first_token_s) / run.token_s)
-    assert run.tokens.shape == (1, 9)
+    assert run.tokens.shape == (1, 9 + (way.lookup and LOWEST))  # 5.0 makes one token more than asked where it drafts
     assert run.total_s == pytest.approx(run.first_token_s + behind_first * run.token_s)
     assert run.steps == 9 or way.lookup
 
