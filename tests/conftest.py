@@ -29,6 +29,12 @@ def family(request: pytest.FixtureRequest) -> tuple[Family, Any]:
     return FAMILIES[request.param], tiny(request.param)
 
 
+@pytest.fixture
+def _without_collecting_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of the benchmark: it takes longer than all else there, with what a test process holds."""
+    monkeypatch.setattr("dola.bench.ways.gc.collect", lambda: None)
+
+
 @pytest.fixture(autouse=True)
 def _plain_afterwards(request: pytest.FixtureRequest) -> Any:
     """No test may leave the shared model attached."""

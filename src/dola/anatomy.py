@@ -99,8 +99,12 @@ class Anatomy:
             final_norm: False skips the final norm only.
             logit_transform: False skips the soft-cap or scale behind the head.
         """
-        steps = (self.final_norm if final_norm else None, self.projection, self.head)
-        for step in (*steps, self.logit_transform if logit_transform else None):
+        logits = self.head(self.head_input(hidden, final_norm=final_norm))
+        return logits if self.logit_transform is None or not logit_transform else self.logit_transform(logits)
+
+    def head_input(self, hidden: Tensor, *, final_norm: bool = True) -> Tensor:
+        """What the head is given where the last block's output is `hidden` [..., d]; arguments as `readout`'s."""
+        for step in (self.final_norm if final_norm else None, self.projection):
             if step is not None:
                 hidden = step(hidden)
         return hidden

@@ -28,7 +28,7 @@ from transformers import modeling_utils
 from dola.anatomy import Anatomy
 from dola.config import DoLaConfig
 from dola.errors import AttachError, CaptureError, InputError
-from dola.generation import Generation, check_not_empty, current_generation, run, tapped
+from dola.generation import Generation, check_not_empty, current_generation, is_compiled, run, tapped
 from dola.layers import candidate_layers, check_indices
 from dola.step import Reading, Step
 
@@ -188,8 +188,7 @@ class Session:
             torch._dynamo.reset()
 
     def _may_be_compiled(self) -> bool:
-        """Whether this model's own call has been compiled, by its `compile()` or by `generate`."""
-        return getattr(self._lm, "_compiled_call_impl", None) is not None or hasattr(self._lm, "_compiled_call")
+        return is_compiled(self._lm)
 
     def _open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the forward: refuse what has no meaning, and note the positions asked for."""

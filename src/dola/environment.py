@@ -145,6 +145,11 @@ def advice(environment: Environment) -> list[str]:
     return found
 
 
+def usable_cores() -> int:
+    """CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -153,9 +158,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> Cpu:
-    cores = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    return Cpu(cores, usable, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), _memory())
+    return Cpu(os.cpu_count() or 1, usable_cores(), torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), _memory())
 
 
 def _memory() -> int | None:

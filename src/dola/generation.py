@@ -167,6 +167,11 @@ def current_generation(lm: Any) -> Generation | None:
     return generation if generation is not None and generation.lm is lm else None
 
 
+def is_compiled(lm: Any) -> bool:
+    """Whether a model's own call has been compiled, by its `compile()` or by `generate`."""
+    return getattr(lm, "_compiled_call_impl", None) is not None or hasattr(lm, "_compiled_call")
+
+
 def run(generation: Generation, generate: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call `generate(*args, **kwargs)` of the model as one contrasted call in this thread."""
     _check_call(generation.lm, args, kwargs)
@@ -285,9 +290,13 @@ class Watch(LogitsProcessorList):  # type: ignore[misc]
         super().__init__(processors)
         self._generation = generation
 
+    def _watch(self, scores: Tensor) -> None:
+        if scores.device.type != "cpu" or is_compiled(self._generation.lm):  # elsewhere the forward's hook has looked
+            self._generation.watch(scores)
+
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         """Scores [B, V] of the next token after all processors; as LogitsProcessorList."""
-        self._generation.watch(scores)
+        self._watch(scores)
         return super().__call__(input_ids, scores, **kwargs)  # type: ignore[no-any-return]
 
 
@@ -301,7 +310,7 @@ class MatureFallback(Watch):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         """Scores [B, V] of the next token after all processors; as LogitsProcessorList."""
-        self._generation.watch(scores)
+        self._watch(scores)
         found = self._generation.mature_rows(scores)
         if found is None:
             return LogitsProcessorList.__call__(self, input_ids, scores, **kwargs)  # type: ignore[no-any-return]

@@ -95,19 +95,19 @@ def _check_device(device: Any) -> None:
         )
     if not isinstance(device, (str, torch.device)) or device in PLACEMENTS:
         return
-    devices = _devices()
+    there = devices()
     try:
         asked = torch.device(device)
     except RuntimeError:
         asked = None
-    if asked is None or (asked.type in ("cuda", "mps") and not any(_is_device(asked, name) for name in devices)):
+    if asked is None or (asked.type in ("cuda", "mps") and not any(_is_device(asked, name) for name in there)):
         raise InputError(
-            f"There is no device {str(device)!r} on this machine; its devices are {', '.join(devices)}.",
+            f"There is no device {str(device)!r} on this machine; its devices are {', '.join(there)}.",
             hint=f"use one of them, or {PLACEMENTS[0]!r}; if one is missing, look at what `dola doctor` says of torch",
         )
 
 
-def _devices() -> list[str]:
+def devices() -> list[str]:
     """The devices of this machine, by the names that torch gives them."""
     cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]

@@ -29,13 +29,13 @@ float32 on a CPU, twice that on an accelerator. The dense contrast needs about s
 CHUNK_ELEMENTS_ELSEWHERE = 2**25
 
 ARITHMETIC_BOUND = {("cpu", torch.bfloat16): 8, ("cpu", torch.float32): 4, ("cuda", torch.bfloat16): 300}
-"""Rows from which a head product takes time in proportion to its rows; below, it takes that of reading the weights.
-Measured by benchmarks/head_product.py; docs/benchmarks.md has the tables."""
+"""Rows from which a head product takes time in proportion to its rows; below, it takes that of reading the weights. On CPUs
+read off such tables as benchmarks/head_product.py prints; on CUDA the ratio of an H100's rate to its bandwidth."""
 ARITHMETIC_BOUND_ELSEWHERE = 16
 NATIVE_BOUND = {torch.bfloat16: 8, torch.float32: 9}
 """The same for the compiled kernel."""
 UNDECIDED = 0.6
-"""Share of rows with more than one plausible token, as seen on SmolLM2 and Gemma 3 (docs/benchmarks.md)."""
+"""Share of rows with more than one plausible token: 0.69 on SmolLM2, 0.24 to 0.42 on Gemma 3 (five prompts, high layers)."""
 
 
 def product_cost(rows: float, bound: float) -> float:
@@ -105,10 +105,8 @@ class Step:
 
     def rows_to_read(self, mature: Tensor, hidden: list[Tensor]) -> Tensor:
         """The head's input [..., d] and the K captures of the same shape, normed: [K+1, ..., d]."""
-        norm, projection = self.anatomy.final_norm if self.config.final_norm else None, self.anatomy.projection
-        premature = torch.stack([layer.to(mature.device) for layer in hidden])
-        for step in (norm, projection):
-            premature = premature if step is None else step(premature)
+        captures = torch.stack([layer.to(mature.device) for layer in hidden])
+        premature = self.anatomy.head_input(captures, final_norm=self.config.final_norm)
         return torch.cat([mature[None], premature.to(mature.dtype)])
 
     def read_by_kernel(self, rows: Tensor) -> tuple[Tensor, Reading] | None:

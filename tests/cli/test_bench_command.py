@@ -9,30 +9,22 @@ import pytest
 import torch
 from families import tiny
 from typer.testing import CliRunner
+from words import word_tokenizer
 
 from dola.cli import bench
 from dola.cli.app import app
+
+pytestmark = pytest.mark.usefixtures("_without_collecting_garbage")
 
 runner = CliRunner()
 TINY = ["bench", "--random-weights", "tiny", "--device", "cpu", "--new-tokens", "3", "--repeats", "1", "--no-memory"]
 
 
-@pytest.fixture(autouse=True)
-def _without_collecting_garbage(monkeypatch):
-    """It takes longer than all else here, with what a test process holds."""
-    monkeypatch.setattr("dola.bench.ways.gc.collect", lambda: None)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny model with a tokenizer of words, as a folder."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     path = tmp_path_factory.mktemp("model")
-    words = Tokenizer(models.WordLevel({"[UNK]": 0, "one": 5, "two": 6, "three": 7}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[UNK]").save_pretrained(path)
+    word_tokenizer().save_pretrained(path)
     tiny().save_pretrained(path)
     return path
 

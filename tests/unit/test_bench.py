@@ -24,6 +24,8 @@ from dola.bench.ways import Bench, Settings, Way
 from dola.errors import ConfigError, InputError, MissingExtraError
 from dola.layers import candidate_layers
 
+pytestmark = pytest.mark.usefixtures("_without_collecting_garbage")
+
 GREEDY, DOLA, OLD = Way("greedy"), Way("dola", dola=True), Way("old", old=True)
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 GOLDEN = Path(__file__).parents[1] / "golden" / "transformers_4_55_4.json"
@@ -43,12 +45,6 @@ class ChatWords(Words):
 
     def apply_chat_template(self, messages, **kwargs):
         return {"input_ids": [7, *self(messages[0]["content"])["input_ids"]]}
-
-
-@pytest.fixture(autouse=True)
-def _without_collecting_garbage(monkeypatch):
-    """It takes longer than all else here, with what a test process holds."""
-    monkeypatch.setattr("dola.bench.ways.gc.collect", lambda: None)
 
 
 @pytest.fixture(scope="module")

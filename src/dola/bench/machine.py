@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from dola import __version__
+from dola.environment import usable_cores
 
 SPEED_VARIABLES = ("DOLA_NATIVE", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Environment variables that change speed or memory."""
@@ -44,11 +45,10 @@ class Machine:
     @classmethod
     def here(cls, device: torch.device) -> Machine:
         """This machine, as a benchmark on `device` sees it."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cls(
             date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             processor=_processor(),
-            cores=cores,
+            cores=usable_cores(),
             threads=torch.get_num_threads(),
             accelerator=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             system=platform.platform(),

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from dola.errors import ConfigError, InputError
-from dola.models import load
+from dola.models import LoadedModel, load
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -77,13 +77,6 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 """Architecture and sizes by name. "tiny" is for trying the benchmark itself."""
 
 
-class Loaded(NamedTuple):
-    """A model on its device, and its tokenizer, or None with random weights."""
-
-    model: Any
-    tokenizer: Any
-
-
 @dataclass(frozen=True)
 class Source:
     """Which model, where, and in which dtype. It can be sent to another process as JSON, to load the same model there.
@@ -113,8 +106,8 @@ class Source:
                 hint="use one of them, or load real weights with --model",
             )
 
-    def load(self, progress: Callable[[str], None] | None = None) -> Loaded:
-        """Load the model, or make it up with the same weights every time.
+    def load(self, progress: Callable[[str], None] | None = None) -> LoadedModel:
+        """Load the model onto its device, or make it up with the same weights every time: then there is no tokenizer.
 
         Raises:
             ConfigError: A device that this machine does not have.
@@ -122,9 +115,9 @@ class Source:
         """
         device = self._device()
         if self.random_weights:
-            return Loaded(_make(self.model, device, None if self.dtype == "auto" else getattr(torch, self.dtype)), None)
+            return LoadedModel(_make(self.model, device, None if self.dtype == "auto" else getattr(torch, self.dtype)), None)
         model, tokenizer = load(self.model, progress=progress, dtype=self.dtype, trust_remote_code=self.trust_remote_code)
-        return Loaded(model.to(device), tokenizer)
+        return LoadedModel(model.to(device), tokenizer)
 
     def _device(self) -> torch.device:
         if self.device == "auto":

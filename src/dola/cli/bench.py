@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dola.cli.options import TrustRemoteCode
+from dola.cli.options import TrustRemoteCode, word_or_numbers
 
 if TYPE_CHECKING:
     from dola.bench.cases import Case
     from dola.bench.results import BenchResult
-    from dola.bench.source import Loaded
+    from dola.models import LoadedModel
 
 SCHEMA: dict[str, str] = {
     "machine.date": "when, UTC, ISO 8601",
@@ -110,7 +110,7 @@ def command(
     prompts = prompts or "mixed"
     source = Source(random_weights or model or "smollm2", dtype, device, bool(random_weights), trust_remote_code)
     settings = Settings(
-        dola=DoLaConfig(_layers(layers)),
+        dola=DoLaConfig(word_or_numbers(layers)),  # which judges what it is given
         new_tokens=new_tokens,
         repeats=repeats,
         cache=cache,
@@ -171,7 +171,7 @@ def _measured(
     return result
 
 
-def _cases(loaded: Loaded, prompts: str, sizes: list[int], lengths: list[int], repeats: int) -> list[Case]:
+def _cases(loaded: LoadedModel, prompts: str, sizes: list[int], lengths: list[int], repeats: int) -> list[Case]:
     """What is decoded: every batch size with every prompt length, or the prompts as they are where there are no lengths."""
     from dola.bench.cases import cut_case, random_case, read_texts, texts, whole_cases
 
@@ -205,14 +205,6 @@ def _check_whole(sizes: list[int], lengths: list[int]) -> None:
             "without padding.",
             hint="cut them to a length: --prompt-lengths 64",
         )
-
-
-def _layers(given: str) -> str | tuple[int, ...]:
-    """A bucket, or layer numbers parted by commas; DoLaConfig judges what it is given."""
-    try:
-        return tuple(int(part) for part in given.split(","))
-    except ValueError:
-        return given
 
 
 def _numbers(option: str, given: str) -> list[int]:

@@ -76,9 +76,7 @@ def command(
     layers: Annotated[str, typer.Option(help="What to try: low, high, all, or layers as 24,28.")] = "high",
     dtype: options.DTypeOption = None,
     device: options.Device = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings along. Read it first.")
-    ] = False,
+    trust_remote_code: options.TrustRemoteCode = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, schema dola.doctor/1.")] = False,
 ) -> None:
     """Report what is installed and, of a model, whether DoLa works on it. Example: dola doctor smollm2.
@@ -115,17 +113,13 @@ def parse_layers(text: str) -> DoLaConfig:
     from dola.errors import LayersError
     from dola.layers import BUCKETS
 
-    if text in BUCKETS:
-        return DoLaConfig(text)
-    try:
-        return DoLaConfig([int(layer) for layer in text.split(",")])
-    except ValueError as error:
-        if isinstance(error, LayersError):
-            raise
+    layers = options.word_or_numbers(text)
+    if layers == text and text not in BUCKETS:
         raise LayersError(
             f"--layers {text} is neither a bucket nor a list of layers; allowed are {', '.join(BUCKETS)}, or numbers as 24,28.",
             hint="dola doctor smollm2 --layers low",
-        ) from None
+        )
+    return DoLaConfig(layers)
 
 
 def as_json(environment: Environment, examined: tuple[str, float, Checkup] | None, advice: list[str]) -> dict[str, Any]:

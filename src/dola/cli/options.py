@@ -17,6 +17,7 @@ from dola.cli.config_file import read_config_file
 from dola.cli.endings import importing
 from dola.cli.output import loading, quiet_libraries
 from dola.errors import UsageError
+from dola.layers import BUCKETS
 
 if TYPE_CHECKING:
     from dola.config import DoLaConfig
@@ -184,15 +185,21 @@ def parse_layers(text: str) -> str | tuple[int, ...]:
     Raises:
         UsageError: Neither.
     """
-    if text in ("high", "low", "all"):
-        return text
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
+    layers = word_or_numbers(text)
+    if layers == text and text not in BUCKETS:
         raise UsageError(
             f"--layers {text!r} is not known; allowed are high, low, all, off, or numbers with commas between them.",
             hint="--layers high, or for instance --layers 24,28",
-        ) from None
+        )
+    return layers
+
+
+def word_or_numbers(text: str) -> str | tuple[int, ...]:
+    """Numbers parted by commas, or the text itself where it is none."""
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        return text
 
 
 def load_model(name: str, *, dtype: DType | None, device: str | None, trust_remote_code: bool) -> LoadedModel:
@@ -220,9 +227,9 @@ def load_model(name: str, *, dtype: DType | None, device: str | None, trust_remo
 
 def _device_settings(device: str | None) -> dict[str, Any]:
     """Arguments of `from_pretrained` that put a model on a device."""
-    import torch
+    from dola.models import devices
 
-    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *(["mps"] * torch.backends.mps.is_available())]
+    there = devices()
     if device is None:
         device = "auto" if len(there) > 1 else None
     if device in (None, "auto"):

@@ -22,6 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dola.embedded import cache_folder
+
 logger = logging.getLogger("dola")
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -132,8 +134,6 @@ def _compiled(openmp: Path) -> Path:
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     if compiler is None:
         raise UnavailableError("no C compiler found (cc, gcc, or $CC)")
-    from dola.models import cache_folder
-
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
     key = hashlib.sha256(b"\0".join((SOURCE.read_bytes(), " ".join(FLAGS).encode(), version, bytes(openmp), _processor())))
     target = cache_folder() / "native" / f"kernels-{key.hexdigest()[:16]}.so"
