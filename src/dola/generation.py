@@ -4,8 +4,8 @@ Under logits processors a plausible set can be emptied: a grammar, bad words or 
 What the contrast says of the others is only that they are implausible, so such a row is decided as plain decoding would
 decide it: by the same processors applied to the mature logits. A penalty that merely scales scores cannot get there.
 
-This is the one place that replaces a method of a model, on the instance and only while DoLa is on it:
-`_get_logits_processor`, to see the processors of a call.
+This is the one place that replaces methods of a model, on the instance and only while a contrasted call is under way:
+`_get_logits_processor`, to see the processors of a call, and `_get_candidate_generator`, to try no more drafts than pay.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
+from transformers.generation import PromptLookupCandidateGenerator
 from transformers.generation import logits_process as builtin
 
 from dola.anatomy import unwrap
 from dola.contrast import plausible
+from dola.cost import forward_cost, product_bound
+from dola.drafts import Drafts
 from dola.errors import InputError
 
 
@@ -193,9 +196,9 @@ def run(generation: Generation, generate: Callable[..., Any], args: tuple[Any, .
 
 @dataclass
 class _Tap:
-    """How many contrasted calls of a model are under way, and what stood in the place of the tap on the instance."""
+    """How many contrasted calls of a model are under way, and what stood in the places of its taps on the instance."""
 
-    replaced: Any
+    replaced: dict[str, Any]
     calls: int = 0
 
 
@@ -205,12 +208,13 @@ _taps_lock = threading.Lock()
 
 @contextmanager
 def tapped(lm: Any) -> Iterator[None]:
-    """While any thread is inside, `lm._get_logits_processor` hands the processors of contrasted calls to MatureFallback."""
+    """While any thread is inside, the methods of `lm` in _TAPS go through the functions there."""
     with _taps_lock:
         if lm not in _taps:
-            _taps[lm] = _Tap(lm.__dict__.get("_get_logits_processor"))
-            original = _taps[lm].replaced or functools.partial(type(lm)._get_logits_processor, lm)
-            lm._get_logits_processor = functools.partial(_get_logits_processor, lm, original)
+            _taps[lm] = _Tap({name: lm.__dict__.get(name) for name in _TAPS})
+            for name, replaced in _taps[lm].replaced.items():
+                original = replaced or functools.partial(getattr(type(lm), name), lm)
+                setattr(lm, name, functools.partial(_TAPS[name], lm, original))
         _taps[lm].calls += 1
     try:
         yield
@@ -218,11 +222,11 @@ def tapped(lm: Any) -> Iterator[None]:
         with _taps_lock:
             _taps[lm].calls -= 1
             if _taps[lm].calls == 0:
-                replaced = _taps.pop(lm).replaced
-                if replaced is None:
-                    del lm._get_logits_processor
-                else:
-                    lm._get_logits_processor = replaced
+                for name, replaced in _taps.pop(lm).replaced.items():
+                    if replaced is None:
+                        delattr(lm, name)
+                    else:
+                        setattr(lm, name, replaced)
 
 
 def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> LogitsProcessorList:
@@ -241,6 +245,18 @@ def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **k
     generation.lazy &= all(isinstance(processor, NEVER_BAN + ONLY_BAN) for processor in processors)
     generation.keeps_rows = bool(can_ban)
     return (MatureFallback if can_ban else Watch)(processors, generation)
+
+
+def _get_candidate_generator(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Prompt lookup is held to what pays; an assistant model paces itself."""
+    candidates = original(*args, **kwargs)
+    if current_generation(lm) is None or not isinstance(candidates, PromptLookupCandidateGenerator):
+        return candidates
+    bound = product_bound(lm.device.type, lm.dtype)
+    return Drafts(candidates, functools.partial(forward_cost, bound=bound))
+
+
+_TAPS = {"_get_logits_processor": _get_logits_processor, "_get_candidate_generator": _get_candidate_generator}
 
 
 def _check_call(lm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 What a step costs on top of plain decoding is reading the LM head's weights for the candidate layers, and passes over [K, V].
 
 - Together or apart. The candidates' rows can go through the head together with the mature row, in one read of its weights, or
-  apart, after it, and then only for rows that need them. `cheaper_together` models both.
+  apart, after it, and then only for rows that need them. `cost.cheaper_together` models both.
 - Sparse or dense. On a CPU each row is contrasted where it is plausible and nowhere else, and candidates are compared on the
   tokens that carry the mature probability, with a bound on what the others could add (sparse.py). On an accelerator the same
   scores come from `contrast.contrast` for all rows at once, without a wait for the host.
@@ -21,36 +21,13 @@ from dola import native
 from dola.anatomy import Anatomy
 from dola.config import DoLaConfig
 from dola.contrast import contrast
+from dola.cost import cheaper_together, native_bound, product_bound
 from dola.sparse import Row
 
-CHUNK_ELEMENTS = {"cpu": 2**24}
+CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**26}
 """Premature logits are made for so many rows at a time that K * rows * V stays below this (one row is the least): 64 MiB in
-float32 on a CPU, twice that on an accelerator. The dense contrast needs about six buffers of that size at its peak."""
+float32 on a CPU, 256 MiB with CUDA, half of that elsewhere. The dense contrast needs about six such buffers at its peak."""
 CHUNK_ELEMENTS_ELSEWHERE = 2**25
-
-ARITHMETIC_BOUND = {("cpu", torch.bfloat16): 8, ("cpu", torch.float32): 4, ("cuda", torch.bfloat16): 300}
-"""Rows from which a head product takes time in proportion to its rows; below, it takes that of reading the weights. On CPUs
-read off such tables as benchmarks/head_product.py prints; on CUDA the ratio of an H100's rate to its bandwidth."""
-ARITHMETIC_BOUND_ELSEWHERE = 16
-NATIVE_BOUND = {torch.bfloat16: 8, torch.float32: 9}
-"""The same for the compiled kernel."""
-UNDECIDED = 0.6
-"""Share of rows with more than one plausible token: 0.69 on SmolLM2, 0.24 to 0.42 on Gemma 3 (five prompts, high layers)."""
-
-
-def product_cost(rows: float, bound: float) -> float:
-    """Modelled time of a head product with `rows` rows, in reads of its weights."""
-    return max(1.0, rows / bound)
-
-
-def cheaper_together(rows: int, candidates: int, *, bound: float, apart_bound: float, lazy: bool) -> bool:
-    """Whether one product with K + 1 rows for each row is modelled to take less time than the mature rows' and, after it, the
-    premature ones', which are fewer where rows with a single plausible token are left out (`lazy`)."""
-    undecided = UNDECIDED if lazy else 1.0
-    some = 1 - (1 - undecided) ** rows
-    together = product_cost(rows * (candidates + 1), bound)
-    apart = product_cost(rows, apart_bound) + some * product_cost(rows * undecided / some * candidates, apart_bound)
-    return together <= apart
 
 
 @dataclass
@@ -99,8 +76,8 @@ class Step:
         vocabulary = len(getattr(self.anatomy.head, "weight", ()))
         if vocabulary * rows * candidates > _most_elements(device):
             return False
-        apart = ARITHMETIC_BOUND.get((device, dtype), ARITHMETIC_BOUND_ELSEWHERE)
-        bound = NATIVE_BOUND[dtype] if kernel else apart
+        apart = product_bound(device, dtype)
+        bound = native_bound(dtype) if kernel else apart
         return cheaper_together(rows, candidates, bound=bound, apart_bound=apart, lazy=lazy and device == "cpu")
 
     def rows_to_read(self, mature: Tensor, hidden: list[Tensor]) -> Tensor:
@@ -136,7 +113,7 @@ class Step:
         if isinstance(read, Reading):
             return self._contrast(mature, read, lazy)
         scores = mature.new_empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
-        size = max(1, _most_elements(mature.device.type) // (len(read) * mature.shape[-1]))
+        size = chunk_rows(mature.device.type, len(read) * mature.shape[-1])
         for start in range(0, len(mature), size):
             rows = slice(start, start + size)
             scores[rows] = self._contrast(mature[rows], [layer[rows] for layer in read], lazy)
@@ -186,6 +163,11 @@ class Step:
     def _transform(self, premature: Tensor) -> Tensor:
         transform = None if self.config.raw_head else self.anatomy.logit_transform
         return premature if transform is None else transform(premature)
+
+
+def chunk_rows(device: str, elements: int) -> int:
+    """How many rows of so many elements are dealt with at a time: one is the least."""
+    return max(1, _most_elements(device) // elements)
 
 
 def _most_elements(device: str) -> int:

@@ -10,10 +10,11 @@ from reference import dola_float64 as judge
 import dola
 from dola import native
 from dola.contrast import IMPLAUSIBLE, contrast
+from dola.cost import cheaper_together, product_cost
 from dola.errors import InputError
 from dola.generation import Generation
 from dola.sparse import Row
-from dola.step import Step, cheaper_together, product_cost
+from dola.step import Step
 
 
 def row_scores(mature, premature, *, relative_top=0.1, divergence="jsd", **known):

@@ -1,0 +1,49 @@
+"""What a step is modelled to cost, in reads of the weights: a product is bound by memory up to some rows, then by arithmetic.
+
+Two choices hang on it: whether the candidates' rows go through the LM head together with the mature row (step.py), and how
+many drafted tokens one forward tries (drafts.py). The constants are read off measurements, named beside each; that they are
+constants keeps what is decoded the same from run to run, which timing at run time would not.
+"""
+
+from __future__ import annotations
+
+import torch
+
+ARITHMETIC_BOUND = {("cpu", torch.bfloat16): 8, ("cpu", torch.float32): 4, ("cuda", torch.bfloat16): 300}
+"""Rows from which a product takes time in proportion to its rows; below, it takes that of reading the weights. On CPUs read off
+such tables as benchmarks/head_product.py prints; on CUDA the ratio of an H100's rate to its bandwidth."""
+ARITHMETIC_BOUND_ELSEWHERE = 16
+NATIVE_BOUND = {torch.bfloat16: 8, torch.float32: 9}
+"""The same for the compiled kernel of the LM head."""
+UNDECIDED = 0.6
+"""Share of rows with more than one plausible token: 0.69 on SmolLM2, 0.24 to 0.42 on Gemma 3 (five prompts, high layers)."""
+
+
+def product_bound(device: str, dtype: torch.dtype) -> float:
+    """Rows up to which torch's product of weights in `dtype` with a few rows takes as long as with one."""
+    return ARITHMETIC_BOUND.get((device, dtype), ARITHMETIC_BOUND_ELSEWHERE)
+
+
+def native_bound(dtype: torch.dtype) -> float:
+    """The same of the compiled kernel."""
+    return NATIVE_BOUND[dtype]
+
+
+def product_cost(rows: float, bound: float) -> float:
+    """Modelled time of a product with `rows` rows, in reads of its weights."""
+    return max(1.0, rows / bound)
+
+
+def cheaper_together(rows: int, candidates: int, *, bound: float, apart_bound: float, lazy: bool) -> bool:
+    """Whether one product with K + 1 rows for each row is modelled to take less time than the mature rows' and, after it, the
+    premature ones', which are fewer where rows with a single plausible token are left out (`lazy`)."""
+    undecided = UNDECIDED if lazy else 1.0
+    some = 1 - (1 - undecided) ** rows
+    together = product_cost(rows * (candidates + 1), bound)
+    apart = product_cost(rows, apart_bound) + some * product_cost(rows * undecided / some * candidates, apart_bound)
+    return together <= apart
+
+
+def forward_cost(rows: int, bound: float) -> float:
+    """Modelled time of a forward over `rows` tokens behind a cache, relative to one token."""
+    return product_cost(rows, bound)

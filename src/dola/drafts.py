@@ -1,0 +1,93 @@
+"""How many drafted tokens a forward tries: as many as are likely to be right, for what trying them costs.
+
+Prompt lookup proposes what followed the last tokens where they stood before. Drafts are lossless, but not free: on a CPU a
+forward over a dozen tokens takes longer than one over a single token, and the contrast copies its context less often than
+plain decoding does. So every proposal is judged by the tokens that come, whether it was tried or not, and as many tokens of
+the next are tried as promise the most tokens for the time. Where drafts are mostly wrong that is none, and judging them
+costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from transformers.generation import CandidateGenerator
+
+FORGET = 0.9
+"""What an earlier judgement weighs against the next one: about ten count."""
+PRIOR = {"fresh": (0.5, 1.0), "running": (0.9, 1.0)}
+"""Share of drafted tokens that are right, and the weight of this guess in judgements: for the first token of a proposal, and
+for one that follows a right one. Hopeful, so that the first proposal is tried."""
+
+
+class Acceptance:
+    """An estimate of the share of right ones among proposed tokens, in which the latest count most."""
+
+    def __init__(self, share: float, weight: float) -> None:
+        self._right, self._weight = share * weight, weight
+
+    def judge(self, right: bool) -> None:
+        """Take note of a proposed token that was right or not."""
+        self._right = FORGET * self._right + right
+        self._weight = FORGET * self._weight + 1
+
+    @property
+    def share(self) -> float:
+        """In [0, 1]."""
+        return self._right / self._weight
+
+
+def best_length(proposed: int, first: float, next_: float, cost: Callable[[int], float]) -> int:
+    """How many of `proposed` tokens to try: 0 to all of them, the number with the most expected tokens for the cost.
+
+    Args:
+        proposed: How many there are.
+        first: How likely the first is right.
+        next_: How likely one behind a right one is right.
+        cost: Of a forward over so many rows, relative to one row.
+    """
+    best, rate, expected, right = 0, 1 / cost(1), 1.0, first
+    for count in range(1, proposed + 1):
+        expected, right = expected + right, right * next_
+        if expected / cost(count + 1) > rate:
+            best, rate = count, expected / cost(count + 1)
+    return best
+
+
+class Drafts(CandidateGenerator):  # type: ignore[misc]
+    """A candidate generator of transformers, without logits of its own, whose proposals are cut to the length that pays."""
+
+    requires_model_outputs = False
+
+    def __init__(self, source: CandidateGenerator, cost: Callable[[int], float]) -> None:
+        self._source, self._cost = source, cost
+        self._acceptance = {name: Acceptance(*prior) for name, prior in PRIOR.items()}
+        self._pending: list[int] = []
+        self._length = 0
+        self._run = "fresh"
+
+    def get_candidates(self, input_ids: Tensor, **kwargs: Any) -> tuple[Tensor, None]:
+        """The tokens so far [1, T] with the drafts to try behind them [1, T + n]; as CandidateGenerator."""
+        length = input_ids.shape[1]
+        self._judge(input_ids[0, self._length :].tolist() if self._pending else [])
+        candidates, _ = self._source.get_candidates(input_ids, **kwargs)
+        self._pending, self._length = candidates[0, length:].tolist(), length
+        first, running = self._acceptance[self._run].share, self._acceptance["running"].share
+        count = best_length(len(self._pending), first, running, self._cost)
+        return candidates[:, : length + count], None
+
+    def update_candidate_strategy(self, input_ids: Tensor, scores: Tensor, num_matches: int) -> None:
+        """Told by `generate` how many drafts of the last step were right; as CandidateGenerator."""
+        self._source.update_candidate_strategy(input_ids, scores, num_matches)
+
+    def _judge(self, came: list[int]) -> None:
+        """Hold the last proposal against the tokens that have come since."""
+        if not self._pending:
+            self._run = "fresh"
+        for proposed, token in zip(self._pending, came, strict=False):
+            self._acceptance[self._run].judge(proposed == token)
+            self._run = "running" if proposed == token else "fresh"
+            if proposed != token:
+                break
