@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dola.errors import DolaError
     from dola.generate import generate, install, uninstall
     from dola.models import load
+    from dola.recipe import Recipe
+    from dola.score import score
 
 __version__ = "0.1.0"
 
@@ -25,11 +27,13 @@ __all__ = [
     "Attachment",
     "DoLaConfig",
     "DolaError",
+    "Recipe",
     "__version__",
     "attach",
     "generate",
     "install",
     "load",
+    "score",
     "uninstall",
 ]
 
@@ -38,10 +42,12 @@ _HOME = {
     "Attachment": "attach",
     "DoLaConfig": "config",
     "DolaError": "errors",
+    "Recipe": "recipe",
     "attach": "attach",
     "generate": "generate",
     "install": "generate",
     "load": "models",
+    "score": "score",
     "uninstall": "generate",
 }
 """The module that each exported name lives in."""

@@ -16,11 +16,13 @@ def test_exports():
         "Attachment",
         "DoLaConfig",
         "DolaError",
+        "Recipe",
         "__version__",
         "attach",
         "generate",
         "install",
         "load",
+        "score",
         "uninstall",
     ]
     assert all(hasattr(dola, name) for name in dola.__all__)

@@ -1,0 +1,105 @@
+"""Multiple-choice tasks: every way from one pass over the model, and the metrics of each item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from dola.anatomy import Anatomy
+from dola.config import DoLaConfig
+from dola.evidence.ways import LENGTH, STATIC, Way, static_layers, static_name
+from dola.recipe import Recipe
+from dola.score import Scores, score
+from dola.statistics import folds
+from dola.tasks import Task
+from dola.tasks.items import ChoiceItem
+
+Values = dict[str, list[float]]
+"""Metric -> its value for each item."""
+
+
+def score_items(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[ChoiceItem],
+    recipes: Mapping[str, Recipe],
+    *,
+    results: str | Path | None = None,
+    progress: bool = True,
+) -> Scores:
+    """`dola.score` of a task's items."""
+    contexts, continuations = [item.context for item in items], [item.continuations for item in items]
+    return score(model, tokenizer, contexts, continuations, recipes, results=results, progress=progress)
+
+
+def recipes_of(ways: Sequence[Way], model: Any, own: DoLaConfig) -> dict[str, Recipe]:
+    """What has to be scored for these ways: their recipes, and every static layer that may be chosen."""
+    recipes = {way.name: way.recipe for way in ways if way.recipe is not None}
+    if any(way.name == STATIC for way in ways):
+        recipes |= static_recipes(model, own)
+    return recipes
+
+
+def static_recipes(model: Any, own: DoLaConfig) -> dict[str, Recipe]:
+    """One fixed layer each."""
+    anatomy = Anatomy.of(model)
+    from dataclasses import replace
+
+    layers = static_layers(anatomy.num_layers, tied=anatomy.tied)
+    return {static_name(layer): Recipe(replace(own, layers=[layer])) for layer in layers}
+
+
+def measure(task: Task, items: Sequence[ChoiceItem], scores: Scores, name: str) -> Values:
+    """The task's metrics under one of the scored recipes."""
+    return _measured(task, items, lambda i: scores.values[name][i], scores.tokens)
+
+
+def measure_length(task: Task, items: Sequence[ChoiceItem], scores: Scores) -> Values:
+    """The task's metrics of a scorer that answers with the number of tokens."""
+    return _measured(task, items, lambda i: [float(count) for count in scores.tokens[i]], scores.tokens)
+
+
+def measure_ways(task: Task, items: Sequence[ChoiceItem], scores: Scores, ways: Sequence[Way], *, seed: int) -> dict[str, Values]:
+    """The metrics of all ways, by their names."""
+    found = {}
+    for way in ways:
+        if way.name == LENGTH:
+            found[way.name] = measure_length(task, items, scores)
+        elif way.name == STATIC:
+            static = {name: measure(task, items, scores, name) for name in scores.values if name.startswith(static_name(0)[:-1])}
+            found[way.name], _ = held_out(static, [metric.name for metric in task.metrics], len(items), seed=seed)
+        else:
+            found[way.name] = measure(task, items, scores, way.name)
+    return found
+
+
+def held_out(candidates: Mapping[str, Values], metrics: Sequence[str], items: int, *, seed: int, k: int = 2) -> tuple[Values, dict[str, list[str]]]:
+    """Each item under the candidate that is best on the other folds: what choosing costs no item that it is judged by.
+
+    Returns:
+        The values, and for each metric the candidate that was chosen for each fold. The first wins a tie.
+    """
+    if items < k:
+        return {metric: next(iter(candidates.values()))[metric] for metric in metrics}, {metric: [] for metric in metrics}
+    parts = folds(items, k, seed)
+    values: Values = {metric: [0.0] * items for metric in metrics}
+    chosen: dict[str, list[str]] = {metric: [] for metric in metrics}
+    for metric in metrics:
+        for part in parts:
+            inside = set(part)
+            others = [i for i in range(items) if i not in inside]
+            best = max(candidates, key=lambda name: fmean(candidates[name][metric][i] for i in others))
+            chosen[metric].append(best)
+            for i in part:
+                values[metric][i] = candidates[best][metric][i]
+    return values, chosen
+
+
+def _measured(
+    task: Task, items: Sequence[ChoiceItem], of: Callable[[int], Sequence[float]], tokens: Sequence[Sequence[int]]
+) -> Values:
+    assert task.measure is not None
+    per_item = [task.measure(item, of(i), tokens[i]) for i, item in enumerate(items)]
+    return {metric.name: [values[metric.name] for values in per_item] for metric in task.metrics}

@@ -1,0 +1,51 @@
+"""Residual streams of whole forwards, for what reads layers without decoding: scoring and traces."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from dola.anatomy import Anatomy
+from dola.errors import AttachError
+
+
+@contextmanager
+def captured(anatomy: Anatomy, layers: Iterable[int]) -> Iterator[dict[int, Tensor]]:
+    """While inside, each forward leaves its residual streams here: layer -> [B, T, d].
+
+    Layers are numbered as everywhere: the input of block j is layer j, and N is the last block's output, before the final norm.
+
+    Raises:
+        AttachError: DoLa is attached to the model, whose forward would contrast for nothing.
+    """
+    if (attached := getattr(anatomy.lm, "dola", None)) is not None:
+        raise AttachError(
+            f"{type(anatomy.lm).__name__} has DoLa attached: {attached!r}.", hint="call model.dola.remove() first"
+        )
+    hidden: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden[layer] = (args[0] if args else kwargs["hidden_states"]).detach().clone()  # some blocks add in place
+
+        return hook
+
+    def keep_last(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        hidden[anatomy.num_layers] = (output[0] if isinstance(output, tuple) else output).detach()
+
+    with ExitStack() as stack:
+        for layer in layers:
+            if layer < anatomy.num_layers:
+                handle = anatomy.blocks[layer].register_forward_pre_hook(keep(layer), with_kwargs=True)
+                stack.callback(handle.remove)
+        stack.callback(anatomy.blocks[-1].register_forward_hook(keep_last).remove)
+        yield hidden
+
+
+def few_logits(lm: Any) -> dict[str, int]:
+    """Arguments that have a forward of `lm` make the logits of the last position only, where it can."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(lm.forward).parameters else {}

@@ -1,0 +1,109 @@
+"""lm-evaluation-harness: the model type "dola", for its command line and for `simple_evaluate`.
+
+    dola lm-eval --model dola --model_args pretrained=meta-llama/Meta-Llama-3-8B,layers=high --tasks truthfulqa_mc1,gsm8k
+    lm_eval.simple_evaluate(model=DolaLM("meta-llama/Meta-Llama-3-8B", layers="high"), tasks=["truthfulqa_mc1"])
+
+Log-likelihoods come from `dola.score`, so that contexts that requests share run once; texts are generated on the attached model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import lm_eval.models  # before "dola" is registered: the harness does not look for its own models once there is one
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+
+import dola
+from dola.config import DoLaConfig
+from dola.embedded import EMBEDDED
+from dola.errors import ConfigError
+from dola.recipe import Recipe
+from dola.score import score
+
+RECIPES = {
+    "decoding": lambda config: Recipe(config),
+    "full": lambda config: Recipe(config, softmax="full"),
+    "none": lambda config: Recipe(config, softmax="none"),
+}
+"""How log-likelihoods are normalised: as decoding does it, or as the reference's `post_softmax` on and off does (Recipe)."""
+
+
+@register_model("dola")
+class DolaLM(HFLM):  # type: ignore[misc]
+    """A Hugging Face model that scores and generates with DoLa.
+
+    Args:
+        pretrained: A hub id, a folder, a model object, or one of dola's embedded models.
+        layers: As in DoLaConfig; in --model_args indices are joined by "+" ("layers=16+18"); "off" is the model itself.
+        relative_top, divergence, final_norm: As in DoLaConfig.
+        normalisation: "decoding", "full" or "none": see RECIPES.
+        **kwargs: All arguments of HFLM.
+    """
+
+    def __init__(
+        self,
+        pretrained: Any,
+        layers: str | int | Sequence[int] = "high",
+        relative_top: float = 0.1,
+        divergence: str = "jsd",
+        final_norm: bool = True,
+        normalisation: str = "decoding",
+        **kwargs: Any,
+    ) -> None:
+        if normalisation not in RECIPES:
+            raise ConfigError(
+                f"normalisation={normalisation!r} is unknown; allowed are {', '.join(map(repr, RECIPES))}.",
+                hint='use normalisation="decoding", the distribution that tokens are drawn from',
+            )
+        self.config_of_dola: DoLaConfig | None = None
+        if layers != "off":
+            self.config_of_dola = DoLaConfig(
+                _layers(layers), relative_top=relative_top, divergence=divergence, final_norm=final_norm
+            )
+        self._recipe = RECIPES[normalisation](self.config_of_dola)
+        if isinstance(pretrained, str) and pretrained in EMBEDDED:
+            dtype = kwargs.pop("dtype", "auto")
+            pretrained, kwargs["tokenizer"] = dola.load(pretrained, dtype=dtype)
+        super().__init__(pretrained, **kwargs)
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[tuple[tuple[str, str], list[int], list[int]]],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
+    ) -> list[tuple[float, bool]]:
+        """Log-likelihood in nats of each continuation, and whether greedy decoding writes it; as HFLM."""
+        places: dict[tuple[int, ...], list[int]] = {}
+        for i, (_, context, _) in enumerate(requests):
+            places.setdefault(tuple(context), []).append(i)
+        continuations = [[requests[i][2] for i in of_context] for of_context in places.values()]
+        scores = score(
+            self.model, None, list(places), continuations, {"it": self._recipe}, progress=not disable_tqdm and self.rank == 0
+        )
+        found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        for of_context, values, greedy in zip(places.values(), scores.values["it"], scores.greedy["it"], strict=True):
+            for i, value, is_greedy in zip(of_context, values, greedy, strict=True):
+                found[i] = value, is_greedy
+        for (texts, _, _), answer in zip(requests, found, strict=True):
+            if texts is not None:
+                self.cache_hook.add_partial("loglikelihood", texts, answer)
+        return found
+
+    def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
+        """Tokens behind a context [B, T], decoded with DoLa; as HFLM."""
+        attached = nullcontext() if self.config_of_dola is None else dola.attach(self.model, self.config_of_dola)
+        with attached:
+            return super()._model_generate(context, max_length, stop, **generation_kwargs)  # type: ignore[no-any-return]
+
+
+def _layers(given: str | int | Sequence[int]) -> str | Sequence[int]:
+    """Layers as --model_args spells them: a bucket, one index, or indices joined by "+"."""
+    if isinstance(given, int):
+        return [given]
+    if isinstance(given, str) and (parts := given.split("+")) and all(part.strip().isdigit() for part in parts):
+        return [int(part) for part in parts]
+    return given

@@ -1,0 +1,230 @@
+"""Scores of given tokens under many recipes, from one read of each layer.
+
+What a recipe needs of a layer j at one position is a handful of numbers: its divergence from the mature layer, log q_j of
+the token, and the normaliser of F. So layers are read out one after the other, the numbers are kept, and the choice of the
+premature layer is made at the end, from them. At no time is there more than one layer's distribution beside the mature one,
+whatever the number of layers and recipes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dola.anatomy import Anatomy
+from dola.contrast import DIVERGENCES, IMPLAUSIBLE, LARGEST_SCORE
+from dola.layers import candidate_layers
+from dola.recipe import Recipe
+from dola.step import chunk_rows
+
+Readout = tuple[bool, bool]
+"""Whether premature layers pass the final norm, and whether they skip the logit transform."""
+
+
+@dataclass
+class TokenScores:
+    """One recipe's scores of n tokens.
+
+    Attributes:
+        score: [n], in nats, float32 or better.
+        plausible: Whether the token was in the plausible set, bool [n].
+        greedy: Whether no token scores higher, bool [n].
+        layer: The premature layer that was contrasted, int64 [n]; -1 for none.
+    """
+
+    score: Tensor
+    plausible: Tensor
+    greedy: Tensor
+    layer: Tensor
+
+
+class LayerScorer:
+    """Scores tokens of one model under some recipes.
+
+    Args:
+        anatomy: The parts of the model.
+        recipes: By name.
+
+    Attributes:
+        layers: All layers that any recipe reads, in order, without the mature one.
+        candidates: The candidate layers of each recipe.
+    """
+
+    def __init__(self, anatomy: Anatomy, recipes: Mapping[str, Recipe]) -> None:
+        self.anatomy, self.recipes = anatomy, dict(recipes)
+        self.candidates: dict[str, tuple[int, ...]] = {
+            name: candidate_layers(recipe.dola.layers, anatomy.num_layers, tied=anatomy.tied)
+            for name, recipe in recipes.items()
+            if recipe.dola is not None and recipe.premature != "none"
+        }
+        self.layers = tuple(sorted(set().union(*self.candidates.values())))
+        self._needs: dict[tuple[Readout, int], _Need] = {}
+        for name, layers in self.candidates.items():
+            for layer in layers:
+                self._needs.setdefault((readout(recipes[name]), layer), _Need()).add(recipes[name], len(layers))
+
+    @torch.no_grad()
+    def score(self, hidden: Mapping[int, Tensor], tokens: Tensor, uniform: Tensor) -> dict[str, TokenScores]:
+        """Scores of n tokens.
+
+        Args:
+            hidden: Residual streams [n, d] at the positions before the tokens, for `layers` and N.
+            tokens: The tokens, int64 [n].
+            uniform: Numbers in [0, 1) that draw random layers, float [n].
+        """
+        head = hidden[self.anatomy.num_layers]
+        if not len(tokens):
+            return {name: _no_scores(head.device) for name in self.recipes}
+        vocabulary = len(getattr(self.anatomy.head, "weight", ())) or 2**18
+        size = chunk_rows(head.device.type, vocabulary)
+        parts = [
+            self._score({layer: h[i : i + size] for layer, h in hidden.items()}, tokens[i : i + size], uniform[i : i + size])
+            for i in range(0, len(tokens), size)
+        ]
+        return {name: _joined([part[name] for part in parts]) for name in self.recipes}
+
+    def _score(self, hidden: Mapping[int, Tensor], tokens: Tensor, uniform: Tensor) -> dict[str, TokenScores]:
+        tops = {recipe.dola.relative_top for recipe in self.recipes.values() if recipe.dola is not None}
+        mature = _Mature(self.anatomy.readout(hidden[self.anatomy.num_layers]), tokens, tops)
+        read = {
+            (way, layer): mature.compare(self._logits(hidden[layer], way), need) for (way, layer), need in self._needs.items()
+        }
+        return {name: self._apply(name, recipe, mature, read, uniform) for name, recipe in self.recipes.items()}
+
+    def _logits(self, hidden: Tensor, way: Readout) -> Tensor:
+        final_norm, raw = way
+        return self.anatomy.readout(hidden, final_norm=final_norm, logit_transform=not raw)
+
+    def _apply(
+        self, name: str, recipe: Recipe, mature: _Mature, read: Mapping[tuple[Readout, int], _Compared], uniform: Tensor
+    ) -> TokenScores:
+        none = torch.full_like(mature.tokens, -1)
+        if recipe.dola is None:
+            return TokenScores(mature.log_p_token, torch.ones_like(none, dtype=torch.bool), mature.greedy, none)
+        top = recipe.dola.relative_top
+        over = 0.0 if recipe.softmax == "full" else top
+        if recipe.premature == "none":
+            layer, gain, greedy, log_z = none, mature.log_p_token, mature.greedy, mature.log_mass(over)
+        else:
+            layers, way = self.candidates[name], readout(recipe)
+            columns = [read[way, layer] for layer in layers]
+            if recipe.premature == "random":
+                chosen = (uniform.to(none.device) * len(layers)).long()
+            elif len(layers) == 1:
+                chosen = torch.zeros_like(none)
+            else:
+                chosen = torch.stack([column.divergence[recipe.dola.divergence] for column in columns]).argmax(dim=0)
+            layer = torch.tensor(layers, device=none.device)[chosen]
+            gain = _pick([column.gain for column in columns], chosen)
+            greedy = gain >= _pick([column.over[top].largest for column in columns], chosen)
+            log_z = _pick([column.over[over].log_sum for column in columns], chosen)
+        if recipe.softmax == "none":
+            log_z = torch.zeros_like(gain)
+        inside = mature.inside[top]
+        below = mature.log_p_token - IMPLAUSIBLE - log_z if recipe.softmax == "masked" else torch.tensor(recipe.floor)
+        return TokenScores(torch.where(inside, gain - log_z, below.to(gain)), inside, inside & greedy, layer)
+
+
+@dataclass
+class _Need:
+    """What some recipes need of one layer: divergences by name, and F over the plausible sets of some thresholds."""
+
+    divergences: set[str] = field(default_factory=set)
+    tops: set[float] = field(default_factory=set)
+
+    def add(self, recipe: Recipe, candidates: int) -> None:
+        assert recipe.dola is not None
+        if candidates > 1 and recipe.premature == "divergent":
+            self.divergences.add(recipe.dola.divergence)
+        self.tops |= {recipe.dola.relative_top, *([0.0] if recipe.softmax == "full" else [])}
+
+
+@dataclass
+class _Compared:
+    """One layer beside the mature one, n positions: divergences, F of the token, and F over plausible sets by threshold."""
+
+    divergence: dict[str, Tensor]
+    gain: Tensor
+    over: dict[float, _Over]
+
+
+@dataclass
+class _Over:
+    """Values over a set of tokens, by position: log sum exp and the largest, [n]."""
+
+    log_sum: Tensor
+    largest: Tensor
+
+
+class _Mature:
+    """The mature distribution at n positions, [n, V], and what is known of the tokens [n] under it."""
+
+    def __init__(self, logits: Tensor, tokens: Tensor, tops: set[float]) -> None:
+        self.logits, self.tokens = logits, tokens
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        self.log_z = wide.logsumexp(dim=-1)
+        self.log_p = wide - self.log_z[:, None]
+        self.log_p_token = self._of_token(self.log_p)
+        best = self.log_p.amax(dim=-1)
+        threshold = {top: best + (math.log(top) if top > 0 else -math.inf) for top in tops}
+        self.greedy = self.log_p_token >= best
+        self.inside = {top: self.log_p_token >= threshold[top] for top in tops}
+        self._plausible = {top: (self.log_p >= threshold[top][:, None]).nonzero(as_tuple=True) for top in tops if top > 0}
+
+    def compare(self, logits: Tensor, need: _Need) -> _Compared:
+        """What `need` says of a layer with `logits` [n, V]."""
+        wide = logits.to(self.log_p.dtype)
+        log_z = wide.logsumexp(dim=-1)
+        log_q = wide - log_z[:, None]
+        divergence = {name: DIVERGENCES[name](self.log_p, log_q) for name in need.divergences}
+        gain = self.log_p_token - self._of_token(log_q).clamp(min=-LARGEST_SCORE)
+        return _Compared(divergence, gain, {top: self._gains(log_q, top) for top in need.tops})
+
+    def log_mass(self, top: float) -> Tensor:
+        """Log of the mature probability of the plausible set, [n]."""
+        if top == 0:
+            return torch.zeros_like(self.log_p_token)
+        return self._by_row(self.log_p[self._plausible[top]], top).log_sum
+
+    def _gains(self, log_q: Tensor, top: float) -> _Over:
+        """F over the plausible set."""
+        if top == 0:
+            gains = self.log_p - log_q.clamp(min=-LARGEST_SCORE)
+            return _Over(gains.logsumexp(dim=-1), gains.amax(dim=-1))
+        where = self._plausible[top]
+        return self._by_row(self.log_p[where] - log_q[where].clamp(min=-LARGEST_SCORE), top)
+
+    def _by_row(self, values: Tensor, top: float) -> _Over:
+        """Values at the plausible places."""
+        rows = self._plausible[top][0]
+        largest = values.new_full((len(self.tokens),), -math.inf).scatter_reduce(0, rows, values, "amax")
+        shares = torch.zeros_like(largest).index_add(0, rows, (values - largest[rows]).exp())
+        return _Over(largest + shares.log(), largest)
+
+    def _of_token(self, log_probabilities: Tensor) -> Tensor:
+        return log_probabilities.gather(-1, self.tokens[:, None])[:, 0]
+
+
+def readout(recipe: Recipe) -> Readout:
+    """How a recipe's premature layers are read out."""
+    assert recipe.dola is not None
+    return recipe.dola.final_norm, recipe.dola.raw_head
+
+
+def _pick(columns: list[Tensor], chosen: Tensor) -> Tensor:
+    return torch.stack(columns).gather(0, chosen[None])[0]
+
+
+def _joined(parts: list[TokenScores]) -> TokenScores:
+    return TokenScores(
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ("score", "plausible", "greedy", "layer"))
+    )
+
+
+def _no_scores(device: torch.device) -> TokenScores:
+    dtypes = (torch.float32, torch.bool, torch.bool, torch.int64)
+    return TokenScores(*(torch.empty(0, dtype=dtype, device=device) for dtype in dtypes))

@@ -1,0 +1,91 @@
+"""A file of results that an interrupted run goes on from: a head line that says what is run, then one JSON line for each item.
+
+A line that was half written when the run was killed is dropped. A file of another run is refused, and never changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from dola.errors import InputError
+
+SCHEMA = "dola.results/1"
+
+
+class ResultsFile:
+    """Results by item.
+
+    Attributes:
+        items: What is known, item -> any JSON value.
+    """
+
+    def __init__(self, items: dict[int, Any], file: TextIO | None) -> None:
+        self.items, self._file = items, file
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: str | Path | None, run: Mapping[str, str]) -> Iterator[ResultsFile]:
+        """The results at `path`, as far as they are there; kept in memory alone where it is None.
+
+        Args:
+            path: The file. It is made where it does not exist.
+            run: What is run, in words, by name; a file in which any of them differs is of another run.
+
+        Raises:
+            InputError: A file of another run, one that is not of this format, or a path that cannot be written.
+        """
+        if path is None:
+            yield cls({}, None)
+            return
+        try:
+            items, length = _read(Path(path), run)
+            file = Path(path).open("a", encoding="utf-8", newline="\n")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise InputError(f"results {str(path)!r}: {error.strerror or error}.", hint="check the path") from error
+        with file:
+            file.truncate(length)
+            if not length:
+                _write(file, {"schema": SCHEMA, "run": dict(run)})
+            yield cls(items, file)
+
+    def add(self, item: int, found: Any) -> None:
+        """Keep what was found for an item. When this returns the file holds it."""
+        self.items[item] = found
+        if self._file is not None:
+            _write(self._file, {"item": item, "found": found})
+
+
+def _read(path: Path, run: Mapping[str, str]) -> tuple[dict[int, Any], int]:
+    """Items, and the length in bytes up to which the file is whole."""
+    content = path.read_bytes() if path.exists() else b""
+    lines = content.split(b"\n")
+    whole = len(content) - len(lines.pop())
+    if not lines:
+        start = json.dumps({"schema": SCHEMA})[:-1].encode()
+        if content and not (content.startswith(start) or start.startswith(content)):
+            raise _refusal(path, "was not written by dola")
+        return {}, 0
+    try:
+        head, *records = map(json.loads, lines)
+        if head["schema"] != SCHEMA:
+            raise _refusal(path, f"has schema {head['schema']!r}, not {SCHEMA!r}")
+        there, items = head["run"], {record["item"]: record["found"] for record in records}
+    except (ValueError, KeyError, TypeError):
+        raise _refusal(path, "was not written by dola") from None
+    for name, value in run.items():
+        if there.get(name) != value:
+            raise _refusal(path, f"is of another run: its {name} is {there.get(name)}, and here it is {value}")
+    return items, whole
+
+
+def _write(file: TextIO, record: Mapping[str, Any]) -> None:
+    file.write(json.dumps(record) + "\n")
+    file.flush()
+
+
+def _refusal(path: Path, why: str) -> InputError:
+    return InputError(f"results {str(path)!r} {why}.", hint="name another file, or remove it; nothing was changed")

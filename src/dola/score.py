@@ -1,0 +1,281 @@
+"""`dola.score`: log-likelihoods of given continuations, under the model and any number of DoLa configurations, in one pass.
+
+Beginnings that contexts share run once (prefixes.py). Only the positions of continuations reach the LM head, and layers are
+read out one after the other (layer_scores.py): beyond the model, a batch and its cache, memory is bounded by a few times 2^24
+floats on a CPU, whatever the number of layers, of configurations and of tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dola.anatomy import Anatomy
+from dola.config import DoLaConfig
+from dola.errors import InputError
+from dola.hidden import captured
+from dola.layer_scores import LayerScorer, TokenScores
+from dola.prefixes import Batch, Line, Runner, plan, shares_prefixes
+from dola.recipe import Recipe
+from dola.results_file import ResultsFile
+
+Text = str | Sequence[int]
+"""A text, or its tokens."""
+
+BATCH_TOKENS = {"cpu": 4096}
+"""Tokens of a batch, padding and cached ones included."""
+BATCH_TOKENS_ELSEWHERE = 32768
+
+
+@dataclass
+class Scores:
+    """What `score` found, by item (a context) and continuation.
+
+    Attributes:
+        tokens: How many tokens each continuation has: [items][continuations].
+        values: By configuration: the score of each continuation in nats, [items][continuations].
+        greedy: By configuration: whether greedy decoding would have written the continuation, [items][continuations].
+        implausible: By configuration: how many tokens of each continuation were outside the plausible set.
+        layers: By configuration: how often each premature layer was contrasted, by item.
+        truncated: Items whose context was cut on the left to fit the model's window.
+    """
+
+    tokens: list[list[int]]
+    values: dict[str, list[list[float]]]
+    greedy: dict[str, list[list[bool]]]
+    implausible: dict[str, list[list[int]]]
+    layers: dict[str, list[dict[int, int]]]
+    truncated: list[int] = field(default_factory=list)
+
+    def layer_shares(self, name: str) -> dict[int, float]:
+        """The share of tokens at which each premature layer was contrasted, by layer."""
+        counts: Counter[int] = Counter()
+        for item in self.layers[name]:
+            counts.update(item)
+        return {layer: counts[layer] / counts.total() for layer in sorted(counts)}
+
+
+def score(
+    model: Any,
+    tokenizer: Any,
+    contexts: Sequence[Text],
+    continuations: Sequence[Sequence[Text]],
+    configs: Mapping[str, DoLaConfig | Recipe | None],
+    *,
+    results: str | Path | None = None,
+    batch_tokens: int | None = None,
+    progress: bool = True,
+) -> Scores:
+    """Teacher-forced log-likelihoods of continuations behind their contexts.
+
+        scores = dola.score(model, tokenizer, ["The capital of Washington is"], [[" Olympia", " Seattle"]],
+                            {"vanilla": None, "dola": dola.DoLaConfig("high")})
+        scores.values["dola"][0]  # [-1.1, -3.5]
+
+    Text is tokenised as the reference does it: context and continuation together, and the context alone to know where it ends.
+
+    Args:
+        model: A decoder-only Hugging Face model, without DoLa on it.
+        tokenizer: Its tokenizer. May be None where only tokens are given.
+        contexts: One for each item.
+        continuations: A list for each item.
+        configs: By name: None for the model's own log-likelihood, a DoLaConfig for that of decoding with it, or a Recipe.
+        results: A file that keeps what has been found, item by item. Where it exists, the run goes on from it.
+        batch_tokens: Tokens of a batch, padding and cached ones included.
+        progress: Whether to show a progress bar on stderr.
+
+    Raises:
+        InputError: No tokens in a context or a continuation, a continuation longer than the model's window, lists that do not
+            match, or a results file of another run.
+        AttachError: DoLa is attached to the model.
+        LayersError: Layers that this model does not have.
+    """
+    anatomy = Anatomy.of(model)
+    recipes = {name: config if isinstance(config, Recipe) else Recipe(config) for name, config in configs.items()}
+    scorer = LayerScorer(anatomy, recipes)
+    lines, truncated = _lines(anatomy.lm, tokenizer, contexts, continuations)
+    if truncated:
+        warnings.warn(
+            f"{len(truncated)} of {len(contexts)} contexts do not fit the model's window of {window(anatomy.lm)} tokens with "
+            "their continuations, and were cut on the left.",
+            stacklevel=2,
+        )
+    items = [len(texts) for texts in continuations]
+    batch_tokens = batch_tokens or BATCH_TOKENS.get(anatomy.lm.device.type, BATCH_TOKENS_ELSEWHERE)
+    with ResultsFile.open(results, _what_is_run(anatomy.lm, lines, recipes, batch_tokens)) as kept:
+        _Run(scorer, lines, items, batch_tokens).finish(kept, progress=progress)
+    return _scores([kept.items[item] for item in range(len(items))], list(recipes), truncated)
+
+
+def window(lm: Any) -> int | None:
+    """The longest sequence in tokens that a model's config allows, if it says."""
+    return getattr(lm.config.get_text_config(), "max_position_embeddings", None)
+
+
+@dataclass(frozen=True)
+class _Scored(Line):
+    """A context with one continuation. `tokens` are those that run: all but the last."""
+
+    item: int
+    place: int
+    targets: tuple[int, ...]
+
+
+def _lines(
+    lm: Any, tokenizer: Any, contexts: Sequence[Text], continuations: Sequence[Sequence[Text]]
+) -> tuple[list[_Scored], list[int]]:
+    """What is to be scored, and which items had to be cut."""
+    if len(contexts) != len(continuations):
+        raise InputError(
+            f"{len(contexts)} contexts and {len(continuations)} lists of continuations; one list belongs to each context.",
+            hint="give continuations as a list of lists",
+        )
+    lines, truncated = [], set()
+    for item, (context, texts) in enumerate(zip(contexts, continuations, strict=True)):
+        if isinstance(texts, str) or not texts:
+            raise InputError(f"item {item} has no list of continuations: {texts!r}.", hint="give at least one, in a list")
+        for place, text in enumerate(texts):
+            before, after = _tokens(tokenizer, context, text)
+            where = f"of item {item}, continuation {place}"
+            if not before:
+                raise InputError(f"the context {where}, has no tokens.", hint="begin it with the beginning-of-sequence token")
+            if not after:
+                raise InputError(f"the continuation {where}, has no tokens: {text!r}.", hint="leave the item out")
+            if (over := len(before) + len(after) - 1 - (window(lm) or sys.maxsize)) > 0:
+                if over >= len(before):
+                    raise InputError(
+                        f"the continuation {where}, has {len(after)} tokens; the model's window is {window(lm)}.",
+                        hint="shorten it, or use a model with a longer window",
+                    )
+                before = before[over:]
+                truncated.add(item)
+            lines.append(_Scored((*before, *after[:-1]), len(before) - 1, item, place, tuple(after)))
+    return lines, sorted(truncated)
+
+
+def _tokens(tokenizer: Any, context: Text, continuation: Text) -> tuple[list[int], list[int]]:
+    if isinstance(context, str) and isinstance(continuation, str):
+        whole, before = tokenizer(context + continuation)["input_ids"], tokenizer(context)["input_ids"]
+        return whole[: len(before)], whole[len(before) :]
+    before = tokenizer(context)["input_ids"] if isinstance(context, str) else list(context)
+    if isinstance(continuation, str):
+        return before, tokenizer(continuation, add_special_tokens=False)["input_ids"]
+    return before, list(continuation)
+
+
+class _Run:
+    """The pass over the model."""
+
+    def __init__(self, scorer: LayerScorer, lines: list[_Scored], items: list[int], batch_tokens: int) -> None:
+        self._scorer, self._lines, self._items = scorer, lines, items
+        share = shares_prefixes(scorer.anatomy.lm)
+        self._tree = plan(lines, batch_tokens=batch_tokens, share=share) if lines else None
+
+    def finish(self, kept: ResultsFile, *, progress: bool) -> None:
+        """Score all items that `kept` does not hold yet, and have it hold them."""
+        done = set(kept.items)
+        if self._tree is None or len(done) == len(self._items):
+            return
+        # Batches are those of the whole run, so that a run that was interrupted ends with the same numbers.
+        wanted = {batch for batch in self._tree.all_batches() if any(self._lines[row].item not in done for row in batch.rows)}
+        anatomy = self._scorer.anatomy
+        found: dict[int, dict[int, _Found]] = {}
+        with (
+            captured(anatomy, self._scorer.layers) as hidden,
+            tqdm(total=len(self._items), initial=len(done), unit="item", disable=not progress) as bar,
+        ):
+            for batch in Runner(anatomy.lm, self._lines, wanted).run(self._tree):
+                for row, of_row in zip(batch.rows, self._score(batch, hidden), strict=True):
+                    line = self._lines[row]
+                    if line.item not in done:
+                        found.setdefault(line.item, {})[line.place] = of_row
+                        if len(found[line.item]) == self._items[line.item]:
+                            places = found.pop(line.item)
+                            kept.add(line.item, [places[place] for place in range(len(places))])
+                            bar.update()
+
+    def _score(self, batch: Batch, hidden: Mapping[int, Tensor]) -> list[_Found]:
+        """What was found for each row of a batch that has just run."""
+        lines = [self._lines[row] for row in batch.rows]
+        spans = [(line.first - batch.start, len(line.tokens) - batch.start) for line in lines]
+        rows = {
+            layer: torch.cat([states[i, start:end] for i, (start, end) in enumerate(spans)]) for layer, states in hidden.items()
+        }
+        device = rows[self._scorer.anatomy.num_layers].device
+        tokens = torch.tensor([token for line in lines for token in line.targets], device=device)
+        uniform = torch.tensor([number for line in lines for number in _uniform(line, self._scorer.recipes)])
+        scored = self._scorer.score(rows, tokens, uniform)
+        ends = torch.tensor([len(line.targets) for line in lines]).cumsum(0).tolist()
+        slices = [slice(end - len(line.targets), end) for line, end in zip(lines, ends, strict=True)]
+        return [_found(scored, self._scorer.recipes, tokens) for tokens in slices]
+
+
+def _uniform(line: _Scored, recipes: Mapping[str, Recipe]) -> list[float]:
+    """Numbers that depend on nothing but the continuation's place and the recipes' seed."""
+    seed = next((recipe.seed for recipe in recipes.values() if recipe.premature == "random"), 0)
+    numbers = random.Random(f"{seed} {line.item} {line.place}")
+    return [numbers.random() for _ in line.targets]
+
+
+_Found = dict[str, Any]
+"""One continuation: how many `tokens`, and by recipe its `value`, whether it is `greedy`, how many tokens were `implausible`, and
+how often each of the `layers` was contrasted. As JSON keeps it."""
+
+
+def _found(scored: Mapping[str, TokenScores], recipes: Mapping[str, Recipe], tokens: slice) -> _Found:
+    found: _Found = {"tokens": tokens.stop - tokens.start}
+    for name, of_all in scored.items():
+        values = of_all.score[tokens].double()
+        layers = Counter(str(layer) for layer in of_all.layer[tokens].tolist() if layer >= 0)
+        found[name] = {
+            "value": float(values.mean() if recipes[name].mean else values.sum()),
+            "greedy": bool(of_all.greedy[tokens].all()),
+            "implausible": int((~of_all.plausible[tokens]).sum()),
+            "layers": dict(sorted(layers.items())),
+        }
+    return found
+
+
+def _scores(items: list[list[_Found]], names: list[str], truncated: list[int]) -> Scores:
+    def table(name: str, what: str) -> list[list[Any]]:
+        return [[continuation[name][what] for continuation in item] for item in items]
+
+    return Scores(
+        tokens=[[continuation["tokens"] for continuation in item] for item in items],
+        values={name: table(name, "value") for name in names},
+        greedy={name: table(name, "greedy") for name in names},
+        implausible={name: table(name, "implausible") for name in names},
+        layers={name: [_sum(counts) for counts in table(name, "layers")] for name in names},
+        truncated=truncated,
+    )
+
+
+def _sum(counts: list[dict[str, int]]) -> dict[int, int]:
+    total: Counter[int] = Counter()
+    for count in counts:
+        total.update({int(layer): times for layer, times in count.items()})
+    return dict(total)
+
+
+def _what_is_run(lm: Any, lines: list[_Scored], recipes: Mapping[str, Recipe], batch_tokens: int) -> dict[str, str]:
+    """What must be the same for a results file to be gone on with: everything that the numbers depend on."""
+    sequences = repr([(line.item, line.place, line.tokens, line.targets) for line in lines])
+    return {
+        "model": f"{lm.config.name_or_path} ({type(lm).__name__}, {lm.num_parameters()} parameters, {lm.dtype})",
+        "configurations": repr(recipes),
+        "texts": hashlib.sha256(sequences.encode()).hexdigest(),
+        "batch_tokens": str(batch_tokens),
+        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
+    }

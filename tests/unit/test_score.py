@@ -1,0 +1,337 @@
+"""`dola.score` against forwards of an attached model, one for each continuation, and against the float64 reference."""
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+from reference import dola_float64 as judge
+from words import word_tokenizer
+
+import dola
+from dola import DoLaConfig, Recipe
+from dola.errors import AttachError, ConfigError, InputError, LayersError
+from dola.hidden import captured
+
+STEM = [5, 17, 200, 33, 8, 91, 4, 60, 61, 62, 63, 64]
+CONTEXTS = [
+    [*STEM, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16],
+    [*STEM, 7, 8, 9, 10, 11, 12, 13, 14, 15, 300],
+    [*STEM, 21],
+    [90, 91],
+    [*STEM],
+]
+CONTINUATIONS = [[[3, 9, 12], [44]], [[3, 9, 12], [3, 9, 13, 21, 50], [3]], [[100]], [[101, 5], [7, 7, 7, 7]], [[21, 30]]]
+CONFIGS = {
+    "vanilla": None,
+    "high": DoLaConfig("high"),
+    "low": DoLaConfig("low", final_norm=False),
+    "static": DoLaConfig([3], relative_top=0.0),
+    "all": DoLaConfig("all", relative_top=0.6, divergence="reference"),
+    "old": DoLaConfig.reference("high"),
+}
+
+
+def flat(values):
+    return torch.tensor([value for item in values for value in item], dtype=torch.float64)
+
+
+def score(model, configs=CONFIGS, contexts=CONTEXTS, continuations=CONTINUATIONS, **settings):
+    return dola.score(model, None, contexts, continuations, configs, progress=False, **settings)
+
+
+@torch.no_grad()
+def by_forwards(model, config):
+    """The log-likelihoods that decoding with `config` gives: log_softmax of an attached model's scores, one at a time."""
+    found = []
+    for context, continuations in zip(CONTEXTS, CONTINUATIONS, strict=True):
+        for continuation in continuations:
+            ids = torch.tensor([[*context, *continuation]])
+            if config is None:
+                logits = model(ids).logits
+            else:
+                with dola.attach(model, config):
+                    logits = model(ids).logits
+            logp = logits[0, len(context) - 1 : -1].double().log_softmax(-1)
+            found.append(logp.gather(-1, ids[0, len(context) :, None]).sum())
+    return torch.stack(found)
+
+
+def test_the_score_of_a_config_is_the_likelihood_under_decoding_with_it(family):
+    _, model = family
+    scores = score(model)
+    for name, config in CONFIGS.items():
+        torch.testing.assert_close(flat(scores.values[name]), by_forwards(model, config), atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("softmax", ["masked", "full", "none"])
+@pytest.mark.parametrize("relative_top", [0.0, 0.3])
+def test_recipes_equal_the_float64_reference(llama, softmax, relative_top):
+    """Static, so that ties between candidates decide nothing."""
+    found = score(llama, {"it": Recipe(DoLaConfig([2], relative_top=relative_top), softmax=softmax, floor=-77.0)})
+    expected = []
+    for context, continuations in zip(CONTEXTS, CONTINUATIONS, strict=True):
+        for continuation in continuations:
+            ids = torch.tensor([[*context, *continuation]])
+            with torch.no_grad():
+                out = llama(ids, output_hidden_states=True)
+                early = llama.lm_head(llama.model.norm(out.hidden_states[2]))
+            total = 0.0
+            for token, position in zip(continuation, range(len(context) - 1, ids.shape[1] - 1), strict=True):
+                mature, premature = out.logits[0, position].tolist(), early[0, position].tolist()
+                total += by_hand(mature, premature, token, softmax, relative_top)
+            expected.append(total)
+    torch.testing.assert_close(flat(found.values["it"]), torch.tensor(expected, dtype=torch.float64), atol=1e-3, rtol=1e-5)
+
+
+def by_hand(mature, premature, token, softmax, relative_top):
+    log_p, log_q = judge.log_softmax(mature), judge.log_softmax(premature)
+    inside = judge.plausible(mature, relative_top)
+    gains = [p - q for p, q in zip(log_p, log_q, strict=True)]
+    if softmax == "masked":
+        return judge.log_softmax([g if ok else p - 1000 for g, p, ok in zip(gains, log_p, inside, strict=True)])[token]
+    if not inside[token]:
+        return -77.0
+    return gains[token] if softmax == "none" else judge.log_softmax(gains)[token]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_greedy_says_what_decoding_would_write(llama, name):
+    plain = {"pad_token_id": 0, "eos_token_id": 400, "max_new_tokens": 3, "do_sample": False}
+    prompts = [torch.tensor([context]) for context in CONTEXTS]
+    if (config := CONFIGS[name]) is None:
+        written = [llama.generate(ids, **plain)[0, ids.shape[1] :].tolist() for ids in prompts]
+    else:
+        written = [dola.generate(llama, ids, dola_layers=config, **plain)[0, ids.shape[1] :].tolist() for ids in prompts]
+    other = [[*tokens[:-1], (tokens[-1] + 1) % 401] for tokens in written]
+    found = score(llama, {name: config}, continuations=list(zip(written, other, strict=True)))
+    assert found.greedy[name] == [[True, False]] * len(CONTEXTS)
+
+
+def test_without_a_premature_layer_the_constraint_is_left(llama):
+    configs = {
+        "plain": None,
+        "all": Recipe(DoLaConfig(relative_top=0.0), premature="none"),
+        "some": Recipe(DoLaConfig(relative_top=0.5), premature="none", softmax="none", floor=-9.0),
+    }
+    found = score(llama, configs)
+    assert flat(found.values["all"]).tolist() == pytest.approx(flat(found.values["plain"]).tolist(), abs=1e-5)
+    outside = flat(found.implausible["some"])
+    assert outside.sum() > 0
+    assert (flat(found.values["some"]) <= -9 * outside + 1e-6).all()
+    assert found.layers["some"] == [{}] * len(CONTEXTS)
+
+
+def test_batches_and_shared_prefixes_change_nothing(llama):
+    """In float64 rounding is far below the choice of a layer."""
+    model = copy.deepcopy(llama).double()
+    whole = score(model)
+    apart = score(model, batch_tokens=1)
+    backwards = score(model, contexts=CONTEXTS[::-1], continuations=CONTINUATIONS[::-1])
+    for name in CONFIGS:
+        torch.testing.assert_close(flat(whole.values[name]), flat(apart.values[name]), atol=1e-9, rtol=0)
+        assert whole.layers[name] == apart.layers[name]
+        torch.testing.assert_close(flat(whole.values[name]), flat(backwards.values[name][::-1]), atol=1e-9, rtol=0)
+
+
+def test_shared_beginnings_run_once(llama):
+    tokens = []
+    handle = llama.register_forward_pre_hook(lambda m, args: tokens.append(args[0].numel()))
+    try:
+        score(llama)
+    finally:
+        handle.remove()
+    alone = sum(len(c) + len(t) - 1 for c, ts in zip(CONTEXTS, CONTINUATIONS, strict=True) for t in ts)
+    assert sum(tokens) < alone / 2
+
+
+def test_only_positions_of_continuations_reach_the_head(llama):
+    rows = []
+    handle = llama.lm_head.register_forward_pre_hook(lambda m, args: rows.append(args[0].shape[:-1].numel()))
+    forwards = []
+    also = llama.register_forward_pre_hook(lambda m, args: forwards.append(len(args[0])))
+    try:
+        score(llama, {"static": DoLaConfig([3])})
+    finally:
+        handle.remove()
+        also.remove()
+    scored = sum(len(t) for ts in CONTINUATIONS for t in ts)
+    assert sum(rows) == 2 * scored + sum(forwards)  # of every forward the last position's logits, which cannot be had without
+
+
+def test_a_mean_is_the_sum_over_the_number_of_tokens(llama):
+    found = score(llama, {"sum": DoLaConfig(), "mean": Recipe(DoLaConfig(), mean=True)})
+    for item, tokens in enumerate(found.tokens):
+        means = [value / count for value, count in zip(found.values["sum"][item], tokens, strict=True)]
+        assert found.values["mean"][item] == pytest.approx(means, rel=1e-5)
+
+
+def test_random_layers_are_drawn_anew_for_each_token_and_the_same_each_time(llama):
+    configs = {"random": Recipe(DoLaConfig("all"), premature="random", seed=3)}
+    long = [[list(range(50, 150))]]
+    first, again = (score(llama, configs, contexts=[STEM], continuations=long) for _ in "ab")
+    other = score(llama, {"random": Recipe(DoLaConfig("all"), premature="random", seed=4)}, contexts=[STEM], continuations=long)
+    assert first.values == again.values != other.values
+    shares = first.layer_shares("random")
+    assert set(shares) == set(range(6))
+    assert max(shares.values()) < 0.35
+
+
+def test_layers_chosen_are_counted(llama):
+    found = score(llama)
+    assert sum(found.layers["high"][1].values()) == 9
+    assert set(found.layer_shares("high")) <= {3, 5}
+    assert sum(found.layer_shares("all").values()) == pytest.approx(1)
+
+
+def test_text_is_split_where_the_context_alone_ends(llama):
+    tokenizer = word_tokenizer()
+    found = dola.score(llama, tokenizer, ["word20 word21"], [[" word22 word23"]], {"vanilla": None}, progress=False)
+    ids = tokenizer("word20 word21 word22 word23")["input_ids"]
+    expected = score(llama, {"vanilla": None}, contexts=[ids[:-2]], continuations=[[ids[-2:]]])
+    assert found.values == expected.values
+
+
+def test_a_context_beyond_the_window_is_cut_on_the_left_and_said(llama):
+    long = [7] * 300
+    with pytest.warns(UserWarning, match="1 of 2 contexts do not fit the model's window of 256 tokens"):
+        found = score(llama, {"vanilla": None}, contexts=[long, STEM], continuations=[[[3, 4]], [[5]]])
+    assert found.truncated == [0]
+    expected = score(llama, {"vanilla": None}, contexts=[[7] * 255], continuations=[[[3, 4]]])
+    assert found.values["vanilla"][0] == pytest.approx(expected.values["vanilla"][0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("contexts", "continuations", "message"),
+    [
+        ([[1]], [], "1 contexts and 0 lists of continuations"),
+        ([[1]], [[]], "item 0 has no list of continuations"),
+        ([[1]], ["yes"], "item 0 has no list of continuations: 'yes'"),
+        ([[1]], [[[2], []]], "the continuation of item 0, continuation 1, has no tokens"),
+        ([[]], [[[2]]], "the context of item 0, continuation 0, has no tokens"),
+        ([[1]], [[[2] * 400]], "has 400 tokens; the model's window is 256"),
+    ],
+)
+def test_bad_input(llama, contexts, continuations, message):
+    with pytest.raises(InputError, match=message):
+        score(llama, contexts=contexts, continuations=continuations)
+
+
+def test_bad_configurations(llama):
+    with pytest.raises(LayersError, match="layer 6 in"):
+        score(llama, {"it": DoLaConfig([6])})
+    with pytest.raises(ConfigError, match="softmax='all' is unknown"):
+        Recipe(None, softmax="all")
+    with pytest.raises(ConfigError, match="premature='first' is unknown"):
+        Recipe(None, premature="first")
+    with dola.attach(llama), pytest.raises(AttachError, match="has DoLa attached"):
+        score(llama)
+
+
+def test_nothing_to_score(llama):
+    assert score(llama, contexts=[], continuations=[]).values == {name: [] for name in CONFIGS}
+
+
+def killed_after(items, path):
+    """A stand-in for a kill: the file as it is once `items` have been written and half a line more."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[: 1 + items]) + lines[-1][:10])
+
+
+@pytest.mark.parametrize("items", [0, 1, 3, 4])
+def test_a_run_that_was_cut_short_goes_on_and_ends_with_the_same_numbers(llama, tmp_path, items):
+    path = tmp_path / "results.jsonl"
+    whole = score(llama, results=path)
+    content = path.read_bytes()
+    killed_after(items, path)
+    forwards = []
+    handle = llama.register_forward_pre_hook(lambda m, args: forwards.append(args[0].numel()))
+    try:
+        assert score(llama, results=path) == whole
+        assert sum(forwards) > 0
+        forwards.clear()
+        assert score(llama, results=path) == whole  # nothing is left to do
+        assert forwards == []
+    finally:
+        handle.remove()
+    assert sorted(path.read_bytes().splitlines()) == sorted(content.splitlines())
+
+
+@pytest.mark.parametrize("length", [0, 5, 30])
+def test_a_head_that_was_half_written_is_written_anew(llama, tmp_path, length):
+    path = tmp_path / "results.jsonl"
+    whole = score(llama, results=path)
+    content = path.read_bytes()
+    path.write_bytes(content[:length])
+    assert score(llama, results=path) == whole
+    assert path.read_bytes() == content
+
+
+def test_a_results_file_of_another_run_is_refused_and_left_alone(llama, tmp_path):
+    path = tmp_path / "results.jsonl"
+    score(llama, results=path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="is of another run: its configurations is"):
+        score(llama, {"vanilla": None}, results=path)
+    with pytest.raises(InputError, match="is of another run: its texts is"):
+        score(llama, contexts=CONTEXTS[::-1], continuations=CONTINUATIONS[::-1], results=path)
+    assert path.read_bytes() == before
+    for content in (b"my notes", b"my notes\n", b'{"schema": "x"}\n', b"[1]\n"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"was not written by dola|has schema"):
+            score(llama, results=path)
+        assert path.read_bytes() == content
+    with pytest.raises(InputError, match="Is a directory"):
+        score(llama, results=tmp_path)
+
+
+def test_what_is_read_is_one_layer_at_a_time(llama, monkeypatch):
+    """Memory: never more than one premature distribution beside the mature one, in chunks of rows."""
+    shapes = []
+    readout = dola.Anatomy.readout
+
+    def watched(self, hidden, **settings):
+        shapes.append(tuple(hidden.shape))
+        return readout(self, hidden, **settings)
+
+    monkeypatch.setattr(dola.Anatomy, "readout", watched)
+    monkeypatch.setattr("dola.step.CHUNK_ELEMENTS", {"cpu": 4 * 401})
+    whole = score(llama, {"all": DoLaConfig("all")})
+    assert all(len(shape) == 2 and shape[0] <= 4 for shape in shapes)
+    monkeypatch.undo()
+    torch.testing.assert_close(flat(whole.values["all"]), flat(score(llama, {"all": DoLaConfig("all")}).values["all"]))
+
+
+def test_captured_layers_are_the_models_hidden_states(family):
+    _, model = family
+    ids = torch.tensor([[5, 17, 200, 33]])
+    with torch.no_grad():
+        expected = model(ids, output_hidden_states=True).hidden_states
+        with captured(dola.Anatomy.of(model), [0, 2]) as hidden:
+            model(ids)
+    assert sorted(hidden) == [0, 2, 6]
+    torch.testing.assert_close(hidden[0], expected[0])
+    torch.testing.assert_close(hidden[2], expected[2])
+
+
+def test_a_model_with_a_recurrent_state_shares_nothing():
+    """Its cache cannot be copied and continued."""
+    from dola.prefixes import Line, plan
+
+    lines = [Line(tuple(context), len(context) - 1) for context in CONTEXTS]
+    tree = plan(lines, batch_tokens=1000, share=False)
+    assert [len(batch.rows) for batch in tree.all_batches()] == [5]
+    assert tree.end == 0
+    assert plan(lines, batch_tokens=1000).children
+
+
+def test_json_of_a_results_file(llama, tmp_path):
+    path = tmp_path / "results.jsonl"
+    score(llama, {"vanilla": None}, results=path)
+    head, *items = map(json.loads, path.read_text().splitlines())
+    assert head["schema"] == "dola.results/1"
+    assert {"model", "configurations", "texts", "versions"} <= set(head["run"])
+    assert sorted(item["item"] for item in items) == list(range(len(CONTEXTS)))
+    assert math.isfinite(items[0]["found"][0]["vanilla"]["value"])
