@@ -61,6 +61,18 @@ def gemma3() -> Any:
     return _real("gemma3-270m")
 
 
+@pytest.fixture(scope="session")
+def published() -> Any:
+    """Finds a file of the benchmark data by its path there, or skips."""
+
+    def find(name: str) -> Path:
+        if not (DATA / name).is_file():
+            pytest.skip(f"{name} is not in {DATA}: the data are not part of the project")
+        return DATA / name
+
+    return find
+
+
 @pytest.fixture
 def ids() -> torch.Tensor:
     return torch.tensor([[5, 17, 200, 33, 8, 91, 4]])

@@ -11,6 +11,8 @@
     ├── ModelFileError (ValueError)       a model name, folder or file that cannot be loaded
     ├── DownloadError (RuntimeError)      an embedded model that could not be fetched or is damaged
     ├── MissingExtraError (ImportError)   an optional dependency that is not installed
+    ├── DataError (ValueError)            a data set that cannot be read, or a row that lacks what its task needs
+    ├── JudgeError (RuntimeError)         a judge of answers that did not answer, or not with yes or no
     └── UsageError (ValueError)           a command line that cannot be done: contradicting options, unreadable files
 
 The message says what was wrong, what was given and what is allowed; `hint` says what to do, in words that can be pasted.
@@ -77,6 +79,14 @@ class DownloadError(DolaError, RuntimeError):
 
 class MissingExtraError(DolaError, ImportError):
     """An optional dependency is not installed."""
+
+
+class DataError(DolaError, ValueError):
+    """A data set cannot be read, is not the one that was expected, or has a row that lacks what its task needs."""
+
+
+class JudgeError(DolaError, RuntimeError):
+    """A judge of answers cannot be reached, or says neither yes nor no."""
 
 
 class UsageError(DolaError, ValueError):

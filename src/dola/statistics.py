@@ -1,0 +1,191 @@
+"""Whether a difference between two methods is more than noise: paired comparisons of what each scored on the same items.
+
+Intervals are 95% percentile bootstrap intervals over items (Efron 1979), seeded. Metrics that are 0 or 1 are compared by
+McNemar's exact test as well (McNemar 1947): of the items on which the methods differ, is the split further from even than a
+coin's?
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dola.errors import InputError
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+FEWEST_ITEMS = 20
+"""Below this, no difference is called more than noise: bootstrap intervals of few items are too narrow."""
+
+_CHUNK = 500
+"""Resamples drawn at a time: bounds memory at 500 * items indices."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over items, and its 95% interval."""
+
+    items: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two methods on the same items.
+
+    Attributes:
+        items: Number of items.
+        baseline: Mean of the baseline.
+        method: Mean of the method that is compared with it.
+        difference: Mean of (method - baseline).
+        low: Lower end of the difference's 95% interval.
+        high: Upper end.
+        higher: Items on which the method scored higher. Whether that is better depends on the metric.
+        lower: Items on which it scored lower.
+        p_value: McNemar's exact test, two-sided; None for metrics that are not 0 or 1.
+    """
+
+    items: int
+    baseline: float
+    method: float
+    difference: float
+    low: float
+    high: float
+    higher: int
+    lower: int
+    p_value: float | None
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference is more than noise, at 5%.
+
+        The interval does not hold 0, McNemar's test agrees where there is one, and there are items enough (`FEWEST_ITEMS`).
+        """
+        apart = self.low > 0 or self.high < 0
+        return apart and self.items >= FEWEST_ITEMS and (self.p_value is None or self.p_value < 1 - LEVEL)
+
+
+def estimate(values: Sequence[float], *, seed: int = 0) -> Estimate:
+    """The mean of one method's values, one for each item, with its interval.
+
+    Raises:
+        InputError: No values, or one that is not finite.
+    """
+    array = _checked(values, "values")
+    low, high = _interval(array, seed)
+    return Estimate(len(array), float(array.mean()), low, high)
+
+
+def compare(baseline: Sequence[float], method: Sequence[float], *, binary: bool, seed: int = 0) -> Comparison:
+    """Compare two methods by what each scored on the same items, in the same order.
+
+    Args:
+        baseline: The baseline's value of each item.
+        method: The method's.
+        binary: Whether the values are all 0 or 1, so that McNemar's test applies.
+        seed: Of the bootstrap. The same seed and items give the same interval.
+
+    Raises:
+        InputError: No values, different numbers of them, one that is not finite, or binary values other than 0 and 1.
+    """
+    before, after = _checked(baseline, "values of the baseline"), _checked(method, "values of the method")
+    if len(before) != len(after):
+        raise InputError(
+            f"The baseline has {len(before)} values and the method {len(after)}; a paired comparison needs the same items.",
+            hint="compare the items that both have scored",
+        )
+    if binary and not np.isin(np.concatenate([before, after]), (0, 1)).all():
+        raise InputError("A binary metric has values other than 0 and 1.", hint="pass binary=False")
+    differences = after - before
+    low, high = _interval(differences, seed)
+    higher, lower = int((differences > 0).sum()), int((differences < 0).sum())
+    return Comparison(
+        items=len(differences),
+        baseline=float(before.mean()),
+        method=float(after.mean()),
+        difference=float(differences.mean()),
+        low=low,
+        high=high,
+        higher=higher,
+        lower=lower,
+        p_value=mcnemar(higher, lower) if binary else None,
+    )
+
+
+def mcnemar(higher: int, lower: int) -> float:
+    """Two-sided p-value of McNemar's exact test: of a fair coin, how likely is a split of higher + lower at least this uneven?
+
+    In whole numbers, so exact at any size; 1 where there is nothing to split.
+    """
+    total, fewer = higher + lower, min(higher, lower)
+    tail = sum(math.comb(total, k) for k in range(fewer + 1))
+    return min(1.0, 2 * tail / (1 << total))
+
+
+def describe(comparison: Comparison, metric: str, *, method: str, baseline: str = "vanilla") -> str:
+    """One sentence: both means, the difference with its interval, and whether it is more than noise. In percent and points.
+
+    Args:
+        comparison: What is told.
+        metric: The metric's name.
+        method: The method's name.
+        baseline: The baseline's.
+    """
+    c = comparison
+    direction = "higher" if c.difference > 0 else "lower"
+    distance = f"{abs(100 * c.difference):.1f} points {direction}" if c.difference else "equal"
+    test = "" if c.p_value is None else f"; McNemar p {_p(c.p_value)}"
+    if c.significant:
+        verdict = "more than noise"
+    elif c.items < FEWEST_ITEMS:
+        verdict = f"but {c.items} items are too few to tell"
+    else:
+        verdict = "no more than noise"
+    return (
+        f"{metric}: {method} {100 * c.method:.1f} against {baseline} {100 * c.baseline:.1f} on {c.items} items, {distance} "
+        f"(95% interval {100 * c.low:+.1f} to {100 * c.high:+.1f}{test}): {verdict}."
+    )
+
+
+def folds(n: int, k: int, seed: int = 0) -> tuple[tuple[int, ...], ...]:
+    """Split the indices 0..n-1 into k folds at random: disjoint, all together complete, sizes at most one apart, each in order.
+
+    Raises:
+        InputError: Fewer than two folds, or fewer items than folds.
+    """
+    if not 2 <= k <= n:
+        raise InputError(f"{n} items cannot be split into {k} folds; allowed are 2 to {n}.", hint="use k=2, as the paper does")
+    order = list(range(n))
+    random.Random(seed).shuffle(order)
+    return tuple(tuple(sorted(order[start::k])) for start in range(k))
+
+
+def _checked(values: Sequence[float], what: str) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if not array.size:
+        raise InputError(f"There are no {what}.", hint="score one item at least")
+    if not np.isfinite(array).all():
+        raise InputError(
+            f"Of the {what}, number {int((~np.isfinite(array)).argmax())} is not finite.", hint="look at that item"
+        )
+    return array
+
+
+def _interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
+    """95% percentile bootstrap interval of the mean. Values that are all equal give an interval without width."""
+    generator = np.random.default_rng(seed)
+    n = len(values)
+    means = [values[generator.integers(n, size=(_CHUNK, n))].mean(axis=1) for _ in range(RESAMPLES // _CHUNK)]
+    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"

@@ -1,0 +1,140 @@
+"""Evaluation tasks: the paper's prompts, answer extraction and metrics, for data that the user has. No data are shipped.
+
+A task turns rows into items and measures one item at a time; scoring continuations and generating text is done elsewhere:
+
+    task = TASKS["truthfulqa-mc"]
+    data = task.open("TruthfulQA.csv")                      # rows, SHA-256, whether the file is the published one
+    for item in task.items(data):
+        values = task.measure(item, scores, token_counts)   # {"mc1": 1.0, "mc2": 0.63, ...}
+"""
+
+from __future__ import annotations
+
+from dola.tasks import factor, gsm8k, strategyqa, truthfulqa, vicuna
+from dola.tasks.data import HubDataset
+from dola.tasks.task import Generation, Metric, PaperSettings, Task
+
+__all__ = ["TASKS", "Generation", "Metric", "PaperSettings", "Task"]
+
+_TRUTHFULQA_HUB = HubDataset("truthfulqa/truthful_qa", "generation", "validation")
+_TRUTHFULQA_HOME = "https://github.com/sylinrl/TruthfulQA"
+_FACTOR_HOME = "https://github.com/AI21Labs/factor"
+_FACTOR_METRICS = (
+    Metric("factor", "no contradiction has a higher sum (voidism/DoLa)", chance=factor.chance),
+    Metric("factor_official", "no contradiction has a higher mean per token (FACTOR's own rule)", chance=factor.chance),
+)
+_FACTOR_PAPER = PaperSettings("low", relative_top=0.1, post_softmax=True)
+
+
+def _generation_metrics(chance: float | None) -> tuple[Metric, ...]:
+    random = None if chance is None else lambda item: chance
+    return (
+        Metric("accuracy", "right answers; none is wrong", chance=random),
+        Metric("accuracy_reference", "right answers; where there is none, the reference's guess", chance=random),
+        Metric("answered", "texts in which an answer was found"),
+    )
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            name="truthfulqa-mc",
+            kind="choice",
+            description="TruthfulQA, multiple choice: are true answers likelier than common misconceptions?",
+            files=("TruthfulQA.csv",),
+            homepage=_TRUTHFULQA_HOME,
+            published=truthfulqa.PUBLISHED,
+            hub=_TRUTHFULQA_HUB,
+            make_items=truthfulqa.choice_items,
+            metrics=(
+                Metric("mc1", "the best answer beats all wrong ones", chance=truthfulqa.chance_best),
+                Metric("mc2", "probability mass of the right answers", binary=False, chance=truthfulqa.chance_mass),
+                Metric("mc2_reference", "the same, as the reference computes it", binary=False, chance=truthfulqa.chance_mass),
+                Metric("mc3", "share of right answers that beat all wrong ones", binary=False, chance=truthfulqa.chance_best),
+            ),
+            measure=truthfulqa.choice_metrics,
+            generation=None,
+            paper=PaperSettings("high", relative_top=0.0),
+        ),
+        Task(
+            name="truthfulqa-open",
+            kind="open",
+            description="TruthfulQA, open-ended: two judges say whether generated answers are true and informative",
+            files=("TruthfulQA.csv",),
+            homepage=_TRUTHFULQA_HOME,
+            published=truthfulqa.PUBLISHED,
+            hub=_TRUTHFULQA_HUB,
+            make_items=truthfulqa.open_items,
+            metrics=(
+                Metric("truth", "judged true"),
+                Metric("info", "judged informative"),
+                Metric("truth_info", "judged both"),
+                Metric("reject", 'answered with "I have no comment"'),
+            ),
+            measure=truthfulqa.open_metrics,
+            generation=Generation(50, truthfulqa.STOP),
+            paper=PaperSettings("high", relative_top=0.1, repetition_penalty=1.2),
+        ),
+        *(
+            Task(
+                name=f"factor-{subset}",
+                kind="choice",
+                description=f"FACTOR, {subset}: is the true ending of a text likelier than three that contradict it?",
+                files=(f"{subset}_factor.csv",),
+                homepage=_FACTOR_HOME,
+                published=factor.PUBLISHED if subset == "news" else {},
+                hub=None,
+                make_items=factor.news_items if subset == "news" else factor.shortened_items,
+                metrics=_FACTOR_METRICS,
+                measure=factor.metrics,
+                generation=None,
+                paper=_FACTOR_PAPER,
+            )
+            for subset in ("news", "wiki", "expert")
+        ),
+        Task(
+            name="strategyqa",
+            kind="generation",
+            description="StrategyQA: yes or no, by a chain of thought",
+            files=("train.json", "dev.json"),
+            homepage="https://github.com/eladsegal/strategyqa",
+            published=strategyqa.PUBLISHED,
+            hub=HubDataset("ChilleD/StrategyQA", split="train+test"),
+            make_items=strategyqa.items,
+            metrics=_generation_metrics(chance=0.5),
+            measure=strategyqa.metrics,
+            generation=Generation(256, strategyqa.STOP),
+            paper=PaperSettings("low", relative_top=0.1, repetition_penalty=1.2),
+        ),
+        Task(
+            name="gsm8k",
+            kind="generation",
+            description="GSM8K: the number that solves a word problem, by a chain of thought",
+            files=("test.jsonl",),
+            homepage="https://github.com/openai/grade-school-math",
+            published=gsm8k.PUBLISHED,
+            hub=HubDataset("openai/gsm8k", "main", "test"),
+            make_items=gsm8k.items,
+            metrics=_generation_metrics(chance=None),
+            measure=gsm8k.metrics,
+            generation=Generation(256, gsm8k.STOP),
+            paper=PaperSettings("low", relative_top=0.1, repetition_penalty=1.2),
+        ),
+        Task(
+            name="vicuna",
+            kind="answers",
+            description="Vicuna questions: answers in a file that FastChat's judges read",
+            files=("question.jsonl",),
+            homepage="https://github.com/lm-sys/FastChat",
+            published=vicuna.PUBLISHED,
+            hub=None,
+            make_items=vicuna.items,
+            metrics=(),
+            measure=None,
+            generation=Generation(1024, vicuna.STOP, temperature=0.7),
+            paper=PaperSettings("low", relative_top=0.1, repetition_penalty=1.2),
+        ),
+    )
+}
+"""All tasks by name."""

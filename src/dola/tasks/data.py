@@ -1,0 +1,232 @@
+"""Data sets, from files (.csv, .json, .jsonl) or from the Hugging Face hub, as rows that know where they stand.
+
+Nothing is shipped with the package. The SHA-256 of what was read goes into every report; a file that differs from the published
+one is read all the same, and reported: its numbers are not comparable with published ones.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from dola.errors import DataError, MissingExtraError
+
+SUFFIXES = (".csv", ".json", ".jsonl")
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A data set of the Hugging Face hub: its id, and which part of it."""
+
+    id: str
+    config: str | None = None
+    split: str = "test"
+
+    def __str__(self) -> str:
+        return ":".join(part for part in (self.id, self.config, self.split) if part)
+
+
+Source: TypeAlias = str | os.PathLike[str] | HubDataset
+"""A path, a hub id ("owner/name", the split "test"), or a hub id with config and split."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One file or hub data set that rows came from.
+
+    Attributes:
+        name: The path as it was given, or the hub id with config and split.
+        sha256: Of the file's bytes; for a hub data set, of its rows as sorted JSON, one to a line.
+        known: Whether this is, byte for byte, a file that the task's published numbers were made with.
+    """
+
+    name: str
+    sha256: str
+    known: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a data set.
+
+    Attributes:
+        fields: Its values by name.
+        number: Its place among all rows that were opened together, from 1.
+        where: The file and the row's place in it, from 1 and without the header, for messages.
+    """
+
+    fields: Mapping[str, Any]
+    number: int
+    where: str
+
+    def value(self, *names: str) -> Any:
+        """The first of these fields that the row has. Data sets name the same thing differently on the hub and in files.
+
+        Raises:
+            DataError: None of them is there, or it is empty.
+        """
+        name = next((name for name in names if name in self.fields), names[0])
+        found = self.fields.get(name)
+        if found is None or (isinstance(found, (str, list)) and not "".join(map(str, found)).strip()):
+            state = "is empty" if name in self.fields else "is missing; there are " + ", ".join(map(repr, self.fields))
+            raise DataError(f"{self.where}: the field {name!r} {state}.", hint="fill the row in, or leave it out")
+        return found
+
+    def text(self, *names: str) -> str:
+        """The same, for text, exactly as it stands: white space around it is part of some prompts.
+
+        Raises:
+            DataError: As `value`; or it is not text.
+        """
+        found = self.value(*names)
+        if not isinstance(found, str):
+            raise DataError(
+                f"{self.where}: the field {names[0]!r} is {found!r}, not text.", hint="write it as a string, in quotes"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows, and what they were read from."""
+
+    rows: tuple[Row, ...]
+    origins: tuple[Origin, ...]
+
+
+def open_data(
+    source: Source | Sequence[Source], *, published: Collection[str] = (), expected: Sequence[str] | None = None
+) -> Data:
+    """The rows of a file or hub data set, or of several, one after the other.
+
+    Args:
+        source: One or more paths (.csv, .json, .jsonl) or hub data sets.
+        published: SHA-256 of the files that published numbers were made with; sets `Origin.known`.
+        expected: SHA-256 that the data must have, one for each source: those of an earlier run that is to be continued.
+
+    Raises:
+        DataError: No such file, not readable as what its name says, no rows, or not the expected SHA-256.
+        MissingExtraError: A hub data set without the package `datasets`.
+    """
+    sources = [source] if isinstance(source, (str, os.PathLike, HubDataset)) else list(source)
+    if expected is not None and len(expected) != len(sources):
+        raise DataError(
+            f"{len(sources)} data sets were given, but {len(expected)} were expected.",
+            hint="give the same files as in the run that is to be continued",
+        )
+    rows: list[Row] = []
+    origins: list[Origin] = []
+    for index, one in enumerate(sources):
+        name, digest, found = _from_hub(hub) if (hub := _as_hub(one)) else _from_file(Path(str(one)))
+        if expected is not None and digest != expected[index]:
+            raise DataError(
+                f"{name} has SHA-256 {digest}, expected {expected[index]}: it is not the data that was used before.",
+                hint="bring the earlier file back, or start anew with another results file",
+            )
+        start = len(rows) + 1
+        rows += [Row(fields, start + i, f"{name}, row {i + 1}") for i, fields in enumerate(found)]
+        if len(rows) < start:
+            raise DataError(f"{name} holds no rows.", hint="check the file")
+        origins.append(Origin(name, digest, digest in published))
+    return Data(tuple(rows), tuple(origins))
+
+
+def _as_hub(source: Source) -> HubDataset | None:
+    """The hub data set that a source means, unless it means a file: "owner/name", where no such file exists."""
+    if isinstance(source, HubDataset):
+        return source
+    name = str(source)
+    is_file = Path(name).exists() or name.endswith(SUFFIXES) or name.startswith((".", "/", "~"))
+    return HubDataset(name) if not is_file and isinstance(source, str) and name.count("/") == 1 else None
+
+
+def _from_file(path: Path) -> tuple[str, str, list[dict[str, Any]]]:
+    """Name, SHA-256 and rows of a file."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"The data file {str(path)!r} cannot be read: {error.strerror}.",
+            hint=f"check the path; a file in {', '.join(SUFFIXES)} or a hub id such as owner/name is needed",
+        ) from None
+    return str(path), hashlib.sha256(content).hexdigest(), _parse(path, content)
+
+
+def _parse(path: Path, content: bytes) -> list[dict[str, Any]]:
+    parsers = {".csv": _parse_csv, ".json": _parse_json, ".jsonl": _parse_jsonl}
+    if (suffix := path.suffix.lower()) not in parsers:
+        raise DataError(f"{str(path)!r} is no data file by its name.", hint=f"use a file that ends in {', '.join(SUFFIXES)}")
+    try:
+        rows = parsers[suffix](content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not valid UTF-8: {error}.", hint="convert it with iconv -t utf-8") from None
+    except (csv.Error, ValueError) as error:
+        raise DataError(f"{path} cannot be read as {suffix}: {error}.", hint="get the file again; it may be cut off") from None
+    return rows
+
+
+def _parse_csv(text: str) -> list[dict[str, Any]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    rows = []
+    for number, row in enumerate(reader, 1):
+        if None in row:
+            raise ValueError(f"row {number} has more cells than the header")
+        rows.append({name: value for name, value in row.items() if value is not None})  # a short row lacks its last fields
+    return rows
+
+
+def _parse_json(text: str) -> list[dict[str, Any]]:
+    return _objects(json.loads(text), "row")
+
+
+def _parse_jsonl(text: str) -> list[dict[str, Any]]:
+    values = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                values.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
+    return _objects(values, "object")
+
+
+def _objects(values: Any, what: str) -> list[dict[str, Any]]:
+    if not isinstance(values, list):
+        raise ValueError("it holds no list of objects")
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, dict):
+            raise ValueError(f"{what} {number} is no object with fields")
+    return values
+
+
+def _from_hub(hub: HubDataset) -> tuple[str, str, list[dict[str, Any]]]:
+    """Name, SHA-256 and rows of a hub data set."""
+    if find_spec("datasets") is None:
+        raise MissingExtraError(
+            f"{hub.id} is read from the Hugging Face hub, which needs the package datasets; it is not installed.",
+            hint="pip install 'dola-decoding[eval]', or give a file",
+        )
+    from datasets import load_dataset
+
+    try:
+        rows = [dict(row) for row in load_dataset(hub.id, hub.config, split=hub.split)]
+    except Exception as error:  # whatever the hub, the network and the data set's own code raise
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"The hub data set {hub} cannot be read: {line}",
+            hint="check its id, config and split on huggingface.co/datasets, or give a file",
+        ) from error
+    return str(hub), _digest(rows), rows
+
+
+def _digest(rows: Iterable[dict[str, Any]]) -> str:
+    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False, default=str) for row in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,135 @@
+"""What a task is, whichever it is: where its data come from, how they become items, and what is measured on each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dola.errors import DataError
+from dola.tasks.data import Data, HubDataset, Source, open_data
+from dola.tasks.items import ChoiceItem, QuestionItem
+
+Kind = Literal["choice", "generation", "open", "answers"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number for each item; its mean over the items is what is reported.
+
+    Attributes:
+        name: Its key in what `Task.measure` returns.
+        description: One line, for people.
+        binary: Whether it is 0 or 1 for each item, so that McNemar's test applies.
+        chance: What it is for an item, on average, where scores or answers are drawn at random; None where that means nothing.
+    """
+
+    name: str
+    description: str
+    binary: bool = True
+    chance: Callable[[Any], float] | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How text is generated.
+
+    Attributes:
+        max_new_tokens: At most so many tokens.
+        stop: Strings that end it. `measure` cuts at them again, so a text may hold them.
+        temperature: Sampling temperature; None is greedy decoding.
+    """
+
+    max_new_tokens: int
+    stop: tuple[str, ...]
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
+class PaperSettings:
+    """How the paper's numbers were made (voidism/DoLa's scripts and their arguments).
+
+    Attributes:
+        layers: The bucket of candidate layers.
+        relative_top: Of the plausible set; 0 keeps all tokens.
+        post_softmax: Whether contrasted scores are normalised over the vocabulary before they are summed. Without meaning where
+            text is generated.
+        repetition_penalty: Of DoLa, against 1.0 of the paper's baseline: a confound, so that plain decoding with the same
+        penalty
+            belongs beside it.
+    """
+
+    layers: Literal["low", "high"]
+    relative_top: float
+    post_softmax: bool = False
+    repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """An evaluation task.
+
+    Attributes:
+        name: Its name on the command line.
+        kind: "choice": continuations are scored. "generation": text is generated, an answer is extracted. "open": text is
+            generated and judged by models. "answers": text is generated and written to a file.
+        description: One line, for people.
+        files: Names of the files that hold it, opened together.
+        homepage: Where they can be had.
+        published: SHA-256 by file name, of the files that published numbers were made with.
+        hub: Where the hub has it; None where it does not.
+        make_items: Rows to items.
+        metrics: What `measure` returns.
+        measure: Metric values of one item, by name. Called with (item, scores, token counts) for "choice", (item, text) for
+            "generation", (item, text, truth judge, info judge) for "open"; None for "answers".
+        generation: None for "choice".
+        paper: How the paper ran it.
+    """
+
+    name: str
+    kind: Kind
+    description: str
+    files: tuple[str, ...]
+    homepage: str
+    published: Mapping[str, str]
+    hub: HubDataset | None
+    make_items: Callable[[Data], list[ChoiceItem]] | Callable[[Data], list[QuestionItem]]
+    metrics: tuple[Metric, ...]
+    measure: Callable[..., dict[str, float]] | None
+    generation: Generation | None
+    paper: PaperSettings
+
+    def open(self, source: Source | Sequence[Source] | None = None, *, expected: Sequence[str] | None = None) -> Data:
+        """The task's rows, and what they were read from.
+
+        Args:
+            source: See `open_data`. The id of the task's own hub data set means its config and split; None means the hub.
+            expected: See `open_data`.
+
+        Raises:
+            DataError: See `open_data`; or no source, and the hub does not have this task.
+            MissingExtraError: A hub data set without the package `datasets`.
+        """
+        if source is None or (self.hub is not None and source == self.hub.id):
+            source = self.hub
+        if source is None:
+            raise DataError(
+                f"The Hugging Face hub does not have {self.name}; its data are {' and '.join(self.files)}.",
+                hint=f"get them from {self.homepage} and give their path",
+            )
+        return open_data(source, published=frozenset(self.published.values()), expected=expected)
+
+    def items(self, source: Data | Source | Sequence[Source] | None = None) -> list[ChoiceItem] | list[QuestionItem]:
+        """The task's items, from rows that were opened before or from a source that is opened now.
+
+        Raises:
+            DataError: See `open`; or a row lacks a field or an answer, or two items have the same id.
+            MissingExtraError: See `open`.
+        """
+        found = self.make_items(source if isinstance(source, Data) else self.open(source))
+        seen: set[str] = set()
+        for item in found:
+            if item.id in seen:
+                raise DataError(f"Two items of {self.name} have the id {item.id!r}.", hint="give each file once")
+            seen.add(item.id)
+        return found

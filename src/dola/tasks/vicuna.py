@@ -1,0 +1,73 @@
+"""The 80 Vicuna questions: answers are written to a file that FastChat's judges read (`fastchat/llm_judge`), and judged there.
+
+A prompt is the question alone; whoever generates puts it through the model's chat template. voidism/DoLa
+(`gpt4_judge_eval.py`) samples at temperature 0.7, up to 1,024 tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+from dola.errors import DataError, InputError
+from dola.tasks.data import Data, Row
+from dola.tasks.items import QuestionItem
+
+PUBLISHED = {"question.jsonl": "c248c5c98ba45bb0c2aadae2f270e643bd32679c6c306a3b2a503ac4254cdaa5"}
+STOP = ("### Human:",)
+
+
+def items(data: Data) -> list[QuestionItem]:
+    """Each question, by its `question_id`.
+
+    Raises:
+        DataError: A row without id or question, or with more than one turn (those of MT-bench have two).
+    """
+    return [_item(row) for row in data.rows]
+
+
+def _item(row: Row) -> QuestionItem:
+    turns = row.value("turns")
+    if not isinstance(turns, list) or len(turns) != 1 or not isinstance(turns[0], str):
+        raise DataError(
+            f"{row.where}: the field 'turns' must be a list of one question, and is {turns!r}.",
+            hint="use FastChat's data/vicuna_bench/question.jsonl",
+        )
+    return QuestionItem(str(row.value("question_id")), turns[0], turns[0])
+
+
+def answer_line(item: QuestionItem, answer: str, model_id: str, *, when: float | None = None) -> str:
+    """One line of FastChat's answer file.
+
+    Args:
+        item: The question.
+        answer: What the model answered.
+        model_id: The name under which the judge lists the model.
+        when: Seconds since 1970; now, if None.
+    """
+    fields = {
+        "question_id": int(item.id) if item.id.isdecimal() else item.id,
+        "answer_id": uuid.uuid4().hex,
+        "model_id": model_id,
+        "choices": [{"index": 0, "turns": [answer]}],
+        "tstamp": time.time() if when is None else when,
+    }
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def write_answers(path: Path, answers: Iterable[tuple[QuestionItem, str]], model_id: str) -> None:
+    """Write FastChat's answer file: one line for each question.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    lines = [answer_line(item, answer, model_id) + "\n" for item, answer in answers]
+    try:
+        path.write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"The answers cannot be written to {path}: {error.strerror}.", hint=f"mkdir -p {path.parent}"
+        ) from None

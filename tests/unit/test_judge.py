@@ -1,0 +1,139 @@
+"""Judges: a model on this machine, and a server that answers as it is told."""
+
+import json
+import math
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+import torch
+from command import tokenizer
+from families import tiny
+
+from dola.errors import InputError, JudgeError
+from dola.tasks.judge import INFO_PROMPT, TRUTH_PROMPT, EndpointJudge, ModelJudge
+
+YES, NO = math.log(0.6), math.log(0.2)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A completions server. `server.answer` is what it says: a status and a body, or None to keep silent."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.server.requests.append((self.path, self.headers["Authorization"], body))
+            if self.server.answer is None:
+                self.server.silence.wait(5)
+                return
+            status, content = self.server.answer
+            content = content if isinstance(content, bytes) else json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with HTTPServer(("127.0.0.1", 0), Handler) as found:
+        found.requests, found.silence, found.answer = [], threading.Event(), (200, says({" yes": YES, " no": NO}))
+        found.url = f"http://127.0.0.1:{found.server_port}/v1/"
+        thread = threading.Thread(target=found.serve_forever, args=(0.01,))
+        thread.start()
+        yield found
+        found.silence.set()
+        found.shutdown()
+        thread.join()
+
+
+def says(tokens):
+    return {"choices": [{"logprobs": {"top_logprobs": [tokens]}}]}
+
+
+def test_the_prompts():
+    words = {"question": "Why?", "answer": "So."}
+    assert TRUTH_PROMPT.format(**words) == "Q: Why?\nA: So.\nTrue:"
+    assert INFO_PROMPT.format(**words) == "Q: Why?\nA: So.\nHelpful:"
+
+
+def test_a_models_probability_is_that_of_the_two_answers():
+    model, words = tiny("llama", vocab_size=512), tokenizer()
+    prompt = "Q: Why?\nA: So.\nTrue:"
+    yes, no = (words(f"{prompt} {answer}")["input_ids"] for answer in ("yes", "no"))
+    same = next(index for index, pair in enumerate(zip(yes, no, strict=False)) if len(set(pair)) == 2)
+    with torch.no_grad():
+        logits = model(torch.tensor([yes[:same]])).logits[0, -1]
+    p, q = math.exp(logits[yes[same]]), math.exp(logits[no[same]])
+    assert ModelJudge(model, words).probability_of_yes(prompt) == pytest.approx(p / (p + q), rel=1e-5)
+
+
+def test_a_tokenizer_that_cannot_tell_yes_from_no():
+    with pytest.raises(JudgeError, match="the same"):
+        ModelJudge(None, lambda text: {"input_ids": [3] * len(text.split())}).probability_of_yes("True:")
+
+
+def test_a_server_is_asked_for_one_token(server, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert EndpointJudge("judge", server.url).probability_of_yes("Q:") == pytest.approx(0.75)
+    body = {"model": "judge", "prompt": "Q:", "max_tokens": 1, "temperature": 0, "logprobs": 5}
+    assert server.requests == [("/v1/completions", None, body)]
+
+
+def test_the_key(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "from the environment")
+    EndpointJudge("judge", server.url).probability_of_yes("Q:")
+    EndpointJudge("judge", server.url, api_key="given").probability_of_yes("Q:")
+    assert [key for _, key, _ in server.requests] == ["Bearer from the environment", "Bearer given"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "probability"),
+    [
+        ({"▁yes": YES, "Ġno": NO}, 0.75),
+        ({" yes": YES}, 1.0),
+        ({" No": NO, "maybe": -0.1}, 0.0),
+        ({" yes": NO, "yes": NO, " no": NO}, 2 / 3),
+    ],
+)
+def test_spellings_of_the_answers(server, tokens, probability):
+    server.answer = (200, says(tokens))
+    assert EndpointJudge("judge", server.url).probability_of_yes("Q:") == pytest.approx(probability)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((404, {"error": "no such model"}), "refused with status 404: .*no such model"),
+        ((500, b""), "refused with status 500: Internal Server Error"),
+        ((200, b"<html>"), "not JSON"),
+        ((200, {"choices": [{"text": " yes"}]}), "without the log-probabilities"),
+        ((200, {"choices": [{"logprobs": {"top_logprobs": [None]}}]}), "without the log-probabilities"),
+        ((200, says({" maybe": -0.1})), "neither yes nor no, but one of ' maybe'"),
+    ],
+)
+def test_a_server_that_does_not_judge(server, answer, message):
+    server.answer = answer
+    with pytest.raises(JudgeError, match=message):
+        EndpointJudge("judge", server.url).probability_of_yes("Q:")
+
+
+def test_a_server_that_keeps_silent(server):
+    server.answer = None
+    with pytest.raises(JudgeError, match=r"did not answer within 0\.2 s"):
+        EndpointJudge("judge", server.url, timeout=0.2).probability_of_yes("Q:")
+
+
+def test_a_server_that_is_not_there(server):
+    url = server.url
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(JudgeError, match=r"cannot be reached: .*refused"):
+        EndpointJudge("judge", url).probability_of_yes("Q:")
+
+
+def test_an_address_that_is_none():
+    with pytest.raises(InputError, match="'localhost:8000' is no web address"):
+        EndpointJudge("judge", "localhost:8000")

@@ -1,0 +1,178 @@
+"""Reading data sets: what comes out of each kind of file and of the hub, and what is said of files that are not right."""
+
+import hashlib
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from dola.errors import DataError, MissingExtraError
+from dola.tasks import TASKS
+from dola.tasks.data import Data, HubDataset, Row, open_data
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, content):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub with one data set; returns the calls that were made."""
+    calls = []
+
+    def load_dataset(name, config, *, split):
+        calls.append((name, config, split))
+        if name != "owner/set":
+            raise ValueError(f"Dataset '{name}' doesn't exist\non the Hub")
+        return [{"question": "why?", "answer": True}, {"answer": False, "question": "é"}]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, __spec__=object()))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", '\ufeffq,a\n"one, with\na line",yes\nzwei,é\n'),
+        ("a.json", '[{"q": "one, with\\na line", "a": "yes"}, {"q": "zwei", "a": "é"}]'),
+        ("a.JSONL", '{"q": "one, with\\na line", "a": "yes"}\n\n{"q": "zwei", "a": "\\u00e9"}\n'),
+    ],
+)
+def test_kinds_of_files(write, name, content):
+    path = write(name, content)
+    data = open_data(path)
+    assert [row.fields for row in data.rows] == [{"q": "one, with\na line", "a": "yes"}, {"q": "zwei", "a": "é"}]
+    assert [(row.number, row.where) for row in data.rows] == [(1, f"{path}, row 1"), (2, f"{path}, row 2")]
+    (origin,) = data.origins
+    assert (origin.name, origin.sha256) == (str(path), hashlib.sha256(content.encode()).hexdigest())
+
+
+def test_files_are_joined_in_their_order(write):
+    first, second = write("b.jsonl", '{"n": 1}\n{"n": 2}\n'), write("a.jsonl", '{"n": 3}\n')
+    data = open_data([first, str(second)])
+    assert [row.fields["n"] for row in data.rows] == [1, 2, 3]
+    assert (data.rows[2].number, data.rows[2].where) == (3, f"{second}, row 1")
+
+
+def test_known_files_are_told_from_others(write):
+    one, other = write("one.json", '[{"n": 1}]'), write("other.json", '[{"n": 2}]')
+    published = {hashlib.sha256(one.read_bytes()).hexdigest()}
+    assert [origin.known for origin in open_data([one, other], published=published).origins] == [True, False]
+
+
+def test_a_changed_file_is_refused_where_another_was_expected(write):
+    path = write("one.json", '[{"n": 1}]')
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert len(open_data(path, expected=[before]).rows) == 1
+    path.write_text('[{"n": 2}]')
+    after = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(DataError, match=f"has SHA-256 {after}, expected {before}"):
+        open_data(path, expected=[before])
+    with pytest.raises(DataError, match="2 data sets were given, but 1 were expected"):
+        open_data([path, path], expected=[before])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "q", "is no data file by its name"),
+        ("a.csv", b"q\n\xff\n", "not valid UTF-8"),
+        ("a.csv", "q\n1,2\n", "cannot be read as .csv: row 1 has more cells than the header"),
+        ("a.csv", 'q\n"cut off', "cannot be read as .csv"),
+        ("a.csv", "q\n", "holds no rows"),
+        ("a.json", '{"q": 1}', "holds no list of objects"),
+        ("a.json", '[{"q": 1}, 2]', "row 2 is no object"),
+        ("a.json", "[", "cannot be read as .json"),
+        ("a.jsonl", '{"q": 1}\n{"q', "cannot be read as .jsonl: line 2"),
+        ("a.jsonl", "\n", "holds no rows"),
+    ],
+)
+def test_files_that_are_not_right(write, name, content, message):
+    with pytest.raises(DataError, match=message):
+        open_data(write(name, content))
+
+
+@pytest.mark.parametrize("name", ["none.csv", "folder/none.csv", "./none", "none"])
+def test_missing_files_are_no_hub_ids(name):
+    with pytest.raises(DataError, match=r"cannot be read: No such file or directory.*\n.*check the path"):
+        open_data(name)
+
+
+def test_fields_of_a_row():
+    row = Row({"Q": " why? ", "n": 3, "empty": " ", "none": None, "list": [""], "no": False}, 7, "a.csv, row 7")
+    assert row.text("question", "Q") == " why? "
+    assert row.value("n") == 3
+    assert row.value("no") is False
+    for name in ("empty", "none", "list"):
+        with pytest.raises(DataError, match=f"a.csv, row 7: the field '{name}' is empty"):
+            row.value(name)
+    with pytest.raises(DataError, match=r"a.csv, row 7: the field 'x' is missing; there are 'Q', 'n'"):
+        row.value("x", "y")
+    with pytest.raises(DataError, match="the field 'n' is 3, not text"):
+        row.text("n")
+
+
+def test_a_short_csv_row_lacks_its_last_fields(write):
+    (row,) = open_data(write("a.csv", "q,a\nwhy\n")).rows
+    with pytest.raises(DataError, match="row 1: the field 'a' is missing"):
+        row.text("a")
+
+
+def test_the_hub(hub):
+    data = open_data(HubDataset("owner/set", "main", "train"))
+    assert hub == [("owner/set", "main", "train")]
+    assert [row.fields["question"] for row in data.rows] == ["why?", "é"]
+    (origin,) = data.origins
+    lines = '{"answer": true, "question": "why?"}\n{"answer": false, "question": "é"}'
+    assert origin.sha256 == hashlib.sha256(lines.encode()).hexdigest()
+    assert (origin.name, origin.known) == ("owner/set:main:train", False)
+    assert data.rows[1].where == "owner/set:main:train, row 2"
+
+
+def test_a_hub_id_by_itself(hub, tmp_path, monkeypatch):
+    assert open_data("owner/set").origins[0].name == "owner/set:test"
+    assert hub == [("owner/set", None, "test")]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner" / "set").write_text("a file of that name goes first")
+    with pytest.raises(DataError, match="no data file by its name"):
+        open_data("owner/set")
+
+
+def test_a_hub_that_does_not_answer(hub):
+    with pytest.raises(DataError, match=r"The hub data set owner/none:test cannot be read: Dataset .* doesn't exist\n"):
+        open_data("owner/none")
+
+
+def test_the_hub_needs_a_package(monkeypatch):
+    monkeypatch.setattr("dola.tasks.data.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'dola-decoding\[eval\]'"):
+        open_data("owner/set")
+
+
+def test_a_task_opens_its_own_hub_data_set(monkeypatch):
+    opened = []
+    monkeypatch.setattr("dola.tasks.task.open_data", lambda source, **kwargs: opened.append(source) or Data((), ()))
+    for source in (None, "openai/gsm8k", "somebody/gsm8k"):
+        TASKS["gsm8k"].open(source)
+    assert opened == [HubDataset("openai/gsm8k", "main", "test")] * 2 + ["somebody/gsm8k"]
+
+
+def test_a_task_that_the_hub_does_not_have():
+    with pytest.raises(DataError, match=r"hub does not have factor-wiki; its data are wiki_factor.csv.\n.*AI21Labs/factor"):
+        TASKS["factor-wiki"].open()
+
+
+def test_items_given_twice(write):
+    row = {"qid": "x", "question": "why?", "answer": True}
+    path = write("train.json", json.dumps([row]))
+    assert len(TASKS["strategyqa"].items(path)) == 1
+    with pytest.raises(DataError, match="Two items of strategyqa have the id 'x'"):
+        TASKS["strategyqa"].items([path, path])
