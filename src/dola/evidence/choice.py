@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -45,8 +46,6 @@ def recipes_of(ways: Sequence[Way], model: Any, own: DoLaConfig) -> dict[str, Re
 def static_recipes(model: Any, own: DoLaConfig) -> dict[str, Recipe]:
     """One fixed layer each."""
     anatomy = Anatomy.of(model)
-    from dataclasses import replace
-
     layers = static_layers(anatomy.num_layers, tied=anatomy.tied)
     return {static_name(layer): Recipe(replace(own, layers=[layer])) for layer in layers}
 
@@ -61,21 +60,27 @@ def measure_length(task: Task, items: Sequence[ChoiceItem], scores: Scores) -> V
     return _measured(task, items, lambda i: [float(count) for count in scores.tokens[i]], scores.tokens)
 
 
-def measure_ways(task: Task, items: Sequence[ChoiceItem], scores: Scores, ways: Sequence[Way], *, seed: int) -> dict[str, Values]:
+def measure_ways(
+    task: Task, items: Sequence[ChoiceItem], scores: Scores, ways: Sequence[Way], *, seed: int
+) -> dict[str, Values]:
     """The metrics of all ways, by their names."""
     found = {}
     for way in ways:
         if way.name == LENGTH:
             found[way.name] = measure_length(task, items, scores)
         elif way.name == STATIC:
-            static = {name: measure(task, items, scores, name) for name in scores.values if name.startswith(static_name(0)[:-1])}
+            static = {
+                name: measure(task, items, scores, name) for name in scores.values if name.startswith(static_name(0)[:-1])
+            }
             found[way.name], _ = held_out(static, [metric.name for metric in task.metrics], len(items), seed=seed)
         else:
             found[way.name] = measure(task, items, scores, way.name)
     return found
 
 
-def held_out(candidates: Mapping[str, Values], metrics: Sequence[str], items: int, *, seed: int, k: int = 2) -> tuple[Values, dict[str, list[str]]]:
+def held_out(
+    candidates: Mapping[str, Values], metrics: Sequence[str], items: int, *, seed: int, k: int = 2
+) -> tuple[Values, dict[str, list[str]]]:
     """Each item under the candidate that is best on the other folds: what choosing costs no item that it is judged by.
 
     Returns:

@@ -50,9 +50,10 @@ def generate_texts(
         "generation": f"{settings}, batches of {batch_size}, seed {seed}",
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
     }
-    with ResultsFile.open(results, run) as kept, tqdm(
-        total=len(jobs), initial=len(kept.items), unit="text", disable=not progress
-    ) as bar:
+    with (
+        ResultsFile.open(results, run) as kept,
+        tqdm(total=len(jobs), initial=len(kept.items), unit="text", disable=not progress) as bar,
+    ):
         for way in range(len(ways)):
             for batch in _batches(items, batch_size):
                 numbers = [way * len(items) + item for item in batch]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dola.config import DoLaConfig
@@ -38,41 +39,39 @@ def static_name(layer: int) -> str:
     return f"layer {layer}"
 
 
+def is_static(name: str) -> bool:
+    """Whether a name is one of `static_name`."""
+    return name.startswith("layer ")
+
+
 def choice_ways(task: Task, own: DoLaConfig) -> list[Way]:
     """The ways to score a multiple-choice task.
 
     Args:
         task: The task; its paper settings say which recipe of the reference stands beside.
-        own: Threshold, divergence and final norm of the DoLa rows; its layers are a row of their own unless they are a bucket.
+        own: Threshold, divergence and final norm of the DoLa rows; its layers have a row of their own unless they are a bucket.
     """
-    paper = task.paper
-    bucket = replace(own, layers=paper.layers)
-    ways = [Way(VANILLA, "the model's own log-likelihood", Recipe(None))]
-    ways += [Way(f"DoLa {layers}", "what decoding with DoLa would draw from", Recipe(replace(own, layers=layers)))
-             for layers in ("low", "high")]  # fmt: skip
-    if own.layers not in ("low", "high"):
-        named = own.layers if isinstance(own.layers, str) else ",".join(map(str, own.layers))
-        ways.append(Way(f"DoLa {named}", "the layers that were asked for", Recipe(own)))
-    ways.append(Way(STATIC, "one fixed layer, chosen on the other half of the items"))
-    ways.append(
-        Way(f"DoLa {paper.layers}, not normalised", "F as it is: it favours long answers", Recipe(bucket, softmax="none"),
-            control=True)
-    )  # fmt: skip
-    reference = Recipe.truthfulqa(paper.layers) if paper.relative_top == 0 else Recipe.factor(paper.layers)
+    bucket = task.paper.layers
+    config = replace(own, layers=bucket)
+    reference = Recipe.truthfulqa(bucket) if task.paper.relative_top == 0 else Recipe.factor(bucket)
     other = replace(reference, softmax="full" if reference.softmax == "none" else "none")
-    for recipe in (reference, other):
-        said = "normalised" if recipe.softmax == "full" else "not normalised"
-        mark = "the paper's recipe" if recipe is reference else "the paper's recipe but for the normalisation"
-        ways.append(Way(f"reference {paper.layers}, {said}", mark, recipe, control=recipe is not reference))
-    ways.append(
-        Way(f"random layer of {paper.layers}", "a candidate drawn for each token", Recipe(bucket, premature="random"), control=True)
-    )
-    if own.relative_top > 0:
-        ways.append(
-            Way("constraint alone", "no contrast: the mature scores on the plausible set", Recipe(own, premature="none"), control=True)
-        )
-    ways.append(Way(LENGTH, "a scorer that knows no language: the number of tokens", control=True))
-    return ways
+
+    def control(name: str, description: str, recipe: Recipe | None = None) -> Way:
+        return Way(name, description, recipe, control=True)
+
+    ways = [
+        Way(VANILLA, "the model's own log-likelihood", Recipe(None)),
+        *(Way(f"DoLa {_words(layers)}", "the distribution that decoding draws from", Recipe(replace(own, layers=layers)))
+          for layers in _buckets(own)),
+        Way(STATIC, "one fixed layer, chosen on the other half of the items"),
+        Way(_reference(bucket, reference), "the paper's recipe", reference),
+        control(_reference(bucket, other), "the paper's recipe but for the normalisation", other),
+        control(f"DoLa {bucket}, not normalised", "F as it is: it favours long answers", Recipe(config, softmax="none")),
+        control(f"random layer of {bucket}", "a candidate drawn for each token", Recipe(config, premature="random")),
+        control("constraint alone", "the mature scores on the plausible set, no contrast", Recipe(config, premature="none")),
+        control(LENGTH, "a scorer that knows no language: the number of tokens"),
+    ]  # fmt: skip
+    return [way for way in ways if way.name != "constraint alone" or own.relative_top > 0]  # without one it is vanilla
 
 
 def generation_ways(own: DoLaConfig, penalty: float) -> list[Way]:
@@ -82,11 +81,22 @@ def generation_ways(own: DoLaConfig, penalty: float) -> list[Way]:
         ways.append(
             Way(f"vanilla, penalty {penalty:g}", "what the penalty does by itself", Recipe(None), penalty, control=True)
         )
-    buckets = ("low", "high") if own.layers in ("low", "high") else ("low", "high", own.layers)
-    for layers in buckets:
-        named = layers if isinstance(layers, str) else ",".join(map(str, layers))
-        ways.append(Way(f"DoLa {named}", f"greedy on the contrast, penalty {penalty:g}", Recipe(replace(own, layers=layers)), penalty))
+    for layers in _buckets(own):
+        description = f"greedy on the contrast, penalty {penalty:g}"
+        ways.append(Way(f"DoLa {_words(layers)}", description, Recipe(replace(own, layers=layers)), penalty))
     return ways
+
+
+def _buckets(own: DoLaConfig) -> list[str | Sequence[int]]:
+    return ["low", "high", *([] if own.layers in ("low", "high") else [own.layers])]
+
+
+def _words(layers: str | Sequence[int]) -> str:
+    return layers if isinstance(layers, str) else ",".join(map(str, layers))
+
+
+def _reference(bucket: str, recipe: Recipe) -> str:
+    return f"reference {bucket}, {'normalised' if recipe.softmax == 'full' else 'not normalised'}"
 
 
 def static_layers(num_layers: int, *, tied: bool) -> tuple[int, ...]:

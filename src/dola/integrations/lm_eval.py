@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import lm_eval.models  # before "dola" is registered: the harness does not look for its own models once there is one
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
