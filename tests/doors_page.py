@@ -25,7 +25,7 @@ PROMISED = [
     ("`num_return_sequences`", "as above, several", "test_doors::test_same_tokens_as_a_model_that_is_plainly_dola"),
     (
         "`prompt_lookup_num_tokens`",
-        "tokens of plain DoLa (float32)",
+        "tokens of plain DoLa (float32); at most so many drafts are tried, and no more than pay",
         "test_doors::test_same_tokens_as_a_model_that_is_plainly_dola",
     ),
     ("`assistant_model`", "tokens of plain DoLa (float32)", "test_doors::test_assistant_model"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -52,6 +53,12 @@ class Anatomy:
     def num_layers(self) -> int:
         """N, the number of blocks, and the index of the mature layer."""
         return len(self.blocks)
+
+    @cached_property
+    def head_share(self) -> float:
+        """The LM head's share of the weights that a token passes, head and blocks: in (0, 1)."""
+        head = sum(weight.numel() for weight in getattr(self.head, "parameters", tuple)())
+        return head / (head + sum(weight.numel() for block in self.blocks for weight in block.parameters()))
 
     @classmethod
     def of(cls, model: Any) -> Anatomy:

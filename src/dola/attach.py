@@ -27,6 +27,7 @@ from transformers import modeling_utils
 
 from dola.anatomy import Anatomy
 from dola.config import DoLaConfig
+from dola.cost import forward_cost
 from dola.errors import AttachError, CaptureError, InputError
 from dola.generation import Generation, check_not_empty, current_generation, is_compiled, run, tapped
 from dola.layers import candidate_layers, check_indices
@@ -141,6 +142,12 @@ class Session:
             return run(Generation(self._lm, self, self.config.relative_top), original, args, kwargs)
         finally:
             self._call = None  # torch runs no hooks after Ctrl-C
+
+    def forward_cost(self, rows: int) -> float:
+        """Modelled time of a forward over `rows` tokens behind a cache, relative to one token."""
+        weight = next(self._lm.parameters())
+        share = self.anatomy.head_share
+        return forward_cost(rows, candidates=len(self.layers), head_share=share, device=weight.device.type, dtype=weight.dtype)
 
     def remove(self) -> None:
         """Take the hooks off."""

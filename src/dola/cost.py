@@ -15,6 +15,10 @@ such tables as benchmarks/head_product.py prints; on CUDA the ratio of an H100's
 ARITHMETIC_BOUND_ELSEWHERE = 16
 NATIVE_BOUND = {torch.bfloat16: 8, torch.float32: 9}
 """The same for the compiled kernel of the LM head."""
+FORWARD_BOUND = {("cpu", torch.bfloat16): 20, ("cpu", torch.float32): 13, ("cuda", torch.bfloat16): 300}
+"""Tokens whose arithmetic takes as long as a whole step with one token does: a step is bound by memory and by what the host
+does between products, not by arithmetic. On CPUs read off benchmarks/forward_rows.py, on CUDA as above."""
+FORWARD_BOUND_ELSEWHERE = 16
 UNDECIDED = 0.6
 """Share of rows with more than one plausible token: 0.69 on SmolLM2, 0.24 to 0.42 on Gemma 3 (five prompts, high layers)."""
 
@@ -44,6 +48,15 @@ def cheaper_together(rows: int, candidates: int, *, bound: float, apart_bound: f
     return together <= apart
 
 
-def forward_cost(rows: int, bound: float) -> float:
-    """Modelled time of a forward over `rows` tokens behind a cache, relative to one token."""
-    return product_cost(rows, bound)
+def forward_cost(rows: int, *, candidates: int, head_share: float, device: str, dtype: torch.dtype) -> float:
+    """Modelled time of a contrasted forward over `rows` tokens behind a cache, relative to one token.
+
+    Args:
+        rows: The tokens.
+        candidates: K.
+        head_share: The LM head's share of the weights that a token passes.
+        device: As torch names its type.
+        dtype: Of the weights.
+    """
+    contrast = UNDECIDED * candidates * head_share
+    return 1 + (rows - 1) * (1 + contrast) / FORWARD_BOUND.get((device, dtype), FORWARD_BOUND_ELSEWHERE)

@@ -26,7 +26,6 @@ from transformers.generation import logits_process as builtin
 
 from dola.anatomy import unwrap
 from dola.contrast import plausible
-from dola.cost import forward_cost, product_bound
 from dola.drafts import Drafts
 from dola.errors import InputError
 
@@ -87,7 +86,7 @@ class Generation:
     """
 
     lm: Any
-    owner: object
+    owner: Any
     relative_top: float
     drafted: bool = False
     lazy: bool = False
@@ -249,11 +248,10 @@ def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **k
 
 def _get_candidate_generator(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Prompt lookup is held to what pays; an assistant model paces itself."""
-    candidates = original(*args, **kwargs)
-    if current_generation(lm) is None or not isinstance(candidates, PromptLookupCandidateGenerator):
+    candidates, generation = original(*args, **kwargs), current_generation(lm)
+    if generation is None or not isinstance(candidates, PromptLookupCandidateGenerator):
         return candidates
-    bound = product_bound(lm.device.type, lm.dtype)
-    return Drafts(candidates, functools.partial(forward_cost, bound=bound))
+    return Drafts(candidates, generation.owner.forward_cost)
 
 
 _TAPS = {"_get_logits_processor": _get_logits_processor, "_get_candidate_generator": _get_candidate_generator}

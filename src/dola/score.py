@@ -230,8 +230,8 @@ def _uniform(line: _Scored, recipes: Mapping[str, Recipe]) -> list[float]:
 
 
 _Found = dict[str, Any]
-"""One continuation: how many `tokens`, and by recipe its `value`, whether it is `greedy`, how many tokens were `implausible`, and
-how often each of the `layers` was contrasted. As JSON keeps it."""
+"""One continuation: how many `tokens`, and by recipe its `value`, whether it is `greedy`, how many tokens were `implausible`,
+and how often each of the `layers` was contrasted. As JSON keeps it."""
 
 
 def _found(scored: Mapping[str, TokenScores], recipes: Mapping[str, Recipe], tokens: slice) -> _Found:

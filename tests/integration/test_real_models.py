@@ -7,9 +7,11 @@ import pytest
 import torch
 
 import dola
+from dola import native
 from dola.anatomy import READOUT_TOLERANCE
 from dola.contrast import contrast, js_divergence, log_probs
 from dola.layers import candidate_layers
+from dola.step import Step
 
 PROMPTS = [
     "The capital of Washington State is",
@@ -97,9 +99,44 @@ def test_in_bfloat16_a_batch_may_only_tip_what_was_nearly_a_tie(smollm2):
     with dola.attach(model, "high"):
         alone = [generate(model, tokenizer, [prompt])[0] for prompt in PROMPTS[:4]]
         together = generate(model, tokenizer, PROMPTS[:4])
-    for prompt, one, row in zip(PROMPTS, alone, together, strict=False):
+    assert_only_near_ties_tipped(model, tokenizer, PROMPTS, alone, together)
+
+
+def assert_only_near_ties_tipped(model, tokenizer, prompts, expected, found):
+    for prompt, one, row in zip(prompts, expected, found, strict=False):
         first = next((i for i, (a, b) in enumerate(zip(one, row, strict=False)) if a != b), None)
         if first is not None:
             ids = torch.tensor([tokenizer(prompt)["input_ids"] + one[:first]])
             token, layer, edge = margins(model, ids)
             assert token < 1.0 or layer < 0.02 or edge < 0.1, (prompt, first, token, layer, edge)
+
+
+def slowly(monkeypatch):
+    """The step without its short cuts: every layer through torch's own product, the contrast over the whole vocabulary."""
+
+    def dense(self, mature, read, lazy):
+        config = self.config
+        return contrast(mature, self._read_apart(read), relative_top=config.relative_top, divergence=config.divergence)
+
+    monkeypatch.setattr(native, "suits", lambda head: False)
+    monkeypatch.setattr(Step, "_plan", lambda *args: False)
+    monkeypatch.setattr(Step, "_sparse", dense)
+
+
+@pytest.mark.parametrize("layers", ["high", "low"])
+@pytest.mark.parametrize("alias", ["smollm2", "gemma3"])
+def test_the_fast_step_gives_the_tokens_of_the_slow_one(request, monkeypatch, alias, layers):
+    model, tokenizer = request.getfixturevalue(alias)
+    with dola.attach(model, layers):
+        fast = [generate(model, tokenizer, [prompt])[0] for prompt in PROMPTS[:4]]
+        slowly(monkeypatch)
+        assert [generate(model, tokenizer, [prompt])[0] for prompt in PROMPTS[:4]] == fast
+
+
+def test_in_bfloat16_the_fast_step_tips_only_near_ties(smollm2, monkeypatch):
+    model, tokenizer = copy.deepcopy(smollm2.model).to(torch.bfloat16), smollm2.tokenizer
+    with dola.attach(model, "high"):
+        fast = [generate(model, tokenizer, [prompt])[0] for prompt in PROMPTS]
+        slowly(monkeypatch)
+        slow = [generate(model, tokenizer, [prompt])[0] for prompt in PROMPTS]
+    assert_only_near_ties_tipped(model, tokenizer, PROMPTS, slow, fast)
