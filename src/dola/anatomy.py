@@ -57,7 +57,7 @@ class Anatomy:
     @cached_property
     def head_share(self) -> float:
         """The LM head's share of the weights that a token passes, head and blocks: in (0, 1)."""
-        head = sum(weight.numel() for weight in getattr(self.head, "parameters", tuple)())
+        head: int = sum(weight.numel() for weight in getattr(self.head, "parameters", tuple)())
         return head / (head + sum(weight.numel() for block in self.blocks for weight in block.parameters()))
 
     @classmethod

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dola import native
 from dola.anatomy import Anatomy
 from dola.contrast import DIVERGENCES, IMPLAUSIBLE, LARGEST_SCORE
 from dola.layers import candidate_layers
@@ -168,7 +169,8 @@ class _Mature:
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         self.log_z = wide.logsumexp(dim=-1)
         self.log_p = wide - self.log_z[:, None]
-        self.log_p_token = self._of_token(self.log_p)
+        self._token_places = torch.arange(len(tokens), device=tokens.device), tokens
+        self.log_p_token = self.log_p[self._token_places]
         best = self.log_p.amax(dim=-1)
         threshold = {top: best + (math.log(top) if top > 0 else -math.inf) for top in tops}
         self.greedy = self.log_p_token >= best
@@ -177,11 +179,9 @@ class _Mature:
 
     def compare(self, logits: Tensor, need: _Need) -> _Compared:
         """What `need` says of a layer with `logits` [n, V]."""
-        wide = logits.to(self.log_p.dtype)
-        log_z = wide.logsumexp(dim=-1)
-        log_q = wide - log_z[:, None]
-        divergence = {name: DIVERGENCES[name](self.log_p, log_q) for name in need.divergences}
-        gain = self.log_p_token - self._of_token(log_q).clamp(min=-LARGEST_SCORE)
+        log_q = _LogProbs(logits, self.log_p.dtype)
+        divergence = {name: self._divergence(name, log_q) for name in need.divergences}
+        gain = self.log_p_token - log_q.at(self._token_places)
         return _Compared(divergence, gain, {top: self._gains(log_q, top) for top in need.tops})
 
     def log_mass(self, top: float) -> Tensor:
@@ -190,13 +190,20 @@ class _Mature:
             return torch.zeros_like(self.log_p_token)
         return self._by_row(self.log_p[self._plausible[top]], top).log_sum
 
-    def _gains(self, log_q: Tensor, top: float) -> _Over:
+    def _divergence(self, name: str, log_q: _LogProbs) -> Tensor:
+        """Of the layer from the mature one, by position: [n]."""
+        if name == "jsd" and native.reads(self.logits) and native.reads(log_q.logits):
+            pairs, log_z = torch.stack([self.logits, log_q.logits]), torch.stack([self.log_z, log_q.log_z])
+            return torch.cat([native.jsd_less_ln2(pairs[:, i], log_z[:, i]) for i in range(len(self.tokens))])
+        return DIVERGENCES[name](self.log_p, log_q.everywhere())
+
+    def _gains(self, log_q: _LogProbs, top: float) -> _Over:
         """F over the plausible set."""
         if top == 0:
-            gains = self.log_p - log_q.clamp(min=-LARGEST_SCORE)
+            gains = self.log_p - log_q.everywhere().clamp(min=-LARGEST_SCORE)
             return _Over(gains.logsumexp(dim=-1), gains.amax(dim=-1))
         where = self._plausible[top]
-        return self._by_row(self.log_p[where] - log_q[where].clamp(min=-LARGEST_SCORE), top)
+        return self._by_row(self.log_p[where] - log_q.at(where), top)
 
     def _by_row(self, values: Tensor, top: float) -> _Over:
         """Values at the plausible places."""
@@ -205,8 +212,20 @@ class _Mature:
         shares = torch.zeros_like(largest).index_add(0, rows, (values - largest[rows]).exp())
         return _Over(largest + shares.log(), largest)
 
-    def _of_token(self, log_probabilities: Tensor) -> Tensor:
-        return log_probabilities.gather(-1, self.tokens[:, None])[:, 0]
+
+class _LogProbs:
+    """log_softmax of logits [n, V], computed where it is asked for."""
+
+    def __init__(self, logits: Tensor, dtype: torch.dtype) -> None:
+        self.logits, self._wide = logits, logits.to(dtype)
+        self.log_z = self._wide.logsumexp(dim=-1)
+
+    def everywhere(self) -> Tensor:
+        return self._wide - self.log_z[:, None]
+
+    def at(self, places: tuple[Tensor, ...]) -> Tensor:
+        """At (rows, tokens), [m]; finite, so that a difference of two is no NaN."""
+        return (self._wide[places] - self.log_z[places[0]]).clamp(min=-LARGEST_SCORE)
 
 
 def readout(recipe: Recipe) -> Readout:

@@ -52,6 +52,11 @@ def suits(head: object) -> bool:
     )
 
 
+def reads(logits: Tensor) -> bool:
+    """Whether the kernels take these logits [..., V]: float32 or bfloat16 on a CPU."""
+    return logits.device.type == "cpu" and logits.dtype in DTYPES and logits.stride(-1) == 1 and why_not() is None
+
+
 def head_product(weight: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """`rows @ weight.T` and its normalisers.
 
