@@ -78,11 +78,12 @@ class DoLaConfig:
                 `"layers": "off"`, which is what `dola tune` writes where DoLa does not help: there is no DoLaConfig for that.
         """
         name = f"The file {str(path)!r}"
-        settings = {key.replace("-", "_"): value for key, value in read_object(path, name=name, example=_FILE).items()}
+        given = read_object(path, name=name, example=_FILE)
         allowed = [field.name for field in fields(cls)]
-        for key in settings:
-            if key not in allowed:
+        for key in given:
+            if key.replace("-", "_") not in allowed:
                 raise ConfigError(f"{name}: {key!r} is no setting of DoLa; there are {', '.join(allowed)}.", hint=_FILE)
+        settings = {key.replace("-", "_"): value for key, value in given.items()}
         if (layers := settings.get("layers")) == "off":
             raise ConfigError(f"{name} says that DoLa is off.", hint="decode plainly: without dola.attach or dola.generate")
         if isinstance(layers, str) and all(part.strip().isdecimal() for part in layers.split(",")):

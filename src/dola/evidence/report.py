@@ -13,7 +13,7 @@ import transformers
 
 import dola
 from dola.evidence.sample import Sample
-from dola.evidence.ways import LENGTH, VANILLA, Way
+from dola.evidence.ways import LENGTH, VANILLA, Way, is_penalised
 from dola.statistics import Comparison, Estimate, compare, describe, estimate
 from dola.tasks.data import Origin
 
@@ -93,6 +93,8 @@ class Report:
                 if metric == self.metrics[0] or way.comparisons[metric].significant:
                     found.append(describe(way.comparisons[metric], metric, method=way.name))
                     found += self._length_explains(way, metric)
+                if metric == self.metrics[0]:
+                    found += self._against_penalty(way, metric)
         return found
 
     def way(self, name: str) -> WayResult | None:
@@ -102,6 +104,15 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Everything, per-item values included."""
         return asdict(self) | {"sentences": self.sentences}
+
+    def _against_penalty(self, way: WayResult, metric: str) -> list[str]:
+        """Beside vanilla with the repetition penalty that the way has, too: what is left is not the penalty's doing."""
+        control = next((each for each in self.ways if is_penalised(each.name)), None)
+        if control is None:
+            return []
+        values = control.items[metric], way.items[metric]
+        against = compare(*values, binary=all(value in (0, 1) for of in values for value in of), seed=self.seed)
+        return [describe(against, metric, method=way.name, baseline=control.name)]
 
     def _length_explains(self, way: WayResult, metric: str) -> list[str]:
         """Where a way gains: whether a scorer that only counts tokens does as well."""

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dola.evidence.report import Report, WayResult, cell, difference, summary
+from dola.evidence.report import Report, WayResult, cell, summary
+from dola.statistics import Comparison
 
 WIDE = 130
 """From this width on, every metric has its interval; below it, the difference from vanilla alone."""
@@ -19,6 +20,7 @@ def render(console: Console, report: Report) -> None:
     console.print(Text(summary(report)))
     if report.metrics:
         console.print(_table(report, intervals=console.width >= WIDE))
+        console.print()
         console.print(Text("In percent, 95% intervals; *: more than noise against vanilla, on the same items."))
     for line in [*report.sentences, *report.notes]:
         console.print(Text(f"- {line}"))
@@ -27,7 +29,7 @@ def render(console: Console, report: Report) -> None:
 
 
 def _table(report: Report, *, intervals: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("")
     for metric in report.metrics:
         table.add_column(metric.replace("_", "_\n"), justify="right", overflow="fold", vertical="bottom")
@@ -51,5 +53,10 @@ def _row(report: Report, way: WayResult, *, intervals: bool) -> list[str]:
     cells = [
         cell(way.estimates[metric]) if intervals else f"{100 * way.estimates[metric].mean:.1f}" for metric in report.metrics
     ]
-    marked = "" if found is None else difference(found) + (" *" if found.significant else "")
-    return [way.name, *cells, marked]
+    return [way.name, *cells, "" if found is None else _short(found)]
+
+
+def _short(found: Comparison) -> str:
+    """A difference with its interval, in points, in 21 characters as a rule."""
+    star = "*" if found.significant else ""
+    return f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]{star}"

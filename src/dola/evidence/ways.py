@@ -47,6 +47,11 @@ def is_static(name: str) -> bool:
     return name.startswith("layer ")
 
 
+def is_penalised(name: str) -> bool:
+    """Whether a name is that of vanilla with a repetition penalty."""
+    return name.startswith(f"{VANILLA}, penalty ")
+
+
 def choice_ways(task: Task, own: DoLaConfig, *, seed: int = 0) -> list[Way]:
     """The ways to score a multiple-choice task.
 
@@ -83,9 +88,8 @@ def generation_ways(own: DoLaConfig, penalty: float) -> list[Way]:
     """The ways to generate: plain with and without the repetition penalty that DoLa has, and DoLa."""
     ways = [Way(VANILLA, "the model's own distribution, no repetition penalty", Recipe(None))]
     if penalty != 1.0:
-        ways.append(
-            Way(f"vanilla, penalty {penalty:g}", "what the penalty does by itself", Recipe(None), penalty, control=True)
-        )
+        name = f"{VANILLA}, penalty {penalty:g}"
+        ways.append(Way(name, "what the penalty does by itself", Recipe(None), penalty, control=True))
     for layers in _buckets(own):
         description = f"the contrast, penalty {penalty:g}"
         ways.append(Way(f"DoLa {_words(layers)}", description, Recipe(replace(own, layers=layers)), penalty))
