@@ -109,7 +109,8 @@ def scored(folder, tasks, recipe):
     ("settings", "recipe"),
     [
         ({"layers": "high"}, Recipe(DoLaConfig("high"))),
-        ({"layers": "2+4", "relative_top": 0.3, "final_norm": False}, Recipe(DoLaConfig([2, 4], relative_top=0.3, final_norm=False))),
+        ({"layers": "2+4", "relative_top": 0.3}, Recipe(DoLaConfig([2, 4], relative_top=0.3))),
+        ({"layers": "all", "final_norm": False}, Recipe(DoLaConfig("all", final_norm=False))),
         ({"layers": 3}, Recipe(DoLaConfig([3]))),
         ({"layers": [3, 5], "divergence": "reference"}, Recipe(DoLaConfig([3, 5], divergence="reference"))),
         ({"layers": "low", "normalisation": "none"}, Recipe(DoLaConfig("low"), softmax="none")),
