@@ -163,6 +163,16 @@ def test_the_ways_are_what_dola_score_finds(factor_report, long):
     assert any(note.startswith(f"{STATIC}: for factor, layer ") for note in report.notes)
 
 
+def test_how_often_layers_were_chosen_is_said(factor_report):
+    _, report = factor_report
+    low = report.way("DoLa low").layers
+    assert set(low) <= {0, 2}
+    often = max(low, key=low.get)
+    (said,) = [line for line in report.layers_chosen if line.startswith("DoLa low contrasted layers ")]
+    assert said.startswith(f"DoLa low contrasted layers {often} ({100 * low[often]:.0f}%)")
+    assert not any(line.startswith(("vanilla", "random")) for line in report.layers_chosen)
+
+
 def test_a_file_that_is_not_the_published_one_is_said(factor_report):
     _, report = factor_report
     assert f"SHA-256 {report.origins[0].sha256}" in report.notes[0]
@@ -361,7 +371,7 @@ def test_markdown(factor_report):
     assert len({row.count("|") for row in rows}) == 1
     assert rows[0] == "|  | factor (95% interval) | factor_official (95% interval) | factor against vanilla | McNemar p |"
     assert sum(row.startswith("| *") for row in rows) == sum(way.control for way in report.ways) + 1
-    assert all(f"- {sentence}" in page for sentence in [*report.sentences, *report.notes])
+    assert all(f"- {sentence}" in page for sentence in [*report.sentences, *report.layers_chosen, *report.notes])
     assert f"All 40 items of {report.origins[0].name} (SHA-256 {report.origins[0].sha256[:12]}); seed 3; dola" in page
 
 

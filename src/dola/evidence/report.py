@@ -97,6 +97,17 @@ class Report:
                     found += self._against_penalty(way, metric)
         return found
 
+    @property
+    def layers_chosen(self) -> list[str]:
+        """How often each candidate was contrasted, the most frequent first; for ways that are no control and have a choice."""
+        found = []
+        for way in self.ways:
+            if not way.control and len(way.layers) > 1:
+                often = sorted(way.layers.items(), key=lambda each: (-each[1], each[0]))
+                shares = ", ".join(f"{layer} ({100 * share:.0f}%)" for layer, share in often)
+                found.append(f"{way.name} contrasted layers {shares}.")
+        return found
+
     def way(self, name: str) -> WayResult | None:
         """The result of that name, if there is one."""
         return next((way for way in self.ways if way.name == name), None)
@@ -196,7 +207,10 @@ def markdown(report: Report) -> str:
     lines = [f"### {report.task}, {report.model}, {report.dtype}", "", f"{summary(report)} Controls in italics.", ""]
     if report.metrics:
         lines += ["| " + " | ".join(row) + " |" for row in _rows(report)] + [""]
-    said = [f"- {line}" for line in [*report.sentences, *report.notes, *(f"Written: {path}" for path in report.files)]]
+    said = [
+        f"- {line}"
+        for line in [*report.sentences, *report.layers_chosen, *report.notes, *(f"Written: {path}" for path in report.files)]
+    ]
     return "\n".join([*lines, *said, ""])
 
 

@@ -22,7 +22,7 @@ def render(console: Console, report: Report) -> None:
         console.print(_table(report, intervals=console.width >= WIDE))
         console.print()
         console.print(Text("In percent, 95% intervals; *: more than noise against vanilla, on the same items."))
-    for line in [*report.sentences, *report.notes]:
+    for line in [*report.sentences, *report.layers_chosen, *report.notes]:
         console.print(Text(f"- {line}"))
     for path in report.files:
         console.print(Text(path), soft_wrap=True)
