@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dola.models import load
     from dola.recipe import Recipe
     from dola.score import score
+    from dola.tune import tune
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "install",
     "load",
     "score",
+    "tune",
     "uninstall",
 ]
 
@@ -48,6 +50,7 @@ _HOME = {
     "install": "generate",
     "load": "models",
     "score": "score",
+    "tune": "tune",
     "uninstall": "generate",
 }
 """The module that each exported name lives in."""

@@ -23,6 +23,7 @@ def test_exports():
         "install",
         "load",
         "score",
+        "tune",
         "uninstall",
     ]
     assert all(hasattr(dola, name) for name in dola.__all__)
