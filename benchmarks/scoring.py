@@ -2,9 +2,9 @@
 
     python benchmarks/scoring.py TruthfulQA.csv [--model smollm2] [--dtype bfloat16] [--questions 6] [--answers 4]
 
-Some questions are scored in one pass, and of the same questions some answers one by one, with DoLa attached for two of the three
-configurations. Both times are carried over to the whole file by tokens and by answers; the pass is charged with the shared
-prompt as often as it ran here, which is more than its part of a whole run.
+Some questions are scored in one pass, and of the same questions some answers one by one, with DoLa attached for two of the
+three configurations. Both times are carried over to the whole file by tokens and by answers; the pass is charged with the
+shared prompt as often as it ran here, which is more than its part of a whole run.
 """
 
 import argparse

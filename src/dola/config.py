@@ -71,7 +71,8 @@ class DoLaConfig:
     def from_file(cls, path: str | os.PathLike[str]) -> DoLaConfig:
         """The settings of a JSON file, as `dola tune --output` writes it and `--config` of the command reads it.
 
-        Names are those of the fields, with "-" or "_" between words; `layers` may be written as numbers with commas, too.
+        Names are those of the fields, with "-" or "_" between words; `layers` may be written as numbers with commas, too. A
+        `repetition-penalty`, with which a task's texts were judged, is no setting of the method and is left to the caller.
 
         Raises:
             ConfigError: A file that cannot be read, a name that is none of these settings, a value that is not allowed; or
@@ -79,6 +80,7 @@ class DoLaConfig:
         """
         name = f"The file {str(path)!r}"
         given = read_object(path, name=name, example=_FILE)
+        given = {key: value for key, value in given.items() if key.replace("-", "_") != "repetition_penalty"}
         allowed = [field.name for field in fields(cls)]
         for key in given:
             if key.replace("-", "_") not in allowed:

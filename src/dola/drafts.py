@@ -68,11 +68,11 @@ class Drafts(CandidateGenerator):  # type: ignore[misc]
         self._length = 0
         self._run = "fresh"
 
-    def get_candidates(self, input_ids: Tensor, **kwargs: Any) -> tuple[Tensor, None]:
+    def get_candidates(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
         """The tokens so far [1, T] with the drafts to try behind them [1, T + n]; as CandidateGenerator."""
         length = input_ids.shape[1]
         self._judge(input_ids[0, self._length :].tolist() if self._pending else [])
-        candidates, _ = self._source.get_candidates(input_ids, **kwargs)
+        candidates, _ = self._source.get_candidates(input_ids, *args, **kwargs)
         self._pending, self._length = candidates[0, length:].tolist(), length
         first, running = self._acceptance[self._run].share, self._acceptance["running"].share
         count = best_length(len(self._pending), first, running, self._cost)

@@ -3,47 +3,64 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from dola.anatomy import Anatomy
-from dola.errors import AttachError
+from dola.errors import AttachError, InputError
 
 
 @contextmanager
-def captured(anatomy: Anatomy, layers: Iterable[int]) -> Iterator[dict[int, Tensor]]:
-    """While inside, each forward leaves its residual streams here: layer -> [B, T, d].
+def captured(
+    anatomy: Anatomy, layers: Iterable[int], select: Callable[[Tensor], Tensor] = lambda states: states
+) -> Iterator[dict[int, Tensor]]:
+    """While inside, each forward of this thread leaves its residual streams here: layer -> what `select` keeps of [B, T, d].
 
     Layers are numbered as everywhere: the input of block j is layer j, and N is the last block's output, before the final norm.
 
     Raises:
         AttachError: DoLa is attached to the model, whose forward would contrast for nothing.
+        InputError: The model is in training mode.
     """
+    check_eval(anatomy.lm)
     if (attached := getattr(anatomy.lm, "dola", None)) is not None:
         raise AttachError(
             f"{type(anatomy.lm).__name__} has DoLa attached: {attached!r}.", hint="call model.dola.remove() first"
         )
     hidden: dict[int, Tensor] = {}
+    here = threading.get_ident()
 
-    def keep(layer: int) -> Any:
+    def keep(layer: int, states: Tensor) -> None:
+        hidden[layer] = select(states.detach()).clone()  # some blocks add to their input in place
+
+    def keeper(layer: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden[layer] = (args[0] if args else kwargs["hidden_states"]).detach().clone()  # some blocks add in place
+            if threading.get_ident() == here:
+                keep(layer, args[0] if args else kwargs["hidden_states"])
 
         return hook
 
     def keep_last(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        hidden[anatomy.num_layers] = (output[0] if isinstance(output, tuple) else output).detach()
+        if threading.get_ident() == here:
+            keep(anatomy.num_layers, output[0] if isinstance(output, tuple) else output)
 
     with ExitStack() as stack:
         for layer in layers:
             if layer < anatomy.num_layers:
-                handle = anatomy.blocks[layer].register_forward_pre_hook(keep(layer), with_kwargs=True)
+                handle = anatomy.blocks[layer].register_forward_pre_hook(keeper(layer), with_kwargs=True)
                 stack.callback(handle.remove)
         stack.callback(anatomy.blocks[-1].register_forward_hook(keep_last).remove)
         yield hidden
+
+
+def check_eval(lm: Any) -> None:
+    """Raise InputError for a model in training mode."""
+    if lm.training:
+        raise InputError("The model is in training mode; DoLa reads layers with dropout off.", hint="call model.eval()")
 
 
 def few_logits(lm: Any) -> dict[str, int]:

@@ -69,39 +69,41 @@ class LayerScorer:
                 self._needs.setdefault((readout(recipes[name]), layer), _Need()).add(recipes[name], len(layers))
 
     @torch.no_grad()
-    def score(self, hidden: Mapping[int, Tensor], tokens: Tensor, uniform: Tensor) -> dict[str, TokenScores]:
+    def score(self, hidden: Mapping[int, Tensor], tokens: Tensor, uniform: Mapping[str, Tensor]) -> dict[str, TokenScores]:
         """Scores of n tokens.
 
         Args:
             hidden: Residual streams [n, d] at the positions before the tokens, for `layers` and N.
             tokens: The tokens, int64 [n].
-            uniform: Numbers in [0, 1) that draw random layers, float [n].
+            uniform: By recipe with random layers: numbers in [0, 1) that draw them, float [n].
         """
         head = hidden[self.anatomy.num_layers]
         if not len(tokens):
             return {name: _no_scores(head.device) for name in self.recipes}
         vocabulary = len(getattr(self.anatomy.head, "weight", ())) or 2**18
         size = chunk_rows(head.device.type, vocabulary)
-        parts = [
-            self._score({layer: h[i : i + size] for layer, h in hidden.items()}, tokens[i : i + size], uniform[i : i + size])
-            for i in range(0, len(tokens), size)
-        ]
+        parts = []
+        for start in range(0, len(tokens), size):
+            rows = slice(start, start + size)
+            states = {layer: of_layer[rows] for layer, of_layer in hidden.items()}
+            parts.append(self._score(states, {name: numbers[rows] for name, numbers in uniform.items()}, tokens[rows]))
         return {name: _joined([part[name] for part in parts]) for name in self.recipes}
 
-    def _score(self, hidden: Mapping[int, Tensor], tokens: Tensor, uniform: Tensor) -> dict[str, TokenScores]:
+    def _score(self, hidden: Mapping[int, Tensor], uniform: Mapping[str, Tensor], tokens: Tensor) -> dict[str, TokenScores]:
         tops = {recipe.dola.relative_top for recipe in self.recipes.values() if recipe.dola is not None}
-        mature = _Mature(self.anatomy.readout(hidden[self.anatomy.num_layers]), tokens, tops)
+        logits = self.anatomy.readout(hidden[self.anatomy.num_layers])
+        mature = _Mature(logits, tokens.to(logits.device), tops)
         read = {
             (way, layer): mature.compare(self._logits(hidden[layer], way), need) for (way, layer), need in self._needs.items()
         }
-        return {name: self._apply(name, recipe, mature, read, uniform) for name, recipe in self.recipes.items()}
+        return {name: self._apply(name, recipe, mature, read, uniform.get(name)) for name, recipe in self.recipes.items()}
 
     def _logits(self, hidden: Tensor, way: Readout) -> Tensor:
         final_norm, raw = way
         return self.anatomy.readout(hidden, final_norm=final_norm, logit_transform=not raw)
 
     def _apply(
-        self, name: str, recipe: Recipe, mature: _Mature, read: Mapping[tuple[Readout, int], _Compared], uniform: Tensor
+        self, name: str, recipe: Recipe, mature: _Mature, read: Mapping[tuple[Readout, int], _Compared], uniform: Tensor | None
     ) -> TokenScores:
         none = torch.full_like(mature.tokens, -1)
         if recipe.dola is None:
@@ -114,7 +116,8 @@ class LayerScorer:
             layers, way = self.candidates[name], readout(recipe)
             columns = [read[way, layer] for layer in layers]
             if recipe.premature == "random":
-                chosen = (uniform.to(none.device) * len(layers)).long()
+                assert uniform is not None
+                chosen = (uniform.to(none.device) * len(layers)).long().clamp(max=len(layers) - 1)  # 0.99999999 may round to 1
             elif len(layers) == 1:
                 chosen = torch.zeros_like(none)
             else:
@@ -173,7 +176,7 @@ class _Mature:
         self.log_p_token = self.log_p[self._token_places]
         best = self.log_p.amax(dim=-1)
         threshold = {top: best + (math.log(top) if top > 0 else -math.inf) for top in tops}
-        self.greedy = self.log_p_token >= best
+        self.greedy = self.log_p.argmax(dim=-1) == tokens
         self.inside = {top: self.log_p_token >= threshold[top] for top in tops}
         self._plausible = {top: (self.log_p >= threshold[top][:, None]).nonzero(as_tuple=True) for top in tops if top > 0}
 

@@ -8,7 +8,7 @@ with no other runs behind that cache in a batch with its siblings, padded on the
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -21,6 +21,8 @@ from dola.hidden import few_logits
 
 LEAST_SHARED = 8
 """Shared tokens below which a forward of their own does not pay."""
+MOST_NESTED = 24
+"""Caches that are kept at a time: a text that grows step by step would have one for each step."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def plan(sequences: Sequence[Line], *, batch_tokens: int, share: bool = True) ->
     """The tree of `sequences`: which tokens run once, and which batches behind them. The same for the same sequences."""
     order = sorted(range(len(sequences)), key=lambda i: sequences[i].tokens)
     shared = [_common(sequences[a], sequences[b]) if share else 0 for a, b in pairwise(order)]
-    return _node(sequences, order, shared, 0, 0, batch_tokens)
+    return _node(sequences, order, shared, (0, 0), batch_tokens, 0)
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,15 @@ def _common(a: Line, b: Line) -> int:
     return next((i for i in range(most) if a.tokens[i] != b.tokens[i]), most)
 
 
-def _node(sequences: Sequence[Line], order: list[int], shared: list[int], start: int, end: int, batch_tokens: int) -> Node:
+def _node(
+    sequences: Sequence[Line], order: list[int], shared: list[int], span: tuple[int, int], batch_tokens: int, depth: int
+) -> Node:
     """The node for sequences `order`, neighbours of which share `shared` tokens, all of them the first `end`."""
+    start, end = span
     alone, children = [], []
     at = 0
+    if depth == MOST_NESTED:
+        return Node(start, end, order[0], tuple(_batches(sequences, order, end, batch_tokens)), ())
     while at < len(order):
         stop = at + 1
         while stop < len(order) and shared[stop - 1] >= end + LEAST_SHARED:
@@ -86,7 +93,7 @@ def _node(sequences: Sequence[Line], order: list[int], shared: list[int], start:
             alone.append(order[at])
         else:
             inner = shared[at : stop - 1]
-            children.append(_node(sequences, order[at:stop], inner, end, min(inner), batch_tokens))
+            children.append(_node(sequences, order[at:stop], inner, (end, min(inner)), batch_tokens, depth + 1))
         at = stop
     return Node(start, end, order[0], tuple(_batches(sequences, alone, end, batch_tokens)), tuple(children))
 
@@ -110,11 +117,16 @@ class Runner:
         lm: The causal LM.
         sequences: Those of the tree.
         wanted: Which batches are to run; what only others need does not run.
+        before: Called before each forward, with the batch that it runs or, for what others share, None.
+
+    Attributes:
+        logits: Of the last forward, [B, T, V] or of the last position alone.
     """
 
-    def __init__(self, lm: Any, sequences: Sequence[Line], wanted: set[Batch]) -> None:
-        self._lm, self._sequences, self._wanted = lm, sequences, wanted
+    def __init__(self, lm: Any, sequences: Sequence[Line], wanted: set[Batch], before: Callable[[Batch | None], None]) -> None:
+        self._lm, self._sequences, self._wanted, self._before = lm, sequences, wanted, before
         self._few = few_logits(lm)
+        self.logits: Tensor | None = None
 
     @torch.no_grad()
     def run(self, node: Node, cache: Any = None) -> Iterator[Batch]:
@@ -123,22 +135,28 @@ class Runner:
             return
         if node.end > node.start:
             tokens = self._sequences[node.example].tokens[node.start : node.end]
-            cache = self._forward([tokens], DynamicCache(config=self._lm.config) if cache is None else copy.deepcopy(cache))
+            self._before(None)
+            cache = DynamicCache(config=self._lm.config) if cache is None else copy.deepcopy(cache)
+            cache = self._forward([tokens], cache, node.start)
         for batch in node.batches:
             if batch in self._wanted:
                 behind = None if cache is None else copy.deepcopy(cache)
                 if behind is not None and len(batch.rows) > 1:
                     behind.batch_repeat_interleave(len(batch.rows))
-                self._forward([self._sequences[row].tokens[batch.start :] for row in batch.rows], behind)
+                self._before(batch)
+                self._forward([self._sequences[row].tokens[batch.start :] for row in batch.rows], behind, batch.start)
                 yield batch
         for child in node.children:
             yield from self.run(child, cache)
 
-    def _forward(self, rows: Sequence[tuple[int, ...]], cache: Any) -> Any:
+    def _forward(self, rows: Sequence[tuple[int, ...]], cache: Any, cached: int) -> Any:
         longest = max(map(len, rows))
         padded: Tensor = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows], device=self._lm.device)
         use = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
-        return self._lm(padded, **use, **self._few).past_key_values
+        mask = torch.ones(len(rows), cached + longest, dtype=torch.long, device=padded.device)  # what some models go by
+        output = self._lm(padded, attention_mask=mask, **use, **self._few)
+        self.logits = output[0] if isinstance(output, tuple) else output.logits
+        return None if cache is None else output.past_key_values
 
 
 def shares_prefixes(lm: Any) -> bool:

@@ -5,15 +5,38 @@ A line that was half written when the run was killed is dropped. A file of anoth
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
+import transformers
+
+from dola import __version__
 from dola.errors import InputError
 
 SCHEMA = "dola.results/1"
+
+SAMPLED = 64
+"""Elements of each weight that tell one model from another."""
+
+
+def what_model(model: Any) -> dict[str, str]:
+    """What of a model, and of the code that runs it, must be the same for results to be gone on with."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        if weight.device.type != "meta":  # offloaded to disk
+            flat = weight.detach().flatten()
+            digest.update(flat[:: max(1, len(flat) // SAMPLED)].float().cpu().numpy().tobytes())
+    return {
+        "model": f"{model.config.name_or_path} ({type(model).__name__}, {model.dtype})",
+        "weights": digest.hexdigest(),
+        "versions": f"dola {__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
+    }
 
 
 class ResultsFile:

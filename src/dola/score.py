@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -29,7 +28,7 @@ from dola.hidden import captured
 from dola.layer_scores import LayerScorer, TokenScores
 from dola.prefixes import Batch, Line, Runner, plan, shares_prefixes
 from dola.recipe import Recipe
-from dola.results_file import ResultsFile
+from dola.results_file import ResultsFile, what_model
 
 Text = str | Sequence[int]
 """A text, or its tokens."""
@@ -100,9 +99,10 @@ def score(
 
     Raises:
         InputError: No tokens in a context or a continuation, a continuation longer than the model's window, lists that do not
-            match, or a results file of another run.
+            match, a model in training mode, or a results file of another run.
         AttachError: DoLa is attached to the model.
         LayersError: Layers that this model does not have.
+        ReadoutError: The parts of the model that were found do not reproduce its logits.
     """
     anatomy = Anatomy.of(model)
     recipes = {name: config if isinstance(config, Recipe) else Recipe(config) for name, config in configs.items()}
@@ -162,7 +162,8 @@ def _lines(
                         f"the continuation {where}, has {len(after)} tokens; the model's window is {window(lm)}.",
                         hint="shorten it, or use a model with a longer window",
                     )
-                before = before[over:]
+                bos = before[:1] if tokenizer is not None and before[0] == tokenizer.bos_token_id else []
+                before = [*bos, *before[over + len(bos) :]]
                 truncated.add(item)
             lines.append(_Scored((*before, *after[:-1]), len(before) - 1, item, place, tuple(after)))
     return lines, sorted(truncated)
@@ -185,6 +186,7 @@ class _Run:
         self._scorer, self._lines, self._items = scorer, lines, items
         share = shares_prefixes(scorer.anatomy.lm)
         self._tree = plan(lines, batch_tokens=batch_tokens, share=share) if lines else None
+        self._spans: list[tuple[int, int]] = []
 
     def finish(self, kept: ResultsFile, *, progress: bool) -> None:
         """Score all items that `kept` does not hold yet, and have it hold them."""
@@ -195,11 +197,16 @@ class _Run:
         wanted = {batch for batch in self._tree.all_batches() if any(self._lines[row].item not in done for row in batch.rows)}
         anatomy = self._scorer.anatomy
         found: dict[int, dict[int, _Found]] = {}
+        runner = Runner(anatomy.lm, self._lines, wanted, self._select_rows)
+        checked = False
         with (
-            captured(anatomy, self._scorer.layers) as hidden,
+            captured(anatomy, self._scorer.layers, self._rows) as hidden,
             tqdm(total=len(self._items), initial=len(done), unit="item", disable=None if progress else True) as bar,
         ):
-            for batch in Runner(anatomy.lm, self._lines, wanted).run(self._tree):
+            for batch in runner.run(self._tree):
+                if not checked:
+                    self._check_readout(batch, hidden, runner.logits)
+                    checked = True
                 for row, of_row in zip(batch.rows, self._score(batch, hidden), strict=True):
                     line = self._lines[row]
                     if line.item not in done:
@@ -209,25 +216,42 @@ class _Run:
                             kept.add(line.item, [places[place] for place in range(len(places))])
                             bar.update()
 
+    def _select_rows(self, batch: Batch | None) -> None:
+        """Take note of the positions that the next forward is run for, by its rows."""
+        lines = [] if batch is None else [self._lines[row] for row in batch.rows]
+        start = 0 if batch is None else batch.start
+        self._spans = [(line.first - start, len(line.tokens) - start) for line in lines]
+
+    def _rows(self, states: Tensor) -> Tensor:
+        """These positions of [B, T, d], one after the other: [n, d]."""
+        rows = [states[i, start:end] for i, (start, end) in enumerate(self._spans)]
+        return torch.cat(rows) if rows else states[:0, 0]
+
+    def _check_readout(self, batch: Batch, hidden: Mapping[int, Tensor], logits: Tensor | None) -> None:
+        """Whether the parts that were found reproduce the model's own logits, at the last position of the longest row."""
+        assert logits is not None
+        ends = torch.tensor([end - start for start, end in self._spans]).cumsum(0)
+        longest = max(range(len(batch.rows)), key=lambda i: self._spans[i][1])
+        row = int(ends[longest]) - 1
+        self._scorer.anatomy.check_readout(hidden[self._scorer.anatomy.num_layers][row : row + 1], logits[longest, -1:])
+
     def _score(self, batch: Batch, hidden: Mapping[int, Tensor]) -> list[_Found]:
         """What was found for each row of a batch that has just run."""
         lines = [self._lines[row] for row in batch.rows]
-        spans = [(line.first - batch.start, len(line.tokens) - batch.start) for line in lines]
-        rows = {
-            layer: torch.cat([states[i, start:end] for i, (start, end) in enumerate(spans)]) for layer, states in hidden.items()
+        tokens = torch.tensor([token for line in lines for token in line.targets])
+        uniform = {
+            name: torch.tensor([number for line in lines for number in _uniform(line, recipe.seed)])
+            for name, recipe in self._scorer.recipes.items()
+            if recipe.premature == "random"
         }
-        device = rows[self._scorer.anatomy.num_layers].device
-        tokens = torch.tensor([token for line in lines for token in line.targets], device=device)
-        uniform = torch.tensor([number for line in lines for number in _uniform(line, self._scorer.recipes)])
-        scored = self._scorer.score(rows, tokens, uniform)
+        scored = self._scorer.score(hidden, tokens, uniform)
         ends = torch.tensor([len(line.targets) for line in lines]).cumsum(0).tolist()
         slices = [slice(end - len(line.targets), end) for line, end in zip(lines, ends, strict=True)]
         return [_found(scored, self._scorer.recipes, tokens) for tokens in slices]
 
 
-def _uniform(line: _Scored, recipes: Mapping[str, Recipe]) -> list[float]:
-    """Numbers that depend on nothing but the continuation's place and the recipes' seed."""
-    seed = next((recipe.seed for recipe in recipes.values() if recipe.premature == "random"), 0)
+def _uniform(line: _Scored, seed: int) -> list[float]:
+    """Numbers in [0, 1) that depend on nothing but the continuation's place and the seed."""
     numbers = random.Random(f"{seed} {line.item} {line.place}")
     return [numbers.random() for _ in line.targets]
 
@@ -276,9 +300,8 @@ def _what_is_run(lm: Any, lines: list[_Scored], recipes: Mapping[str, Recipe], b
     """What must be the same for a results file to be gone on with: everything that the numbers depend on."""
     sequences = repr([(line.item, line.place, line.tokens, line.targets) for line in lines])
     return {
-        "model": f"{lm.config.name_or_path} ({type(lm).__name__}, {lm.num_parameters()} parameters, {lm.dtype})",
+        **what_model(lm),
         "configurations": repr(recipes),
         "texts": hashlib.sha256(sequences.encode()).hexdigest(),
         "batch_tokens": str(batch_tokens),
-        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
     }

@@ -47,7 +47,8 @@ class Tuning:
         best: Name of the candidate that is best on all items that the choice is made by.
         chosen: The candidates that the held-out items were judged with: for each fold the best on the other folds; one alone
             for tasks that generate.
-        gain: The chosen candidates against off, on held-out items.
+        baseline: What they are compared with: off, or off with the repetition penalty where that is better.
+        gain: The chosen candidates against the baseline, on held-out items.
         candidates: Mean of the metric by candidate, over the items that the choice is made by.
         items: How many items there were.
         seed: Of folds, subsets and intervals.
@@ -60,6 +61,7 @@ class Tuning:
     settings: dict[str, Any]
     best: str
     chosen: list[str]
+    baseline: str
     gain: Comparison
     candidates: dict[str, float]
     items: int
@@ -69,7 +71,8 @@ class Tuning:
     @property
     def sentence(self) -> str:
         """The held-out gain in words, and what follows from it."""
-        told = describe(self.gain, f"{self.metric}, held out", method=" / ".join(dict.fromkeys(self.chosen)), baseline=OFF)
+        chosen = " / ".join(dict.fromkeys(self.chosen))
+        told = describe(self.gain, f"{self.metric}, held out", method=chosen, baseline=self.baseline)
         return f"{told} So: {OFF if self.config is None else self.best}."
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -148,13 +151,17 @@ def tune(
     gain = compare(judged.off, judged.chosen_values, binary=binary, seed=seed)
     best = max(judged.means, key=lambda name: judged.means[name])
     config = candidates.get(best) if gain.significant and gain.difference > 0 else None
+    penalty = None
+    if task.kind == "generation":
+        penalty = repetition_penalty if config is not None or judged.baseline != OFF else 1.0
     return Tuning(
         task=task.name,
         metric=metric,
         config=None if config is None else _to_decode_with(config, relative_top),
-        settings=_settings(config, relative_top),
+        settings=_settings(config, relative_top, penalty),
         best=best,
         chosen=judged.chosen,
+        baseline=judged.baseline,
         gain=gain,
         candidates=judged.means,
         items=len(items),
@@ -198,6 +205,7 @@ class _Judged:
 
     means: dict[str, float]
     chosen: list[str]
+    baseline: str
     off: list[float]
     chosen_values: list[float]
     truncated: int
@@ -227,6 +235,7 @@ def _by_folds(
     return _Judged(
         means={name: fmean(of[metric]) for name, of in values.items()},
         chosen=chosen[metric],
+        baseline=OFF,
         off=values[OFF][metric],
         chosen_values=judged[metric],
         truncated=len(scores.truncated),
@@ -276,7 +285,7 @@ def _by_subset(
     off = max((name for name in ways if candidates.get(name) is None), key=lambda name: means[name])
     best = max(means, key=lambda name: means[name])
     second, cut_behind = values(rest, list(dict.fromkeys([off, best])), run["results"] and f"{run['results']}.held-out")
-    return _Judged(means, [best], second[off], second[best], cut + cut_behind)
+    return _Judged(means, [best], off, second[off], second[best], cut + cut_behind)
 
 
 def _name(config: DoLaConfig) -> str:
@@ -290,10 +299,11 @@ def _to_decode_with(config: DoLaConfig, relative_top: float | None) -> DoLaConfi
     return DoLaConfig(config.layers, relative_top=top, divergence=config.divergence, final_norm=config.final_norm)
 
 
-def _settings(config: DoLaConfig | None, relative_top: float | None) -> dict[str, Any]:
-    """As the command's options are called."""
+def _settings(config: DoLaConfig | None, relative_top: float | None, penalty: float | None) -> dict[str, Any]:
+    """As the command's options are called; with the penalty that the texts were judged with, if there were any."""
+    judged = {} if penalty is None else {"repetition-penalty": penalty}
     if config is None:
-        return {"layers": OFF}
+        return {"layers": OFF, **judged}
     layers = config.layers if isinstance(config.layers, str) else list(config.layers)
     top = {} if relative_top is None else {"relative-top": relative_top}
-    return {"layers": layers, "divergence": config.divergence, "final-norm": config.final_norm, **top}
+    return {"layers": layers, "divergence": config.divergence, "final-norm": config.final_norm, **top, **judged}

@@ -3,16 +3,19 @@
 import copy
 import json
 import math
+import threading
 
 import pytest
 import torch
 from reference import dola_float64 as judge
+from transformers import MambaConfig, MambaForCausalLM
 from words import word_tokenizer
 
 import dola
 from dola import DoLaConfig, Recipe
-from dola.errors import AttachError, ConfigError, InputError, LayersError
+from dola.errors import AttachError, ConfigError, InputError, LayersError, ReadoutError
 from dola.hidden import captured
+from dola.prefixes import MOST_NESTED, Line, plan
 
 STEM = [5, 17, 200, 33, 8, 91, 4, 60, 61, 62, 63, 64]
 CONTEXTS = [
@@ -158,7 +161,8 @@ def test_only_positions_of_continuations_reach_the_head(llama):
         handle.remove()
         also.remove()
     scored = sum(len(t) for ts in CONTINUATIONS for t in ts)
-    assert sum(rows) == 2 * scored + sum(forwards)  # of every forward the last position's logits, which cannot be had without
+    # Of every forward the last position's logits, which cannot be had without; and one row to check the readout by.
+    assert sum(rows) == 2 * scored + sum(forwards) + 1
 
 
 def test_a_mean_is_the_sum_over_the_number_of_tokens(llama):
@@ -320,8 +324,6 @@ def test_captured_layers_are_the_models_hidden_states(family):
 
 def test_a_model_with_a_recurrent_state_shares_nothing():
     """Its cache cannot be copied and continued."""
-    from dola.prefixes import Line, plan
-
     lines = [Line(tuple(context), len(context) - 1) for context in CONTEXTS]
     tree = plan(lines, batch_tokens=1000, share=False)
     assert [len(batch.rows) for batch in tree.all_batches()] == [5]
@@ -337,3 +339,80 @@ def test_json_of_a_results_file(llama, tmp_path):
     assert {"model", "configurations", "texts", "versions"} <= set(head["run"])
     assert sorted(item["item"] for item in items) == list(range(len(CONTEXTS)))
     assert math.isfinite(items[0]["found"][0]["vanilla"]["value"])
+
+
+def test_parts_that_do_not_reproduce_the_models_logits_are_refused(llama):
+    model = copy.deepcopy(llama)
+    model.register_forward_hook(lambda module, args, output: output.__setitem__("logits", output.logits * 0.5))
+    with pytest.raises(ReadoutError, match="does not reproduce its logits"):
+        score(model)
+
+
+def test_a_model_in_training_mode_is_refused(llama):
+    with pytest.raises(InputError, match="training mode"):
+        score(copy.deepcopy(llama).train())
+
+
+def test_forwards_of_other_threads_are_not_scored(llama):
+    expected, stop = score(llama), threading.Event()
+
+    def busy():
+        with torch.no_grad():
+            while not stop.is_set():
+                llama(torch.tensor([[9, 8, 7, 6, 5]]))
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        assert all(score(llama).values == expected.values for _ in range(5))
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_results_of_other_weights_are_refused(llama, tmp_path):
+    path = tmp_path / "results.jsonl"
+    score(llama, {"vanilla": None}, results=path)
+    other = copy.deepcopy(llama)
+    with torch.no_grad():
+        other.model.layers[2].mlp.up_proj.weight.mul_(1.1)
+    with pytest.raises(InputError, match="is of another run: its weights is"):
+        score(other, {"vanilla": None}, results=path)
+
+
+def test_random_recipes_of_one_call_are_drawn_apart(llama):
+    configs = {str(seed): Recipe(DoLaConfig("all"), premature="random", seed=seed) for seed in (0, 1)}
+    long = [[list(range(50, 150))]]
+    found = score(llama, configs, contexts=[STEM], continuations=long)
+    assert found.values["0"] != found.values["1"]
+    alone = score(llama, {"1": configs["1"]}, contexts=[STEM], continuations=long)
+    assert alone.values["1"] == found.values["1"]
+
+
+def test_texts_that_grow_step_by_step(llama):
+    """Nested prefixes: no more caches at a time than allowed, and the same numbers."""
+    contexts = [[5 + i % 90 for i in range(length)] for length in range(8, 250, 8)]
+    model = copy.deepcopy(llama).double()
+    found = score(model, contexts=contexts, continuations=[[[3, 4]]] * len(contexts))
+    for context, values in list(zip(contexts, found.values["high"], strict=True))[::7]:
+        alone = score(model, contexts=[context], continuations=[[[3, 4]]])
+        assert values == pytest.approx(alone.values["high"][0], abs=1e-9)
+    tree, depth = plan([Line(tuple(range(8 * n)), 8 * n - 1) for n in range(1, 1500)], batch_tokens=1000), 0
+    while tree.children:
+        tree, depth = tree.children[0], depth + 1
+    assert depth == MOST_NESTED
+
+
+def test_a_cut_context_keeps_its_beginning_of_sequence_token(llama):
+    tokenizer = word_tokenizer()
+    long = [tokenizer.bos_token_id, *[7] * 300]
+    with pytest.warns(UserWarning, match="were cut on the left"):
+        found = dola.score(llama, tokenizer, [long], [[[3, 4]]], {"vanilla": None}, progress=False)
+    expected = score(llama, {"vanilla": None}, contexts=[[tokenizer.bos_token_id, *[7] * 254]], continuations=[[[3, 4]]])
+    assert found.values["vanilla"][0] == pytest.approx(expected.values["vanilla"][0], abs=1e-5)
+
+
+def test_models_with_a_recurrent_state():
+    torch.manual_seed(0)
+    model = MambaForCausalLM(MambaConfig(vocab_size=401, hidden_size=32, num_hidden_layers=4, state_size=4, expand=2)).eval()
+    torch.testing.assert_close(flat(score(model).values["high"]), by_forwards(model, CONFIGS["high"]), atol=2e-3, rtol=1e-4)

@@ -139,6 +139,11 @@ def command(
         raise UsageError(f"{task} writes its answers to files, and no folder is named.", hint="--answers FOLDER")
     for flag, path in (("--markdown", markdown), ("--results", results)):
         evaluation.check_writable(flag, path)
+    if answers is not None:
+        try:
+            answers.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--answers {str(answers)!r}: {error.strerror}.", hint="name a folder") from None
     own = _own(sample.task, layers, divergence, final_norm, relative_top)
     if chart is not None:
         from dola.bench.chart import check_chart

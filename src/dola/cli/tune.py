@@ -29,6 +29,7 @@ SCHEMA = {
     "metric": "what was maximised",
     "config": "what to decode with, a DoLaConfig field by field; null is without DoLa",
     "settings": "the same as --output writes it",
+    "baseline": "what the gain is over: off, or off with the repetition penalty where that is better",
     "best": "the candidate that is best on all items that the choice is made by",
     "chosen": "the candidates that the held-out items were judged with: one for each fold, or one for the subset",
     "gain": "of the chosen candidates over off on held-out items: items, both means, difference, its 95% interval, items "
@@ -93,8 +94,9 @@ def command(
 ) -> None:
     """Find the settings that suit a model and a task, or that none do.
 
-    Candidates are off, low, high and single layers, each with both divergences, with the final norm and without. What is
-    chosen on some items is judged on others; unless it beats off there by more than noise, the answer is off.
+    Candidates are off, low, high and single layers; of multiple-choice tasks each with both divergences, with the final norm
+    and without. What is chosen on some items is judged on others; unless it beats off there by more than noise, the answer
+    is off.
 
     \b
     Examples:

@@ -66,7 +66,7 @@ def measure_length(task: Task, items: Sequence[ChoiceItem], scores: Scores, *, s
 
     def lengths(i: int) -> list[float]:
         chance = random.Random(f"{seed} {items[i].id}")
-        return [LENGTH_NATS * count + 1e-3 * chance.random() for count in scores.tokens[i]]
+        return [count * (LENGTH_NATS + 1e-3 * chance.random()) for count in scores.tokens[i]]
 
     return _measured(task, items, lengths, scores.tokens)
 

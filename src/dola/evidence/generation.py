@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from tqdm.auto import tqdm
 
+from dola.anatomy import Anatomy
 from dola.errors import InputError
 from dola.evidence.ways import Way
 from dola.generate import generate
-from dola.results_file import ResultsFile
+from dola.hidden import check_eval
+from dola.layers import candidate_layers
+from dola.results_file import ResultsFile, what_model
 from dola.score import window
 from dola.tasks import Generation
 from dola.tasks.items import QuestionItem
@@ -64,17 +66,22 @@ def generate_texts(
         progress: Whether to show a progress bar on stderr.
 
     Raises:
-        InputError: A window that an answer alone fills, or a results file of another run.
+        InputError: A window that an answer alone fills, a model in training mode, or a results file of another run.
+        LayersError: Layers that this model does not have.
     """
+    check_eval(model)
+    anatomy = Anatomy.of(model)
+    for way in ways:  # before hours are spent on the others
+        if way.recipe is not None and way.recipe.dola is not None:
+            candidate_layers(way.recipe.dola.layers, anatomy.num_layers, tied=anatomy.tied)
     prompts, truncated = _prompts(model, tokenizer, items, settings.max_new_tokens, chat=chat)
     jobs = len(ways) * len(items)
     run = {
         **(facts or {}),
-        "model": f"{model.config.name_or_path} ({type(model).__name__}, {model.num_parameters()} parameters, {model.dtype})",
+        **what_model(model),
         "ways": repr(ways),
         "prompts": hashlib.sha256(repr(prompts).encode()).hexdigest(),
         "generation": f"{settings}, batches of {batch_size}, seed {seed}",
-        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
     }
     with (
         ResultsFile.open(results, run) as kept,
@@ -127,7 +134,15 @@ def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]
 
 
 def _written(model: Any, tokenizer: Any, prompts: list[list[int]], way: Way, settings: Generation) -> list[str]:
-    inputs = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    pad = 0 if pad is None else pad  # hidden by the mask, and behind an end nothing is read
+    longest = max(map(len, prompts))
+    rows = [[pad] * (longest - len(prompt)) + prompt for prompt in prompts]
+    masks = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    inputs = {
+        "input_ids": torch.tensor(rows, device=model.device),
+        "attention_mask": torch.tensor(masks, device=model.device),
+    }
     sampling: dict[str, Any] = {"do_sample": False}
     if settings.temperature is not None:  # and no other filter: a model's own generation config may have some
         sampling = {"do_sample": True, "temperature": settings.temperature, "top_k": 0, "top_p": 1.0}
@@ -137,7 +152,7 @@ def _written(model: Any, tokenizer: Any, prompts: list[list[int]], way: Way, set
         "num_return_sequences": 1,
         "max_new_tokens": settings.max_new_tokens,
         "repetition_penalty": way.repetition_penalty,
-        "pad_token_id": tokenizer.pad_token_id,
+        "pad_token_id": pad,
         **({"stop_strings": list(settings.stop), "tokenizer": tokenizer} if settings.stop else {}),
     }
     assert way.recipe is not None

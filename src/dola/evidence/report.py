@@ -132,9 +132,11 @@ class Report:
             return []
         against = compare(length.items[metric], way.items[metric], binary=False, seed=self.seed)
         level = f"{100 * against.baseline:.1f} by counting tokens, {100 * against.method:.1f} by {way.name}"
-        if against.low <= 0:
+        if against.difference <= 0:
             return [f"{metric}: the number of tokens explains the gain of {way.name}: {level}."]
-        return [f"{metric}: the number of tokens alone does not reach {way.name}: {level}."]
+        if against.low > 0:
+            return [f"{metric}: the number of tokens alone does not reach {way.name}: {level}."]
+        return [f"{metric}: on these items the gain of {way.name} cannot be told from one by the number of tokens: {level}."]
 
 
 def make_report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -109,8 +110,11 @@ class Task:
             DataError: See `open_data`; or no source, and the hub does not have this task.
             MissingExtraError: A hub data set without the package `datasets`.
         """
-        if source is None or (self.hub is not None and source == self.hub.id):
+        if source is None:
             source = self.hub
+        elif self.hub is not None:
+            given = [source] if isinstance(source, (str, os.PathLike, HubDataset)) else source
+            source = [self.hub if one == self.hub.id else one for one in given]
         if source is None:
             raise DataError(
                 f"The Hugging Face hub does not have {self.name}; its data are {' and '.join(self.files)}.",
