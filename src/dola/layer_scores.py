@@ -80,8 +80,7 @@ class LayerScorer:
         head = hidden[self.anatomy.num_layers]
         if not len(tokens):
             return {name: _no_scores(head.device) for name in self.recipes}
-        vocabulary = len(getattr(self.anatomy.head, "weight", ())) or 2**18
-        size = chunk_rows(head.device.type, vocabulary)
+        size = chunk_rows(head.device.type, self.anatomy.vocabulary)
         parts = [
             self._score({layer: h[i : i + size] for layer, h in hidden.items()}, tokens[i : i + size], uniform[i : i + size])
             for i in range(0, len(tokens), size)
@@ -192,9 +191,8 @@ class _Mature:
 
     def _divergence(self, name: str, log_q: _LogProbs) -> Tensor:
         """Of the layer from the mature one, by position: [n]."""
-        if name == "jsd" and native.reads(self.logits) and native.reads(log_q.logits):
-            pairs, log_z = torch.stack([self.logits, log_q.logits]), torch.stack([self.log_z, log_q.log_z])
-            return torch.cat([native.jsd_less_ln2(pairs[:, i], log_z[:, i]) for i in range(len(self.tokens))])
+        if (found := compiled_jsd(name, (self.logits, self.log_z), (log_q.logits, log_q.log_z))) is not None:
+            return found
         return DIVERGENCES[name](self.log_p, log_q.everywhere())
 
     def _gains(self, log_q: _LogProbs, top: float) -> _Over:
@@ -226,6 +224,19 @@ class _LogProbs:
     def at(self, places: tuple[Tensor, ...]) -> Tensor:
         """At (rows, tokens), [m]; finite, so that a difference of two is no NaN."""
         return (self._wide[places] - self.log_z[places[0]]).clamp(min=-LARGEST_SCORE)
+
+
+def compiled_jsd(name: str, mature: tuple[Tensor, Tensor], premature: tuple[Tensor, Tensor]) -> Tensor | None:
+    """What DIVERGENCES["jsd"] says of one layer, [n], by the compiled kernel; None for another divergence, or without it.
+
+    Args:
+        name: A key of DIVERGENCES.
+        mature, premature: Logits [n, V] and their log sum exp [n].
+    """
+    if name != "jsd" or not (native.reads(mature[0]) and native.reads(premature[0])):
+        return None
+    pairs, log_z = torch.stack([mature[0], premature[0]]), torch.stack([mature[1], premature[1]])
+    return torch.cat([native.jsd_less_ln2(pairs[:, i], log_z[:, i]) for i in range(pairs.shape[1])])
 
 
 def readout(recipe: Recipe) -> Readout:
