@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 LOWEST = .venv-lowest
 
-.PHONY: help demo test test-lowest lint types docs captures readme clean
+.PHONY: help demo test test-eval test-lowest lint types docs captures readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -20,6 +20,10 @@ demo: $(VENV)/.ready  ## a real model answers factual questions greedily and wit
 test: $(VENV)/.ready  ## the tests, on tiny random models and on two real ones
 	$(BIN)/dola models pull smollm2 gemma3-270m
 	$(BIN)/python -m pytest --cov $(PYTEST)
+
+test-eval: $(VENV)/.ready  ## the tests of lm-evaluation-harness and of charts; installs the extras for them
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,eval,plot]'
+	$(BIN)/python -m pytest tests/integration/test_lm_eval.py tests/unit/test_evidence.py tests/unit/test_bench.py $(PYTEST)
 
 $(LOWEST)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LOWEST)

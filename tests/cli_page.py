@@ -30,7 +30,8 @@ colour nor progress bars, and NO_COLOR is honoured. `dola --install-completion` 
 
 `--config FILE` takes a JSON object with options by their names, without dashes in front: `{"layers": [26, 28], "max-new-tokens": 40, "chat": false}`.
 Options on the command line win over the file; a name that is no option is an error. A list of numbers is one set of layers; for
-the columns of `compare` write a list of such sets: `{"layers": ["high", [26, 28]]}`.
+the columns of `compare` write a list of such sets: `{"layers": ["high", [26, 28]]}`. `dola tune --output` writes such a file, and
+`DoLaConfig.from_file` reads one that holds nothing but settings of DoLa.
 
 With `--json` standard output holds JSON and nothing else. Every object has `schema`, the name and version of what is listed below, and `dola`, the version of this
 package. Fields may be added to a version; none is removed or changes its meaning without a new one. `a.b` below is field `b` of object `a`, and `a[].b` that of each

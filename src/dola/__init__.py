@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dola.recipe import Recipe
     from dola.score import score
     from dola.trace import trace
+    from dola.tune import tune
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "load",
     "score",
     "trace",
+    "tune",
     "uninstall",
 ]
 
@@ -54,6 +56,7 @@ _HOME = {
     "load": "models",
     "score": "score",
     "trace": "trace",
+    "tune": "tune",
     "uninstall": "generate",
 }
 """The module that each exported name lives in."""

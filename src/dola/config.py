@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from numbers import Real
 
 from dola.contrast import DIVERGENCES
 from dola.errors import ConfigError
 from dola.layers import BUCKETS, check_indices
+from dola.settings_file import read_object
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,34 @@ class DoLaConfig:
         """
         return cls(layers, divergence="reference", final_norm=False)
 
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> DoLaConfig:
+        """The settings of a JSON file, as `dola tune --output` writes it and `--config` of the command reads it.
+
+        Names are those of the fields, with "-" or "_" between words; `layers` may be written as numbers with commas, too.
+
+        Raises:
+            ConfigError: A file that cannot be read, a name that is none of these settings, a value that is not allowed; or
+                `"layers": "off"`, which is what `dola tune` writes where DoLa does not help: there is no DoLaConfig for that.
+        """
+        name = f"The file {str(path)!r}"
+        given = read_object(path, name=name, example=_FILE)
+        allowed = [field.name for field in fields(cls)]
+        for key in given:
+            if key.replace("-", "_") not in allowed:
+                raise ConfigError(f"{name}: {key!r} is no setting of DoLa; there are {', '.join(allowed)}.", hint=_FILE)
+        settings = {key.replace("-", "_"): value for key, value in given.items()}
+        if (layers := settings.get("layers")) == "off":
+            raise ConfigError(f"{name} says that DoLa is off.", hint="decode plainly: without dola.attach or dola.generate")
+        if isinstance(layers, str) and all(part.strip().isdecimal() for part in layers.split(",")):
+            settings["layers"] = [int(part) for part in layers.split(",")]
+        return cls(**settings)
+
     @property
     def raw_head(self) -> bool:
         """Whether premature layers skip the logit transform as well: only in the old implementation's readout."""
         return self.divergence == "reference" and not self.final_norm
 
 
+_FILE = '{"layers": "high", "final-norm": true}'
 _TOP = "use relative_top=0.1, as the paper does"

@@ -166,7 +166,7 @@ class _Mature:
     def __init__(self, logits: Tensor, tokens: Tensor, tops: set[float]) -> None:
         self.logits, self.tokens = logits, tokens
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        self.log_z = wide.logsumexp(dim=-1)
+        self.log_z = native.log_z(logits) if native.reads(logits) else wide.logsumexp(dim=-1)
         self.log_p = wide - self.log_z[:, None]
         self._token_places = torch.arange(len(tokens), device=tokens.device), tokens
         self.log_p_token = self.log_p[self._token_places]
@@ -178,10 +178,17 @@ class _Mature:
 
     def compare(self, logits: Tensor, need: _Need) -> _Compared:
         """What `need` says of a layer with `logits` [n, V]."""
-        log_q = _LogProbs(logits, self.log_p.dtype)
-        divergence = {name: self._divergence(name, log_q) for name in need.divergences}
-        gain = self.log_p_token - log_q.at(self._token_places)
-        return _Compared(divergence, gain, {top: self._gains(log_q, top) for top in need.tops})
+        whole = self._compare_whole(logits, need)
+        divergence = {name: value for name in need.divergences if (value := getattr(whole, name)) is not None}
+
+        def gains(places: tuple[Tensor, ...]) -> Tensor:
+            log_q = logits[places].to(self.log_p.dtype) - whole.log_z[places[0]]
+            return self.log_p[places] - log_q.clamp(min=-LARGEST_SCORE)
+
+        over = {top: self._by_row(gains(self._plausible[top]), top) for top in need.tops if top > 0}
+        if whole.gain_log_z is not None and whole.gain_largest is not None:
+            over[0.0] = _Over(whole.gain_log_z, whole.gain_largest)
+        return _Compared(divergence, gains(self._token_places), over)
 
     def log_mass(self, top: float) -> Tensor:
         """Log of the mature probability of the plausible set, [n]."""
@@ -189,19 +196,9 @@ class _Mature:
             return torch.zeros_like(self.log_p_token)
         return self._by_row(self.log_p[self._plausible[top]], top).log_sum
 
-    def _divergence(self, name: str, log_q: _LogProbs) -> Tensor:
-        """Of the layer from the mature one, by position: [n]."""
-        if (found := compiled_jsd(name, (self.logits, self.log_z), (log_q.logits, log_q.log_z))) is not None:
-            return found
-        return DIVERGENCES[name](self.log_p, log_q.everywhere())
-
-    def _gains(self, log_q: _LogProbs, top: float) -> _Over:
-        """F over the plausible set."""
-        if top == 0:
-            gains = self.log_p - log_q.everywhere().clamp(min=-LARGEST_SCORE)
-            return _Over(gains.logsumexp(dim=-1), gains.amax(dim=-1))
-        where = self._plausible[top]
-        return self._by_row(self.log_p[where] - log_q.at(where), top)
+    def _compare_whole(self, logits: Tensor, need: _Need) -> native.Compared:
+        """What takes the whole vocabulary: normaliser, divergences, and F where no token is implausible."""
+        return compare_whole(self.logits, self.log_z, self.log_p, logits, need.divergences, gains=0.0 in need.tops)
 
     def _by_row(self, values: Tensor, top: float) -> _Over:
         """Values at the plausible places."""
@@ -211,32 +208,30 @@ class _Mature:
         return _Over(largest + shares.log(), largest)
 
 
-class _LogProbs:
-    """log_softmax of logits [n, V], computed where it is asked for."""
-
-    def __init__(self, logits: Tensor, dtype: torch.dtype) -> None:
-        self.logits, self._wide = logits, logits.to(dtype)
-        self.log_z = self._wide.logsumexp(dim=-1)
-
-    def everywhere(self) -> Tensor:
-        return self._wide - self.log_z[:, None]
-
-    def at(self, places: tuple[Tensor, ...]) -> Tensor:
-        """At (rows, tokens), [m]; finite, so that a difference of two is no NaN."""
-        return (self._wide[places] - self.log_z[places[0]]).clamp(min=-LARGEST_SCORE)
-
-
-def compiled_jsd(name: str, mature: tuple[Tensor, Tensor], premature: tuple[Tensor, Tensor]) -> Tensor | None:
-    """What DIVERGENCES["jsd"] says of one layer, [n], by the compiled kernel; None for another divergence, or without it.
+def compare_whole(
+    mature: Tensor, log_z: Tensor, log_p: Tensor, logits: Tensor, divergences: set[str], *, gains: bool = False
+) -> native.Compared:
+    """What a layer's logits [n, V] have to do with the mature ones over the whole vocabulary, by the kernels or by torch.
 
     Args:
-        name: A key of DIVERGENCES.
-        mature, premature: Logits [n, V] and their log sum exp [n].
+        mature: The mature logits [n, V].
+        log_z, log_p: Their log sum exp [n] and log_softmax [n, V].
+        logits: The layer's.
+        divergences: Which are asked for, keys of DIVERGENCES.
+        gains: Whether F is.
     """
-    if name != "jsd" or not (native.reads(mature[0]) and native.reads(premature[0])):
-        return None
-    pairs, log_z = torch.stack([mature[0], premature[0]]), torch.stack([mature[1], premature[1]])
-    return torch.cat([native.jsd_less_ln2(pairs[:, i], log_z[:, i]) for i in range(pairs.shape[1])])
+    if native.reads(mature) and native.reads(logits) and logits.dtype == mature.dtype:
+        jsd, reference = "jsd" in divergences, "reference" in divergences
+        return native.compare(mature, log_z, logits, jsd=jsd, reference=reference, gains=gains)
+    wide = logits.to(log_p.dtype)
+    found = native.Compared(log_z=wide.logsumexp(dim=-1))
+    log_q = wide - found.log_z[:, None]
+    for name in divergences:
+        setattr(found, name, DIVERGENCES[name](log_p, log_q))
+    if gains:
+        differences = log_p - log_q.clamp(min=-LARGEST_SCORE)
+        found.gain_log_z, found.gain_largest = differences.logsumexp(dim=-1), differences.amax(dim=-1)
+    return found
 
 
 def readout(recipe: Recipe) -> Readout:

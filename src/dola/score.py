@@ -75,6 +75,7 @@ def score(
     configs: Mapping[str, DoLaConfig | Recipe | None],
     *,
     results: str | Path | None = None,
+    facts: Mapping[str, str] | None = None,
     batch_tokens: int | None = None,
     progress: bool = True,
 ) -> Scores:
@@ -93,6 +94,7 @@ def score(
         continuations: A list for each item.
         configs: By name: None for the model's own log-likelihood, a DoLaConfig for that of decoding with it, or a Recipe.
         results: A file that keeps what has been found, item by item. Where it exists, the run goes on from it.
+        facts: What else `results` must be of, by name; the SHA-256 of a data set, for instance.
         batch_tokens: Tokens of a batch, padding and cached ones included.
         progress: Whether to show a progress bar on stderr.
 
@@ -114,7 +116,8 @@ def score(
         )
     items = [len(texts) for texts in continuations]
     batch_tokens = batch_tokens or BATCH_TOKENS.get(anatomy.lm.device.type, BATCH_TOKENS_ELSEWHERE)
-    with ResultsFile.open(results, _what_is_run(anatomy.lm, lines, recipes, batch_tokens)) as kept:
+    run = {**(facts or {}), **_what_is_run(anatomy.lm, lines, recipes, batch_tokens)}
+    with ResultsFile.open(results, run) as kept:
         _Run(scorer, lines, items, batch_tokens).finish(kept, progress=progress)
     return _scores([kept.items[item] for item in range(len(items))], list(recipes), truncated)
 
@@ -194,7 +197,7 @@ class _Run:
         found: dict[int, dict[int, _Found]] = {}
         with (
             captured(anatomy, self._scorer.layers) as hidden,
-            tqdm(total=len(self._items), initial=len(done), unit="item", disable=not progress) as bar,
+            tqdm(total=len(self._items), initial=len(done), unit="item", disable=None if progress else True) as bar,
         ):
             for batch in Runner(anatomy.lm, self._lines, wanted).run(self._tree):
                 for row, of_row in zip(batch.rows, self._score(batch, hidden), strict=True):
@@ -230,8 +233,8 @@ def _uniform(line: _Scored, recipes: Mapping[str, Recipe]) -> list[float]:
 
 
 _Found = dict[str, Any]
-"""One continuation: how many `tokens`, and by recipe its `value`, whether it is `greedy`, how many tokens were `implausible`,
-and how often each of the `layers` was contrasted. As JSON keeps it."""
+"""One continuation, as JSON keeps it: how many `tokens`, and by recipe its `value`, whether it is `greedy`, how many tokens
+were `implausible`, and how often each of the `layers` was contrasted."""
 
 
 def _found(scored: Mapping[str, TokenScores], recipes: Mapping[str, Recipe], tokens: slice) -> _Found:

@@ -20,12 +20,12 @@ from torch import Tensor
 from dola.anatomy import Anatomy
 from dola.attach import as_config
 from dola.config import DoLaConfig
-from dola.contrast import DIVERGENCES, contrast, plausible
+from dola.contrast import contrast, plausible
 from dola.errors import InputError
 from dola.generate import generate as generate_with_dola
 from dola.generation import check_not_empty
 from dola.hidden import captured, few_logits
-from dola.layer_scores import compiled_jsd
+from dola.layer_scores import compare_whole
 from dola.layer_trace import LayerTrace, PlausibleToken, TokenTrace
 from dola.layers import candidate_layers
 from dola.step import chunk_rows
@@ -207,10 +207,11 @@ class _Reader:
         mature = self._readout(hidden, self.anatomy.num_layers)
         _check_finite(mature, positions)
         log_z = _wide(mature).logsumexp(dim=-1)
+        known = mature, log_z, _wide(mature) - log_z[:, None]
         tokens = torch.tensor([0 if token is None else token for token in after], device=mature.device)
         listed = mature.topk(min(LISTED, mature.shape[-1])).indices
         layers = range(self.anatomy.num_layers)
-        looks = [self._look(self._readout(hidden, layer), mature, log_z, listed, tokens) for layer in layers]
+        looks = [self._look(self._readout(hidden, layer), known, listed, tokens) for layer in layers]
         order = torch.stack([look.order for look in looks])
         if not order.isfinite().all():
             layer, row = (int(index) for index in (~order.isfinite()).nonzero()[0])
@@ -221,7 +222,7 @@ class _Reader:
         chosen = torch.tensor(self.candidates, device=order.device)[order[list(self.candidates)].argmax(dim=0)]
         scores = self._contrast(mature, hidden, chosen)
         best = scores.argmax(dim=-1)
-        looks.append(self._look(mature, mature, log_z, listed, tokens))
+        looks.append(self._look(mature, known, listed, tokens))
         self._list(best, hidden, listed, looks)
         table = _Table(looks, listed, scores.gather(-1, listed))
         rows = zip(
@@ -268,17 +269,15 @@ class _Reader:
         rows = torch.stack([hidden[layer][row] for row, layer in enumerate(chosen.tolist())])
         return contrast(mature, self._premature(rows)[None], relative_top=self.config.relative_top)
 
-    def _look(self, logits: Tensor, mature: Tensor, log_z_mature: Tensor, listed: Tensor, tokens: Tensor) -> _Look:
+    def _look(self, logits: Tensor, mature: tuple[Tensor, Tensor, Tensor], listed: Tensor, tokens: Tensor) -> _Look:
+        """One layer's logits [n, V] beside the mature ones, given with their log sum exp and their log_softmax."""
         wide = _wide(logits)
-        log_z = wide.logsumexp(dim=-1)
-        order = compiled_jsd(self.config.divergence, (mature, log_z_mature), (logits, log_z))
-        if order is None:
-            log_p, log_q = _wide(mature) - log_z_mature[:, None], wide - log_z[:, None]
-            order = DIVERGENCES[self.config.divergence](log_p, log_q)
+        compared = compare_whole(*mature, logits, {self.config.divergence})
+        log_z = compared.log_z
         top = wide.topk(min(self._top_k, wide.shape[-1]))
         token = wide.gather(-1, tokens[:, None])
         return _Look(
-            order=order,
+            order=getattr(compared, self.config.divergence),
             top_ids=top.indices,
             top=top.values - log_z[:, None],
             listed=wide.gather(-1, listed) - log_z[:, None],

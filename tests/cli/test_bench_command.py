@@ -97,7 +97,7 @@ def test_code_of_a_model_runs_only_when_it_is_trusted(folder, monkeypatch):
 
 def test_chart(monkeypatch, tmp_path):
     written = []
-    monkeypatch.setattr("dola.plot.figure.find_spec", lambda name: name)
+    monkeypatch.setattr("dola.bench.chart.find_spec", lambda name: name)
     monkeypatch.setattr("dola.bench.chart.save_chart", lambda result, path: written.append(path))
     result = runner.invoke(app, [*TINY, "--prompt-lengths", "4", "--chart", str(tmp_path / "a.png")])
     assert written == [tmp_path / "a.png"]

@@ -164,7 +164,7 @@ def test_mistakes(dola_command, folder, tmp_path, monkeypatch, arguments, words,
 
 
 def test_a_figure_of_no_known_format(dola_command, monkeypatch):
-    monkeypatch.setattr("dola.plot.figure.find_spec", lambda name: name)
+    monkeypatch.setattr("dola.bench.chart.find_spec", lambda name: name)
     ended = dola_command("trace", "Hi", "--png", "a.doc")
     assert ended.code == 2
     assert "--png a.doc: the file must end in .png, .svg, .pdf." in ended.err

@@ -21,7 +21,7 @@ from dola.bench.measure import _first_difference, measure
 from dola.bench.results import Memory, Spread
 from dola.bench.source import SHAPES, Source
 from dola.bench.ways import Bench, Settings, Way
-from dola.errors import ConfigError, InputError
+from dola.errors import ConfigError, InputError, MissingExtraError
 from dola.layers import candidate_layers
 
 pytestmark = pytest.mark.usefixtures("_without_collecting_garbage")
@@ -342,6 +342,17 @@ def test_machine_says_what_matters():
     assert machine.accelerator is None
     assert machine.processor
     assert torch.__version__ in machine.describe()
+
+
+def test_charts_that_could_not_be_written_are_refused_first(monkeypatch, tmp_path):
+    monkeypatch.setattr(chart, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'dola-decoding\[plot\]'"):
+        chart.check_chart(tmp_path / "a.svg")
+    monkeypatch.setattr(chart, "find_spec", lambda name: name)
+    chart.check_chart(tmp_path / "a.svg")
+    for path, message in ((tmp_path / "a.doc", "must end in .png, .svg, .pdf"), (tmp_path / "no" / "a.svg", "no folder")):
+        with pytest.raises(ConfigError, match=message):
+            chart.check_chart(path)
 
 
 def test_chart_has_a_bar_for_each_way_but_greedy(result):

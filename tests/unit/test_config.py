@@ -116,3 +116,42 @@ def test_the_low_bucket_of_a_tied_model_starts_higher():
         assert attached.layers == (2,)
     with dola.attach(tiny("llama"), "low") as attached:
         assert attached.layers == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "config"),
+    [
+        ('{"layers": "low", "final-norm": false}', dola.DoLaConfig("low", final_norm=False)),
+        (
+            '{"layers": [3, 5], "relative_top": 0, "divergence": "reference"}',
+            dola.DoLaConfig([3, 5], relative_top=0, divergence="reference"),
+        ),
+        ('{"layers": "26,28"}', dola.DoLaConfig([26, 28])),
+        ('{"lazy": false}', dola.DoLaConfig(lazy=False)),
+        ("{}", dola.DoLaConfig()),
+    ],
+)
+def test_from_file(tmp_path, content, config):
+    path = tmp_path / "dola.json"
+    path.write_text(content, encoding="utf-8-sig")
+    assert dola.DoLaConfig.from_file(path) == dola.DoLaConfig.from_file(str(path)) == config
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file or directory"),
+        ("{", "is not JSON"),
+        ("[1]", "holds a JSON list, not an object"),
+        ('{"layers": "high", "max-new-tokens": 3}', "'max-new-tokens' is no setting of DoLa; there are layers, relative_top"),
+        ('{"layers": "off"}', "says that DoLa is off(.|\n)*decode plainly"),
+        ('{"layers": "hihg"}', "neither a bucket nor a list"),
+        ('{"final-norm": 1}', "final_norm=1 is not a bool"),
+    ],
+)
+def test_files_that_hold_no_config(tmp_path, content, message):
+    path = tmp_path / "dola.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        dola.DoLaConfig.from_file(path)

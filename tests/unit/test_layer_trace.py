@@ -272,17 +272,6 @@ def test_a_notebook_shows_the_page_in_a_frame(trace):
     assert made.count("<") == 2  # the frame's own: what it holds is escaped
 
 
-def test_figures_that_could_not_be_written_are_refused_first(monkeypatch, tmp_path):
-    monkeypatch.setattr(figure, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'dola-decoding\[plot\]'"):
-        figure.check_path(tmp_path / "a.svg", "--png")
-    monkeypatch.setattr(figure, "find_spec", lambda name: name)
-    figure.check_path(tmp_path / "a.svg", "--png")
-    for path, message in ((tmp_path / "a.doc", "must end in .png, .svg, .pdf"), (tmp_path / "no" / "a.svg", "no folder")):
-        with pytest.raises(ConfigError, match=message):
-            figure.check_path(path, "--png")
-
-
 @pytest.fixture
 def axes():
     pytest.importorskip("matplotlib")

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from dola import native
+from dola.contrast import DIVERGENCES, LARGEST_SCORE
 
 needs_kernel = pytest.mark.skipif(native.why_not() is not None, reason=f"no compiled kernel here: {native.why_not()}")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -194,3 +195,47 @@ def test_torch_without_libgomp(fresh, monkeypatch):
     monkeypatch.setattr("pathlib.Path.read_text", lambda self, *args: "7f00-7f01 r-xp 0 00:00 1 /lib/libc.so.6\n")
     monkeypatch.setattr("platform.system", lambda: "Linux")
     assert native.why_not() == "torch uses no libgomp here"
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("vocabulary", [1, 31, 256, 401, 5000])
+@pytest.mark.parametrize("spread", [1.0, 30.0])
+def test_many_rows_of_a_layer_beside_the_mature_ones(dtype, vocabulary, spread):
+    """Spread 30 is a readout without the final norm: log-probabilities far below -87."""
+    generator = torch.Generator().manual_seed(vocabulary)
+    mature, premature = (torch.randn(7, vocabulary + 5, generator=generator).to(dtype)[:, :vocabulary] for _ in "pq")
+    premature = premature * spread
+    found = native.compare(mature, native.log_z(mature), premature, jsd=True, reference=True, gains=True)
+    log_p, log_q = mature.double().log_softmax(-1), premature.double().log_softmax(-1)
+    gains = log_p - log_q
+    close = {"atol": 3e-6, "rtol": 2e-5}
+    torch.testing.assert_close(native.log_z(mature).double(), mature.double().logsumexp(-1), **close)
+    torch.testing.assert_close(found.log_z.double(), premature.double().logsumexp(-1), **close)
+    torch.testing.assert_close(found.jsd.double(), DIVERGENCES["jsd"](log_p, log_q), **close)
+    torch.testing.assert_close(found.reference.double(), DIVERGENCES["reference"](log_p, log_q), **close)
+    torch.testing.assert_close(found.gain_log_z.double(), gains.logsumexp(-1), **close)
+    torch.testing.assert_close(found.gain_largest.double(), gains.amax(-1), **close)
+
+
+@needs_kernel
+def test_what_is_not_asked_for_is_not_computed():
+    logits = torch.randn(3, 100)
+    found = native.compare(logits, native.log_z(logits), logits, jsd=False, reference=False, gains=False)
+    assert found.jsd is found.reference is found.gain_log_z is found.gain_largest is None
+
+
+@needs_kernel
+def test_tokens_that_a_model_bans_by_minus_infinity():
+    """In both layers alike; and in a layer alone, where F is the largest score that the contrast allows."""
+    mature, premature = torch.randn(2, 300), torch.randn(2, 300)
+    mature[:, 200:] = premature[:, 200:] = -torch.inf
+    found = native.compare(mature, native.log_z(mature), premature, jsd=True, reference=True, gains=True)
+    log_p, log_q = mature.double().log_softmax(-1), premature.double().log_softmax(-1)
+    for name in ("jsd", "reference"):
+        torch.testing.assert_close(getattr(found, name).double(), DIVERGENCES[name](log_p, log_q), atol=3e-6, rtol=2e-5)
+    gains = (log_p - log_q)[:, :200]
+    torch.testing.assert_close(found.gain_log_z.double(), gains.logsumexp(-1), atol=3e-6, rtol=2e-5)
+    premature[:, 5] = -torch.inf
+    found = native.compare(mature, native.log_z(mature), premature, jsd=False, reference=False, gains=True)
+    assert (found.gain_largest == LARGEST_SCORE).all()

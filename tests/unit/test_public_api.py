@@ -25,6 +25,7 @@ def test_exports():
         "load",
         "score",
         "trace",
+        "tune",
         "uninstall",
     ]
     assert all(hasattr(dola, name) for name in dola.__all__)

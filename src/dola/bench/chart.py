@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 from dola.bench.results import BenchResult
+from dola.errors import ConfigError, MissingExtraError
 
+FORMATS = (".png", ".svg", ".pdf")
 COLOURS = {"dola": "#0072b2", "old": "#999999", "greedy+lookup": "#e69f00", "dola+lookup": "#009e73"}
 """Told apart by people who see fewer colours, too (Okabe and Ito's palette)."""
+
+
+def check_chart(path: Path, option: str = "--chart") -> None:
+    """Raise, before anything is measured, for a picture that could not be written afterwards; `option` named it.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        ConfigError: A format that is not known, or a folder that does not exist.
+    """
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("A chart needs matplotlib, which is not installed.", hint="pip install 'dola-decoding[plot]'")
+    if path.suffix not in FORMATS:
+        raise ConfigError(f"{option} {path}: the file must end in {', '.join(FORMATS)}.", hint=f"use {option} {path.stem}.svg")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{option} {path}: there is no folder {str(path.parent)!r}.", hint=f"mkdir -p {path.parent}")
 
 
 def save_chart(result: BenchResult, path: Path) -> None:

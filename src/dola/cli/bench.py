@@ -151,12 +151,11 @@ def _measured(
     """Load, measure, and write the chart; progress goes to stderr."""
     import torch
 
-    from dola.bench.chart import save_chart
+    from dola.bench.chart import check_chart, save_chart
     from dola.bench.measure import measure
-    from dola.plot.figure import check_path
 
     if chart is not None:
-        check_path(chart, "--chart")
+        check_chart(chart)
     if threads:
         _check_positive("--threads", threads)
         torch.set_num_threads(threads)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dola.errors import UsageError
+from dola.settings_file import read_object
 
 
 def read_config_file(path: Path, parameters: Sequence[Any]) -> dict[str, Any]:
@@ -23,24 +24,9 @@ def read_config_file(path: Path, parameters: Sequence[Any]) -> dict[str, Any]:
     }
     return {
         options[key].name: _typed(path, key, value, options[key])
-        for key, value in _json_object(path).items()
+        for key, value in read_object(path, name=f"--config {str(path)!r}", error=UsageError).items()
         if _is_option(path, key, options)
     }
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    example = '{"layers": "high", "max-new-tokens": 40}'
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"--config {str(path)!r}: {error.strerror}.", hint="check the path") from None
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise UsageError(f"--config {str(path)!r} is not JSON: {error}.", hint=f"write {example}") from None
-    if not isinstance(settings, dict):
-        raise UsageError(
-            f"--config {str(path)!r} holds a JSON {type(settings).__name__}, not an object.", hint=f"write {example}"
-        )
-    return settings
 
 
 def _is_option(path: Path, key: str, options: dict[str, Any]) -> bool:

@@ -127,6 +127,9 @@ ConfigFile = Annotated[
         is_eager=True,
     ),
 ]
+Threads = Annotated[
+    int | None, typer.Option(help="Threads that torch uses.", show_default="torch's own choice", callback=between(1))
+]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model. Read it first.")
 ]

@@ -144,9 +144,9 @@ def command(
 def _check_path(option: str, path: Path) -> None:
     """Refuse what could not be written, before a model is loaded."""
     if option == "--png":
-        from dola.plot.figure import check_path
+        from dola.bench.chart import check_chart
 
-        check_path(path, option)
+        check_chart(path, option)
     if not path.parent.is_dir():
         raise UsageError(f"{option} {path}: there is no folder {str(path.parent)!r}.", hint=f"mkdir -p {path.parent}")
     if path.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from dola.anatomy import Anatomy
 from dola.config import DoLaConfig
-from dola.evidence.ways import LENGTH, STATIC, Way, static_layers, static_name
+from dola.evidence.ways import LENGTH, LENGTH_NATS, STATIC, Way, is_static, static_layers, static_name
 from dola.recipe import Recipe
 from dola.score import Scores, score
 from dola.statistics import folds
@@ -28,11 +29,12 @@ def score_items(
     recipes: Mapping[str, Recipe],
     *,
     results: str | Path | None = None,
+    facts: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> Scores:
     """`dola.score` of a task's items."""
     contexts, continuations = [item.context for item in items], [item.continuations for item in items]
-    return score(model, tokenizer, contexts, continuations, recipes, results=results, progress=progress)
+    return score(model, tokenizer, contexts, continuations, recipes, results=results, facts=facts, progress=progress)
 
 
 def recipes_of(ways: Sequence[Way], model: Any, own: DoLaConfig) -> dict[str, Recipe]:
@@ -55,36 +57,45 @@ def measure(task: Task, items: Sequence[ChoiceItem], scores: Scores, name: str) 
     return _measured(task, items, lambda i: scores.values[name][i], scores.tokens)
 
 
-def measure_length(task: Task, items: Sequence[ChoiceItem], scores: Scores) -> Values:
-    """The task's metrics of a scorer that answers with the number of tokens."""
-    return _measured(task, items, lambda i: [float(count) for count in scores.tokens[i]], scores.tokens)
+def measure_length(task: Task, items: Sequence[ChoiceItem], scores: Scores, *, seed: int) -> Values:
+    """The task's metrics of a scorer that answers with the number of tokens, LENGTH_NATS for each.
+
+    Answers of the same length tie, which scores of a model never do, and tasks differ in who wins a tie: in FACTOR it is the
+    true ending, which would make this scorer right on every item by its mean per token. So chance breaks ties.
+    """
+
+    def lengths(i: int) -> list[float]:
+        chance = random.Random(f"{seed} {items[i].id}")
+        return [LENGTH_NATS * count + 1e-3 * chance.random() for count in scores.tokens[i]]
+
+    return _measured(task, items, lengths, scores.tokens)
 
 
 def measure_ways(
     task: Task, items: Sequence[ChoiceItem], scores: Scores, ways: Sequence[Way], *, seed: int
-) -> dict[str, Values]:
-    """The metrics of all ways, by their names."""
-    found = {}
+) -> tuple[dict[str, Values], dict[str, list[str]]]:
+    """The metrics of all ways, by their names; and by metric the static layer that was chosen for each fold."""
+    found: dict[str, Values] = {}
+    chosen: dict[str, list[str]] = {}
     for way in ways:
         if way.name == LENGTH:
-            found[way.name] = measure_length(task, items, scores)
+            found[way.name] = measure_length(task, items, scores, seed=seed)
         elif way.name == STATIC:
-            static = {
-                name: measure(task, items, scores, name) for name in scores.values if name.startswith(static_name(0)[:-1])
-            }
-            found[way.name], _ = held_out(static, [metric.name for metric in task.metrics], len(items), seed=seed)
+            static = {name: measure(task, items, scores, name) for name in scores.values if is_static(name)}
+            found[way.name], chosen = held_out(static, [metric.name for metric in task.metrics], len(items), seed=seed)
         else:
             found[way.name] = measure(task, items, scores, way.name)
-    return found
+    return found, chosen
 
 
 def held_out(
     candidates: Mapping[str, Values], metrics: Sequence[str], items: int, *, seed: int, k: int = 2
 ) -> tuple[Values, dict[str, list[str]]]:
-    """Each item under the candidate that is best on the other folds: what choosing costs no item that it is judged by.
+    """Each item under the candidate that is best on the other folds: no item has a say in the choice that it is judged by.
 
     Returns:
-        The values, and for each metric the candidate that was chosen for each fold. The first wins a tie.
+        The values, and for each metric the candidate that was chosen for each fold. The first wins a tie. With fewer items
+        than folds there is nothing to choose by: the first candidate, and no choices.
     """
     if items < k:
         return {metric: next(iter(candidates.values()))[metric] for metric in metrics}, {metric: [] for metric in metrics}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,26 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
+from dola.errors import InputError
 from dola.evidence.ways import Way
 from dola.generate import generate
 from dola.results_file import ResultsFile
+from dola.score import window
 from dola.tasks import Generation
 from dola.tasks.items import QuestionItem
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What was generated.
+
+    Attributes:
+        by_way: Way -> texts, in the order of the items.
+        truncated: Items whose prompt was cut on the left, to leave room for the answer in the model's window.
+    """
+
+    by_way: dict[str, list[str]]
+    truncated: list[int]
 
 
 def generate_texts(
@@ -24,12 +41,14 @@ def generate_texts(
     ways: Sequence[Way],
     settings: Generation,
     *,
+    chat: bool = False,
     batch_size: int = 8,
     seed: int = 0,
     results: str | Path | None = None,
+    facts: Mapping[str, str] | None = None,
     progress: bool = True,
-) -> dict[str, list[str]]:
-    """What each way writes for each item: way -> texts, in the order of the items.
+) -> Texts:
+    """What each way writes for each item.
 
     Args:
         model: A decoder-only Hugging Face model, without DoLa on it.
@@ -37,52 +56,88 @@ def generate_texts(
         items: The prompts.
         ways: Of `generation_ways`.
         settings: Length, stop strings and temperature.
+        chat: Whether prompts go through the chat template.
         batch_size: Prompts at a time, of like length.
         seed: Of sampling, where the temperature asks for it.
         results: A file that keeps what has been written, text by text. Where it exists, the run goes on from it.
+        facts: What else `results` must be of, by name.
         progress: Whether to show a progress bar on stderr.
+
+    Raises:
+        InputError: A window that an answer alone fills, or a results file of another run.
     """
-    jobs = [(way, item) for way in range(len(ways)) for item in range(len(items))]
+    prompts, truncated = _prompts(model, tokenizer, items, settings.max_new_tokens, chat=chat)
+    jobs = len(ways) * len(items)
     run = {
-        "model": f"{model.config.name_or_path} ({type(model).__name__}, {model.dtype})",
+        **(facts or {}),
+        "model": f"{model.config.name_or_path} ({type(model).__name__}, {model.num_parameters()} parameters, {model.dtype})",
         "ways": repr(ways),
-        "prompts": repr([item.prompt for item in items]),
+        "prompts": hashlib.sha256(repr(prompts).encode()).hexdigest(),
         "generation": f"{settings}, batches of {batch_size}, seed {seed}",
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
     }
     with (
         ResultsFile.open(results, run) as kept,
-        tqdm(total=len(jobs), initial=len(kept.items), unit="text", disable=not progress) as bar,
+        tqdm(total=jobs, initial=len(kept.items), unit="text", disable=None if progress else True) as bar,
     ):
-        for way in range(len(ways)):
-            for batch in _batches(items, batch_size):
-                numbers = [way * len(items) + item for item in batch]
-                if all(number in kept.items for number in numbers):
-                    continue
+        for number, way in enumerate(ways):
+            for batch in _batches(prompts, batch_size):
                 # A batch is run whole, so that an interrupted run ends with the same texts.
-                torch.manual_seed(seed + numbers[0])
-                texts = _written(model, tokenizer, [items[item].prompt for item in batch], ways[way], settings)
-                for number, text in zip(numbers, texts, strict=True):
-                    if number not in kept.items:
-                        kept.add(number, text)
+                places = [number * len(items) + item for item in batch]
+                if all(place in kept.items for place in places):
+                    continue
+                torch.manual_seed(seed + places[0])
+                texts = _written(model, tokenizer, [prompts[item] for item in batch], way, settings)
+                for place, text in zip(places, texts, strict=True):
+                    if place not in kept.items:
+                        kept.add(place, text)
                         bar.update()
-        return {way.name: [kept.items[i * len(items) + j] for j in range(len(items))] for i, way in enumerate(ways)}
+        by_way = {way.name: [kept.items[i * len(items) + j] for j in range(len(items))] for i, way in enumerate(ways)}
+    return Texts(by_way, truncated)
 
 
-def _batches(items: Sequence[QuestionItem], size: int) -> Iterator[list[int]]:
+def _prompts(
+    model: Any, tokenizer: Any, items: Sequence[QuestionItem], max_new_tokens: int, *, chat: bool
+) -> tuple[list[list[int]], list[int]]:
+    """The tokens of each prompt, cut on the left to leave room for the answer; and which were cut."""
+    longest = window(model)
+    room = None if longest is None else longest - max_new_tokens
+    if room is not None and room < 1:
+        raise InputError(
+            f"Answers have up to {max_new_tokens} tokens; the model's window of {longest} leaves no room for a prompt.",
+            hint="use a model with a longer window",
+        )
+    prompts = [_tokens(tokenizer, item.prompt, chat=chat) for item in items]
+    truncated = [i for i, tokens in enumerate(prompts) if room is not None and len(tokens) > room]
+    return [tokens if room is None else tokens[-room:] for tokens in prompts], truncated
+
+
+def _tokens(tokenizer: Any, prompt: str, *, chat: bool) -> list[int]:
+    if not chat:
+        return list(tokenizer(prompt)["input_ids"])
+    message = [{"role": "user", "content": prompt}]
+    return list(tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"])
+
+
+def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
     """Indices of prompts of like length, together."""
-    order = sorted(range(len(items)), key=lambda i: (len(items[i].prompt), i))
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
 
-def _written(model: Any, tokenizer: Any, prompts: list[str], way: Way, settings: Generation) -> list[str]:
-    inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(model.device)
+def _written(model: Any, tokenizer: Any, prompts: list[list[int]], way: Way, settings: Generation) -> list[str]:
+    inputs = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
+    sampling: dict[str, Any] = {"do_sample": False}
+    if settings.temperature is not None:  # and no other filter: a model's own generation config may have some
+        sampling = {"do_sample": True, "temperature": settings.temperature, "top_k": 0, "top_p": 1.0}
     mode: Mapping[str, Any] = {
+        **sampling,
+        "num_beams": 1,
+        "num_return_sequences": 1,
         "max_new_tokens": settings.max_new_tokens,
         "repetition_penalty": way.repetition_penalty,
         "pad_token_id": tokenizer.pad_token_id,
-        **({"do_sample": False} if settings.temperature is None else {"do_sample": True, "temperature": settings.temperature}),
         **({"stop_strings": list(settings.stop), "tokenizer": tokenizer} if settings.stop else {}),
     }
     assert way.recipe is not None

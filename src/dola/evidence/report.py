@@ -12,9 +12,9 @@ import torch
 import transformers
 
 import dola
-from dola.evidence.ways import LENGTH, VANILLA, Way
+from dola.evidence.sample import Sample
+from dola.evidence.ways import LENGTH, VANILLA, Way, is_penalised
 from dola.statistics import Comparison, Estimate, compare, describe, estimate
-from dola.tasks import Task
 from dola.tasks.data import Origin
 
 
@@ -29,6 +29,7 @@ class WayResult:
         layers: Share of tokens at which each premature layer was contrasted.
         implausible: Mean number of tokens of a continuation outside the plausible set; None where nothing was counted.
         items: By metric: the value of each item, in the order of `Report.item_ids`.
+        texts: What was generated for each item; empty for tasks that score.
     """
 
     name: str
@@ -39,6 +40,7 @@ class WayResult:
     layers: dict[int, float] = field(default_factory=dict)
     implausible: float | None = None
     items: dict[str, list[float]] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,14 @@ class Report:
         origins: What the items were read from, with SHA-256.
         item_ids: Of the items, in the order of all lists of values.
         total: How many items the task has; fewer were taken where there was a limit.
-        seed: Of the choice of items, folds, random layers and bootstrap.
+        seed: Of the choice of items, folds, random layers, ties of the length control, sampling and bootstrap.
+        settings: Of the DoLa rows (`dola`), and of generation.
         metrics: Their names, the first one decides.
         chance: By metric: what it is without any knowledge; None where that means nothing.
         ways: Vanilla first.
         versions: Of what computed it.
         notes: What a reader must know: truncated contexts, data that are not the published ones.
-        texts: What was generated, by way, for tasks that generate.
+        files: That were written, for tasks whose answers are judged elsewhere.
     """
 
     task: str
@@ -68,21 +71,41 @@ class Report:
     item_ids: list[str]
     total: int
     seed: int
+    settings: dict[str, Any]
     metrics: list[str]
     chance: dict[str, float | None]
     ways: list[WayResult]
     versions: dict[str, str]
     notes: list[str] = field(default_factory=list)
-    texts: dict[str, list[str]] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
 
     @property
     def sentences(self) -> list[str]:
-        """Plain words on every way that is no control: more than noise or not, and whether length explains it."""
+        """Plain words on every way that is no control: more than noise or not, and whether length explains it.
+
+        The first metric is told of always, the others where they differ by more than noise.
+        """
         found = []
         for way in self.ways:
-            if not way.control and way.name != VANILLA:
-                found += [describe(way.comparisons[metric], metric, method=way.name) for metric in self.metrics[:1]]
-                found += self._length_explains(way)
+            if way.control or way.name == VANILLA:
+                continue
+            for metric in self.metrics:
+                if metric == self.metrics[0] or way.comparisons[metric].significant:
+                    found.append(describe(way.comparisons[metric], metric, method=way.name))
+                    found += self._length_explains(way, metric)
+                if metric == self.metrics[0]:
+                    found += self._against_penalty(way, metric)
+        return found
+
+    @property
+    def layers_chosen(self) -> list[str]:
+        """How often each candidate was contrasted, the most frequent first; for ways that are no control and have a choice."""
+        found = []
+        for way in self.ways:
+            if not way.control and len(way.layers) > 1:
+                often = sorted(way.layers.items(), key=lambda each: (-each[1], each[0]))
+                shares = ", ".join(f"{layer} ({100 * share:.0f}%)" for layer, share in often)
+                found.append(f"{way.name} contrasted layers {shares}.")
         return found
 
     def way(self, name: str) -> WayResult | None:
@@ -93,41 +116,42 @@ class Report:
         """Everything, per-item values included."""
         return asdict(self) | {"sentences": self.sentences}
 
-    def _length_explains(self, way: WayResult) -> list[str]:
-        """Where a way gains: whether a scorer that only counts tokens does as well."""
-        length = self.way(LENGTH)
-        if length is None:
+    def _against_penalty(self, way: WayResult, metric: str) -> list[str]:
+        """Beside vanilla with the repetition penalty that the way has, too: what is left is not the penalty's doing."""
+        control = next((each for each in self.ways if is_penalised(each.name)), None)
+        if control is None:
             return []
-        found = []
-        for metric in self.metrics:
-            gain = way.comparisons[metric]
-            if gain.significant and gain.difference > 0:
-                against = compare(length.items[metric], way.items[metric], binary=False, seed=self.seed)
-                level = f"{100 * against.baseline:.1f} by counting tokens, {100 * against.method:.1f} by {way.name}"
-                if against.low <= 0:
-                    found.append(f"{metric}: the number of tokens explains the gain of {way.name}: {level}.")
-                else:
-                    found.append(f"{metric}: the number of tokens alone does not reach {way.name}: {level}.")
-        return found
+        values = control.items[metric], way.items[metric]
+        against = compare(*values, binary=all(value in (0, 1) for of in values for value in of), seed=self.seed)
+        return [describe(against, metric, method=way.name, baseline=control.name)]
+
+    def _length_explains(self, way: WayResult, metric: str) -> list[str]:
+        """Where a way gains: whether a scorer that only counts tokens does as well."""
+        length, gain = self.way(LENGTH), way.comparisons[metric]
+        if length is None or not gain.significant or gain.difference <= 0:
+            return []
+        against = compare(length.items[metric], way.items[metric], binary=False, seed=self.seed)
+        level = f"{100 * against.baseline:.1f} by counting tokens, {100 * against.method:.1f} by {way.name}"
+        if against.low <= 0:
+            return [f"{metric}: the number of tokens explains the gain of {way.name}: {level}."]
+        return [f"{metric}: the number of tokens alone does not reach {way.name}: {level}."]
 
 
 def make_report(
-    task: Task,
+    sample: Sample,
     model: Any,
     name: str,
     ways: Sequence[Way],
     values: Mapping[str, Mapping[str, list[float]]],
     *,
-    origins: Sequence[Origin],
-    items: Sequence[Any],
-    total: int,
-    seed: int,
+    settings: Mapping[str, Any],
     layers: Mapping[str, dict[int, float]] | None = None,
     implausible: Mapping[str, float] | None = None,
     notes: Sequence[str] = (),
     texts: Mapping[str, list[str]] | None = None,
 ) -> Report:
     """A report from the metric values of each way: way -> metric -> value of each item."""
+    task, seed = sample.task, sample.seed
     metrics = [metric.name for metric in task.metrics]
     binary = {metric.name: metric.binary for metric in task.metrics}
     plain = values[VANILLA]
@@ -144,24 +168,29 @@ def make_report(
             layers=dict((layers or {}).get(way.name, {})),
             implausible=(implausible or {}).get(way.name),
             items={metric: list(values[way.name][metric]) for metric in metrics},
+            texts=list((texts or {}).get(way.name, [])),
         )
         for way in ways
     ]
     unknown = [
         f"{origin.name} is not the file that published numbers were made with (SHA-256 {origin.sha256})."
-        for origin in origins
+        for origin in sample.origins
         if not origin.known
     ]
+    chance = {
+        metric.name: None if metric.chance is None else fmean(map(metric.chance, sample.items)) for metric in task.metrics
+    }
     return Report(
         task=task.name,
         model=name,
         dtype=str(model.dtype).removeprefix("torch."),
-        origins=list(origins),
-        item_ids=[item.id for item in items],
-        total=total,
+        origins=list(sample.origins),
+        item_ids=[item.id for item in sample.items],
+        total=sample.total,
         seed=seed,
+        settings=dict(settings),
         metrics=metrics,
-        chance={metric.name: None if metric.chance is None else fmean(map(metric.chance, items)) for metric in task.metrics},
+        chance=chance,
         ways=results,
         versions={
             "dola": dola.__version__,
@@ -170,40 +199,52 @@ def make_report(
             "python": platform.python_version(),
         },
         notes=[*unknown, *notes],
-        texts=dict(texts or {}),
     )
 
 
 def markdown(report: Report) -> str:
-    """The report as a page of Markdown: one table, then the sentences."""
-    head = ["", *(f"{metric} (95% interval)" for metric in report.metrics), f"{report.metrics[0]} against vanilla", "McNemar p"]
+    """The report as Markdown: one table, then the sentences. Differences that are more than noise are bold."""
+    lines = [f"### {report.task}, {report.model}, {report.dtype}", "", f"{summary(report)} Controls in italics.", ""]
+    if report.metrics:
+        lines += ["| " + " | ".join(row) + " |" for row in _rows(report)] + [""]
+    said = [
+        f"- {line}"
+        for line in [*report.sentences, *report.layers_chosen, *report.notes, *(f"Written: {path}" for path in report.files)]
+    ]
+    return "\n".join([*lines, *said, ""])
+
+
+def _rows(report: Report) -> list[list[str]]:
+    first = report.metrics[0]
+    head = ["", *(f"{metric} (95% interval)" for metric in report.metrics), f"{first} against vanilla", "McNemar p"]
     rows = [head, ["---"] * len(head)]
     for way in report.ways:
-        cells = [_cell(way.estimates[metric]) for metric in report.metrics]
-        first = way.comparisons.get(report.metrics[0])
-        rows.append([f"*{way.name}*" if way.control else way.name, *cells, *_against(first)])
+        found = way.comparisons.get(first)
+        against = "" if found is None else difference(found)
+        if found is not None and found.significant:
+            against = f"**{against}**"
+        p = "" if found is None or found.p_value is None else f"{found.p_value:.3f}"
+        name = f"*{way.name}*" if way.control else way.name
+        rows.append([name, *(cell(way.estimates[metric]) for metric in report.metrics), against, p])
     if any(value is not None for value in report.chance.values()):
         chance = [report.chance[metric] for metric in report.metrics]
         rows.append(["*chance*", *("" if value is None else f"{100 * value:.1f}" for value in chance), "", ""])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    said = [f"- {sentence}" for sentence in [*report.sentences, *report.notes]]
-    return "\n".join([f"### {report.task}, {report.model}, {report.dtype}", "", summary(report), "", *lines, "", *said, ""])
+    return rows
 
 
 def summary(report: Report) -> str:
     """What was evaluated, in one line."""
-    part = "all" if len(report.item_ids) == report.total else f"{len(report.item_ids)} of"
+    part = f"All {report.total}" if len(report.item_ids) == report.total else f"{len(report.item_ids)} of {report.total}"
     data = ", ".join(f"{origin.name} (SHA-256 {origin.sha256[:12]})" for origin in report.origins)
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    return f"{part} {report.total} items of {data}; seed {report.seed}; {versions}. Controls in italics."
+    return f"{part} items of {data}; seed {report.seed}; {versions}."
 
 
-def _cell(found: Estimate) -> str:
+def cell(found: Estimate) -> str:
+    """A mean with its interval, in percent."""
     return f"{100 * found.mean:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
-def _against(found: Comparison | None) -> list[str]:
-    if found is None:
-        return ["", ""]
-    p = "" if found.p_value is None else f"{found.p_value:.3f}"
-    return [f"{100 * found.difference:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})", p]
+def difference(found: Comparison) -> str:
+    """A difference from vanilla with its interval, in points."""
+    return f"{100 * found.difference:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"

@@ -13,6 +13,9 @@ from dola.tasks import Task
 VANILLA = "vanilla"
 STATIC = "static, held out"
 LENGTH = "length alone"
+LENGTH_NATS = 10.0
+"""What the length-only scorer gives each token, in nats. MC2 depends on it: on TruthfulQA it is 61.0 at 1, and 63.9 at 10 and
+above, where the longest answer has all the mass."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Way:
     Attributes:
         name: Its name in reports.
         description: One line on what it shows.
-        recipe: How continuations are scored; for the controls that score nothing by themselves, None.
+        recipe: How continuations are scored, or which DoLa generates; None for what is made of other scores.
         repetition_penalty: Of generated text.
         control: Whether it is there to explain the others, not to be used.
     """
@@ -44,12 +47,19 @@ def is_static(name: str) -> bool:
     return name.startswith("layer ")
 
 
-def choice_ways(task: Task, own: DoLaConfig) -> list[Way]:
+def is_penalised(name: str) -> bool:
+    """Whether a name is that of vanilla with a repetition penalty."""
+    return name.startswith(f"{VANILLA}, penalty ")
+
+
+def choice_ways(task: Task, own: DoLaConfig, *, seed: int = 0) -> list[Way]:
     """The ways to score a multiple-choice task.
 
     Args:
         task: The task; its paper settings say which recipe of the reference stands beside.
-        own: Threshold, divergence and final norm of the DoLa rows; its layers have a row of their own unless they are a bucket.
+        own: Threshold, divergence and final norm of the DoLa rows; its layers have a row of their own unless they are "low" or
+            "high".
+        seed: Of the random layers.
     """
     bucket = task.paper.layers
     config = replace(own, layers=bucket)
@@ -67,22 +77,21 @@ def choice_ways(task: Task, own: DoLaConfig) -> list[Way]:
         Way(_reference(bucket, reference), "the paper's recipe", reference),
         control(_reference(bucket, other), "the paper's recipe but for the normalisation", other),
         control(f"DoLa {bucket}, not normalised", "F as it is: it favours long answers", Recipe(config, softmax="none")),
-        control(f"random layer of {bucket}", "a candidate drawn for each token", Recipe(config, premature="random")),
+        control(f"random layer of {bucket}", "a candidate drawn for each token", Recipe(config, premature="random", seed=seed)),
         control("constraint alone", "the mature scores on the plausible set, no contrast", Recipe(config, premature="none")),
-        control(LENGTH, "a scorer that knows no language: the number of tokens"),
+        control(LENGTH, f"a scorer that knows no language: {LENGTH_NATS:g} nats for each token, ties broken by chance"),
     ]  # fmt: skip
     return [way for way in ways if way.name != "constraint alone" or own.relative_top > 0]  # without one it is vanilla
 
 
 def generation_ways(own: DoLaConfig, penalty: float) -> list[Way]:
     """The ways to generate: plain with and without the repetition penalty that DoLa has, and DoLa."""
-    ways = [Way(VANILLA, "greedy decoding, no repetition penalty", Recipe(None))]
+    ways = [Way(VANILLA, "the model's own distribution, no repetition penalty", Recipe(None))]
     if penalty != 1.0:
-        ways.append(
-            Way(f"vanilla, penalty {penalty:g}", "what the penalty does by itself", Recipe(None), penalty, control=True)
-        )
+        name = f"{VANILLA}, penalty {penalty:g}"
+        ways.append(Way(name, "what the penalty does by itself", Recipe(None), penalty, control=True))
     for layers in _buckets(own):
-        description = f"greedy on the contrast, penalty {penalty:g}"
+        description = f"the contrast, penalty {penalty:g}"
         ways.append(Way(f"DoLa {_words(layers)}", description, Recipe(replace(own, layers=layers)), penalty))
     return ways
 

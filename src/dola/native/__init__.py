@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -97,6 +98,57 @@ def jsd_less_ln2(logits: Tensor, log_z: Tensor) -> Tensor:
     return divergence
 
 
+def log_z(logits: Tensor) -> Tensor:
+    """log sum exp of logits [..., V] that the kernels take (`reads`): float32 [...]."""
+    rows = logits.reshape(-1, logits.shape[-1])
+    found = torch.empty(len(rows), dtype=torch.float32, device="cpu")
+    _library().dola_log_z(
+        DTYPES[rows.dtype], rows.data_ptr(), found.data_ptr(), rows.stride(0), rows.shape[1], len(rows), torch.get_num_threads()
+    )
+    return found.view(logits.shape[:-1])
+
+
+@dataclass
+class Compared:
+    """A layer's rows beside the mature ones, float32 [n] each; None where it was not asked for.
+
+    Attributes:
+        log_z: log sum exp of the layer's logits.
+        jsd: Jensen-Shannon divergence, less ln 2, in nats.
+        reference: `contrast.reference_divergence`.
+        gain_log_z: log sum exp of F = log q_N - log q_j over the vocabulary.
+        gain_largest: The largest F.
+    """
+
+    log_z: Tensor
+    jsd: Tensor | None = None
+    reference: Tensor | None = None
+    gain_log_z: Tensor | None = None
+    gain_largest: Tensor | None = None
+
+
+def compare(mature: Tensor, log_z: Tensor, premature: Tensor, *, jsd: bool, reference: bool, gains: bool) -> Compared:
+    """What a layer's logits have to do with the mature ones, in two passes over them.
+
+    Args:
+        mature: Mature logits [n, V] that the kernels take (`reads`).
+        log_z: Their log sum exp, float32 [n].
+        premature: A layer's logits [n, V], of the same dtype.
+        jsd, reference, gains: What is asked for, besides the layer's own log sum exp.
+    """
+    n, vocabulary = mature.shape
+    asked = {"log_z": True, "jsd": jsd, "reference": reference}
+    found = {name: torch.empty(n, dtype=torch.float32, device="cpu") for name, wanted in asked.items() if wanted}
+    gain = torch.empty(2, n, dtype=torch.float32, device="cpu") if gains else None
+    log_z = log_z.contiguous()
+    _library().dola_compare(
+        DTYPES[mature.dtype], mature.data_ptr(), premature.data_ptr(), log_z.data_ptr(),
+        *(found[name].data_ptr() if name in found else None for name in asked), None if gain is None else gain.data_ptr(),
+        mature.stride(0), premature.stride(0), vocabulary, n, torch.get_num_threads(),
+    )  # fmt: skip
+    return Compared(**found) if gain is None else Compared(**found, gain_log_z=gain[0], gain_largest=gain[1])
+
+
 @functools.cache
 def why_not() -> str | None:
     """Why the kernel is not in use here, or None: it is, and has been compiled by now."""
@@ -122,6 +174,9 @@ def _library() -> ctypes.CDLL:
     pointer, long = ctypes.c_void_p, ctypes.c_long
     library.dola_head.argtypes = [ctypes.c_int, pointer, pointer, pointer, pointer, long, long, long, ctypes.c_int]
     library.dola_jsd.argtypes = [ctypes.c_int, pointer, pointer, pointer, long, long, long, ctypes.c_int]
+    library.dola_log_z.argtypes = [ctypes.c_int, pointer, pointer, long, long, long, ctypes.c_int]
+    library.dola_compare.argtypes = [ctypes.c_int, *[pointer] * 7, long, long, long, long, ctypes.c_int]
+    library.dola_log_z.restype = library.dola_compare.restype = None
     return library
 
 

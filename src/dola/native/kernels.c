@@ -8,9 +8,13 @@
  *
  * dola_jsd: Jensen-Shannon divergence, less ln 2, of each of K rows from the first, in one pass over [K+1, V].
  *
+ * dola_log_z, dola_compare: for many rows, a row to a thread: log sum exp, and what a layer's rows have to do with the mature ones:
+ * both divergences, and log sum exp and the largest of F = log p - log q, in one pass over [n, V] of each.
+ *
  * Plain C with the vector extensions of gcc and clang; one instruction (bf16 dot product of AVX-512) by name where there is one.
  * Accumulation is in float32. bfloat16 logits are rounded to nearest even, as the model's own are; normalisers are taken from the rounded logits.
  */
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -231,4 +235,91 @@ int dola_jsd(int bf16, const void *logits, const float *log_z, float *jsd, long 
     }
     free(shared);
     return 0;
+}
+
+static inline vec at_least(vec x, float least) {
+    ivec low = x < least;
+    return (vec)(((ivec)((vec){} + least) & low) | ((ivec)x & ~low)); /* NaN stays NaN */
+}
+
+/* A running log sum exp: the sum of exp(x - largest) so far. */
+typedef struct { float largest; double total; } running;
+
+static inline void add_block(running *sum, const float *values) {
+    float largest, total;
+    normaliser(values, &largest, &total);
+    if (largest == -INFINITY) return; /* a block without mass */
+    if (largest > sum->largest) {
+        sum->total = sum->total * exp((double)sum->largest - largest) + total;
+        sum->largest = largest;
+    } else {
+        sum->total += total * exp((double)largest - sum->largest);
+    }
+}
+
+/* n logits of a block as float32, `behind` behind them. */
+static inline void read_block(float *to, int bf16, const void *row, long v, long n, float behind) {
+    if (bf16)
+        for (long i = 0; i < n; i++) to[i] = from_bf16(((const uint16_t *)row)[v + i]);
+    else
+        for (long i = 0; i < n; i++) to[i] = ((const float *)row)[v + i];
+    for (long i = n; i < BLOCK; i++) to[i] = behind;
+}
+
+static inline float row_log_z(int bf16, const void *row, long V) {
+    running sum = {-FLT_MAX, 0};
+    float logits[BLOCK] __attribute__((aligned(BYTES)));
+    for (long v = 0; v < V; v += BLOCK) {
+        read_block(logits, bf16, row, v, v + BLOCK < V ? BLOCK : V - v, -INFINITY);
+        add_block(&sum, logits);
+    }
+    return (float)(sum.largest + log(sum.total));
+}
+
+/* Log sum exp of R rows of V logits, `stride` elements apart. */
+void dola_log_z(int bf16, const void *logits, float *log_z, long stride, long V, long R, int threads) {
+    long bytes = bf16 ? 2 : 4;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long r = 0; r < R; r++) log_z[r] = row_log_z(bf16, (const char *)logits + r * stride * bytes, V);
+}
+
+/* Rows r of p and of q, of V logits each, p_stride and q_stride elements apart, with the log sum exp of p's; q's is written.
+ * jsd (less ln 2), reference (the old code's divergence), gains ([2, n]: log sum exp of F, largest F): NULL where not wanted.
+ * log q is at least -1e30 in F, as in the formula of the contrast; with less than exp(-87) a token has no mass. */
+void dola_compare(int bf16, const void *p, const void *q, const float *p_log_z, float *q_log_z, float *jsd, float *reference,
+                  float *gains, long p_stride, long q_stride, long V, long n, int threads) {
+    long bytes = bf16 ? 2 : 4;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long r = 0; r < n; r++) {
+        const char *pr = (const char *)p + r * p_stride * bytes, *qr = (const char *)q + r * q_stride * bytes;
+        float z_p = p_log_z[r], z_q = q_log_z[r] = row_log_z(bf16, qr, V);
+        double shared = 0, apart = 0;
+        running gain = {-FLT_MAX, 0};
+        float log_p[BLOCK] __attribute__((aligned(BYTES))), log_q[BLOCK] __attribute__((aligned(BYTES)));
+        float f[BLOCK] __attribute__((aligned(BYTES)));
+        for (long v = 0; v < V; v += BLOCK) {
+            long m = v + BLOCK < V ? BLOCK : V - v;
+            read_block(log_p, bf16, pr, v, m, z_p - 87.0f);
+            read_block(log_q, bf16, qr, v, m, z_q - 87.0f);
+            vec js = {}, kl = {};
+            for (int i = 0; i < BLOCK / LANES; i++) {
+                vec lp = ((vec *)log_p)[i] - z_p, lq = ((vec *)log_q)[i] - z_q;
+                if (gains) ((vec *)f)[i] = lp - at_least(lq, -1e30f);
+                if (!jsd && !reference) continue;
+                vec cp = at_least(lp, -87.0f), cq = at_least(lq, -87.0f), a = exp_below_zero(cp), b = exp_below_zero(cq);
+                vec log_sum = log_above_zero(a + b);
+                js += a * (log_sum - cp) + b * (log_sum - cq);
+                kl += (a + b) * (log_sum - 0.69314718f - 0.5f * (at_least(lp, -1e20f) + at_least(lq, -1e20f)));
+            }
+            shared += sum(js);
+            apart += sum(kl);
+            if (gains) {
+                for (long i = m; i < BLOCK; i++) f[i] = -INFINITY;
+                add_block(&gain, f);
+            }
+        }
+        if (jsd) jsd[r] = (float)(-0.5 * shared);
+        if (reference) reference[r] = (float)(0.5 * apart / V);
+        if (gains) gains[r] = (float)(gain.largest + log(gain.total)), gains[n + r] = gain.largest;
+    }
 }

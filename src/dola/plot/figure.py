@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dola.errors import ConfigError, MissingExtraError
+from dola.errors import ConfigError
 from dola.layer_trace import LayerTrace
 from dola.plot.colours import CIVIDIS, hexadecimal
 from dola.token_text import quoted, visible
-
-FORMATS = (".png", ".svg", ".pdf")
 
 TOKENS_PER_ROW = 24
 """A heatmap of more tokens goes on in another row."""
@@ -30,27 +27,6 @@ LINES = 5
 LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 LINE_MARKERS = "os^Dv"
 """Told apart by people who see fewer colours, too (Okabe and Ito's palette), and without colour."""
-
-
-def check_path(path: Path, option: str) -> None:
-    """Raise, before anything is computed, for a figure that could not be written afterwards.
-
-    Args:
-        path: Where it is to go.
-        option: How the user named it, for the message: "--png".
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        ConfigError: A format that is not known, or a folder that does not exist.
-    """
-    if find_spec("matplotlib") is None:
-        raise MissingExtraError("A figure needs matplotlib, which is not installed.", hint="pip install 'dola-decoding[plot]'")
-    if path.suffix.lower() not in FORMATS:
-        raise ConfigError(
-            f"{option} {path}: the file must end in {', '.join(FORMATS)}.", hint=f"use {option} {path.stem}{FORMATS[0]}"
-        )
-    if not path.parent.is_dir():
-        raise ConfigError(f"{option} {path}: there is no folder {str(path.parent)!r}.", hint=f"mkdir -p {path.parent}")
 
 
 def save(traces: Sequence[LayerTrace], path: Path) -> None:

@@ -55,8 +55,7 @@ class PaperSettings:
         post_softmax: Whether contrasted scores are normalised over the vocabulary before they are summed. Without meaning where
             text is generated.
         repetition_penalty: Of DoLa, against 1.0 of the paper's baseline: a confound, so that plain decoding with the same
-        penalty
-            belongs beside it.
+            penalty belongs beside it.
     """
 
     layers: Literal["low", "high"]

@@ -1,0 +1,210 @@
+"""`dola eval`: a model on a task, with DoLa, without it, and with the controls that tell where a difference comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dola.cli import evaluation, options
+from dola.cli.output import note, print_json, stdout
+from dola.errors import UsageError
+
+if TYPE_CHECKING:
+    from dola.config import DoLaConfig
+    from dola.evidence.evaluate import Judges
+    from dola.tasks import Task
+
+SCHEMA_NAME = "dola.eval/1"
+SCHEMA = {
+    "task": "its name",
+    "model": "--model as given",
+    "dtype": "of the weights",
+    "origins[].name": "what the items were read from",
+    "origins[].sha256": "of the file; of a hub data set, of its rows as sorted JSON lines",
+    "origins[].known": "whether it is, byte for byte, a file that published numbers were made with",
+    "item_ids": "of the items, in the order of all lists of values",
+    "total": "how many items the data hold",
+    "seed": "--seed: of the draw of items, folds, random layers, ties of the length control, sampling and bootstrap",
+    "settings.dola": "of the DoLa rows, a DoLaConfig field by field",
+    "settings.repetition_penalty": "of DoLa and of its control; tasks that generate",
+    "settings.batch_size": "prompts at a time; tasks that generate",
+    "settings.max_new_tokens": "length of an answer, at most; tasks that generate",
+    "settings.stop": "strings that end an answer; tasks that generate",
+    "settings.temperature": "of sampling, null is greedy; tasks that generate",
+    "settings.judges": "who judged truth and information; null without judges",
+    "metrics": "names of the metrics, the first one decides",
+    "chance": "by metric: what it is without any knowledge, null where that means nothing",
+    "ways[].name": "what was compared; vanilla is the first",
+    "ways[].description": "one line on it",
+    "ways[].control": "whether it is there to explain the others",
+    "ways[].estimates": "by metric: items, mean, low and high of the 95% interval, in [0, 1]",
+    "ways[].comparisons": "by metric, against vanilla on the same items: both means, difference, its 95% interval, items "
+    "that are higher and lower, McNemar's p_value or null; empty for vanilla",
+    "ways[].layers": "by premature layer: the share of tokens at which it was contrasted",
+    "ways[].implausible": "mean number of tokens of a continuation outside the plausible set, or null",
+    "ways[].items": "by metric: the value of each item",
+    "ways[].texts": "what was generated for each item; empty for tasks that score",
+    "versions": "of dola, torch, transformers and python",
+    "notes": "what a reader must know: contexts that were cut, data that are not the published ones",
+    "files": "that were written, for tasks whose answers are judged elsewhere",
+    "sentences": "whether differences are more than noise, and whether the length of answers explains them",
+}
+"""Fields of `dola eval --json`: one object."""
+
+GENERATES = ("generation", "open", "answers")
+
+
+def command(
+    task: Annotated[str, typer.Argument(help=f"One of {', '.join(evaluation.TASK_NAMES)}.")],
+    data: evaluation.Data = None,
+    model: options.Model = "smollm2",
+    layers: Annotated[
+        str | None, typer.Option(help=f"One more row beside low and high: {options.LAYERS_HELP}.", show_default="none")
+    ] = None,
+    divergence: options.DivergenceOption = None,
+    final_norm: options.FinalNorm = None,
+    relative_top: Annotated[
+        float | None,
+        typer.Option(
+            help="Tokens below this fraction of the likeliest one's probability are implausible.",
+            show_default="as in the paper's run of the task",
+            callback=options.between(0, 1),
+        ),
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(
+            help="Of DoLa, and of a control without it, in tasks that generate.",
+            show_default=str(options.PENALTY),
+            callback=options.between(0.01),
+        ),
+    ] = None,
+    limit: evaluation.Limit = None,
+    seed: evaluation.Seed = 0,
+    batch_size: evaluation.BatchSize = None,
+    judge: Annotated[
+        str | None, typer.Option(help="For truthfulqa-open: the model that judges whether answers are true.")
+    ] = None,
+    info_judge: Annotated[
+        str | None,
+        typer.Option(help="The one that judges whether they are informative.", show_default="the same as --judge"),
+    ] = None,
+    judge_url: Annotated[
+        str | None,
+        typer.Option(help="Where the judges are served, with OpenAI's completions interface.", show_default="on this machine"),
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="For vicuna: the folder for FastChat's answer files, one for each way.")
+    ] = None,
+    results: evaluation.Results = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the report as Markdown to this file.")] = None,
+    chart: Annotated[Path | None, typer.Option(help="Also write a picture: .png, .svg or .pdf.")] = None,
+    dtype: options.DTypeOption = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    config: options.ConfigFile = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    json: options.Json = False,
+) -> None:
+    """Does DoLa help? A model on a task, with controls and intervals.
+
+    Vanilla, DoLa low and high, a fixed layer, the paper's recipe; and what explains a gain that is none: a scorer that only
+    counts tokens, random layers, the constraint alone, the repetition penalty. How to read it: docs/evaluation.md.
+
+    \b
+    Examples:
+      dola eval truthfulqa-mc --data TruthfulQA.csv --limit 100
+      dola eval factor-news --data news_factor.csv -m meta-llama/Llama-3.2-1B --results run.jsonl --markdown report.md
+      dola eval strategyqa --data train.json --data dev.json --limit 50 --batch-size 4
+    """
+    sample = evaluation.find_sample(task, data, limit, seed)
+    kind = sample.task.kind
+    evaluation.check_kind(
+        task,
+        kind,
+        {
+            "--repetition-penalty": (repetition_penalty, GENERATES),
+            "--batch-size": (batch_size, GENERATES),
+            "--judge": (judge, ("open",)),
+            "--info-judge": (info_judge, ("open",)),
+            "--judge-url": (judge_url, ("open",)),
+            "--answers": (answers, ("answers",)),
+        },
+    )
+    if kind == "open" and judge is None:
+        raise UsageError(f"{task} needs a judge of answers.", hint="--judge MODEL, or --judge-url URL --judge NAME")
+    if kind == "answers" and answers is None:
+        raise UsageError(f"{task} writes its answers to files, and no folder is named.", hint="--answers FOLDER")
+    for flag, path in (("--markdown", markdown), ("--results", results)):
+        evaluation.check_writable(flag, path)
+    own = _own(sample.task, layers, divergence, final_norm, relative_top)
+    if chart is not None:
+        from dola.bench.chart import check_chart
+
+        check_chart(chart)
+    evaluation.set_threads(threads)
+    loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+    loaded, tokenizer = options.load_model(model, **loading)
+    from dola.evidence.evaluate import evaluate
+    from dola.evidence.report import markdown as as_markdown
+
+    report = evaluate(
+        loaded,
+        tokenizer,
+        sample,
+        name=model,
+        dola=own,
+        repetition_penalty=options.PENALTY if repetition_penalty is None else repetition_penalty,
+        batch_size=batch_size or 8,
+        judges=_judges(judge, info_judge, judge_url, loading),
+        answers=answers,
+        results=results,
+    )
+    if markdown is not None:
+        markdown.write_text(as_markdown(report), encoding="utf-8")
+        note(f"wrote {markdown}")
+    if chart is not None:
+        from dola.evidence.chart import save_chart
+
+        save_chart(report, chart)
+        note(f"wrote {chart}")
+    if json:
+        print_json(SCHEMA_NAME, report.to_json())
+    else:
+        from dola.evidence.table import render
+
+        render(stdout(), report)
+
+
+def _own(
+    task: Task,
+    layers: str | None,
+    divergence: options.Divergence | None,
+    final_norm: bool | None,
+    relative_top: float | None,
+) -> DoLaConfig:
+    """The settings of the DoLa rows. `off`, as `dola tune` may write it, asks for no further row."""
+    found = options.dola_config(
+        "high" if layers in (None, "off") else layers,
+        divergence=divergence,
+        final_norm=final_norm,
+        relative_top=task.paper.relative_top if relative_top is None else relative_top,
+    )
+    assert found is not None
+    return found
+
+
+def _judges(judge: str | None, info_judge: str | None, url: str | None, loading: dict[str, Any]) -> Judges | None:
+    if judge is None:
+        return None
+    from dola.evidence.evaluate import Judges
+    from dola.tasks.judge import EndpointJudge, Judge, ModelJudge
+
+    def named(name: str) -> Judge:
+        return ModelJudge(*options.load_model(name, **loading)) if url is None else EndpointJudge(name, url)
+
+    truth = named(judge)
+    info = truth if info_judge is None else named(info_judge)
+    return Judges(truth, info, (judge, info_judge or judge))

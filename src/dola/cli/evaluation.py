@@ -1,0 +1,108 @@
+"""Options that `dola eval` and `dola tune` share, and what they mean: a sample of a task, a checked output file."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dola.cli import options
+from dola.cli.endings import importing
+from dola.errors import UsageError
+
+if TYPE_CHECKING:
+    from dola.evidence.sample import Sample
+
+TASK_NAMES = (
+    "truthfulqa-mc",
+    "truthfulqa-open",
+    "factor-news",
+    "factor-wiki",
+    "factor-expert",
+    "strategyqa",
+    "gsm8k",
+    "vicuna",
+)
+"""Those of `dola.tasks.TASKS`, so that the help need not import it."""
+
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="The task's data: a file, a folder that holds it under its own name, or a hub id. Repeat it for several files.",
+        show_default="the task's place on the hub",
+    ),
+]
+Limit = Annotated[
+    int | None, typer.Option(help="Draw so many items, with --seed.", show_default="all", callback=options.between(1))
+]
+Seed = Annotated[
+    int, typer.Option(help="Of all that is drawn: items, folds, random layers, intervals.", callback=options.between(0, 2**31))
+]
+Results = Annotated[
+    Path | None,
+    typer.Option(help="Keep what is found in this file. Interrupted, the same command goes on where it ended."),
+]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Prompts at a time, in tasks that generate.", show_default="8", callback=options.between(1))
+]
+
+
+def find_sample(name: str, data: list[str] | None, limit: int | None, seed: int) -> Sample:
+    """The items that the options mean.
+
+    Raises:
+        UsageError: No such task.
+        DataError, MissingExtraError: See `Sample.of`.
+    """
+    from dola.evidence.sample import Sample, find_task
+
+    return Sample.of(find_task(name), data or (), limit=limit, seed=seed)
+
+
+def check_kind(name: str, kind: str, given: Mapping[str, tuple[Any, tuple[str, ...]]]) -> None:
+    """Refuse options that a task of this kind has no use for.
+
+    Args:
+        name: Of the task.
+        kind: Of the task.
+        given: By flag: its value, None where it was not given, and the kinds of tasks that it is for.
+    """
+    for flag, (value, kinds) in given.items():
+        if value is not None and kind not in kinds:
+            raise UsageError(f"{flag} has no meaning for {name}.", hint=f"leave {flag} out")
+
+
+def check_writable(flag: str, path: Path | None) -> None:
+    """Find out before the first hour of work that a file cannot be written."""
+    if path is None:
+        return
+    folder = path.resolve().parent
+    problem = None
+    if path.is_dir():
+        problem = errno.EISDIR
+    elif not folder.is_dir():
+        problem = errno.ENOTDIR if folder.exists() else errno.ENOENT
+    elif not os.access(path if path.exists() else folder, os.W_OK):
+        problem = errno.EACCES
+    if problem is not None:
+        raise UsageError(f"{flag} {str(path)!r}: {os.strerror(problem)}.", hint="check the path")
+
+
+def set_threads(threads: int | None) -> None:
+    """Have torch use so many threads."""
+    if threads is not None:
+        with importing():
+            import torch
+
+        torch.set_num_threads(threads)
+
+
+def progress_is_wanted() -> bool:
+    """Whether somebody watches."""
+    import sys
+
+    return sys.stderr.isatty()

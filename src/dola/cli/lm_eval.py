@@ -1,0 +1,47 @@
+"""`dola lm-eval`: the command line of lm-evaluation-harness, with the model type "dola" registered."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+import typer
+
+from dola.cli.endings import importing
+from dola.errors import MissingExtraError
+
+SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+"""Of the command: everything is lm_eval's, except --help in the first place."""
+
+
+def command(context: typer.Context) -> None:
+    """Run lm-evaluation-harness with the model type "dola".
+
+    Everything behind lm-eval goes to the harness's own command line as it stands: its subcommands (run, ls, validate), its
+    options, its tasks. Besides its model types there is dola, a Hugging Face model that scores and generates with DoLa.
+
+    Of --model_args, dola takes all that "hf" takes, and: layers (high, low, all, off, or numbers joined by +: layers=26+28),
+    relative_top, divergence, final_norm, and normalisation (decoding; full and none are the reference's). `dola lm-eval run
+    --help` is the harness's own help.
+
+    \b
+    Examples:
+      dola lm-eval --model dola --model_args pretrained=meta-llama/Llama-3.2-1B,layers=low --tasks gsm8k
+      dola lm-eval run --model dola --model_args pretrained=smollm2,layers=26+28 --tasks my_task --include_path tasks/
+    """
+    missing = [package for module, package in (("lm_eval", "lm-eval"), ("datasets", "datasets")) if find_spec(module) is None]
+    if missing:
+        raise MissingExtraError(
+            f"lm-evaluation-harness needs the package {' and '.join(missing)}, which is not installed.",
+            hint="pip install 'dola-decoding[eval]'",
+        )
+    with importing():
+        from lm_eval.__main__ import cli_evaluate
+
+        import dola.integrations.lm_eval  # noqa: F401 - registers the model type
+    before = sys.argv
+    sys.argv = ["dola lm-eval", *(context.args or ["--help"])]
+    try:
+        cli_evaluate()
+    finally:
+        sys.argv = before

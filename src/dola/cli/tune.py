@@ -1,0 +1,173 @@
+"""`dola tune`: which layers and settings suit a model and a task, or none, judged on held-out items."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dola.cli import evaluation, options
+from dola.cli.output import note, print_json, stdout
+from dola.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dola.tune import Tuning
+
+SCHEMA_NAME = "dola.tune/1"
+SCHEMA = {
+    "task": "its name",
+    "model": "--model as given",
+    "origins[].name": "what the items were read from",
+    "origins[].sha256": "of the file; of a hub data set, of its rows as sorted JSON lines",
+    "origins[].known": "whether it is, byte for byte, a file that published numbers were made with",
+    "total": "how many items the data hold",
+    "items": "how many were used",
+    "seed": "--seed: of the draw of items, folds, subsets and intervals",
+    "metric": "what was maximised",
+    "config": "what to decode with, a DoLaConfig field by field; null is without DoLa",
+    "settings": "the same as --output writes it",
+    "best": "the candidate that is best on all items that the choice is made by",
+    "chosen": "the candidates that the held-out items were judged with: one for each fold, or one for the subset",
+    "gain": "of the chosen candidates over off on held-out items: items, both means, difference, its 95% interval, items "
+    "that are higher and lower, McNemar's p_value or null",
+    "candidates": "by candidate: mean of the metric over the items that the choice is made by",
+    "truncated": "contexts that were cut to fit the model's window",
+    "sentence": "the held-out gain in words, and what follows from it",
+}
+"""Fields of `dola tune --json`: one object."""
+
+
+def command(
+    task: Annotated[str, typer.Argument(help=f"One of {', '.join(evaluation.TASK_NAMES)}, if it has right answers.")],
+    data: evaluation.Data = None,
+    model: options.Model = "smollm2",
+    metric: Annotated[
+        str | None, typer.Option(help="What to maximise.", show_default="the task's first metric, mc1 for TruthfulQA")
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="Of multiple-choice tasks: choose on all but one, judge on that one.",
+            show_default="2",
+            callback=options.between(2),
+        ),
+    ] = None,
+    train: Annotated[
+        int | None,
+        typer.Option(help="Items to choose by, in tasks that generate.", show_default="half", callback=options.between(1)),
+    ] = None,
+    static: Annotated[
+        str | None,
+        typer.Option(help="Layers to try alone in tasks that generate, such as 8,14,20.", show_default="none"),
+    ] = None,
+    relative_top: Annotated[
+        float | None,
+        typer.Option(
+            help="Tokens below this fraction of the likeliest one's probability are implausible.",
+            show_default="as in the paper's run of the task",
+            callback=options.between(0, 1),
+        ),
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(
+            help="Of DoLa, in tasks that generate.", show_default=str(options.PENALTY), callback=options.between(0.01)
+        ),
+    ] = None,
+    limit: evaluation.Limit = None,
+    seed: evaluation.Seed = 0,
+    batch_size: evaluation.BatchSize = None,
+    results: evaluation.Results = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the settings to this JSON file, which --config of other verbs reads.")
+    ] = None,
+    dtype: options.DTypeOption = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    config: options.ConfigFile = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    json: options.Json = False,
+) -> None:
+    """Find the settings that suit a model and a task, or that none do.
+
+    Candidates are off, low, high and single layers, each with both divergences, with the final norm and without. What is
+    chosen on some items is judged on others; unless it beats off there by more than noise, the answer is off.
+
+    \b
+    Examples:
+      dola tune factor-news --data news_factor.csv --output tuned.json
+      dola generate "The capital of Washington State is" --config tuned.json
+      dola tune gsm8k --data test.jsonl --limit 200 --train 50 --static 8,14
+    """
+    sample = evaluation.find_sample(task, data, limit, seed)
+    kind = sample.task.kind
+    if kind not in ("choice", "generation"):
+        raise UsageError(f"{task} has no metric to choose by without a judge.", hint="dola tune truthfulqa-mc --data FILE")
+    evaluation.check_kind(
+        task,
+        kind,
+        {
+            "--folds": (folds, ("choice",)),
+            "--train": (train, ("generation",)),
+            "--static": (static, ("generation",)),
+            "--repetition-penalty": (repetition_penalty, ("generation",)),
+            "--batch-size": (batch_size, ("generation",)),
+        },
+    )
+    layers = () if static is None else options.word_or_numbers(static)
+    if isinstance(layers, str):
+        raise UsageError(f"--static {static!r} is no list of numbers with commas between them.", hint="--static 8,14")
+    for flag, path in (("--output", output), ("--results", results)):
+        evaluation.check_writable(flag, path)
+    evaluation.set_threads(threads)
+    loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    from dola.tune import tune
+
+    found = tune(
+        loaded,
+        tokenizer,
+        sample.task,
+        sample.items,
+        metric=metric,
+        folds=folds or 2,
+        train=train,
+        static=layers,
+        relative_top=relative_top,
+        repetition_penalty=options.PENALTY if repetition_penalty is None else repetition_penalty,
+        batch_size=batch_size or 8,
+        seed=seed,
+        results=results,
+        facts=sample.facts,
+    )
+    if output is not None:
+        found.save(output)
+        note(f"wrote {output}")
+    if json:
+        from dataclasses import asdict
+
+        head = {"model": model, "origins": [asdict(origin) for origin in sample.origins], "total": sample.total}
+        print_json(SCHEMA_NAME, {**head, **found.to_json()})
+    else:
+        _render(stdout(), found)
+
+
+def _render(console: Console, found: Tuning) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("candidate")
+    table.add_column(found.metric, justify="right")
+    table.add_column("chosen")
+    for name, mean in sorted(found.candidates.items(), key=lambda each: -each[1]):
+        times = found.chosen.count(name)
+        table.add_row(name, f"{100 * mean:.1f}", f"{times} of {len(found.chosen)}" if times else "")
+    console.print(table)
+    if found.truncated:
+        console.print(Text(f"{found.truncated} contexts were cut on the left to fit the model's window."))
+    console.print(Text(found.sentence))
+    console.print(Text("What the table shows was seen by the choice; only the held-out figure above is evidence."))

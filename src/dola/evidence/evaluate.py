@@ -1,0 +1,227 @@
+"""The evaluation of a model on a task: every way, every control, one report."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from dola.config import DoLaConfig
+from dola.errors import UsageError
+from dola.evidence.choice import measure_ways, recipes_of, score_items
+from dola.evidence.generation import Texts, generate_texts
+from dola.evidence.report import Report, make_report
+from dola.evidence.sample import Sample
+from dola.evidence.ways import LENGTH, LENGTH_NATS, STATIC, choice_ways, generation_ways
+from dola.results_file import ResultsFile
+from dola.score import Scores, window
+from dola.tasks.judge import Judge
+from dola.tasks.vicuna import write_answers
+
+PENALTY = 1.2
+"""Of DoLa in tasks that generate, as in the paper."""
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who judges open answers.
+
+    Attributes:
+        truth: Whether they are true.
+        info: Whether they are informative.
+        names: Of the two, for the report.
+    """
+
+    truth: Judge
+    info: Judge
+    names: tuple[str, str]
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    sample: Sample,
+    *,
+    name: str,
+    dola: DoLaConfig | None = None,
+    repetition_penalty: float = PENALTY,
+    batch_size: int = 8,
+    judges: Judges | None = None,
+    answers: Path | None = None,
+    results: str | Path | None = None,
+    progress: bool = True,
+) -> Report:
+    """Evaluate vanilla, DoLa and the controls on the same items.
+
+    Args:
+        model: A decoder-only Hugging Face model, without DoLa on it.
+        tokenizer: Its tokenizer.
+        sample: The items.
+        name: Of the model, for the report.
+        dola: Threshold, divergence and final norm of the DoLa rows; layers other than "low" and "high", which every report
+            has, get a row of their own. By default DoLaConfig's, with the threshold of the paper's run of this task.
+        repetition_penalty: Of DoLa, and of a control, where text is generated.
+        batch_size: Prompts at a time, where text is generated.
+        judges: Needed for tasks of the kind "open".
+        answers: The folder for the files of tasks of the kind "answers", which need it.
+        results: A file that keeps what has been found. Where it exists, the run goes on from it.
+        progress: Whether to show progress on stderr.
+
+    Raises:
+        InputError: See `dola.score` and `generate_texts`.
+        UsageError: No judges, or no folder for answers, where they are needed.
+        JudgeError: A judge that does not answer.
+        LayersError: Layers that this model does not have.
+    """
+    task = sample.task
+    own = DoLaConfig(relative_top=task.paper.relative_top) if dola is None else dola
+    if task.kind == "choice":
+        return _choice(model, tokenizer, sample, own, name=name, results=results, progress=progress)
+    if task.kind == "open" and judges is None:
+        raise UsageError(f"{task.name} needs a judge of answers.", hint="--judge MODEL, or --judge-url URL --judge NAME")
+    if task.kind == "answers" and answers is None:
+        raise UsageError(f"{task.name} writes its answers to files, and no folder is named.", hint="--answers FOLDER")
+    ways = generation_ways(own, repetition_penalty)
+    assert task.generation is not None
+    texts = generate_texts(
+        model,
+        tokenizer,
+        sample.items,
+        ways,
+        task.generation,
+        chat=task.kind == "answers" and bool(getattr(tokenizer, "chat_template", None)),
+        batch_size=batch_size,
+        seed=sample.seed,
+        results=results,
+        facts=sample.facts,
+        progress=progress,
+    )
+    settings = {
+        "dola": asdict(own),
+        "repetition_penalty": repetition_penalty,
+        "batch_size": batch_size,
+        **asdict(task.generation),
+        "judges": list(judges.names) if judges and task.kind == "open" else None,
+    }
+    report = make_report(
+        sample,
+        model,
+        name,
+        ways,
+        _values(sample, texts, judges, results=results, progress=progress),
+        settings=settings,
+        notes=_cut(sample, texts.truncated, f"{window(model)} tokens with {task.generation.max_new_tokens} for the answer"),
+        texts=texts.by_way,
+    )
+    if task.kind == "answers" and answers is not None:
+        return replace(report, files=_write_answers(answers, sample, texts, name))
+    return report
+
+
+def _choice(
+    model: Any,
+    tokenizer: Any,
+    sample: Sample,
+    own: DoLaConfig,
+    *,
+    name: str,
+    results: str | Path | None,
+    progress: bool,
+) -> Report:
+    ways = choice_ways(sample.task, own, seed=sample.seed)
+    recipes = recipes_of(ways, model, own)
+    scores = score_items(model, tokenizer, sample.items, recipes, results=results, facts=sample.facts, progress=progress)
+    values, chosen = measure_ways(sample.task, sample.items, scores, ways, seed=sample.seed)
+    layers = {way.name: scores.layer_shares(way.name) for way in ways if way.name in scores.values}
+    notes = [
+        *_cut(sample, scores.truncated, f"{window(model)} tokens with the continuations"),
+        *_ties(scores, [way.name for way in ways if way.name in scores.values]),
+        *(f"{STATIC}: for {metric}, {' and '.join(names)} were chosen." for metric, names in chosen.items() if names),
+    ]
+    if "mc2" in values[LENGTH]:
+        notes.append(f"{LENGTH} gives each token {LENGTH_NATS:g} nats; mc2 of such a scorer depends on that number.")
+    return make_report(
+        sample,
+        model,
+        name,
+        ways,
+        values,
+        settings={"dola": asdict(own)},
+        layers=layers,
+        implausible={name: _implausible(scores, name) for name in layers},
+        notes=notes,
+    )
+
+
+def _implausible(scores: Scores, name: str) -> float:
+    return fmean(count for item in scores.implausible[name] for count in item)
+
+
+def _ties(scores: Scores, ways: Sequence[str]) -> list[str]:
+    """Ways under which answers tie for the best score: all at the floor, as a rule. FACTOR counts them as right."""
+    found = []
+    for name in ways:
+        tied = sum(sorted(values)[-2:].count(max(values)) > 1 for values in scores.values[name])
+        if tied:
+            found.append(f"{name}: in {tied} of {len(scores.tokens)} items answers tie for the best score.")
+    return found
+
+
+def _cut(sample: Sample, truncated: Sequence[int], room: str) -> list[str]:
+    """What is to be said of contexts that were cut, if any were."""
+    if not truncated:
+        return []
+    names = ", ".join(sample.items[item].id for item in truncated[:10]) + (", ..." if len(truncated) > 10 else "")
+    return [f"{len(truncated)} of {len(sample.items)} contexts were cut on the left: they exceed {room} (items {names})."]
+
+
+def _values(
+    sample: Sample, texts: Texts, judges: Judges | None, *, results: str | Path | None, progress: bool
+) -> dict[str, dict[str, list[float]]]:
+    """The metrics of generated texts: way -> metric -> value of each item."""
+    task = sample.task
+    if task.measure is None:
+        return {name: {} for name in texts.by_way}
+    judged = str(results) + ".judged" if results is not None and judges is not None else None
+    jobs = [(name, i) for name in texts.by_way for i in range(len(sample.items))]
+    facts = {**sample.facts, "texts": _digest(texts.by_way), "judges": repr(judges and judges.names)}
+    with ResultsFile.open(judged, facts) as kept:
+        for number, (name, i) in enumerate(
+            tqdm(jobs, unit="answer", disable=None if progress and judges is not None else True)
+        ):
+            if number not in kept.items:
+                by = (judges.truth, judges.info) if judges is not None and task.kind == "open" else ()
+                kept.add(number, task.measure(sample.items[i], texts.by_way[name][i], *by))
+        measured = {job: kept.items[number] for number, job in enumerate(jobs)}
+    names = [metric.name for metric in task.metrics]
+    return {
+        name: {metric: [measured[name, i][metric] for i in range(len(sample.items))] for metric in names}
+        for name in texts.by_way
+    }
+
+
+def _digest(texts: Mapping[str, Sequence[str]]) -> str:
+    """SHA-256 of texts by way."""
+    return hashlib.sha256(repr({name: list(of_way) for name, of_way in texts.items()}).encode()).hexdigest()
+
+
+def _write_answers(folder: Path, sample: Sample, texts: Texts, name: str) -> list[str]:
+    """A file for each way, named as FastChat's judge will name the model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for way, answers in texts.by_way.items():
+        model_id = _slug(f"{Path(name).name}-{way}")
+        path = folder / f"{model_id}.jsonl"
+        write_answers(path, zip(sample.items, answers, strict=True), model_id)
+        files.append(str(path))
+    return files
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.]+", "-", text.lower()).strip("-")

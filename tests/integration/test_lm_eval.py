@@ -1,0 +1,225 @@
+"""lm-evaluation-harness: through `dola lm-eval` and `simple_evaluate`, the numbers are those of `dola.score` and `dola eval`.
+
+Tasks are local: a YAML file and data that the test writes.
+"""
+
+import json
+import logging
+import sys
+
+import pytest
+
+pytest.importorskip("lm_eval", reason="lm-eval is not installed: make test-eval, or pip install 'dola-decoding[eval]'")
+pytest.importorskip("datasets", reason="datasets is not installed: make test-eval, or pip install 'dola-decoding[eval]'")
+
+import samples
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+
+import dola
+from dola import DoLaConfig, Recipe
+from dola.cli import main
+from dola.errors import ConfigError, LayersError
+from dola.evidence.evaluate import evaluate
+from dola.evidence.sample import Sample
+from dola.integrations.lm_eval import DolaLM
+from dola.tasks import TASKS
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # those of the harness and of its dependencies are not ours
+
+CHOICE = """
+task: local_factor
+dataset_path: csv
+dataset_kwargs: {data_files: {test: FILE}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: full_prefix
+doc_to_choice: "{{[completion, contradiction_0, contradiction_1, contradiction_2]}}"
+doc_to_target: 0
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+WRITING = """
+task: local_writing
+dataset_path: json
+dataset_kwargs: {data_files: {test: FILE}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{prompt}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["##"], max_gen_toks: 12, do_sample: false}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+PROMPTS = ["The cat sat on", "Once upon a time there was", "Why does the river", "Fish and"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return samples.long_window(tmp_path_factory.mktemp("long"))
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """A folder with two tasks, and the data of the first."""
+    path = tmp_path_factory.mktemp("tasks")
+    samples.factor(path / "news_factor.csv", rows=20)
+    (path / "writing.jsonl").write_text("".join(json.dumps({"prompt": each, "answer": "x"}) + "\n" for each in PROMPTS))
+    (path / "choice.yaml").write_text(CHOICE.replace("FILE", str(path / "news_factor.csv")))
+    (path / "writing.yaml").write_text(WRITING.replace("FILE", str(path / "writing.jsonl")))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _quietly(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    level = logging.root.level
+    yield
+    logging.root.setLevel(level)
+
+
+@pytest.fixture
+def run(tasks):
+    """`simple_evaluate` on a task of the folder."""
+
+    def evaluate_it(model, task, **settings):
+        manager = TaskManager(include_path=str(tasks), include_defaults=False)
+        return simple_evaluate(
+            model=model, tasks=[task], task_manager=manager, device="cpu", log_samples=True, bootstrap_iters=0, **settings
+        )
+
+    return evaluate_it
+
+
+def likelihoods(result):
+    """Log-likelihood of each choice, by item."""
+    return [[float(choice[0][0]) for choice in item["resps"]] for item in result["samples"]["local_factor"]]
+
+
+def written(result):
+    return [item["resps"][0][0] for item in result["samples"]["local_writing"]]
+
+
+def scored(folder, tasks, recipe):
+    items = TASKS["factor-news"].items(tasks / "news_factor.csv")
+    contexts, continuations = [item.context for item in items], [item.continuations for item in items]
+    return dola.score(*dola.load(str(folder)), contexts, continuations, {"it": recipe}, progress=False).values["it"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "recipe"),
+    [
+        ({"layers": "high"}, Recipe(DoLaConfig("high"))),
+        ({"layers": "2+4", "relative_top": 0.3}, Recipe(DoLaConfig([2, 4], relative_top=0.3))),
+        ({"layers": "all", "final_norm": False}, Recipe(DoLaConfig("all", final_norm=False))),
+        ({"layers": 3}, Recipe(DoLaConfig([3]))),
+        ({"layers": [3, 5], "divergence": "reference"}, Recipe(DoLaConfig([3, 5], divergence="reference"))),
+        ({"layers": "low", "normalisation": "none"}, Recipe(DoLaConfig("low"), softmax="none")),
+        ({"layers": "low", "normalisation": "full"}, Recipe(DoLaConfig("low"), softmax="full")),
+        ({"layers": "off"}, Recipe(None)),
+    ],
+)  # fmt: skip
+def test_likelihoods_are_those_of_dola_score(run, folder, tasks, settings, recipe):
+    result = run(DolaLM(str(folder), device="cpu", **settings), "local_factor")
+    for ours, theirs in zip(likelihoods(result), scored(folder, tasks, recipe), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-3)
+
+
+def test_off_is_the_harness_own_model(run, folder):
+    ours, theirs = run(DolaLM(str(folder), layers="off", device="cpu"), "local_factor"), run(
+        "hf", "local_factor", model_args=f"pretrained={folder}"
+    )  # fmt: skip
+    for a, b in zip(likelihoods(ours), likelihoods(theirs), strict=True):
+        assert a == pytest.approx(b, abs=1e-3)
+    assert ours["results"]["local_factor"]["acc,none"] == theirs["results"]["local_factor"]["acc,none"]
+    greedy = [
+        [[choice[0][1] for choice in item["resps"]] for item in each["samples"]["local_factor"]] for each in (ours, theirs)
+    ]
+    assert greedy[0] == greedy[1]
+
+
+@pytest.mark.parametrize("layers", ["high", "2+4", "off"])
+def test_generation_is_that_of_dola_generate(run, folder, layers):
+    model, words = dola.load(str(folder))
+    result = run(DolaLM(str(folder), layers=layers, device="cpu"), "local_writing")
+    for prompt, text in zip(PROMPTS, written(result), strict=True):
+        inputs = words(prompt, return_tensors="pt")
+        call = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+        if layers == "off":
+            out = model.generate(**inputs, **call)
+        else:
+            out = dola.generate(model, **inputs, **call, dola_layers=[2, 4] if layers == "2+4" else layers)
+        assert text == words.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).partition("##")[0]
+
+
+def test_generation_tells_dola_from_plain_decoding(run, folder):
+    texts = [written(run(DolaLM(str(folder), layers=layers, device="cpu"), "local_writing")) for layers in ("high", "off")]
+    assert texts[0] != texts[1]
+
+
+def harness(monkeypatch, *arguments):
+    """Run `dola lm-eval ...` in this process."""
+    monkeypatch.setattr(sys, "argv", ["dola", "lm-eval", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+@pytest.mark.parametrize("first", [["run"], []])
+def test_the_command_gives_the_numbers_of_simple_evaluate_and_of_dola_eval(
+    run, folder, tasks, tmp_path, monkeypatch, first, capsys
+):
+    """With `run` or, as older versions have it, without."""
+    options = ["--model", "dola", "--model_args", f"pretrained={folder},layers=high", "--tasks", "local_factor"]
+    where = ["--include_path", tasks, "--device", "cpu", "--output_path", tmp_path / "out.json", "--log_samples"]
+    assert harness(monkeypatch, *first, *options, *where) == 0
+    assert "|local_factor|" in capsys.readouterr().out.replace(" ", "")
+    (file,) = tmp_path.glob("out*.json")
+    found = json.loads(file.read_text())
+    accuracy = found["results"]["local_factor"]["acc,none"]
+    (logged,) = tmp_path.glob("samples_local_factor*.jsonl")
+    lines = [json.loads(line) for line in logged.read_text().splitlines()]
+    simple = run(DolaLM(str(folder), layers="high", device="cpu"), "local_factor")
+    assert accuracy == simple["results"]["local_factor"]["acc,none"]
+    assert [[float(choice[0][0]) for choice in line["resps"]] for line in lines] == likelihoods(simple)
+    sample = Sample.of(TASKS["factor-news"], [str(tasks)])
+    report = evaluate(*dola.load(str(folder)), sample, name="tiny", progress=False)
+    assert accuracy == pytest.approx(report.way("DoLa high").estimates["factor"].mean)
+    assert 0 < accuracy < 1
+
+
+def test_the_harness_own_help_and_types_are_there(monkeypatch, capsys):
+    assert harness(monkeypatch, "run", "--help") == 0
+    assert "--model_args" in capsys.readouterr().out
+    assert harness(monkeypatch, "run", "--nosuch") == 2
+    from lm_eval.api.registry import get_model
+
+    assert get_model("hf").__name__ == "HFLM"
+    assert get_model("dola") is DolaLM
+
+
+def test_mistakes_are_told_in_words(monkeypatch, capsys, folder, tasks):
+    arguments = ["--tasks", "local_factor", "--include_path", tasks, "--device", "cpu", "--model", "dola", "--model_args"]
+    assert harness(monkeypatch, *arguments, f"pretrained={folder},layers=hihg") == 2
+    assert "dola: --layers 'hihg'" in capsys.readouterr().err.replace("--layers hihg", "--layers 'hihg'")
+    with pytest.raises(ConfigError, match="normalisation='x' is unknown; allowed are 'decoding', 'full', 'none'"):
+        DolaLM(str(folder), normalisation="x")
+    with pytest.raises(LayersError, match="layer 99"):
+        DolaLM(str(folder), layers=99, device="cpu")._loglikelihood_tokens([(None, [5, 6], [7])], disable_tqdm=True)
+
+
+def test_a_shorter_window_cuts_contexts_as_the_harness_does(run, folder):
+    results = [
+        run(DolaLM(str(folder), layers="off", device="cpu", max_length=40), "local_factor"),
+        run("hf", "local_factor", model_args=f"pretrained={folder},max_length=40"),
+    ]
+    for ours, theirs in zip(*map(likelihoods, results), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-3)
+
+
+def test_an_embedded_model_by_its_alias(smollm2, monkeypatch):
+    monkeypatch.setattr(dola, "load", lambda name, **settings: smollm2)
+    lm = DolaLM("smollm2", layers="26+28")
+    assert lm.model is smollm2.model
+    assert lm.dola_config == DoLaConfig([26, 28])

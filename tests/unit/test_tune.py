@@ -1,0 +1,173 @@
+"""Tuning: what is tried, that held-out items have no say, and that off is the answer unless the gain is more than noise."""
+
+import json
+from importlib import import_module
+
+import pytest
+import samples
+
+import dola
+from dola import DoLaConfig, Recipe
+from dola.errors import ConfigError, InputError
+from dola.evidence.choice import measure, score_items
+from dola.tasks import TASKS
+from dola.tune import choice_candidates, generation_candidates
+
+MODULE = import_module("dola.tune")  # the attribute of that name is the function
+FACTOR, GSM8K = TASKS["factor-news"], TASKS["gsm8k"]
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    return dola.load(str(samples.long_window(tmp_path_factory.mktemp("long"))))
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory):
+    return FACTOR.items(samples.factor(tmp_path_factory.mktemp("data") / "f.csv", rows=40))
+
+
+def test_what_is_tried(llama):
+    found = choice_candidates(llama, relative_top=0.25)
+    static = [f"layer {layer}" for layer in (0, 2, 3, 5)]
+    assert list(found) == [
+        "off",
+        *(
+            f"{bucket}{divergence}{norm}"
+            for bucket in ("low", "high")
+            for divergence in ("", ", reference divergence")
+            for norm in ("", ", no final norm")
+        ),
+        *(f"{layer}{norm}" for layer in static for norm in ("", ", no final norm")),
+    ]
+    assert found["off"] is None
+    assert found["layer 3, no final norm"] == DoLaConfig([3], relative_top=0.25, final_norm=False)
+    assert found["low, reference divergence"] == DoLaConfig("low", relative_top=0.25, divergence="reference")
+    assert list(generation_candidates([2, 4], relative_top=0.1)) == ["off", "low", "high", "layer 2", "layer 4"]
+
+
+def test_a_bare_head_differs_where_a_model_transforms_its_logits():
+    from families import tiny
+
+    found = choice_candidates(tiny("gemma2"), relative_top=0.1)
+    assert found["layer 3, reference divergence, no final norm"].raw_head
+    assert "layer 3, reference divergence" not in found
+
+
+def test_candidates_are_what_dola_score_finds(long, items):
+    found = dola.tune(*long, "factor-news", items, progress=False, seed=1)
+    scores = score_items(*long, items, {"layer 3": Recipe(DoLaConfig([3])), "off": Recipe(None)}, progress=False)
+    for name in ("layer 3", "off"):
+        assert found.candidates[name] == pytest.approx(sum(measure(FACTOR, items, scores, name)["factor"]) / 40)
+    assert found.gain.items == found.items == 40
+    assert found.gain.baseline == pytest.approx(found.candidates["off"])
+    assert len(found.chosen) == 2
+    assert json.loads(json.dumps(found.to_json()))["sentence"] == found.sentence
+
+
+def scored_as(monkeypatch, right):
+    """Have each candidate be right on the items that `right(name, item)` says."""
+    monkeypatch.setattr(
+        MODULE,
+        "measure",
+        lambda task, items, scores, name: {"factor": [float(right(name, i)) for i in range(len(items))]},
+    )
+
+
+def test_off_where_nothing_beats_it_on_held_out_items(long, items, monkeypatch, tmp_path):
+    """Each candidate is right on items of its own: whatever is best on one half is at chance on the other."""
+    names = list(choice_candidates(long.model, relative_top=0.1))
+    scored_as(monkeypatch, lambda name, i: i % len(names) == names.index(name))
+    found = dola.tune(*long, FACTOR, items, progress=False)
+    assert found.config is None
+    assert found.settings == {"layers": "off"}
+    assert found.sentence.endswith("So: off.")
+    found.save(tmp_path / "tuned.json")
+    with pytest.raises(ConfigError, match="says that DoLa is off"):
+        DoLaConfig.from_file(tmp_path / "tuned.json")
+
+
+def test_a_gain_on_held_out_items_is_taken(long, items, monkeypatch, tmp_path):
+    scored_as(monkeypatch, lambda name, i: i % 4 == 0 or (name == "layer 3, no final norm" and i % 4 < 3))
+    found = dola.tune(*long, FACTOR, items, progress=False)
+    assert found.config == DoLaConfig([3], final_norm=False)
+    assert found.best == "layer 3, no final norm"
+    assert found.chosen == [found.best] * 2
+    assert (found.gain.baseline, found.gain.method) == (0.25, 0.75)
+    assert found.sentence.startswith("factor, held out: layer 3, no final norm 75.0 against off 25.0 on 40 items")
+    assert found.sentence.endswith("So: layer 3, no final norm.")
+    found.save(tmp_path / "tuned.json")
+    assert json.loads((tmp_path / "tuned.json").read_text()) == {"layers": [3], "divergence": "jsd", "final-norm": False}
+    assert DoLaConfig.from_file(tmp_path / "tuned.json") == found.config
+
+
+def test_the_threshold_of_scoring_is_not_decoded_with_unless_it_was_asked_for(long, tmp_path, monkeypatch):
+    task = TASKS["truthfulqa-mc"]
+    questions = task.items(samples.truthfulqa(tmp_path / "t.csv", rows=24))
+    seen = []
+
+    def measured(task, items, scores, name):
+        return {"mc1": [float(name == "high")] * len(items)}
+
+    monkeypatch.setattr(MODULE, "measure", measured)
+    monkeypatch.setattr(MODULE, "score_items", lambda *args, **run: seen.append(args[3]) or type("S", (), {"truncated": []}))
+    found = dola.tune(*long, task, questions, progress=False)
+    assert seen[0]["high"] == Recipe(DoLaConfig("high", relative_top=0.0))
+    assert found.config == DoLaConfig("high")
+    assert "relative-top" not in found.settings
+    asked = dola.tune(*long, task, questions, relative_top=0.3, progress=False)
+    assert asked.config.relative_top == asked.settings["relative-top"] == 0.3
+
+
+def test_tasks_that_generate(long, tmp_path, monkeypatch):
+    """A model that solves everything with layer 3, and half of it with the penalty alone."""
+    problems = GSM8K.items(samples.gsm8k(tmp_path / "test.jsonl", rows=60))
+    asked = []
+
+    def write(model, tokenizer, prompts, way, settings):
+        texts = []
+        for tokens in prompts:
+            number = int(tokenizer.decode(tokens).rpartition("What is ")[2].split()[0])
+            asked.append((way.name, number))
+            right = way.name == "layer 3" or (way.name == "off, penalty 1.2" and number % 2)
+            texts.append(f" The answer is {number + 1 if right else 0}.")
+        return texts
+
+    monkeypatch.setattr("dola.evidence.generation._written", write)
+    path = tmp_path / "r.jsonl"
+    found = dola.tune(*long, "gsm8k", problems, train=20, static=[3], results=path, progress=False)
+    assert found.config == DoLaConfig([3])
+    assert list(found.candidates) == ["off", "low", "high", "layer 3", "off, penalty 1.2"]
+    assert (found.candidates["layer 3"], found.candidates["off"]) == (1.0, 0.0)
+    assert found.gain.items == 40
+    assert 0.3 < found.gain.baseline < 0.7  # the better of the two that are off
+    choosing = {number for name, number in asked if name == "low"}
+    assert len(choosing) == 20
+    assert {number for name, number in asked if name == "layer 3"} == set(range(60))
+    before = len(asked)
+    assert dola.tune(*long, "gsm8k", problems, train=20, static=[3], results=path, progress=False) == found
+    assert len(asked) == before
+
+
+def test_the_penalty_alone_is_no_reason_for_dola(long, tmp_path, monkeypatch):
+    problems = GSM8K.items(samples.gsm8k(tmp_path / "test.jsonl", rows=50))
+
+    def write(model, tokenizer, prompts, way, settings):
+        numbers = [int(tokenizer.decode(tokens).rpartition("What is ")[2].split()[0]) for tokens in prompts]
+        return [f" The answer is {number + 1 if way.repetition_penalty > 1 else 0}." for number in numbers]
+
+    monkeypatch.setattr("dola.evidence.generation._written", write)
+    assert dola.tune(*long, "gsm8k", problems, progress=False).config is None
+
+
+def test_mistakes(llama, items, tmp_path):
+    run = {"progress": False}
+    with pytest.raises(ConfigError, match="'mc1' is no metric of factor-news; there are factor, factor_official"):
+        dola.tune(llama, None, FACTOR, items, metric="mc1", **run)
+    with pytest.raises(InputError, match="vicuna has no metric to choose by"):
+        dola.tune(llama, None, "vicuna", [], **run)
+    with pytest.raises(InputError, match="40 items cannot be split into 41 folds"):
+        dola.tune(llama, None, FACTOR, items, folds=41, **run)
+    problems = GSM8K.items(samples.gsm8k(tmp_path / "test.jsonl", rows=4))
+    with pytest.raises(InputError, match="4 of 4 items to choose by; allowed are 1 to 3"):
+        dola.tune(llama, None, GSM8K, problems, train=4, **run)
