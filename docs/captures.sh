@@ -36,3 +36,5 @@ screen generate "dola generate $question"
 screen file "dola generate --file questions.txt --output answers.jsonl --max-new-tokens 20"
 screen mistake "dola generate Hello --layers 28,30,31"
 screen models "dola models list"
+screen trace 'dola trace "The capital of Washington State is"'
+screen trace-no-color 'NO_COLOR=1 dola trace "The capital of Washington State is"'

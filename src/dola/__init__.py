@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from dola.config import DoLaConfig
     from dola.errors import DolaError
     from dola.generate import generate, install, uninstall
+    from dola.layer_trace import LayerTrace
     from dola.models import load
     from dola.recipe import Recipe
     from dola.score import score
+    from dola.trace import trace
     from dola.tune import tune
 
 __version__ = "0.1.0"
@@ -28,6 +30,7 @@ __all__ = [
     "Attachment",
     "DoLaConfig",
     "DolaError",
+    "LayerTrace",
     "Recipe",
     "__version__",
     "attach",
@@ -35,6 +38,7 @@ __all__ = [
     "install",
     "load",
     "score",
+    "trace",
     "tune",
     "uninstall",
 ]
@@ -44,12 +48,14 @@ _HOME = {
     "Attachment": "attach",
     "DoLaConfig": "config",
     "DolaError": "errors",
+    "LayerTrace": "layer_trace",
     "Recipe": "recipe",
     "attach": "attach",
     "generate": "generate",
     "install": "generate",
     "load": "models",
     "score": "score",
+    "trace": "trace",
     "tune": "tune",
     "uninstall": "generate",
 }

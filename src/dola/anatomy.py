@@ -55,6 +55,11 @@ class Anatomy:
         return len(self.blocks)
 
     @cached_property
+    def vocabulary(self) -> int:
+        """|V|, to reckon memory with: the rows of the head's weights, or a large guess where it is no linear layer."""
+        return len(getattr(self.head, "weight", ())) or 2**18
+
+    @cached_property
     def head_share(self) -> float:
         """The LM head's share of the weights that a token passes, head and blocks: in (0, 1)."""
         head: int = sum(weight.numel() for weight in getattr(self.head, "parameters", tuple)())

@@ -12,6 +12,7 @@
     ├── DownloadError (RuntimeError)      an embedded model that could not be fetched or is damaged
     ├── MissingExtraError (ImportError)   an optional dependency that is not installed
     ├── DataError (ValueError)            a data set that cannot be read, or a row that lacks what its task needs
+    ├── TraceError (ValueError)           a trace file of another version, truncated, or no trace at all
     ├── JudgeError (RuntimeError)         a judge of answers that did not answer, or not with yes or no
     └── UsageError (ValueError)           a command line that cannot be done: contradicting options, unreadable files
 
@@ -83,6 +84,10 @@ class MissingExtraError(DolaError, ImportError):
 
 class DataError(DolaError, ValueError):
     """A data set cannot be read, is not the one that was expected, or has a row that lacks what its task needs."""
+
+
+class TraceError(DolaError, ValueError):
+    """A trace that cannot be read: truncated, damaged, of another version, or none."""
 
 
 class JudgeError(DolaError, RuntimeError):

@@ -80,8 +80,7 @@ class LayerScorer:
         head = hidden[self.anatomy.num_layers]
         if not len(tokens):
             return {name: _no_scores(head.device) for name in self.recipes}
-        vocabulary = len(getattr(self.anatomy.head, "weight", ())) or 2**18
-        size = chunk_rows(head.device.type, vocabulary)
+        size = chunk_rows(head.device.type, self.anatomy.vocabulary)
         parts = []
         for start in range(0, len(tokens), size):
             rows = slice(start, start + size)
@@ -202,18 +201,7 @@ class _Mature:
 
     def _compare_whole(self, logits: Tensor, need: _Need) -> native.Compared:
         """What takes the whole vocabulary: normaliser, divergences, and F where no token is implausible."""
-        jsd, reference, gains = "jsd" in need.divergences, "reference" in need.divergences, 0.0 in need.tops
-        if native.reads(self.logits) and native.reads(logits) and logits.dtype == self.logits.dtype:
-            return native.compare(self.logits, self.log_z, logits, jsd=jsd, reference=reference, gains=gains)
-        wide = logits.to(self.log_p.dtype)
-        found = native.Compared(log_z=wide.logsumexp(dim=-1))
-        log_q = wide - found.log_z[:, None]
-        for name in need.divergences:
-            setattr(found, name, DIVERGENCES[name](self.log_p, log_q))
-        if gains:
-            differences = self.log_p - log_q.clamp(min=-LARGEST_SCORE)
-            found.gain_log_z, found.gain_largest = differences.logsumexp(dim=-1), differences.amax(dim=-1)
-        return found
+        return compare_whole(self.logits, self.log_z, self.log_p, logits, need.divergences, gains=0.0 in need.tops)
 
     def _by_row(self, values: Tensor, top: float) -> _Over:
         """Values at the plausible places."""
@@ -221,6 +209,32 @@ class _Mature:
         largest = values.new_full((len(self.tokens),), -math.inf).scatter_reduce(0, rows, values, "amax")
         shares = torch.zeros_like(largest).index_add(0, rows, (values - largest[rows]).exp())
         return _Over(largest + shares.log(), largest)
+
+
+def compare_whole(
+    mature: Tensor, log_z: Tensor, log_p: Tensor, logits: Tensor, divergences: set[str], *, gains: bool = False
+) -> native.Compared:
+    """What a layer's logits [n, V] have to do with the mature ones over the whole vocabulary, by the kernels or by torch.
+
+    Args:
+        mature: The mature logits [n, V].
+        log_z, log_p: Their log sum exp [n] and log_softmax [n, V].
+        logits: The layer's.
+        divergences: Which are asked for, keys of DIVERGENCES.
+        gains: Whether F is.
+    """
+    if native.reads(mature) and native.reads(logits) and logits.dtype == mature.dtype:
+        jsd, reference = "jsd" in divergences, "reference" in divergences
+        return native.compare(mature, log_z, logits, jsd=jsd, reference=reference, gains=gains)
+    wide = logits.to(log_p.dtype)
+    found = native.Compared(log_z=wide.logsumexp(dim=-1))
+    log_q = wide - found.log_z[:, None]
+    for name in divergences:
+        setattr(found, name, DIVERGENCES[name](log_p, log_q))
+    if gains:
+        differences = log_p - log_q.clamp(min=-LARGEST_SCORE)
+        found.gain_log_z, found.gain_largest = differences.logsumexp(dim=-1), differences.amax(dim=-1)
+    return found
 
 
 def readout(recipe: Recipe) -> Readout:

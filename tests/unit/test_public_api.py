@@ -16,6 +16,7 @@ def test_exports():
         "Attachment",
         "DoLaConfig",
         "DolaError",
+        "LayerTrace",
         "Recipe",
         "__version__",
         "attach",
@@ -23,6 +24,7 @@ def test_exports():
         "install",
         "load",
         "score",
+        "trace",
         "tune",
         "uninstall",
     ]

@@ -15,8 +15,8 @@ COLOURS = {"dola": "#0072b2", "old": "#999999", "greedy+lookup": "#e69f00", "dol
 """Told apart by people who see fewer colours, too (Okabe and Ito's palette)."""
 
 
-def check_chart(path: Path) -> None:
-    """Raise, before anything is measured, for a chart that could not be written afterwards.
+def check_chart(path: Path, option: str = "--chart") -> None:
+    """Raise, before anything is measured, for a picture that could not be written afterwards; `option` named it.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -25,9 +25,9 @@ def check_chart(path: Path) -> None:
     if find_spec("matplotlib") is None:
         raise MissingExtraError("A chart needs matplotlib, which is not installed.", hint="pip install 'dola-decoding[plot]'")
     if path.suffix not in FORMATS:
-        raise ConfigError(f"--chart {path}: the file must end in {', '.join(FORMATS)}.", hint=f"use --chart {path.stem}.svg")
+        raise ConfigError(f"{option} {path}: the file must end in {', '.join(FORMATS)}.", hint=f"use {option} {path.stem}.svg")
     if not path.parent.is_dir():
-        raise ConfigError(f"--chart {path}: there is no folder {str(path.parent)!r}.", hint=f"mkdir -p {path.parent}")
+        raise ConfigError(f"{option} {path}: there is no folder {str(path.parent)!r}.", hint=f"mkdir -p {path.parent}")
 
 
 def save_chart(result: BenchResult, path: Path) -> None:

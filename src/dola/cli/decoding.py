@@ -113,8 +113,8 @@ def encode(tokenizer: Any, prompts: Sequence[str], *, chat: bool) -> Any:
         raise UsageError(f"The model's chat template fails: {error}.", hint="--no-chat") from None
 
 
-def check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
-    """Refuse prompts that are empty, or that leave no room for the answer.
+def check_length(model: Any, inputs: Any, max_new_tokens: int, *, option: str = "--max-new-tokens") -> None:
+    """Refuse prompts that are empty, or that leave no room for the answer, whose length `option` gave.
 
     Raises:
         InputError: No tokens at all.
@@ -127,9 +127,10 @@ def check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
     if window is None or length + max_new_tokens <= window:
         return
     room = window - length
+    answer = f" and {option} is {max_new_tokens}; together the model takes {window}." if max_new_tokens else ""
     raise UsageError(
-        f"The prompt has {length} tokens and --max-new-tokens is {max_new_tokens}; together the model takes {window}.",
-        hint=f"--max-new-tokens {room}" if room > 0 else f"shorten the prompt by {1 - room} tokens or more",
+        f"The prompt has {length} tokens{answer or f'; the model takes {window}.'}",
+        hint=f"{option} {room}" if room > 0 else f"shorten the prompt by {min(max_new_tokens, 1) - room} tokens or more",
     )
 
 

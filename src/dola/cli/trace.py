@@ -1,0 +1,199 @@
+"""`dola trace`: what each layer says of each token, on the terminal, as a figure, as a page, as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dola.cli import options
+from dola.cli.decoding import check_length, encode, uses_chat
+from dola.cli.output import note, print_json, stdout, waiting
+from dola.cli.prompts import read_prompts
+from dola.errors import TraceError, UsageError
+
+if TYPE_CHECKING:
+    from dola.layer_trace import LayerTrace
+
+SCHEMA_NAME = "dola.trace/1"
+SCHEMA = {
+    "model": "--model as given",
+    "prompt": "the text that was read, chat template included",
+    "mode": '"prompt": its own tokens; "dola" or "greedy": tokens generated behind it, that way',
+    "settings.layers": '"high", "low", "all" or a list of layers',
+    "settings.relative_top": "of DoLa",
+    "settings.divergence": "of DoLa",
+    "settings.final_norm": "of DoLa",
+    "settings.lazy": "of DoLa",
+    "settings.repetition_penalty": "of the tokens that were generated; absent where none were",
+    "num_layers": "N, the number of blocks; layer 0 is the embedding output, layer N the last one",
+    "candidates": "the candidate layers",
+    "prompt_tokens": "length of the prompt",
+    "tokens[].position": "of the token before: where the layers are read",
+    "tokens[].after": "that token's id",
+    "tokens[].token": "id of the token that follows in the text; null behind the end of a prompt",
+    "tokens[].divergence": "of layers 0 to N-1 from the last one, in nats",
+    "tokens[].layer": "the premature layer: the candidate that diverges most",
+    "tokens[].lazy": "whether lazy contrast applies: a single token is plausible",
+    "tokens[].mature_choice": "id of the last layer's likeliest token",
+    "tokens[].dola_choice": "id of the token with the largest contrast",
+    "tokens[].plausible_count": "size of the plausible set",
+    "tokens[].plausible[].id": "a member, by contrast; of more than 20 the 20 likeliest, DoLa's choice among them",
+    "tokens[].plausible[].contrast": "log-probability in the last layer less that in the premature one, in nats",
+    "tokens[].plausible[].probability": "in layers 0 to N",
+    "tokens[].top": "for layers 0 to N: the --top-k likeliest tokens, each as [id, probability]",
+    "tokens[].rank": "of the token that follows, in layers 0 to N; 1 is the likeliest; null where there is none",
+    "tokens[].probability": "of the token that follows, in layers 0 to N; null where there is none",
+    "texts": "object: the text of each token that is named, by id; a part of a character as its bytes, \\\\xe6",
+}
+"""Fields of `dola trace --json`: an object on a line; with --greedy two, greedy decoding's first."""
+
+
+def command(
+    prompt: Annotated[
+        str | None, typer.Argument(help="The text to read, or the message to answer; - reads standard input.")
+    ] = None,
+    generate: Annotated[
+        int | None,
+        typer.Option(help="Trace so many tokens that are generated, not the prompt's own.", callback=options.between(1)),
+    ] = None,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Trace greedy decoding, too, with the same penalty. With --generate.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page to look into: one file, no network.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write a figure: .png, .svg or .pdf.")] = None,
+    open_: Annotated[
+        list[Path] | None,
+        typer.Option("--open", help="Show what --json printed, instead of tracing. Give it twice for two side by side."),
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="Tokens of each layer to keep.", callback=options.between(1))] = 5,
+    model: options.Model = "smollm2",
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--no-chat", help="Use the model's chat template.", show_default="with --generate, where it has one"
+        ),
+    ] = None,
+    layers: options.Layers = "high",
+    divergence: options.DivergenceOption = None,
+    final_norm: options.FinalNorm = None,
+    relative_top: options.RelativeTop = None,
+    reference: options.Reference = False,
+    repetition_penalty: options.RepetitionPenalty = options.PENALTY,
+    dtype: options.DTypeOption = None,
+    device: options.Device = None,
+    config: options.ConfigFile = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    json: options.Json = False,
+) -> None:
+    """Show what each layer says of each token, and which one DoLa contrasts.
+
+    Of the prompt's own tokens, or of tokens that are generated. Printed as a heatmap of divergences; --html writes a page in
+    which every layer's likeliest tokens can be seen.
+
+    \b
+    Examples:
+      dola trace "The capital of Washington State is"
+      dola trace "Who wrote Hamlet?" --generate 20 --greedy --html hamlet.html
+      dola trace "The capital of Washington State is" --json > trace.json
+      dola trace --open trace.json --png trace.png
+    """
+    if open_ and prompt is not None:
+        raise UsageError("A prompt and --open were both given.", hint="give one of them")
+    if greedy and generate is None:
+        raise UsageError("--greedy is about tokens that are generated, and there is no --generate.", hint="add --generate 20")
+    for option, path in (("--html", html), ("--png", png)):
+        if path is not None:
+            _check_path(option, path)
+    if open_:
+        traces = [trace for path in open_ for trace in _read(path)]
+    else:
+        dola = options.dola_config(
+            layers, divergence=divergence, final_norm=final_norm, relative_top=relative_top, reference=reference
+        )
+        if dola is None:
+            raise UsageError("--layers off leaves nothing to trace.", hint="name layers: --layers high")
+        (asked,) = read_prompts(prompt, verb="trace")
+        loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        templated = uses_chat(tokenizer, chat) if chat is not None or generate else False
+        inputs = encode(tokenizer, [asked.text], chat=templated)
+        check_length(loaded, inputs, generate or 0, option="--generate")
+        from dola.trace import trace
+
+        def traced(decode: str) -> LayerTrace:
+            with waiting(f"tracing {decode if generate else 'the prompt'}"):
+                found = trace(
+                    loaded,
+                    tokenizer,
+                    inputs["input_ids"][0].tolist(),
+                    dola,
+                    generate=generate or 0,
+                    decode=decode,
+                    repetition_penalty=repetition_penalty,
+                    top_k=top_k,
+                )
+            return dataclasses.replace(found, model=model)
+
+        traces = [traced(decode) for decode in (["greedy", "dola"] if greedy else ["dola"])]
+    _show(traces, html=html, png=png, json=json)
+
+
+def _check_path(option: str, path: Path) -> None:
+    """Refuse what could not be written, before a model is loaded."""
+    if option == "--png":
+        from dola.bench.chart import check_chart
+
+        check_chart(path, option)
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: there is no folder {str(path.parent)!r}.", hint=f"mkdir -p {path.parent}")
+    if path.is_dir():
+        raise UsageError(
+            f"{option} {path} is a folder.", hint=f"{option} {path / 'trace'}{'.png' if 'png' in option else '.html'}"
+        )
+
+
+def _read(path: Path) -> list[LayerTrace]:
+    """The traces of a file, one on each line."""
+    from dola.layer_trace import LayerTrace
+
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise UsageError(f"--open {str(path)!r}: {error.strerror}.", hint="check the path") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--open {str(path)!r} is not valid UTF-8: {error}.", hint="was it written by --json?") from None
+    written = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not written:
+        raise UsageError(f"--open {str(path)!r} is empty.", hint="write it anew with dola trace ... --json")
+    found = []
+    for number, line in written:
+        try:
+            found.append(LayerTrace.from_json(line))
+        except TraceError as error:
+            raise UsageError(f"--open {str(path)!r}, line {number}: {error.message}", hint=error.hint) from None
+    return found
+
+
+def _show(traces: Sequence[LayerTrace], *, html: Path | None, png: Path | None, json: bool) -> None:
+    if html is not None:
+        from dola.plot.html import page
+
+        html.write_text(page(traces), encoding="utf-8")
+        note(f"wrote {html}")
+    if png is not None:
+        from dola.plot.figure import save
+
+        save(traces, png)
+        note(f"wrote {png}")
+    if json:
+        for trace in traces:
+            print_json(SCHEMA_NAME, trace.as_dict())
+        return
+    if html is None and png is None:
+        from dola.plot.terminal import render
+
+        for trace in traces:
+            render(stdout(), trace)

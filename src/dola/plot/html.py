@@ -1,0 +1,49 @@
+"""A trace as one self-contained page: style, script and data are inlined, and nothing is fetched.
+
+The page's texts are put together here, so that the browser only lays out what is already safe to show.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from dola.layer_trace import LayerTrace
+from dola.plot.colours import CIVIDIS, hexadecimal
+from dola.token_text import visible
+
+
+def page(traces: Sequence[LayerTrace]) -> str:
+    """HTML of some traces, side by side where there is room."""
+    title = "; ".join(dict.fromkeys(visible(trace.prompt)[:60] for trace in traces))
+    data = {"colours": [hexadecimal(colour) for colour in CIVIDIS], "traces": [_data(trace) for trace in traces]}
+    parts = {
+        "title": html.escape(f"dola trace: {title}"),
+        "style": _file("page.css"),
+        "data": json.dumps(data).replace("<", "\\u003c"),  # no text can end the element that it stands in
+        "script": _file("page.js"),
+    }
+    made = _file("page.html")
+    for name, part in sorted(parts.items(), key=lambda each: each[0] == "data"):  # data last: it may hold a placeholder
+        made = made.replace(f"<!-- {name} -->", part)
+    return made
+
+
+def _data(trace: LayerTrace) -> dict[str, Any]:
+    found = trace.as_dict()
+    return {
+        **found,
+        "title": visible(f"{trace.model}: {trace.title}"),
+        "prompt": visible(trace.prompt),
+        "scale": trace.scale,
+        "telling": trace.telling(),
+        "texts": {token: visible(text) for token, text in found["texts"].items()},
+        "explanations": [trace.explain(index) for index in range(len(trace.tokens))],
+    }
+
+
+def _file(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,129 @@
+"""A trace on a terminal: a heatmap of divergences, layers by tokens, in blocks of as many tokens as the width holds.
+
+Every cell shows its number, so that nothing is lost without colour; the premature layer of each token stands in brackets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from dola.layer_trace import LayerTrace, TokenTrace
+from dola.plot.colours import colour, hexadecimal, ink
+from dola.token_text import quoted, visible
+
+CELL = 8
+"""Columns of a token."""
+
+LABEL = 7
+"""Columns of a layer's number."""
+
+HEADER = 2
+"""Lines of a token's text, at most."""
+
+SENTENCES = 5
+"""Tokens that are explained below the heatmap, at most."""
+
+
+def render(console: Console, trace: LayerTrace) -> None:
+    """Print a trace: its heatmap, what the numbers mean, and what happened where DoLa differs from the last layer."""
+    plain = console.color_system is None or console.no_color
+    console.print(Text(f"{trace.model}: {trace.title}", style="bold"))
+    size = max(1, (console.width - LABEL) // CELL)
+    for start in range(0, len(trace.tokens), size):
+        console.print()
+        for line in _block(trace, trace.tokens[start : start + size], plain):
+            console.print(line, no_wrap=True, overflow="crop", crop=True)
+    console.print()
+    for line in _legend(trace, plain):
+        console.print(line)
+    for sentence in sentences(trace):
+        console.print(Text(sentence))
+
+
+def sentences(trace: LayerTrace) -> Iterator[str]:
+    """What happened at the tokens where DoLa chooses another token than the last layer; else at the one that shows most."""
+    differing = [i for i, token in enumerate(trace.tokens) if token.dola_choice != token.mature_choice]
+    for index in differing[:SENTENCES] or [trace.telling()]:
+        yield f"Token {index + 1}. {trace.explain(index)}"
+    if len(differing) > SENTENCES:
+        yield f"So it is at {len(differing) - SENTENCES} more, to be seen with --html or --json."
+
+
+def _block(trace: LayerTrace, tokens: tuple[TokenTrace, ...], plain: bool) -> Iterator[Text]:
+    yield from _header([_name(trace, token.after) for token in tokens], "after", "dim")
+    for layer in reversed(range(trace.num_layers)):
+        mark = "*" if layer in trace.candidates else " "
+        line = Text(f"{layer:>{LABEL - 3}} {mark} ")
+        for token in tokens:
+            line.append_text(_cell(trace, token, layer, plain))
+        yield line
+    yield from _header([_name(trace, token.mature_choice) for token in tokens], "last", "")
+    styles = ["bold" if token.dola_choice != token.mature_choice else "" for token in tokens]
+    names = [_name(trace, token.dola_choice) if style else "=" for token, style in zip(tokens, styles, strict=True)]
+    yield from _header(names, "DoLa", "bold")
+    if any(token.token not in (token.dola_choice, None) for token in tokens):
+        yield from _header(["" if token.token is None else _name(trace, token.token) for token in tokens], "text", "dim")
+
+
+def _cell(trace: LayerTrace, token: TokenTrace, layer: int, plain: bool) -> Text:
+    share = token.divergence[layer] / trace.scale
+    number = f"{token.divergence[layer]:.2f}" if trace.settings["divergence"] == "jsd" else f"{share:.0%}"
+    chosen = layer == token.layer
+    words = (f"[{number}]" if chosen else f" {number} ").center(CELL - 1)
+    if plain:
+        return Text(f"{words} ")
+    back = colour(share)
+    style = Style(color=hexadecimal(ink(back)), bgcolor=hexadecimal(back), bold=chosen)
+    return Text.assemble((words, style), " ")
+
+
+def _header(names: list[str], label: str, style: str) -> Iterator[Text]:
+    """Lines of texts, each folded to the width of its column."""
+    folded = [_fold(name) for name in names]
+    for number in range(max(map(len, folded))):
+        line = Text(f"{label if number == 0 else '':<{LABEL}}")
+        for lines in folded:
+            words = lines[number] if number < len(lines) else ""
+            line.append(set_cell_size(words, CELL - 1) + " ", style=style)
+        yield line
+
+
+def _fold(name: str) -> list[str]:
+    """A text in at most HEADER lines of CELL - 1 columns; what does not fit ends in an ellipsis."""
+    lines = [""]
+    for character in name:
+        if cell_len(lines[-1]) + cell_len(character) > CELL - 1:
+            if len(lines) == HEADER:
+                return [*lines[:-1], set_cell_size(lines[-1], CELL - 2).rstrip() + "…"]
+            lines.append("")
+        lines[-1] += character
+    return lines
+
+
+def _name(trace: LayerTrace, token: int) -> str:
+    """A token's text for a narrow column: without the spaces around it, unless it is nothing else."""
+    text = trace.text(token)
+    return visible(text.strip(" ")) if text.strip(" ") else quoted(text)
+
+
+def _legend(trace: LayerTrace, plain: bool) -> Iterator[Text]:
+    if trace.settings["divergence"] == "jsd":
+        meaning = "Jensen-Shannon divergence of each layer from the last, in nats (0 is the same, 0.69 nothing in common)"
+    else:
+        meaning = "divergence of each layer from the last by the old code's formula, in percent of the largest one here"
+    yield Text(
+        f"{meaning}; [ ] the premature layer; * a candidate. Columns are about the token that comes after the one above."
+    )
+    if not plain:
+        scale = Text("0 ")
+        for step in range(24):
+            scale.append(" ", style=Style(bgcolor=hexadecimal(colour(step / 23))))
+        yield scale + Text(f" {trace.scale:.2g}")
+    single = sum(token.plausible_count == 1 for token in trace.tokens)
+    choices = "last: the last layer's first choice; DoLa: the contrast's, = where it is the same."
+    yield Text(f"{choices} Only one token is plausible at {single} of {len(trace.tokens)} tokens.")

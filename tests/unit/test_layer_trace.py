@@ -1,0 +1,310 @@
+"""`LayerTrace`: saved and read again, in words, as a DataFrame, and its pictures."""
+
+import dataclasses
+import io
+import json
+import math
+import re
+
+import pytest
+from command import tokenizer as byte_tokenizer
+from rich.cells import cell_len
+from rich.console import Console
+from words import word_tokenizer
+
+import dola
+from dola import LayerTrace
+from dola.errors import ConfigError, MissingExtraError, TraceError
+from dola.layer_trace import PlausibleToken, TokenTrace
+from dola.plot import figure
+from dola.plot.colours import CIVIDIS, colour, ink
+from dola.plot.html import page
+from dola.plot.terminal import render
+from dola.token_text import token_texts, visible
+
+WICKED = "</script><script>alert(1)</script><!-- data -->"
+TEXTS = {
+    1: "The",
+    2: " Seattle",
+    3: " Olympia",
+    4: "\n",
+    5: " ",
+    6: "\u202eabc",
+    7: WICKED,
+    8: "\x1b[2J",
+    9: "日本",
+    10: "\\xe6",
+}
+
+
+def member(token, premature, mature, middle=0.1):
+    return PlausibleToken(token, round(math.log(mature / premature), 6), (0.0, premature, middle, mature))
+
+
+def one(token, *, plausible, mature, layer=1, after=1, position=0, **changes):
+    """A token of a model of 3 layers with the candidates 1 and 2."""
+    top = tuple(((each, 0.5), (9, 0.25)) for each in (6, 7, 8, mature))
+    made = TokenTrace(
+        position=position,
+        after=after,
+        token=token,
+        divergence=(0.69, 0.4, 0.2),
+        layer=layer,
+        lazy=len(plausible) == 1,
+        mature_choice=mature,
+        dola_choice=plausible[0].id,
+        plausible_count=len(plausible),
+        plausible=tuple(plausible),
+        top=top,
+        rank=None if token is None else (400, 30, 2, 1),
+        probability=None if token is None else (0.0, 0.01, 0.2, 0.5),
+    )
+    return dataclasses.replace(made, **changes)
+
+
+RISES = [member(3, 0.01, 0.35), member(2, 0.5, 0.4)]
+TOKENS = (
+    one(2, plausible=RISES, mature=2),
+    one(4, plausible=[member(4, 0.1, 0.9)], mature=4, after=2),
+    one(6, plausible=[member(2, 0.01, 0.5), member(6, 0.1, 0.2)], mature=2, after=4, divergence=(0.5, 0.0, 0.3), layer=2),
+    one(None, plausible=[member(7, 0.1, 0.4), member(5, 0.2, 0.5)], mature=5, after=6),
+)
+SETTINGS = {"layers": (1, 2), "relative_top": 0.1, "divergence": "jsd", "final_norm": True, "lazy": True}
+
+
+@pytest.fixture
+def trace():
+    return LayerTrace(
+        model="tiny",
+        prompt=f"The Seattle\n{WICKED}",
+        mode="prompt",
+        settings=SETTINGS,
+        num_layers=3,
+        candidates=(1, 2),
+        prompt_tokens=4,
+        tokens=TOKENS,
+        texts=TEXTS,
+    )
+
+
+def test_saved_and_read_again(trace, llama):
+    for each in (trace, dola.trace(llama, word_tokenizer(), [5, 17, 200], generate=3)):
+        line = each.to_json()
+        assert "\n" not in line
+        assert json.loads(line)["schema"] == "dola.trace/1"
+        assert LayerTrace.from_json(line) == each
+    assert trace.config == dola.DoLaConfig([1, 2])
+    assert trace.divergence == [[0.69, 0.69, 0.5, 0.69], [0.4, 0.4, 0.0, 0.4], [0.2, 0.2, 0.3, 0.2]]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda line: line[: len(line) // 2], "no whole JSON object"),
+        (lambda line: "", "no whole JSON object"),
+        (lambda line: "[1]", "no trace: its schema is None"),
+        (lambda line: '{"schema": "dola.generate/1"}', "no trace: its schema is 'dola.generate/1'"),
+        (lambda line: '{"schema": 3}', "no trace: its schema is 3"),
+        (lambda line: line.replace("dola.trace/1", "dola.trace/2"), "schema 'dola.trace/2', written by dola 0"),
+        (lambda line: line.replace('"candidates"', '"nominees"'), "damaged: KeyError: 'candidates'"),
+        (lambda line: line.replace("[0.69, 0.4, 0.2]", "[0.69, 0.4]", 1), "divergences of token 0 are not 3 numbers"),
+        (lambda line: line.replace("[0.69, 0.4, 0.2]", "[0.69, NaN, 0.2]", 1), "divergences of token 0 are not 3 numbers"),
+        (lambda line: line.replace('"mode": "prompt"', '"mode": "x"'), "mode 'x' is not known"),
+        (lambda line: line.replace('"layer": 2', '"layer": 0'), "layer 0 of token 2 is no candidate"),
+        (lambda line: line.replace('"9": ', '"11": '), "a token of token 0 has no text"),
+        (lambda line: line.replace('"mature_choice": 4', '"mature_choice": 2'), "the choice of token 1 is not plausible"),
+        (lambda line: line.replace("[400, 30, 2, 1]", "null", 1), "what is said of token 0 is not whole"),
+        (lambda line: line.replace('"tiny"', "7"), "a text is none"),
+        (lambda line: line.replace('"tokens": [', '"tokens": 3, "x": ['), "damaged: TypeError"),
+        (lambda line: json.dumps({**json.loads(line), "tokens": []}), "it has no tokens"),
+    ],
+)
+def test_what_is_no_trace_is_refused(trace, spoil, message):
+    with pytest.raises(TraceError, match=re.escape(message)) as refused:
+        LayerTrace.from_json(spoil(trace.to_json()))
+    assert refused.value.hint
+
+
+def test_sentences(trace):
+    assert trace.explain(0) == (
+        'After "The" the last layer puts " Seattle" first (40.0%; 50.0% in layer 1), but " Olympia" gained most over that '
+        'layer (from 1.0% to 35.0%), so DoLa chooses it; the text goes on with " Seattle", the last layer\'s first choice.'
+    )
+    assert trace.explain(1) == (
+        'After " Seattle" the last layer puts "\\n" first (90.0%) and no other token is plausible, so no earlier layer can '
+        "change the choice."
+    )
+    assert "it gained most over layer 2 as well (10.0% there), so DoLa agrees; the text goes on" in trace.explain(2)
+    assert 'goes on with "\\u202eabc", number 1 of' in trace.explain(2)
+    assert trace.explain(-1).endswith("so DoLa chooses it.")
+    generated = dataclasses.replace(trace, mode="dola")
+    assert "the repetition penalty or another rule of generation made it" in generated.explain(0)
+    assert "made it" not in dataclasses.replace(trace, mode="greedy").explain(0)
+    with pytest.raises(IndexError):
+        trace.explain(4)
+    assert trace.telling() in (0, 3)
+
+
+def test_texts_of_single_tokens():
+    made = byte_tokenizer()
+    ids = made("a 😀\n 日本")["input_ids"]
+    texts = token_texts(made, ids)
+    joined = "".join(texts[token] for token in ids)
+    assert joined.startswith("a")
+    assert re.search(r"(\\x[0-9a-f]{2}){2}", joined)
+    assert "\ufffd" not in joined
+    assert "\n" in joined
+    assert token_texts(made, [100_000]) == {100_000: "<token 100000>"}
+    assert token_texts(made, made.all_special_ids)[made.eos_token_id] == "</s>"
+
+
+class SentencePiece:
+    """What Llama 2's tokenizer does: the space of a first word is lost when it is decoded alone."""
+
+    def decode(self, ids):
+        return {1: "word", 2: "", 3: "\ufffd"}[ids[0]]
+
+    def convert_ids_to_tokens(self, token):
+        return {1: "▁word", 2: "<unused>", 3: "<0xE6>"}[token]
+
+
+def test_texts_of_sentencepiece_tokens():
+    assert token_texts(SentencePiece(), [1, 2, 3]) == {1: " word", 2: "<unused>", 3: "<0xE6>"}
+
+
+def test_what_is_invisible_is_shown():
+    assert visible("a b\n\t\r") == r"a b\n\t\r"
+    assert visible("\x1b[2J\x00\x9b") == r"\x1b[2J\x00\x9b"
+    assert visible("\u202e\u200b\u00ad\u2028\u00a0") == r"\u202e\u200b\xad\u2028\xa0"
+    assert visible("\u0301") == "\u25cc\u0301"
+    assert visible("日本 é 😀") == "日本 é 😀"
+
+
+def test_a_data_frame(trace):
+    pytest.importorskip("pandas")
+    frame = trace.to_pandas()
+    assert len(frame) == 4 * 4
+    row = frame[(frame["index"] == 0) & frame["chosen"]].iloc[0]
+    assert (row["layer"], row["divergence"], row["rank"], row["top_token"]) == (1, 0.4, 30, WICKED)
+    assert frame[frame["layer"] == 3]["divergence"].eq(0).all()
+
+
+def test_a_data_frame_without_pandas(trace, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    with pytest.raises(MissingExtraError, match="pip install pandas"):
+        trace.to_pandas()
+
+
+def test_colours_run_from_end_to_end():
+    assert colour(-1) == colour(0) == CIVIDIS[0]
+    assert colour(1) == colour(2) == CIVIDIS[-1]
+    brightness = [sum(colour(step / 50)) for step in range(51)]
+    assert brightness == sorted(brightness)
+    assert (ink(CIVIDIS[0]), ink(CIVIDIS[-1])) == ((255, 255, 255), (0, 0, 0))
+
+
+def shown(trace, width=80, **settings):
+    written = io.StringIO()
+    render(Console(file=written, width=width, highlight=False, **settings), trace)
+    return written.getvalue()
+
+
+def test_on_a_terminal_without_colour(trace):
+    text = shown(trace)
+    assert not re.search(r"[\x1b\x00\u202e]", text)
+    assert all(cell_len(line) <= 80 for line in text.splitlines())
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if re.match(r" +\d", line)}
+    assert rows["2"] == ["*", "0.20", "0.20", "[0.30]", "0.20"]
+    assert rows["1"] == ["*", "[0.40]", "[0.40]", "0.00", "[0.40]"]
+    assert rows["0"] == ["0.69", "0.69", "0.50", "0.69"]
+    assert re.search(r"^last +Seattle \\n +Seattle \" \"", text, re.MULTILINE)
+    assert re.search(r"^DoLa +Olympia = +=", text, re.MULTILINE)
+    assert "Token 1. After" in text
+    assert "Only one token is plausible at 1 of 4 tokens." in " ".join(text.split())
+
+
+def test_on_a_terminal_in_colour(trace):
+    text = shown(trace, force_terminal=True, color_system="truecolor", no_color=False)
+    assert "48;2;" in text
+    assert "[0.40]" in text
+    bare = re.sub(r"\x1b\[[\d;]*m", "", text)
+    assert "\x1b" not in bare
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 160])
+def test_blocks_of_tokens_fit_the_width(trace, width):
+    many = dataclasses.replace(trace, tokens=TOKENS * 20)
+    lines = shown(many, width).splitlines()
+    assert all(cell_len(line) <= width for line in lines)
+    per_block = max(1, (width - 7) // 8)
+    assert sum(line.startswith("after") for line in lines) == -(-80 // per_block)
+    assert "So it is at" in shown(many, 160)
+
+
+def test_the_old_formula_is_shown_relative_to_the_largest(trace):
+    tokens = tuple(dataclasses.replace(token, divergence=(2e-6, 1e-6, 5e-7)) for token in TOKENS)
+    old = dataclasses.replace(trace, settings={**SETTINGS, "divergence": "reference"}, tokens=tokens)
+    text = shown(old)
+    assert "100%" in text
+    assert "[50%]" in text
+    assert "in percent of the largest one here" in " ".join(text.split())
+
+
+def test_the_page_is_self_contained_and_safe(trace):
+    made = page([trace, trace])
+    assert "<!-- " not in re.sub(r'<script type="application/json".*?</script>', "", made, flags=re.DOTALL)
+    assert not re.search(r"(src|href)=|https?://(?!www\.w3\.org/2000/svg)|@import|url\(", made)
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', made, re.DOTALL)[1]
+    assert "<" not in data
+    found = json.loads(data)["traces"][0]
+    assert found["texts"]["7"] == WICKED
+    assert found["texts"]["6"] == r"\u202eabc"
+    assert found["texts"]["8"] == r"\x1b[2J"
+    assert found["explanations"] == [trace.explain(index) for index in range(4)]
+    assert made.count("<script") == 2
+    assert "alert(1)</script>" not in made
+
+
+def test_a_notebook_shows_the_page_in_a_frame(trace):
+    made = trace._repr_html_()
+    assert made.startswith("<iframe")
+    assert 'sandbox="allow-scripts"' in made
+    assert made.count("<") == 2  # the frame's own: what it holds is escaped
+
+
+@pytest.fixture
+def axes():
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    return Figure().subplots()
+
+
+def test_the_heatmap(trace, axes):
+    figure.heatmap(axes, trace)
+    assert axes.images[0].get_array().tolist() == trace.divergence
+    assert [(box.get_x(), box.get_y()) for box in axes.patches] == [(-0.5, 0.5), (0.5, 0.5), (1.5, 1.5), (2.5, 0.5)]
+    assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["Seattle", r"\n"]
+
+
+def test_probabilities_over_the_layers(trace, axes):
+    figure.probabilities(axes, trace, 0)
+    labels = [line.get_label() for line in axes.lines]
+    assert labels == ['" Olympia" (DoLa)', '" Seattle" (last layer)', "premature layer 1"]
+    assert axes.lines[0].get_ydata().tolist() == list(RISES[0].probability)
+    with pytest.raises(ConfigError, match="is not listed as plausible at token 0"):
+        figure.probabilities(axes, trace, 0, [9])
+
+
+def test_the_layer_histogram(trace, axes):
+    figure.layer_histogram(axes, trace)
+    heights = [[bar.get_height() for bar in bars] for bars in axes.containers]
+    assert heights == [[2, 1], [1, 0]]
+
+
+def test_a_figure_is_written_whatever_the_tokens_are(trace, tmp_path):
+    pytest.importorskip("matplotlib")
+    odd = {**TEXTS, 2: "$x^$", 3: "\u0e01\u0e33"}
+    many = dataclasses.replace(trace, tokens=TOKENS * 8, texts=odd)
+    figure.save([many, trace], tmp_path / "a.svg")
+    assert "<svg" in (tmp_path / "a.svg").read_text()
