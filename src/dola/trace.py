@@ -24,7 +24,7 @@ from dola.contrast import contrast, plausible
 from dola.errors import InputError
 from dola.generate import generate as generate_with_dola
 from dola.generation import check_not_empty
-from dola.hidden import captured, few_logits
+from dola.hidden import captured, check_eval, few_logits
 from dola.layer_scores import compare_whole
 from dola.layer_trace import LayerTrace, PlausibleToken, TokenTrace
 from dola.layers import candidate_layers
@@ -113,8 +113,7 @@ def trace(
 
 
 def _check(lm: Any, generate: int, decode: str, top_k: int, settings: Mapping[str, Any]) -> None:
-    if lm.training:
-        raise InputError("The model is in training mode; traces are made with dropout off.", hint="call model.eval()")
+    check_eval(lm)
     if generate < 0 or top_k < 1:
         name, value, least = ("generate", generate, 0) if generate < 0 else ("top_k", top_k, 1)
         raise InputError(f"{name}={value} is out of range; allowed is {least} or more.", hint=f"leave {name} out")
