@@ -160,9 +160,10 @@ def test_the_hub_needs_a_package(monkeypatch):
 def test_a_task_opens_its_own_hub_data_set(monkeypatch):
     opened = []
     monkeypatch.setattr("dola.tasks.task.open_data", lambda source, **kwargs: opened.append(source) or Data((), ()))
-    for source in (None, "openai/gsm8k", "somebody/gsm8k"):
+    for source in (None, "openai/gsm8k", ["openai/gsm8k"], "somebody/gsm8k"):
         TASKS["gsm8k"].open(source)
-    assert opened == [HubDataset("openai/gsm8k", "main", "test")] * 2 + ["somebody/gsm8k"]
+    own = HubDataset("openai/gsm8k", "main", "test")
+    assert opened == [own, [own], [own], ["somebody/gsm8k"]]
 
 
 def test_a_task_that_the_hub_does_not_have():
