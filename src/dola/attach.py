@@ -30,6 +30,7 @@ from dola.config import DoLaConfig
 from dola.cost import forward_cost
 from dola.errors import AttachError, CaptureError, InputError
 from dola.generation import Generation, check_not_empty, current_generation, is_compiled, run, tapped
+from dola.hidden import check_eval
 from dola.layers import candidate_layers, check_indices
 from dola.step import Reading, Step
 
@@ -143,11 +144,16 @@ class Session:
         finally:
             self._call = None  # torch runs no hooks after Ctrl-C
 
-    def forward_cost(self, rows: int) -> float:
-        """Modelled time of a forward over `rows` tokens behind a cache, relative to one token."""
+    def forward_cost(self) -> Callable[[int], float]:
+        """Modelled time of a forward over so many tokens behind a cache, relative to one token."""
         weight = next(self._lm.parameters())
-        share = self.anatomy.head_share
-        return forward_cost(rows, candidates=len(self.layers), head_share=share, device=weight.device.type, dtype=weight.dtype)
+        return functools.partial(
+            forward_cost,
+            candidates=len(self.layers),
+            head_share=self.anatomy.head_share,
+            device=weight.device.type,
+            dtype=weight.dtype,
+        )
 
     def remove(self) -> None:
         """Take the hooks off."""
@@ -205,8 +211,7 @@ class Session:
                 "labels= was given: DoLa's scores are not a likelihood to train on, so there is no loss.",
                 hint="call the model without labels=, or remove DoLa first: model.dola.remove()",
             )
-        if module.training:
-            raise InputError("The model is in training mode; DoLa decodes with dropout off.", hint="call model.eval()")
+        check_eval(module)
         check_not_empty(given("input_ids"), given("inputs_embeds"))
         self._call = Call(given("logits_to_keep"), given("attention_mask"))
 

@@ -251,7 +251,7 @@ def _get_candidate_generator(lm: Any, original: Callable[..., Any], *args: Any, 
     candidates, generation = original(*args, **kwargs), current_generation(lm)
     if generation is None or not isinstance(candidates, PromptLookupCandidateGenerator):
         return candidates
-    return Drafts(candidates, generation.owner.forward_cost)
+    return Drafts(candidates, generation.owner.forward_cost())
 
 
 _TAPS = {"_get_logits_processor": _get_logits_processor, "_get_candidate_generator": _get_candidate_generator}

@@ -60,7 +60,12 @@ def captured(
 def check_eval(lm: Any) -> None:
     """Raise InputError for a model in training mode."""
     if lm.training:
-        raise InputError("The model is in training mode; DoLa reads layers with dropout off.", hint="call model.eval()")
+        raise InputError("The model is in training mode; DoLa decodes with dropout off.", hint="call model.eval()")
+
+
+def window(lm: Any) -> int | None:
+    """The longest sequence in tokens that a model's config allows, if it says."""
+    return getattr(lm.config.get_text_config(), "max_position_embeddings", None)
 
 
 def few_logits(lm: Any) -> dict[str, int]:

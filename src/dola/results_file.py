@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -51,12 +51,13 @@ class ResultsFile:
 
     @classmethod
     @contextmanager
-    def open(cls, path: str | Path | None, run: Mapping[str, str]) -> Iterator[ResultsFile]:
+    def open(cls, path: str | Path | None, run: Callable[[], Mapping[str, str]]) -> Iterator[ResultsFile]:
         """The results at `path`, as far as they are there; kept in memory alone where it is None.
 
         Args:
             path: The file. It is made where it does not exist.
-            run: What is run, in words, by name; a file in which any of them differs is of another run.
+            run: Makes what is run, in words, by name; a file in which any of them differs is of another run. Not called without
+                a file: a digest of a model's weights takes time.
 
         Raises:
             InputError: A file of another run, one that is not of this format, or a path that cannot be written.
@@ -64,15 +65,16 @@ class ResultsFile:
         if path is None:
             yield cls({}, None)
             return
+        facts = dict(run())
         try:
-            items, length = _read(Path(path), run)
+            items, length = _read(Path(path), facts)
             file = Path(path).open("a", encoding="utf-8", newline="\n")  # noqa: SIM115 - closed below
         except OSError as error:
             raise InputError(f"results {str(path)!r}: {error.strerror or error}.", hint="check the path") from error
         with file:
             file.truncate(length)
             if not length:
-                _write(file, {"schema": SCHEMA, "run": dict(run)})
+                _write(file, {"schema": SCHEMA, "run": facts})
             yield cls(items, file)
 
     def add(self, item: int, found: Any) -> None:

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from dola.anatomy import Anatomy
 from dola.config import DoLaConfig
 from dola.errors import InputError
-from dola.hidden import captured
+from dola.hidden import captured, window
 from dola.layer_scores import LayerScorer, TokenScores
 from dola.prefixes import Batch, Line, Runner, plan, shares_prefixes
 from dola.recipe import Recipe
@@ -116,15 +116,9 @@ def score(
         )
     items = [len(texts) for texts in continuations]
     batch_tokens = batch_tokens or BATCH_TOKENS.get(anatomy.lm.device.type, BATCH_TOKENS_ELSEWHERE)
-    run = {**(facts or {}), **_what_is_run(anatomy.lm, lines, recipes, batch_tokens)}
-    with ResultsFile.open(results, run) as kept:
+    with ResultsFile.open(results, lambda: {**(facts or {}), **_what_is_run(anatomy.lm, lines, recipes, batch_tokens)}) as kept:
         _Run(scorer, lines, items, batch_tokens).finish(kept, progress=progress)
     return _scores([kept.items[item] for item in range(len(items))], list(recipes), truncated)
-
-
-def window(lm: Any) -> int | None:
-    """The longest sequence in tokens that a model's config allows, if it says."""
-    return getattr(lm.config.get_text_config(), "max_position_embeddings", None)
 
 
 @dataclass(frozen=True)

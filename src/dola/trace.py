@@ -24,7 +24,7 @@ from dola.contrast import contrast, plausible
 from dola.errors import InputError
 from dola.generate import generate as generate_with_dola
 from dola.generation import check_not_empty
-from dola.hidden import captured, check_eval, few_logits
+from dola.hidden import captured, check_eval, few_logits, window
 from dola.layer_scores import compare_whole
 from dola.layer_trace import LayerTrace, PlausibleToken, TokenTrace
 from dola.layers import candidate_layers
@@ -129,10 +129,10 @@ def _check(lm: Any, generate: int, decode: str, top_k: int, settings: Mapping[st
 
 def _check_length(lm: Any, ids: Sequence[int], generate: int) -> None:
     check_not_empty(torch.tensor([ids]))
-    window = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
-    if window is not None and len(ids) + generate > window:
+    longest = window(lm)
+    if longest is not None and len(ids) + generate > longest:
         raise InputError(
-            f"The prompt has {len(ids)} tokens and generate={generate}; together the model takes {window}.",
+            f"The prompt has {len(ids)} tokens and generate={generate}; together the model takes {longest}.",
             hint="shorten the prompt",
         )
 

@@ -65,14 +65,7 @@ def command(
     ] = None,
     divergence: options.DivergenceOption = None,
     final_norm: options.FinalNorm = None,
-    relative_top: Annotated[
-        float | None,
-        typer.Option(
-            help="Tokens below this fraction of the likeliest one's probability are implausible.",
-            show_default="as in the paper's run of the task",
-            callback=options.between(0, 1),
-        ),
-    ] = None,
+    relative_top: evaluation.RelativeTop = None,
     repetition_penalty: Annotated[
         float | None,
         typer.Option(

@@ -42,6 +42,14 @@ Limit = Annotated[
 Seed = Annotated[
     int, typer.Option(help="Of all that is drawn: items, folds, random layers, intervals.", callback=options.between(0, 2**31))
 ]
+RelativeTop = Annotated[
+    float | None,
+    typer.Option(
+        help="Tokens below this fraction of the likeliest one's probability are implausible.",
+        show_default="as in the paper's run of the task",
+        callback=options.between(0, 1),
+    ),
+]
 Results = Annotated[
     Path | None,
     typer.Option(help="Keep what is found in this file. Interrupted, the same command goes on where it ended."),

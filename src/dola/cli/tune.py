@@ -64,14 +64,7 @@ def command(
         str | None,
         typer.Option(help="Layers to try alone in tasks that generate, such as 8,14,20.", show_default="none"),
     ] = None,
-    relative_top: Annotated[
-        float | None,
-        typer.Option(
-            help="Tokens below this fraction of the likeliest one's probability are implausible.",
-            show_default="as in the paper's run of the task",
-            callback=options.between(0, 1),
-        ),
-    ] = None,
+    relative_top: evaluation.RelativeTop = None,
     repetition_penalty: Annotated[
         float | None,
         typer.Option(

@@ -19,8 +19,9 @@ from dola.evidence.generation import Texts, generate_texts
 from dola.evidence.report import Report, make_report
 from dola.evidence.sample import Sample
 from dola.evidence.ways import LENGTH, LENGTH_NATS, STATIC, choice_ways, generation_ways
+from dola.hidden import window
 from dola.results_file import ResultsFile
-from dola.score import Scores, window
+from dola.score import Scores
 from dola.tasks.judge import Judge
 from dola.tasks.vicuna import write_answers
 
@@ -190,8 +191,11 @@ def _values(
         return {name: {} for name in texts.by_way}
     judged = str(results) + ".judged" if results is not None and judges is not None else None
     jobs = [(name, i) for name in texts.by_way for i in range(len(sample.items))]
-    facts = {**sample.facts, "texts": _digest(texts.by_way), "judges": repr(judges and judges.names)}
-    with ResultsFile.open(judged, facts) as kept:
+
+    def run() -> dict[str, str]:
+        return {**sample.facts, "texts": _digest(texts.by_way), "judges": repr(judges and judges.names)}
+
+    with ResultsFile.open(judged, run) as kept:
         for number, (name, i) in enumerate(
             tqdm(jobs, unit="answer", disable=None if progress and judges is not None else True)
         ):

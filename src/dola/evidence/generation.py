@@ -15,10 +15,9 @@ from dola.anatomy import Anatomy
 from dola.errors import InputError
 from dola.evidence.ways import Way
 from dola.generate import generate
-from dola.hidden import check_eval
+from dola.hidden import check_eval, window
 from dola.layers import candidate_layers
 from dola.results_file import ResultsFile, what_model
-from dola.score import window
 from dola.tasks import Generation
 from dola.tasks.items import QuestionItem
 
@@ -76,13 +75,16 @@ def generate_texts(
             candidate_layers(way.recipe.dola.layers, anatomy.num_layers, tied=anatomy.tied)
     prompts, truncated = _prompts(model, tokenizer, items, settings.max_new_tokens, chat=chat)
     jobs = len(ways) * len(items)
-    run = {
-        **(facts or {}),
-        **what_model(model),
-        "ways": repr(ways),
-        "prompts": hashlib.sha256(repr(prompts).encode()).hexdigest(),
-        "generation": f"{settings}, batches of {batch_size}, seed {seed}",
-    }
+
+    def run() -> dict[str, str]:
+        return {
+            **(facts or {}),
+            **what_model(model),
+            "ways": repr(ways),
+            "prompts": hashlib.sha256(repr(prompts).encode()).hexdigest(),
+            "generation": f"{settings}, batches of {batch_size}, seed {seed}",
+        }
+
     with (
         ResultsFile.open(results, run) as kept,
         tqdm(total=jobs, initial=len(kept.items), unit="text", disable=None if progress else True) as bar,
