@@ -1,0 +1,78 @@
+"""Models in folders, engines on them, and the same decoded by transformers."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import command
+from families import FAMILIES, tiny
+
+import dola
+
+SIZES = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
+"""vLLM's attention on CPUs takes heads of 32 and more."""
+
+
+def save_tiny(folder: Path, family: str = "llama", **settings: Any) -> Path:
+    """A tiny random model with a tokenizer that takes any text."""
+    assert family in FAMILIES
+    model, tokenizer = tiny(family, **{**SIZES, **settings}), command.tokenizer()
+    tokenizer.chat_template = command.TEMPLATE
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_real(loaded: Any, folder: Path) -> Path:
+    """An embedded model as safetensors: vLLM reads no GGUF here."""
+    model, tokenizer = loaded
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+class Engine:
+    """A vLLM engine in this process, float32, greedy unless a call says otherwise; `dola` is its part of additional_config."""
+
+    def __init__(self, folder: Path, dola: dict[str, Any] | None, **settings: Any) -> None:
+        from vllm import LLM
+
+        given = {"dtype": "float32", "enforce_eager": True, "max_model_len": 128, "max_num_seqs": 32, "seed": 0, **settings}
+        extra = {} if dola is None else {"additional_config": {"dola": dola}}
+        self.folder = folder
+        self.llm: Any = LLM(str(folder), **extra, **given)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
+        gc.collect()
+
+    def outputs(self, prompts: list[Any], options: Any = None, **sampling: Any) -> list[Any]:
+        """vLLM's outputs; `options` are a request's DoLa options, for all prompts or one for each."""
+        from vllm import SamplingParams
+
+        each = options if isinstance(options, list) else [options] * len(prompts)
+        params = [SamplingParams(**{"temperature": 0, "max_tokens": 16, "extra_args": o, **sampling}) for o in each]
+        found: list[Any] = self.llm.generate(prompts, params, use_tqdm=False)
+        return found
+
+    def tokens(self, prompts: list[Any], options: Any = None, **sampling: Any) -> list[list[int]]:
+        return [list(output.outputs[0].token_ids) for output in self.outputs(prompts, options, **sampling)]
+
+
+class Judge:
+    """transformers on the same folder: what the engine's tokens are held against."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model, self.tokenizer = dola.load(folder, dtype="float32")
+
+    def tokens(self, prompt: Any, layers: Any = None, **settings: Any) -> list[int]:
+        inputs = self.tokenizer(prompt, return_tensors="pt")
+        given = {**inputs, "max_new_tokens": 16, "do_sample": False, **settings}
+        out = self.model.generate(**given) if layers is None else dola.generate(self.model, dola_layers=layers, **given)
+        return out[0, inputs["input_ids"].shape[1] :].tolist()

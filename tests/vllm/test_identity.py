@@ -1,0 +1,75 @@
+"""A real model, in float32: the engine decodes what dola.generate decodes, token by token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from engines import Judge
+
+PROMPTS = [
+    "The capital of Washington State is",
+    "The Declaration of Independence was signed on",
+    "Water boils at a temperature of",
+    "Who wrote Hamlet?",
+    "The largest planet of the solar system is",
+    "Photosynthesis is the process by which",
+    "def fibonacci(n):",
+    "In 1969, the first human",
+    "My favourite colour is",
+    "The Great Wall of China was built",
+    "Q: What is the chemical symbol for gold?\nA:",
+    "A triangle has three",
+    "The author of Pride and Prejudice is",
+    "To make a cup of tea, first",
+    "The speed of light is",
+    "Once upon a time, there was a",
+    "The French Revolution began in",
+    "If 3 apples cost 6 dollars, one apple costs",
+    "The human heart has",
+    "The river Nile flows through",
+]
+WAYS = {"plain": None, "high": "high", "low": "low", "list": [24, 28]}
+
+
+@pytest.fixture(scope="module")
+def judge(real_folder: Any) -> Judge:
+    return Judge(real_folder)
+
+
+def _options(layers: Any) -> dict[str, Any]:
+    return {} if layers is None else {"dola_layers": layers}
+
+
+@pytest.fixture(scope="module")
+def expected(judge: Judge) -> dict[tuple[str, float], list[list[int]]]:
+    """What transformers decodes, for every way and penalty."""
+    return {
+        (way, penalty): [judge.tokens(prompt, layers, repetition_penalty=penalty) for prompt in PROMPTS]
+        for way, layers in WAYS.items()
+        for penalty in (1.0, 1.2)
+    }
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+@pytest.mark.parametrize("way", WAYS)
+def test_tokens_are_those_of_transformers(way: str, penalty: float, real_engine: Any, expected: Any):
+    assert real_engine.tokens(PROMPTS, _options(WAYS[way]), repetition_penalty=penalty) == expected[way, penalty]
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+def test_neighbours_of_a_batch_decode_their_own_way(penalty: float, real_engine: Any, expected: Any):
+    ways = [list(WAYS)[i % len(WAYS)] for i in range(len(PROMPTS))]
+    found = real_engine.tokens(PROMPTS, [_options(WAYS[way]) for way in ways], repetition_penalty=penalty)
+    assert found == [expected[way, penalty][i] for i, way in enumerate(ways)]
+
+
+def test_one_at_a_time_is_as_in_a_batch(real_engine: Any, expected: Any):
+    for i, prompt in enumerate(PROMPTS[:4]):
+        assert real_engine.tokens([prompt], {"dola_layers": "high"}) == [expected["high", 1.0][i]]
+
+
+def test_the_ways_differ(expected: Any):
+    """Or the tests above would hold of anything."""
+    for way in ("high", "low", "list"):
+        assert expected[way, 1.0] != expected["plain", 1.0]
