@@ -20,6 +20,7 @@ def save_tiny(folder: Path, family: str = "llama", **settings: Any) -> Path:
     assert family in FAMILIES
     model, tokenizer = tiny(family, **{**SIZES, **settings}), command.tokenizer()
     tokenizer.chat_template = command.TEMPLATE
+    model.generation_config.eos_token_id = model.config.eos_token_id  # vLLM reads it in config.json too
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -31,7 +31,7 @@ class DoLaMixin:
     _dola: Decoder | None = None
 
     def __init__(self, *, vllm_config: Any, prefix: str = "", **kwargs: Any) -> None:
-        super().__init__(vllm_config=vllm_config, prefix=prefix, **kwargs)
+        super().__init__(vllm_config=vllm_config, prefix=prefix, **kwargs)  # type: ignore[call-arg]
         if (served := served_by(vllm_config)) is not None:
             self._dola = Decoder(self, served, batch_of(vllm_config), super().compute_logits)  # type: ignore[misc]
 

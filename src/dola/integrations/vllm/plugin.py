@@ -21,7 +21,7 @@ SWITCH = "DOLA_VLLM"
 """Environment variable: 0 leaves vLLM as it is."""
 
 served: dict[str, Served | None] = {}
-"""Engines of this process, by the id of their configuration; None for those without DoLa. The front end checks requests by it."""
+"""Engines of this process, by the id of their configuration; None for those without DoLa. Requests are checked by it."""
 
 
 def why_not() -> str | None:
@@ -101,7 +101,7 @@ def _check_engine(vllm_config: Any) -> None:
         if is_on:
             raise ConfigError(
                 f"{what} does not go with DoLa in vLLM: {_WHY.get(what.partition(' ')[0], 'it has not been made to')}.",
-                hint=f'leave it out, or leave "dola" out of additional_config ({SWITCH}=0 switches DoLa off for a whole process)',
+                hint=f'leave it out, or leave "dola" out of additional_config, or switch DoLa off for the process: {SWITCH}=0',
             )
 
 

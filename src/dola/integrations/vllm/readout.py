@@ -51,6 +51,6 @@ def _by_rows(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
 
     def on_rows(hidden: Tensor) -> Tensor:
         found: Tensor = function(hidden.flatten(0, -2).contiguous())
-        return found.unflatten(0, hidden.shape[:-1])
+        return found.view(*hidden.shape[:-1], -1)
 
     return on_rows

@@ -18,8 +18,8 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as Proces
 from dola.config import DoLaConfig
 from dola.errors import ConfigError
 from dola.integrations.vllm import plugin
-from dola.integrations.vllm.batch import Batch, Request, batch_of
 from dola.integrations.vllm.bans import decided_by_mature
+from dola.integrations.vllm.batch import Batch, Request, batch_of
 from dola.integrations.vllm.settings import request_options
 
 
@@ -53,7 +53,8 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
             if request_options(extra).get("layers", "off") != "off":
                 reason = plugin.why_not() or "it was started without it"
                 raise ConfigError(
-                    f"This server does not decode with DoLa: {reason}.", hint="""--additional-config '{"dola": {"layers": "high"}}'"""
+                    f"This server does not decode with DoLa: {reason}.",
+                    hint="""--additional-config '{"dola": {"layers": "high"}}'""",
                 )
             return
         errors = []
@@ -93,3 +94,6 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
         index = torch.tensor(rows, device=logits.device)
         logits[index] = decided_by_mature(logits[index], mature, requests)
         return logits
+
+
+_START = """start it with --additional-config '{"dola": {"layers": "high"}}'"""
