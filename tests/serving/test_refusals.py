@@ -1,0 +1,94 @@
+"""What is refused when an engine starts, in words, rather than decoded plainly in silence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import command
+import pytest
+from engines import save_tiny
+
+DOLA = {"dola": {"layers": "high"}}
+
+
+def _config(folder: Path, additional: Any = DOLA, **settings: Any) -> Any:
+    """The engine's configuration, as its front end makes it: no engine is started."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    given = {"dtype": "float32", "max_model_len": 128, "enforce_eager": True, **settings}
+    return EngineArgs(model=str(folder), additional_config=additional, **given).create_engine_config()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"layers": "hihg"}, "is no bucket"),
+        ({"layers": [6]}, "is the mature layer"),
+        ({"layer": "high"}, "is no setting; there are layers"),
+        ({"default": "maybe"}, 'allowed are "on" and "off"'),
+        ({"relative_top": 2}, "out of range"),
+        ("high", "is no object of settings"),
+    ],
+)
+def test_settings_that_are_not_allowed(settings: Any, words: str, tiny_folder: Path):
+    with pytest.raises(ValueError, match=words):
+        _config(tiny_folder, {"dola": settings})
+
+
+def test_speculative_decoding(tiny_folder: Path):
+    ngram = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
+    with pytest.raises(ValueError, match=r"speculative decoding.*does not go with DoLa"):
+        _config(tiny_folder, speculative_config=ngram)
+    _config(tiny_folder, {}, speculative_config=ngram)
+
+
+def test_adapters(tiny_folder: Path):
+    with pytest.raises(ValueError, match=r"LoRA adapters.*does not go with DoLa"):
+        _config(tiny_folder, enable_lora=True)
+
+
+def test_an_architecture_that_hands_out_no_layers(tmp_path: Path):
+    folder = save_tiny(tmp_path / "gpt2", "gpt2", n_embd=64, n_head=2)
+    with pytest.raises(ValueError, match="GPT2LMHeadModel cannot be decoded with DoLa"):
+        _config(folder)
+    _config(folder, {})
+
+
+def test_another_implementation_of_a_known_architecture(tiny_folder: Path):
+    with pytest.raises(ValueError, match="cannot be decoded with DoLa"):
+        _config(tiny_folder, model_impl="transformers")
+
+
+def _start(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    code = (
+        "from vllm import LLM, SamplingParams\n"
+        f"llm = LLM({str(folder)!r}, dtype='float32', enforce_eager=True, max_model_len=64, additional_config={DOLA!r})\n"
+        "print([len(o.outputs[0].token_ids) for o in llm.generate(['abc'], SamplingParams(max_tokens=4))])\n"
+        "llm.generate(['abc'], SamplingParams(max_tokens=4, extra_args={'dola_layers': 'high'}))\n"
+    )
+    env = command.environment(**variables)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
+
+
+def test_switched_off_it_decodes_plainly_and_says_so(tiny_folder: Path):
+    ended = _start(tiny_folder, DOLA_VLLM="0")
+    assert "[4]" in ended.stdout
+    assert "DoLa is not available: it is switched off (DOLA_VLLM=0)" in ended.stdout + ended.stderr
+    assert ended.returncode != 0
+    assert "This server does not decode with DoLa" in ended.stderr  # the request that asks for it
+
+
+def test_another_vllm_is_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    import vllm
+
+    from dola.integrations.vllm import plugin
+    from dola.integrations.vllm.requests import DoLaRequests
+
+    config = _config(tiny_folder)
+    monkeypatch.setattr(vllm, "__version__", "0.33.0")
+    assert "supports 0.32.x" in plugin.why_not()
+    with pytest.raises(ValueError, match=r"this is vLLM 0\.33\.0"):
+        DoLaRequests(config)

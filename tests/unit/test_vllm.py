@@ -1,0 +1,202 @@
+"""The parts of the vLLM plugin that need no vLLM: settings, rows, bans. The rest is tested in tests/serving."""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from dola import DoLaConfig
+from dola.contrast import contrast, plausible
+from dola.errors import ConfigError, ModelError
+from dola.integrations.vllm import plugin
+from dola.integrations.vllm.bans import decided_by_mature
+from dola.integrations.vllm.batch import Batch, Request, batch_of
+from dola.integrations.vllm.settings import Served
+
+
+def _served(**given: Any) -> Served:
+    return Served.of(given, num_layers=8, tied=False)
+
+
+def test_an_engine_resolves_its_layers():
+    served = _served(layers="high", capture=[1], relative_top=0.2)
+    assert served.config == DoLaConfig((4, 6), relative_top=0.2)
+    assert served.captured == (1, 4, 6)
+    assert served.default_on
+    assert _served(capture="all", default="off").captured == tuple(range(8))
+
+
+@pytest.mark.parametrize("given", ["high", [1]])
+def test_an_engines_settings_are_an_object(given: Any):
+    with pytest.raises(ConfigError, match="is no object"):
+        Served.of(given, num_layers=8, tied=False)
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        (None, DoLaConfig((4, 6))),
+        ({}, DoLaConfig((4, 6))),
+        ({"dola_layers": "off"}, None),
+        ({"dola_layers": "on"}, DoLaConfig((4, 6))),
+        ({"dola_layers": "low"}, DoLaConfig((0, 2))),
+        ({"dola_layers": "2, 6"}, DoLaConfig((2, 6))),
+        ({"dola_layers": [6]}, DoLaConfig((6,))),
+        ({"dola_relative_top": 0, "dola_final_norm": 0}, DoLaConfig((4, 6), relative_top=0, final_norm=False)),
+        ({"dola_divergence": "reference", "kv_transfer_params": {}}, DoLaConfig((4, 6), divergence="reference")),
+    ],
+)
+def test_a_request(extra: Any, expected: Any):
+    assert _served(capture="all").of_request(extra) == expected
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"dola_layers": [1]}, "needs layer 1, which this server does not capture; it captures 4, 6"),
+        ({"dola_layers": 4}, "neither a bucket"),
+        ({"dola_layers": {"a": 1}}, "neither a bucket"),
+        ({"dola_layers": "off", "dola_final_norm": True}, "leave one of the two out"),
+        ({"DoLa_layers": "high"}, "is no option"),
+        ({"dola_final_norm": "no"}, "is not a bool"),
+    ],
+)
+def test_a_request_that_cannot_be(extra: Any, words: str):
+    with pytest.raises(ConfigError, match=words):
+        _served().of_request(extra)
+
+
+def test_where_dola_is_off_by_default_a_request_says_which_layers():
+    served = _served(default="off")
+    assert served.of_request({}) is None
+    assert served.of_request({"dola_layers": "on"}) == DoLaConfig((4, 6))
+    with pytest.raises(ConfigError, match="off for requests that name no layers"):
+        served.of_request({"dola_relative_top": 0.5})
+
+
+def _params(**given: Any) -> SimpleNamespace:
+    plain = dict.fromkeys(("logprobs", "structured_outputs", "bad_words", "allowed_token_ids", "logit_bias"))
+    return SimpleNamespace(**{**plain, "min_tokens": 0, **given})
+
+
+def test_requests_for_probabilities_are_not_lazy_and_those_with_bans_are_watched():
+    config = DoLaConfig((4,))
+    assert Request.of(config, _params()) == Request(config, lazy=True, bans=False)
+    assert not Request.of(config, _params(logprobs=0)).lazy
+    assert not Request.of(config, _params(logprob_token_ids=[1])).lazy
+    for ban in ({"bad_words": ["x"]}, {"min_tokens": 2}, {"logit_bias": {3: 1.0}}, {"allowed_token_ids": [1]}):
+        assert Request.of(config, _params(**ban)).bans
+
+
+def test_only_the_first_logits_of_a_step_are_the_batchs():
+    batch = Batch({0: Request(DoLaConfig((4,)))})
+    assert batch.take() == {}
+    batch.announce()
+    assert batch.take() == batch.requests
+    assert batch.take() == {}
+
+
+def test_engines_have_batches_of_their_own():
+    one, other = SimpleNamespace(instance_id="one"), SimpleNamespace(instance_id="other")
+    batch = batch_of(one)
+    assert batch_of(one) is batch
+    assert batch_of(other) is not batch
+    batch.wired = True
+    del batch
+    gc.collect()
+    assert not batch_of(one).wired
+
+
+def test_rows_that_lost_their_plausible_set():
+    """Row 0 keeps a plausible token, row 1 loses all by a ban, row 2 by a bias of -100, row 3 has none to lose."""
+    torch.manual_seed(0)
+    mature = torch.randn(4, 9) * 4
+    scores = contrast(mature, torch.randn(2, 4, 9) * 4)
+    allowed = plausible(mature)
+    expected, behind = scores.clone(), scores.clone()
+    best = mature[0].argmax()
+    if allowed[0].sum() > 1:
+        behind[0, best] = expected[0, best] = -math.inf
+    behind[1, allowed[1]] = -math.inf
+    expected[1] = mature[1].masked_fill(allowed[1], -math.inf)
+    bias = {int(token): -100.0 for token in allowed[2].nonzero()[:, 0]} | {int((~allowed[2]).nonzero()[0, 0]): 2.0}
+    behind[2, list(bias)] += torch.tensor(list(bias.values()))
+    expected[2] = mature[2]
+    expected[2, list(bias)] += torch.tensor(list(bias.values()))
+    plain = Request(DoLaConfig((4,)))
+    found = decided_by_mature(behind, mature, [plain, plain, Request(DoLaConfig((4,)), bias=bias), plain])
+    assert torch.equal(found, expected)
+
+
+def test_without_a_threshold_only_minus_infinity_is_lost():
+    scores, mature = torch.tensor([[-2000.0, -3000.0], [-math.inf, -math.inf]]), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    found = decided_by_mature(scores, mature, [Request(DoLaConfig((4,), relative_top=0))] * 2)
+    assert torch.equal(found, scores)
+
+
+def _engine(architecture: str = "LlamaForCausalLM", dola: Any = None, **settings: Any) -> Any:
+    text = SimpleNamespace(num_hidden_layers=8, tie_word_embeddings=True)
+    model = SimpleNamespace(architecture=architecture, runner_type="generate", hf_text_config=text)
+    parallel = SimpleNamespace(enable_batch_sharded_sampling=False)
+    for name in ("runner_type",):
+        setattr(model, name, settings.pop(name, getattr(model, name)))
+    parallel.enable_batch_sharded_sampling = settings.pop("sharded", False)
+    return SimpleNamespace(
+        additional_config={} if dola is None else {"dola": dola},
+        model_config=model,
+        parallel_config=parallel,
+        **{"speculative_config": None, "lora_config": None, **settings},
+    )
+
+
+def test_an_engine_without_dola_is_left_alone():
+    assert plugin.served_by(_engine("SomethingElse", speculative_config=object())) is None
+
+
+def test_an_engine_with_dola():
+    served = plugin.served_by(_engine(dola={"layers": "low"}))
+    assert served is not None
+    assert served.captured == (2,)
+
+
+def test_an_architecture_that_no_test_has_run_is_served_with_a_warning(caplog: pytest.LogCaptureFixture):
+    assert plugin.served_by(_engine("AfmoeForCausalLM", dola={})) is not None
+    assert "has not been tested" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"speculative_config": object()}, "speculative decoding"),
+        ({"sharded": True}, "batch-sharded sampling"),
+        ({"runner_type": "pooling"}, "pooling models"),
+        ({"lora_config": object()}, "LoRA"),
+    ],
+)
+def test_what_does_not_go_with_dola_is_refused(settings: Any, words: str):
+    with pytest.raises(ConfigError, match=words):
+        plugin.served_by(_engine(dola={}, **settings))
+
+
+def test_an_unknown_architecture_is_refused():
+    with pytest.raises(ModelError, match="SomethingElse cannot be decoded with DoLa"):
+        plugin.served_by(_engine("SomethingElse", dola={}))
+
+
+@pytest.mark.parametrize(("version", "words"), [("0.33.1", "this is vLLM 0.33.1"), ("0.32.4", None)])
+def test_the_version_is_checked(version: str, words: str | None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__=version))  # type: ignore[arg-type]
+    reason = plugin.why_not()
+    assert reason is None if words is None else words in (reason or "")
+
+
+def test_the_switch(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    monkeypatch.setenv("DOLA_VLLM", "0")
+    plugin.register()
+    assert "switched off" in caplog.text
