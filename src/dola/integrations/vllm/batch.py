@@ -49,6 +49,8 @@ class Batch:
         began: Whether a batch was ever announced: what runs before is vLLM's profiling.
         pending: Whether the next logits are the batch's own. Later ones of the same step are of prompts.
         held: Rows whose bans are looked at after the contrast, and their mature logits, float32 [R, V].
+        slots: Runner V2's place of a request -> request. Runner V1 knows rows alone.
+        processors: Runner V2's logits processors in their order, penalties and bans among them.
     """
 
     requests: dict[int, Request] = field(default_factory=dict)
@@ -56,6 +58,8 @@ class Batch:
     began: bool = False
     pending: bool = False
     held: tuple[list[int], Tensor] | None = None
+    slots: dict[int, Request] = field(default_factory=dict)
+    processors: list[Any] = field(default_factory=list)
 
     def announce(self) -> None:
         """The next logits are of these requests."""

@@ -11,6 +11,7 @@ layers pass through vLLM's own selection of rows, its compiled graphs and its CU
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +34,9 @@ class DoLaMixin:
     def __init__(self, *, vllm_config: Any, prefix: str = "", **kwargs: Any) -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix, **kwargs)  # type: ignore[call-arg]
         if (served := served_by(vllm_config)) is not None:
-            self._dola = Decoder(self, served, batch_of(vllm_config), super().compute_logits)  # type: ignore[misc]
+            batch = batch_of(vllm_config)
+            self._dola = Decoder(self, served, batch, super().compute_logits)  # type: ignore[misc]
+            self.get_model_state_cls = partial(_state_class, batch)  # runner V2 asks for it; absent without DoLa
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output [T, d], with the captured layers behind it; between pipeline stages as it is."""
@@ -48,6 +51,12 @@ class DoLaMixin:
         if self._dola is None:
             return super().compute_logits(hidden_states, *args, **kwargs)  # type: ignore[misc, no-any-return]
         return self._dola.scores(hidden_states)
+
+
+def _state_class(batch: Batch) -> type[Any]:
+    from dola.integrations.vllm.runner_v2 import state_class
+
+    return state_class(batch)
 
 
 class Decoder:

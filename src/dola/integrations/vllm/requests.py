@@ -7,6 +7,7 @@ decided by the mature scores under the same bans.
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -38,7 +39,6 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
         self._served = plugin.served_by(vllm_config)
         self._batch = batch_of(vllm_config)
         self._batch.wired = True
-        self._slots: dict[int, Request] = {}
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
@@ -84,15 +84,31 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
             process_dict_updates(self._batch.requests, batch_update, self._request)
             self._batch.announce()
 
+    # Runner V2: a request's slot is told once, and the processor runs behind penalties too.
+
+    def add_request(self, req_idx: int, sampling_params: Any) -> bool:
+        """Take note of who is in a slot. True where the processor may have something to do."""
+        self._batch.slots.pop(req_idx, None)
+        if (request := self._request(sampling_params)) is None:
+            return False
+        self._batch.slots[req_idx] = request
+        return request.bans
+
     def apply(self, logits: Tensor, context: Any = None) -> Tensor:
-        """Scores [N, V], those of rows without a plausible token replaced."""
+        """Scores [N, V], those of rows without a plausible token replaced. Only runner V2 gives a context."""
         if self._batch.held is None:
             return logits
         rows, mature = self._batch.held
         self._batch.held = None
         requests = [self._batch.requests[row] for row in rows]
         index = torch.tensor(rows, device=logits.device)
-        logits[index] = decided_by_mature(logits[index], mature, requests)
+        if context is not None:  # biases and penalties are on the contrast already: put them on the mature scores
+            batch = logits.clone()
+            batch[index] = mature
+            for processor in takewhile(lambda processor: processor is not self, self._batch.processors):
+                batch = processor.apply(batch, context)
+            mature = batch[index]
+        logits[index] = decided_by_mature(logits[index], mature, requests, processed=context is not None)
         return logits
 
 
