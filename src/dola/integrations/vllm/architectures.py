@@ -10,7 +10,6 @@ TESTED = (
     "Phi3ForCausalLM",
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
-    "Qwen3MoeForCausalLM",
     "GraniteForCausalLM",
 )
 """Held against dola.generate by tests/serving, on tiny random models, token by token."""
@@ -31,6 +30,7 @@ UNTESTED = (
     "MiniMaxM2ForCausalLM",
     "Ministral3ForCausalLM",
     "Plamo3ForCausalLM",
+    "Qwen3MoeForCausalLM",
     "Step1ForCausalLM",
     "TeleChat3ForCausalLM",
 )

@@ -1,0 +1,84 @@
+"""Other ways of running the same engine: several workers, the other model runner, compiled. Each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import command
+import pytest
+import torch
+from engines import Judge
+
+PROMPTS = ["abc def", "Hello there", "1 2 3 4", "xyz", "What is it?", "the end"]
+WAYS: list[Any] = [None, "high", "low", [2, 4]]
+TWO_CPUS = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
+V2 = {"TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"}
+SETUPS = {
+    "tensor parallel": ({"tensor_parallel_size": 2}, TWO_CPUS),
+    "pipeline parallel, compiled": ({"pipeline_parallel_size": 2, "enforce_eager": False}, TWO_CPUS),
+    "compiled": ({"enforce_eager": False}, {}),
+    "runner V2": ({"max_num_seqs": 8}, V2),
+}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SETUPS if name != "tensor parallel"]
+
+
+def _decode(folder: Path, name: str, requests: list[Any]) -> list[list[list[int]]]:
+    settings, variables = SETUPS[name]
+    run = [
+        sys.executable,
+        str(Path(__file__).with_name("run_setup.py")),
+        str(folder),
+        json.dumps(settings),
+        json.dumps(requests),
+    ]
+    ended = subprocess.run(run, capture_output=True, text=True, check=False, env=command.environment(**variables), timeout=900)
+    line = next((line for line in ended.stdout.splitlines() if line.startswith("TOKENS")), None)
+    assert line is not None, (ended.stdout + ended.stderr)[-4000:]
+    return json.loads(line.removeprefix("TOKENS"))
+
+
+def _options(layers: Any) -> dict[str, Any]:
+    return {} if layers is None else {"dola_layers": layers}
+
+
+@pytest.fixture(scope="module")
+def judge(tiny_folder: Path) -> Judge:
+    return Judge(tiny_folder)
+
+
+@pytest.mark.parametrize("name", ["tensor parallel", *SLOW])
+def test_tokens_are_those_of_transformers(name: str, tiny_folder: Path, judge: Judge):
+    requests, expected = [], []
+    for penalty in (1.0, 1.2):
+        for layers in WAYS:
+            requests.append({"prompts": PROMPTS, "options": _options(layers), "sampling": {"repetition_penalty": penalty}})
+            expected.append([judge.tokens(prompt, layers, repetition_penalty=penalty) for prompt in PROMPTS])
+    mixed = [WAYS[i % len(WAYS)] for i in range(len(PROMPTS))]
+    requests.append({"prompts": PROMPTS, "options": [_options(layers) for layers in mixed], "sampling": {"prompt_logprobs": 1}})
+    expected.append([judge.tokens(prompt, layers) for prompt, layers in zip(PROMPTS, mixed, strict=True)])
+    assert _decode(tiny_folder, name, requests) == expected
+
+
+@pytest.mark.slow
+def test_bans_on_runner_v2(tiny_folder: Path, judge: Judge):
+    """There the processor runs behind the penalties, so the mature scores get them too: the first token by the rule."""
+    requests, expected = [], []
+    for prompt in PROMPTS[:3]:
+        ids = judge.tokenizer(prompt)["input_ids"]
+        with torch.no_grad():
+            mature = judge.model(torch.tensor([ids])).logits[0, -1]
+        ranked = mature.argsort(descending=True).tolist()
+        plausible = {token for token in ranked if mature[token] >= mature.max() + torch.tensor(0.1).log()}
+        allowed = [token for token in ranked if token not in plausible]
+        penalised = mature.clone()
+        for token in set(ids):
+            penalised[token] = penalised[token] / 1.3 if penalised[token] > 0 else penalised[token] * 1.3
+        sampling = {"max_tokens": 1, "repetition_penalty": 1.3}
+        for ban in ({"allowed_token_ids": allowed}, {"logit_bias": dict.fromkeys(map(str, plausible), -100.0)}):
+            requests.append({"prompts": [prompt], "options": _options("high"), "sampling": {**sampling, **ban}})
+            expected.append([[max(allowed, key=lambda token, scores=penalised: scores[token].item())]])
+    assert _decode(tiny_folder, "runner V2", requests) == expected
