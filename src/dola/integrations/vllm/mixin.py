@@ -10,6 +10,7 @@ layers pass through vLLM's own selection of rows, its compiled graphs and its CU
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from functools import partial
 from typing import Any
@@ -74,6 +75,7 @@ class Decoder:
 
         self._model, self._captured, self._batch, self._compute_logits = model, served.captured, batch, compute_logits
         self._steps: dict[DoLaConfig, Any] = {}
+        self._widest = dataclasses.replace(served.config, layers=served.captured)
         model.set_aux_hidden_state_layers(served.captured)
         reserve_aux_intermediate_tensor_slots(model)
 
@@ -84,13 +86,16 @@ class Decoder:
         requests = self._requests(len(hidden))
         if logits is None or not requests:  # None on ranks that do not sample
             return logits
+        return self._contrasted(logits, parts, requests)
+
+    def _contrasted(self, logits: Tensor, parts: tuple[Tensor, ...], requests: dict[int, Request]) -> Tensor:
         captures = dict(zip(self._captured, parts[1:], strict=True))
         scores = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
         groups: dict[tuple[DoLaConfig, bool], list[int]] = defaultdict(list)
         for row, request in sorted(requests.items()):
             groups[request.config, request.lazy].append(row)
         for (config, lazy), rows in groups.items():
-            index = torch.tensor(rows, device=hidden.device)
+            index = torch.tensor(rows, device=logits.device)
             read = [captures[layer][index] for layer in config.layers if isinstance(layer, int)]
             scores[index] = self._step(config).scores(logits[index], read, lazy=lazy)
         self._hold(logits, requests)
@@ -102,6 +107,8 @@ class Decoder:
                 "vLLM runs without dola's logits processor, so nobody can tell which rows are to be contrasted.",
                 hint="look for other plugins or settings that leave logits processors out",
             )
+        if not self._batch.began:  # vLLM measures the memory that a full batch takes: let it see ours
+            return dict.fromkeys(range(rows), Request(self._widest, lazy=False, bans=True))
         return {row: request for row, request in self._batch.take().items() if row < rows}
 
     def _hold(self, logits: Tensor, requests: dict[int, Request]) -> None:

@@ -1,0 +1,101 @@
+"""Tokens per second of vLLM with and without DoLa, in one engine, interleaved: batches of 1, 8 and 32, K = 1, 2 and 8.
+
+    python benchmarks/vllm_throughput.py FOLDER [--repeats 3] [--new-tokens 24] [--output FILE]
+
+FOLDER holds a model as safetensors. Each figure is the median of the repeats; within a repeat the ways follow one another, so
+that a machine that others use slows all of them alike. Prompts have 8 tokens: decoding is nearly all that is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+BATCHES = (1, 8, 32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--new-tokens", type=int, default=24)
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    result = measure(given.folder, given.dtype, given.repeats, given.new_tokens)
+    print(table(result))
+    if given.output:
+        given.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure(folder: str, dtype: str, repeats: int, new_tokens: int) -> dict[str, Any]:
+    from vllm import LLM
+
+    llm = LLM(
+        folder,
+        dtype=dtype,
+        enforce_eager=True,
+        max_model_len=256,
+        max_num_seqs=max(BATCHES),
+        enable_prefix_caching=False,
+        additional_config={"dola": {"layers": "high", "capture": "all", "default": "off"}},
+    )
+    layers = llm.llm_engine.vllm_config.model_config.hf_text_config.num_hidden_layers
+    ways: dict[str, list[int] | None] = {
+        "plain": None,
+        "K = 1": [layers - 2],
+        "K = 2": [layers - 4, layers - 2],
+        "K = 8": list(range(layers - 16, layers, 2)),
+    }
+    seconds: dict[str, dict[str, list[float]]] = {str(batch): {way: [] for way in ways} for batch in BATCHES}
+    for batch in BATCHES:
+        for repeat in range(repeats + 1):  # the first is to warm up
+            for way, chosen in ways.items():
+                took = _time(llm, batch, chosen, new_tokens)
+                if repeat:
+                    seconds[str(batch)][way].append(took)
+    rate = {
+        batch: {way: int(batch) * new_tokens / statistics.median(times) for way, times in of_batch.items()}
+        for batch, of_batch in seconds.items()
+    }
+    return {
+        "folder": Path(folder).name,
+        "dtype": dtype,
+        "new_tokens": new_tokens,
+        "repeats": repeats,
+        "seconds": seconds,
+        "rate": rate,
+    }
+
+
+def _time(llm: Any, batch: int, layers: list[int] | None, new_tokens: int) -> float:
+    from vllm import SamplingParams
+
+    prompts = [{"prompt_token_ids": [100 + 7 * i + j for j in range(8)]} for i in range(batch)]
+    extra = {"dola_layers": "off" if layers is None else layers}
+    params = SamplingParams(temperature=0, max_tokens=new_tokens, ignore_eos=True, repetition_penalty=1.2, extra_args=extra)
+    start = time.perf_counter()
+    llm.generate(prompts, params, use_tqdm=False)
+    return time.perf_counter() - start
+
+
+def table(result: dict[str, Any]) -> str:
+    """Tokens per second, and the share of plain decoding."""
+    ways = list(next(iter(result["rate"].values())))
+    lines = ["| batch | " + " | ".join(ways) + " |", "|" + "---|" * (len(ways) + 1)]
+    for batch, rates in result["rate"].items():
+        cells = [f"{rates[way]:.0f}" + ("" if way == "plain" else f" ({rates[way] / rates['plain']:.0%})") for way in ways]
+        lines.append(f"| {batch} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
