@@ -151,9 +151,16 @@ class Step:
         elif undecided:
             indices = [r for r, _ in undecided]
             premature = self._read_apart([layer[indices] for layer in read]).to(mature.device)
+            z, jsd = self._compare(mature[indices], premature, torch.stack([row.log_z for _, row in undecided]))
             for i, (_, row) in enumerate(undecided):
-                row.contrast(premature[:, i], divergence)
+                row.contrast(
+                    premature[:, i], divergence, log_z=None if z is None else z[:, i], jsd=None if jsd is None else jsd[:, i]
+                )
         return scores
+
+    def _compare(self, mature: Tensor, premature: Tensor, log_z: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Normalisers and divergences [K, R] of candidates [K, R, V], where something makes them for all rows at once."""
+        return None, None
 
     def _read_apart(self, hidden: list[Tensor]) -> Tensor:
         """Logits [K, R, V] of the candidates at captures [R, d]."""

@@ -21,10 +21,10 @@ from torch import Tensor
 from dola.config import DoLaConfig
 from dola.errors import CaptureError
 from dola.integrations.vllm.batch import Batch, Request, batch_of
+from dola.integrations.vllm.engine_step import EngineStep
 from dola.integrations.vllm.plugin import served_by
 from dola.integrations.vllm.readout import anatomy_of
 from dola.integrations.vllm.settings import Served
-from dola.step import Step
 
 
 class DoLaMixin:
@@ -119,5 +119,5 @@ class Decoder:
 
     def _step(self, config: DoLaConfig) -> Any:
         if config not in self._steps:
-            self._steps[config] = Step(anatomy_of(self._model, self._compute_logits, raw=config.raw_head), config)
+            self._steps[config] = EngineStep(anatomy_of(self._model, self._compute_logits, raw=config.raw_head), config)
         return self._steps[config]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from dola import native
 from dola.anatomy import Anatomy
 from dola.errors import ModelError
 
@@ -42,8 +44,44 @@ def anatomy_of(model: Any, compute_logits: Callable[[Tensor], Tensor], *, raw: b
         blocks=(),
         final_norm=_by_rows(norm),
         projection=None,
-        head=_by_rows(bare_head if raw else compute_logits),
+        head=_by_rows(bare_head if raw else Head(model, compute_logits)),
     )
+
+
+class Head:
+    """From rows [R, d] to logits [R, V]: the model's own way, or dola's kernel where it gives the same.
+
+    On CPUs the kernel reads the weights once for all rows. Whether a model does more to its logits than a product, such as a
+    soft-cap, is not guessed: the first row is read both ways.
+    """
+
+    def __init__(self, model: Any, compute_logits: Callable[[Tensor], Tensor]) -> None:
+        self._compute_logits = compute_logits
+        self._weight = _plain_weight(model)
+        self._checked = False
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Logits [R, V] of rows [R, d]."""
+        if self._weight is None or rows.dtype != self._weight.dtype:
+            return self._compute_logits(rows)
+        if not self._checked:
+            own, ours = self._compute_logits(rows[:1]), native.head_product(self._weight, rows[:1])[0]
+            self._checked = True
+            if own.shape != ours.shape or not torch.allclose(own.float(), ours.float(), rtol=2e-2, atol=2e-2):
+                self._weight = None
+                return self._compute_logits(rows)
+        return native.head_product(self._weight, rows)[0]
+
+
+def _plain_weight(model: Any) -> Tensor | None:
+    """The weight [V, d] of a head that the kernel can read; None where it is in parts, quantised or not on a CPU."""
+    head = model.lm_head
+    if getattr(head, "tp_size", 1) > 1 or type(head.quant_method).__name__ != "UnquantizedEmbeddingMethod":
+        return None
+    weight = head.weight[: model.logits_processor.org_vocab_size].detach()
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    return weight if native.suits(linear) else None
 
 
 def _by_rows(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
