@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import termios
@@ -27,13 +28,23 @@ class Session(NamedTuple):
     pieces: list[str]
 
 
+def _as_a_shell_starts_it():
+    """In the child: the terminal is its own, and Ctrl-C is not ignored.
+
+    A shell that runs tests in the background (`make test &`, nohup) starts them with SIGINT ignored, and what is ignored
+    stays so over exec: Python would then install no handler for Ctrl-C.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 def in_terminal(*arguments, width=80, ctrl_c_after=None, **settings):
     """Run `dola ...` with a terminal as its standard streams; press Ctrl-C when `ctrl_c_after` is on the screen."""
     main_end, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0), env=environment(TERM="xterm", **settings),
+        preexec_fn=_as_a_shell_starts_it, env=environment(TERM="xterm", **settings),
     )  # fmt: skip
     os.close(terminal)
     pieces, pressed = [], False
