@@ -44,7 +44,7 @@ def in_terminal(*arguments, width=80, ctrl_c_after=None, **settings):
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-        preexec_fn=_as_a_shell_starts_it, env=environment(TERM="xterm", **settings),
+        preexec_fn=_as_a_shell_starts_it, env=environment(**{"TERM": "xterm", **settings}),
     )  # fmt: skip
     os.close(terminal)
     pieces, pressed = [], False
@@ -137,6 +137,24 @@ def test_compare_fits_the_terminal(folder, width):
     check_sane(session)
     assert not re.search(r"\x1b\[[\d;]*3\dm", session.text.partition("penalty")[2])
     assert "tokens/s" in session.text
+
+
+@pytest.mark.parametrize("settings", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": "xterm-256color"}], ids=str)
+def test_a_heatmap_in_a_terminal(folder, settings):
+    """Digits in any case; colours behind them where they are wanted and there are any."""
+    session = in_terminal("trace", "The quick brown fox", "-m", folder, **settings)
+    assert session.code == 0
+    check_sane(session)
+    coloured = re.search(r"\x1b\[[\d;]*(?:[34]8;|[34]\dm)", session.text) is not None
+    assert coloured == (settings.get("TERM") == "xterm-256color")
+    lines = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", session.text).replace("\r", "\n").splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line.split() for line in lines if re.match(r" +[0-5] [ *]  ", line)]
+    blocks = len(rows) // 6
+    assert blocks >= 2, "wrapped by tokens"
+    assert [row[0] for row in rows] == list("543210") * blocks
+    assert all(re.fullmatch(r"\[?0\.\d\d\]?", cell) for row in rows for cell in row[1:] if cell != "*")
+    assert "in nats (0 is the same," in "\n".join(lines)
 
 
 @pytest.mark.parametrize(

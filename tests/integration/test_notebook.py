@@ -3,13 +3,15 @@
 import re
 
 import pytest
-
-for package in ("nbclient", "ipykernel", "matplotlib", "pandas"):
-    pytest.importorskip(package, reason=f"{package} is not installed: pip install 'dola-decoding[notebook]'")
-
 from notebook import NOTEBOOK, read, run
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?%?")
+
+
+@pytest.fixture(autouse=True)
+def _needs_the_extra():
+    for package in ("nbclient", "ipykernel", "matplotlib", "pandas"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'dola-decoding[notebook]'")
 
 
 def outputs(notebook):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import math
 import re
@@ -214,7 +215,7 @@ def test_the_scale_grows_brighter_for_everybody(seen):
         return 116 * max(0.2126 * red + 0.7152 * green + 0.0722 * blue, 0.009) ** (1 / 3) - 16
 
     steps = [lightness(colour(step / 10)) for step in range(11)]
-    assert all(4 < after - before < 14 for before, after in zip(steps, steps[1:], strict=False)), steps
+    assert all(4 < after - before < 14 for before, after in itertools.pairwise(steps)), steps
 
 
 def test_colours_run_from_end_to_end():
