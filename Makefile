@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 LOWEST = .venv-lowest
 VLLM = .venv-vllm
 
-.PHONY: help demo test test-eval test-lowest test-vllm-small test-vllm lint types docs captures readme clean
+.PHONY: help demo test test-eval test-browser test-lowest test-vllm-small test-vllm lint types docs captures notebook screens readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -25,6 +25,11 @@ test: $(VENV)/.ready  ## the tests, on tiny random models and on two real ones
 test-eval: $(VENV)/.ready  ## the tests of lm-evaluation-harness and of charts; installs the extras for them
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,eval,plot]'
 	$(BIN)/python -m pytest tests/integration/test_lm_eval.py tests/unit/test_evidence.py tests/unit/test_bench.py $(PYTEST)
+
+test-browser: $(VENV)/.ready  ## the tests of pages, in a real Chromium, which has to be there; installs the extras for them
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,plot,ui,browser]'
+	$(BIN)/dola models pull smollm2
+	DOLA_REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/integration/test_trace_page.py $(wildcard tests/integration/test_ui.py) $(PYTEST)
 
 $(LOWEST)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LOWEST)
@@ -64,6 +69,13 @@ docs: $(VENV)/.ready  ## the pages that are generated
 
 captures: $(VENV)/.ready  ## the screens in docs/captures; needs tmux
 	PATH="$(abspath $(BIN)):$$PATH" docs/captures.sh
+
+notebook: $(VENV)/.ready  ## run examples/see_the_layers.ipynb and keep its outputs
+	$(BIN)/python tests/notebook.py
+
+screens: $(VENV)/.ready  ## the pictures in docs/screens: figures, the page, a terminal; needs Chromium
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,browser]'
+	$(BIN)/python docs/screens.py
 
 readme: $(VENV)/.ready  ## the commands that the README shows
 	@grep '^dola ' README.md | while read -r line; do echo "$$ $$line"; PATH="$(BIN):$$PATH" bash -c "$$line" || exit 1; done

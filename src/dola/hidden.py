@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -66,6 +66,12 @@ def check_eval(lm: Any) -> None:
 def window(lm: Any) -> int | None:
     """The longest sequence in tokens that a model's config allows, if it says."""
     return getattr(lm.config.get_text_config(), "max_position_embeddings", None)
+
+
+def cut_left(tokens: Sequence[int], length: int, bos_token_id: int | None) -> list[int]:
+    """`length` tokens of a longer text: the last ones, behind the beginning-of-sequence token where the text begins with it."""
+    bos = list(tokens[:1]) if tokens[0] == bos_token_id else []
+    return [*bos, *tokens[len(tokens) - length + len(bos) :]]
 
 
 def few_logits(lm: Any) -> dict[str, int]:

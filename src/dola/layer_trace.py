@@ -6,7 +6,6 @@ saved trace can be looked at anywhere.
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Mapping
@@ -223,7 +222,9 @@ class LayerTrace:
         try:
             import pandas
         except ImportError:
-            raise MissingExtraError("A DataFrame needs pandas, which is not installed.", hint="pip install pandas") from None
+            raise MissingExtraError(
+                "A DataFrame needs pandas, which is not installed.", hint="pip install 'dola-decoding[plot]'"
+            ) from None
         return pandas.DataFrame(
             {
                 "index": index,
@@ -248,10 +249,9 @@ class LayerTrace:
 
     def _repr_html_(self) -> str:
         """The page of `dola.plot.html`, in a frame of its own: what notebooks show."""
-        from dola.plot.html import page
+        from dola.plot.html import frame
 
-        frame = 'style="width: 100%; height: 42rem; border: 0" sandbox="allow-scripts" title="layer trace"'
-        return f'<iframe {frame} srcdoc="{html.escape(page([self]))}"></iframe>'
+        return frame([self])
 
 
 def _explain(trace: LayerTrace, token: TokenTrace) -> str:

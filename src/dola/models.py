@@ -67,6 +67,8 @@ def load(name: str | os.PathLike[str] = "smollm2", *, progress: Progress | None 
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **code, **where)
     with in_our_words("model", source, gguf):
         model = AutoModelForCausalLM.from_pretrained(source, **{**_gguf_settings(where), **kwargs}, **where)
+    if where:  # or it would go by the folder of the file: the cache, for the embedded models
+        model.config.name_or_path = str(name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return LoadedModel(model.eval(), tokenizer)

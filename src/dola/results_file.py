@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,13 @@ import transformers
 
 from dola import __version__
 from dola.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger("dola")
 
 SCHEMA = "dola.results/1"
 
@@ -60,18 +68,20 @@ class ResultsFile:
                 a file: a digest of a model's weights takes time.
 
         Raises:
-            InputError: A file of another run, one that is not of this format, or a path that cannot be written.
+            InputError: A file of another run, one that another process is writing, one that is not of this format, or a path
+                that cannot be written.
         """
         if path is None:
             yield cls({}, None)
             return
         facts = dict(run())
         try:
-            items, length = _read(Path(path), facts)
             file = Path(path).open("a", encoding="utf-8", newline="\n")  # noqa: SIM115 - closed below
         except OSError as error:
             raise InputError(f"results {str(path)!r}: {error.strerror or error}.", hint="check the path") from error
         with file:
+            _lock(file, Path(path))
+            items, length = _read(Path(path), facts)
             file.truncate(length)
             if not length:
                 _write(file, {"schema": SCHEMA, "run": facts})
@@ -86,7 +96,7 @@ class ResultsFile:
 
 def _read(path: Path, run: Mapping[str, str]) -> tuple[dict[int, Any], int]:
     """Items, and the length in bytes up to which the file is whole."""
-    content = path.read_bytes() if path.exists() else b""
+    content = path.read_bytes()
     lines = content.split(b"\n")
     whole = len(content) - len(lines.pop())
     if not lines:
@@ -105,6 +115,18 @@ def _read(path: Path, run: Mapping[str, str]) -> tuple[dict[int, Any], int]:
         if there.get(name) != value:
             raise _refusal(path, f"is of another run: its {name} is {there.get(name)}, and here it is {value}")
     return items, whole
+
+
+def _lock(file: TextIO, path: Path) -> None:
+    """Have the file for ourselves until it is closed, so that two runs of one command do not score everything twice."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _refusal(path, "is being written by another process") from None
+    except OSError as error:  # some network file systems have no locks
+        logger.info("%s cannot be locked: %s", path, error)
 
 
 def _write(file: TextIO, record: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from dola.anatomy import Anatomy
 from dola.config import DoLaConfig
 from dola.errors import InputError
-from dola.hidden import captured, window
+from dola.hidden import captured, cut_left, window
 from dola.layer_scores import LayerScorer, TokenScores
 from dola.prefixes import Batch, Line, Runner, plan, shares_prefixes
 from dola.recipe import Recipe
@@ -156,8 +156,7 @@ def _lines(
                         f"the continuation {where}, has {len(after)} tokens; the model's window is {window(lm)}.",
                         hint="shorten it, or use a model with a longer window",
                     )
-                bos = before[:1] if tokenizer is not None and before[0] == tokenizer.bos_token_id else []
-                before = [*bos, *before[over + len(bos) :]]
+                before = cut_left(before, len(before) - over, getattr(tokenizer, "bos_token_id", None))
                 truncated.add(item)
             lines.append(_Scored((*before, *after[:-1]), len(before) - 1, item, place, tuple(after)))
     return lines, sorted(truncated)

@@ -121,6 +121,11 @@ def _check(lm: Any, generate: int, decode: str, top_k: int, settings: Mapping[st
         raise InputError(
             f"decode={decode!r} is not known; allowed are 'dola' and 'greedy'.", hint="leave decode out for 'dola'"
         )
+    if fixed := sorted({"max_new_tokens", "max_length", "num_return_sequences"} & settings.keys()):
+        raise InputError(
+            f"{fixed[0]}={settings[fixed[0]]!r} is not taken: generate= says how many tokens, of one text.",
+            hint="use generate=20",
+        )
     if settings and not generate:
         raise InputError(
             f"{', '.join(settings)} given without generate=: nothing is generated.", hint="add generate=20, or leave it out"

@@ -247,6 +247,15 @@ def test_a_pipe_that_closes_under_rich(dola_command, folder, monkeypatch, consol
     assert dola_command("generate", "Hi").code == 141
 
 
+@pytest.fixture
+def _ctrl_c_raises():
+    """SIGINT as Python sets it up; tests that run in the background (`make test &`) are started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_raises")
 def test_ctrl_c_while_libraries_are_imported_ends_the_process(monkeypatch):
     """Not by an exception: C code that imports may lose it."""
     ended = []

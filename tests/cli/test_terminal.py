@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import termios
@@ -27,13 +28,23 @@ class Session(NamedTuple):
     pieces: list[str]
 
 
+def _as_a_shell_starts_it():
+    """In the child: the terminal is its own, and Ctrl-C is not ignored.
+
+    A shell that runs tests in the background (`make test &`, nohup) starts them with SIGINT ignored, and what is ignored
+    stays so over exec: Python would then install no handler for Ctrl-C.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 def in_terminal(*arguments, width=80, ctrl_c_after=None, **settings):
     """Run `dola ...` with a terminal as its standard streams; press Ctrl-C when `ctrl_c_after` is on the screen."""
     main_end, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0), env=environment(TERM="xterm", **settings),
+        preexec_fn=_as_a_shell_starts_it, env=environment(**{"TERM": "xterm", **settings}),
     )  # fmt: skip
     os.close(terminal)
     pieces, pressed = [], False
@@ -126,6 +137,24 @@ def test_compare_fits_the_terminal(folder, width):
     check_sane(session)
     assert not re.search(r"\x1b\[[\d;]*3\dm", session.text.partition("penalty")[2])
     assert "tokens/s" in session.text
+
+
+@pytest.mark.parametrize("settings", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": "xterm-256color"}], ids=str)
+def test_a_heatmap_in_a_terminal(folder, settings):
+    """Digits in any case; colours behind them where they are wanted and there are any."""
+    session = in_terminal("trace", "The quick brown fox", "-m", folder, **settings)
+    assert session.code == 0
+    check_sane(session)
+    coloured = re.search(r"\x1b\[[\d;]*(?:[34]8;|[34]\dm)", session.text) is not None
+    assert coloured == (settings.get("TERM") == "xterm-256color")
+    lines = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", session.text).replace("\r", "\n").splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line.split() for line in lines if re.match(r" +[0-5] [ *]  ", line)]
+    blocks = len(rows) // 6
+    assert blocks >= 2, "wrapped by tokens"
+    assert [row[0] for row in rows] == list("543210") * blocks
+    assert all(re.fullmatch(r"\[?0\.\d\d\]?", cell) for row in rows for cell in row[1:] if cell != "*")
+    assert "in nats (0 is the same," in "\n".join(lines)
 
 
 @pytest.mark.parametrize(

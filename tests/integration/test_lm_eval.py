@@ -19,6 +19,7 @@ from lm_eval.tasks import TaskManager
 import dola
 from dola import DoLaConfig, Recipe
 from dola.cli import main
+from dola.cli.lm_eval import _decodes_plainly
 from dola.errors import ConfigError, LayersError
 from dola.evidence.evaluate import evaluate
 from dola.evidence.sample import Sample
@@ -197,6 +198,23 @@ def test_the_harness_own_help_and_types_are_there(monkeypatch, capsys):
 
     assert get_model("hf").__name__ == "HFLM"
     assert get_model("dola") is DolaLM
+
+
+@pytest.mark.parametrize(
+    ("arguments", "plain"),
+    [
+        ("--tasks arc_easy", True),
+        ("run --model hf -t arc_easy", True),
+        ("--model=hf --tasks arc_easy", True),
+        ("--model dola --tasks arc_easy", False),
+        ("run -M dola -t arc_easy", False),
+        ("--model=dola --tasks=arc_easy", False),
+        ("run --config mine.yaml --tasks arc_easy", False),
+        ("ls tasks", False),
+    ],
+)
+def test_a_run_without_dola_is_known(arguments, plain):
+    assert _decodes_plainly(arguments.split()) is plain
 
 
 def test_mistakes_are_told_in_words(monkeypatch, capsys, folder, tasks):

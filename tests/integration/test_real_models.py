@@ -51,6 +51,27 @@ def test_tokens_are_the_same_alone_in_a_batch_and_in_any_order(smollm2, name):
         assert shuffled[order.index(i)][: len(tokens)] == tokens
 
 
+@pytest.mark.parametrize("name", ["high", "low", "reference"])
+def test_a_trace_is_of_the_contrast_that_generate_used(smollm2, name):
+    """Token for token: its tokens are those of the fast step, its contrasts the scores that `generate` returns."""
+    model, tokenizer = smollm2
+    ids = tokenizer(PROMPTS[3], return_tensors="pt").input_ids
+    trace = dola.trace(model, tokenizer, PROMPTS[3], CONFIGS[name], generate=12)
+    call = {**SETTINGS, "attention_mask": torch.ones_like(ids), "pad_token_id": tokenizer.pad_token_id}
+    fast = dola.generate(model, ids, dola_layers=CONFIGS[name], **call)
+    scored = dola.generate(model, ids, dola_layers=CONFIGS[name], **call, return_dict_in_generate=True, output_scores=True)
+    made = [token.token for token in trace.tokens]
+    assert made == fast[0, ids.shape[1] :].tolist() == scored.sequences[0, ids.shape[1] :].tolist()
+    before = ids[0].tolist()
+    for token, (scores,) in zip(trace.tokens, scored.scores, strict=True):
+        for each in token.plausible:
+            score = float(scores[each.id])
+            if each.id in before:  # undo the penalty
+                score = score / 1.2 if score < 0 else score * 1.2
+            assert each.contrast == pytest.approx(score, rel=1e-3, abs=0.01)
+        before.append(token.token)
+
+
 def test_gemma_tokens_are_the_same_alone_and_in_a_batch(gemma3):
     with dola.attach(gemma3.model, "high"):
         alone = [generate(*gemma3, [prompt])[0] for prompt in PROMPTS[:4]]

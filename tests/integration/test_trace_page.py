@@ -1,12 +1,13 @@
-"""The page of a trace in a real browser: opened from disk with the network off, read, walked by keyboard.
+"""The page of a trace in a real browser: opened from disk with the network off, read, pointed at, walked by keyboard.
 
-Needs Chromium (`chromium`, `google-chrome` or $CHROMIUM on the path) and the package playwright; skipped without them.
+Needs Chromium and the extra `browser`; skipped without them (`browser.py`).
 """
 
-import os
-import shutil
+import dataclasses
+import json
 
 import pytest
+from browser import chromium, serious_violations
 from families import tiny
 from words import word_tokenizer
 
@@ -14,19 +15,11 @@ import dola
 from dola.plot.html import page as page_of
 from dola.token_text import visible
 
-BROWSERS = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
-
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next((found for name in BROWSERS if name and (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip("there is no Chromium on the path")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])  # tests may run as root
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -40,50 +33,84 @@ def traces():
 
 
 @pytest.fixture
-def opened(browser, traces, tmp_path):
-    """The page, and what it complained of or asked the network for."""
-    path = tmp_path / "trace.html"
-    path.write_text(page_of(traces), encoding="utf-8")
-    context = browser.new_context(offline=True, viewport={"width": 1400, "height": 900})
-    page, complaints = context.new_page(), []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: complaints.append(request.url) if request.url != path.as_uri() else None)
-    page.goto(path.as_uri())
-    yield page
+def open_page(browser, tmp_path):
+    """Opens HTML from disk, offline; nothing may be asked for but the file itself, nor anything be complained of."""
+    contexts, complaints, pages = [], [], []
+
+    def opened(html, **settings):
+        path = tmp_path / "trace.html"
+        path.write_text(html, encoding="utf-8")
+        context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **settings})
+        context.set_offline(True)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: None if request.url.startswith(allowed(path)) else complaints.append(request.url))
+        page.goto(path.as_uri())
+        contexts.append(context)
+        pages.append(page)
+        return page
+
+    yield opened
     assert complaints == []
-    assert page.evaluate("window.hacked") is None
-    context.close()
+    assert [page.evaluate("window.hacked") for page in pages] == [None] * len(pages)
+    for context in contexts:
+        context.close()
+
+
+def allowed(path):
+    return path.as_uri(), "data:", "about:srcdoc"
+
+
+@pytest.fixture
+def opened(open_page, traces):
+    return open_page(page_of(traces))
 
 
 def cell(page, number, index, layer):
     return page.locator("section").nth(number).locator(f'td[data-index="{index}"][data-layer="{layer}"]')
 
 
+def rows_of(page, number, table):
+    """The texts of a table's body, row by row."""
+    rows = page.locator("section").nth(number).locator(f"{table} tbody tr")
+    return [row.locator("th, td").all_text_contents() for row in rows.all()]
+
+
 def top_of(page, number):
-    """The likeliest tokens that the page shows: text and probability in percent."""
-    rows = page.locator("section").nth(number).locator("table.top tbody tr")
-    shown = []
-    for row in rows.all():
-        texts = row.locator("td").all_text_contents()
-        shown.append((texts[0], texts[1]))
-    return shown
+    """The likeliest tokens that the page shows: text and probability."""
+    return [tuple(row[:2]) for row in rows_of(page, number, "table.top")]
+
+
+def percent(share):
+    if share >= 1e-5:
+        return f"{share:.1%}" if share >= 0.001 else f"{share:.3%}"
+    return f"{share:.0e}".replace("e-0", "e-")
+
+
+def name(trace, token):
+    text = visible(trace.text(token))
+    return text if text.strip() else f'"{text}"'
 
 
 def as_shown(trace, layer_top):
-    def percent(share):
-        return f"{share:.1%}" if share >= 0.001 else f"{share:.3%}" if share >= 1e-5 else "<0.001%"
-
-    texts = [visible(trace.text(token)) for token, _ in layer_top]
-    return [(text if text.strip() else f'"{text}"', percent(share)) for text, (_, share) in zip(texts, layer_top, strict=True)]
+    return [(name(trace, token), percent(share)) for token, share in layer_top]
 
 
-def test_a_cell_shows_the_traces_own_top_tokens(opened, traces):
-    saved = [dola.LayerTrace.from_json(trace.to_json()) for trace in traces]
-    for number, index, layer in ((0, 0, 2), (0, 3, 5), (1, 5, 0)):
-        cell(opened, number, index, layer).hover()
-        assert top_of(opened, number) == as_shown(saved[number], saved[number].tokens[index].top[layer])
-        assert f"Layer {layer} after" in opened.locator("section").nth(number).locator(".look h3").text_content()
+def test_every_cell_shows_the_traces_own_top_tokens(opened, traces):
+    for number, trace in enumerate(traces):
+        saved = json.loads(trace.to_json())
+        assert saved["tokens"][0]["top"]
+        for index, token in enumerate(saved["tokens"]):
+            for layer in range(trace.num_layers):
+                cell(opened, number, index, layer).hover()
+                assert top_of(opened, number) == as_shown(trace, token["top"][layer])
+                here = opened.locator("section").nth(number).locator(".look").text_content()
+                assert f"Layer {layer} after" in here
+                shown = float(here.partition(" nats from the last layer")[0].split('"')[-1])
+                assert shown == pytest.approx(token["divergence"][layer], rel=6e-3, abs=1e-12)
+                follows = f": number {token['rank'][layer]:,} here, {percent(token['probability'][layer])}."
+                assert follows in here
 
 
 def test_two_traces_stand_side_by_side(opened, traces):
@@ -91,6 +118,14 @@ def test_two_traces_stand_side_by_side(opened, traces):
     assert first["y"] == second["y"]
     assert second["x"] >= first["x"] + first["width"]
     assert "tokens of greedy decoding" in opened.locator("h2").nth(0).text_content()
+    assert "tokens that DoLa chose" in opened.locator("h2").nth(1).text_content()
+
+
+def test_on_a_narrow_screen_they_stand_below_each_other(open_page, traces):
+    page = open_page(page_of(traces), viewport={"width": 390, "height": 800})
+    first, second = (page.locator("section").nth(number).bounding_box() for number in (0, 1))
+    assert second["y"] >= first["y"] + first["height"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_the_chosen_layer_is_marked(opened, traces):
@@ -106,16 +141,43 @@ def test_a_click_keeps_a_token_until_escape(opened, traces):
     cell(opened, 1, 2, 3).click()
     assert section.locator(".kept h3").text_content() == "Token 3"
     assert section.locator(".explanation").text_content() == traces[1].explain(2)
-    members = section.locator("table.members tbody tr")
-    assert members.count() == len(traces[1].tokens[2].plausible)
-    contrasts = [float(row.locator("td").last.text_content()) for row in members.all()]
-    assert contrasts == pytest.approx([each.contrast for each in traces[1].tokens[2].plausible], abs=0.006)
-    assert section.locator("svg polyline").count() == min(5, members.count())
+    assert section.locator("tr[aria-selected=true]").count() == 1
     cell(opened, 1, 4, 0).hover()
     assert section.locator(".kept h3").text_content() == "Token 3"
     opened.keyboard.press("Escape")
+    assert section.locator("tr[aria-selected=true]").count() == 0
     cell(opened, 1, 5, 0).hover()
     assert section.locator(".kept h3").text_content() == "Token 6"
+
+
+def test_a_kept_token_shows_its_candidates_and_their_probabilities(opened, traces):
+    trace = traces[1]
+    index = max(range(6), key=lambda index: trace.tokens[index].plausible_count)
+    token = trace.tokens[index]
+    assert 1 < token.plausible_count == len(token.plausible)
+    cell(opened, 1, index, 3).click()
+    likely = sorted(token.plausible, key=lambda member: -member.probability[-1])
+    expected = [
+        [name(trace, member.id), percent(member.probability[token.layer]), percent(member.probability[-1])]
+        for member in token.plausible
+    ]
+    members = rows_of(opened, 1, "table.members")
+    assert [row[:3] for row in members] == expected
+    assert [float(row[3]) for row in members] == pytest.approx([each.contrast for each in token.plausible], abs=0.006)
+    places = [f"{likely.index(member) + 1} → {place}" for place, member in enumerate(token.plausible, 1)]
+    assert [row[4] for row in members] == places
+    drawn = token.plausible[:5]
+    lines = opened.locator("section").nth(1).locator("svg polyline")
+    assert lines.count() == len(drawn)
+    for line, member in zip(lines.all(), drawn, strict=True):
+        heights = [-float(point.split(",")[1]) for point in line.get_attribute("points").split()]
+        order = sorted(range(1, 7), key=member.probability.__getitem__)
+        assert [heights[layer] for layer in order] == sorted(heights[1:]), "likelier is higher"
+    opened.locator("section").nth(1).locator("details.layers summary").click()
+    numbers = rows_of(opened, 1, "details.layers")
+    assert [row[0].split(",")[0] for row in numbers] == [str(layer) for layer in range(6, -1, -1)]
+    for row in numbers:
+        assert row[1:] == [percent(member.probability[int(row[0].split(",")[0])]) for member in drawn]
 
 
 def test_it_can_be_walked_by_keyboard(opened, traces):
@@ -126,10 +188,6 @@ def test_it_can_be_walked_by_keyboard(opened, traces):
     opened.keyboard.press("Tab")
     trace = traces[0]
     start = (trace.telling(), trace.tokens[trace.telling()].layer)
-    for _ in range(3):  # a box that scrolls may come first
-        if opened.evaluate("document.activeElement.tagName") == "TD":
-            break
-        opened.keyboard.press("Tab")
     assert focused() == start
     assert opened.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     opened.keyboard.press("Home")
@@ -146,14 +204,31 @@ def test_it_can_be_walked_by_keyboard(opened, traces):
     assert opened.evaluate(
         "[...document.querySelectorAll('table.map')].every(t => t.querySelectorAll('[tabindex=\"0\"]').length === 1)"
     )
+    opened.keyboard.press("Tab")
+    assert opened.evaluate("document.activeElement.tagName") == "SUMMARY"
+    opened.keyboard.press("Enter")
+    assert opened.locator("details.layers").nth(0).get_attribute("open") is not None
 
 
 def test_it_is_a_table_to_assistive_technology(opened, traces):
     assert opened.get_by_role("grid").count() == 2
-    assert opened.get_by_role("rowheader").count() == 12
-    assert opened.get_by_role("grid").get_by_role("columnheader", name="layer 3", exact=True).count() == 2
+    assert opened.get_by_role("grid").get_by_role("rowheader").count() == 12
+    grid = opened.get_by_role("grid")
+    assert grid.get_by_role("columnheader", name="layer 3, a candidate", exact=True).count() == 2
+    assert grid.get_by_role("columnheader", name="layer 2", exact=True).count() == 2
     assert opened.get_by_role("status").count() == 2
     assert opened.get_by_role("img", name="Probability of the first").count() == 2
+
+
+def test_walking_speaks_of_a_layer_and_pinning_of_a_token(opened):
+    """A screen reader would otherwise read all candidates at every step."""
+    kept = opened.locator(".kept").first
+    cell(opened, 0, 1, 1).focus()
+    assert kept.get_attribute("aria-live") == "off"
+    opened.keyboard.press("Enter")
+    assert kept.get_attribute("aria-live") == "polite"
+    opened.keyboard.press("Escape")
+    assert kept.get_attribute("aria-live") == "off"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -163,3 +238,37 @@ def test_it_follows_the_colour_scheme(opened, scheme):
         "getComputedStyle(document.documentElement).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
     )
     assert (red + green + blue > 600) == (scheme == "light")
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(open_page, traces, scheme, width):
+    """axe-core's script is put in from outside, which the page's own security policy forbids: that is off here."""
+    page = open_page(page_of(traces), bypass_csp=True, color_scheme=scheme, viewport={"width": width, "height": 800})
+    cell(page, 0, 1, 2).click()
+    page.locator("details.layers summary").first.click()
+    assert serious_violations(page) == []
+
+
+def test_axe_would_find_something_serious(open_page):
+    page = open_page('<!DOCTYPE html><html lang="en"><title>x</title><main><h1>x</h1><input></main>', bypass_csp=True)
+    assert any(found.startswith("label (critical)") for found in serious_violations(page))
+
+
+def test_a_long_prompt_is_a_box_that_tab_reaches(open_page, traces):
+    long = dataclasses.replace(traces[0], prompt="word " * 2000)
+    page = open_page(page_of([long]), bypass_csp=True)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "prompt"
+    assert serious_violations(page) == []
+
+
+def test_a_notebooks_frame_works_alike(open_page, traces):
+    """Sandboxed, and with the page's own security policy."""
+    page = open_page(f'<!DOCTYPE html><html lang="en"><title>x</title>{traces[1]._repr_html_()}')
+    frame = page.frame_locator("iframe")
+    frame.locator('td[data-index="2"][data-layer="4"]').click()
+    assert frame.locator(".kept h3").text_content() == "Token 3"
+    first = frame.locator("table.top tbody tr").first.locator("td").all_text_contents()
+    assert tuple(first[:2]) == as_shown(traces[1], traces[1].tokens[2].top[4])[0]
+    assert page.evaluate("document.querySelector('iframe').contentDocument") is None

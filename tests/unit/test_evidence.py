@@ -23,6 +23,7 @@ from dola.evidence.report import make_report, markdown
 from dola.evidence.sample import Sample, draw, find_task
 from dola.evidence.table import render
 from dola.evidence.ways import LENGTH, STATIC, VANILLA, Way, choice_ways, generation_ways
+from dola.hidden import cut_left
 from dola.score import Scores
 from dola.tasks import TASKS, Generation
 from dola.tasks.items import ChoiceItem, QuestionItem
@@ -227,6 +228,12 @@ def test_prompts_that_leave_no_room_are_cut_on_the_left(llama):
     assert found.by_way["vanilla"][0] == found.by_way["vanilla"][2]
     with pytest.raises(InputError, match="leaves no room for a prompt"):
         generate_texts(llama, words, items, ways, Generation(256, ()), progress=False)
+
+
+def test_a_cut_keeps_the_beginning_of_the_sequence():
+    assert cut_left([1, 2, 3, 4, 5], 3, 1) == [1, 4, 5]
+    assert cut_left([1, 2, 3, 4, 5], 3, None) == cut_left([1, 2, 3, 4, 5], 3, 9) == [3, 4, 5]
+    assert cut_left([1, 2, 3], 1, 1) == [1]
 
 
 def test_generation_that_was_interrupted_goes_on(long, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import math
 import re
@@ -191,8 +192,30 @@ def test_a_data_frame(trace):
 
 def test_a_data_frame_without_pandas(trace, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
-    with pytest.raises(MissingExtraError, match="pip install pandas"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'dola-decoding\[plot\]'"):
         trace.to_pandas()
+
+
+# sRGB as people without red or green cones see it (Machado, Oliveira and Fernandes 2009, severity 1), on linear values.
+DEFICIENCIES = {
+    "none": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    "tritanopia": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+}
+
+
+@pytest.mark.parametrize("seen", DEFICIENCIES.values(), ids=DEFICIENCIES)
+def test_the_scale_grows_brighter_for_everybody(seen):
+    """What is twice as far along the scale is brighter to people who see fewer colours, too: lightness L* in even steps."""
+
+    def lightness(rgb):
+        linear = [(c / 255 + 0.055) ** 2.4 / 1.055**2.4 if c > 10 else c / 255 / 12.92 for c in rgb]
+        red, green, blue = (min(max(sum(a * b for a, b in zip(row, linear, strict=True)), 0), 1) for row in seen)
+        return 116 * max(0.2126 * red + 0.7152 * green + 0.0722 * blue, 0.009) ** (1 / 3) - 16
+
+    steps = [lightness(colour(step / 10)) for step in range(11)]
+    assert all(4 < after - before < 14 for before, after in itertools.pairwise(steps)), steps
 
 
 def test_colours_run_from_end_to_end():
@@ -290,10 +313,23 @@ def test_the_heatmap(trace, axes):
 def test_probabilities_over_the_layers(trace, axes):
     figure.probabilities(axes, trace, 0)
     labels = [line.get_label() for line in axes.lines]
-    assert labels == ['" Olympia" (DoLa)', '" Seattle" (last layer)', "premature layer 1"]
-    assert axes.lines[0].get_ydata().tolist() == list(RISES[0].probability)
-    with pytest.raises(ConfigError, match="is not listed as plausible at token 0"):
-        figure.probabilities(axes, trace, 0, [9])
+    assert labels == ['" Olympia" (DoLa)', '" Seattle" (last layer, text)', "premature layer 1"]
+    assert list(axes.lines[0].get_ydata()) == [0.01, 0.01, 0.1, 0.35]  # of the embedding, below all others, the floor
+    low, high = axes.get_ylim()
+    assert 0.001 < low < 0.01 < 1 < high
+    axes.clear()
+    figure.probabilities(axes, dataclasses.replace(trace, candidates=(0, 1, 2)), 0)
+    assert axes.lines[0].get_ydata()[0] == figure.FLOOR
+    axes.clear()
+    follows = dataclasses.replace(trace, tokens=(dataclasses.replace(TOKENS[0], token=9),))
+    figure.probabilities(axes, follows)
+    assert [line.get_label() for line in axes.lines][2] == '"日本" (text)'
+    assert list(axes.lines[2].get_ydata())[1:] == [0.01, 0.2, 0.5]
+    axes.clear()
+    figure.probabilities(axes, follows, -1, [9, 2])
+    assert [line.get_label() for line in axes.lines][:2] == ['"日本" (text)', '" Seattle" (last layer)']
+    with pytest.raises(ConfigError, match='Of " " the trace does not know the probabilities at token 0'):
+        figure.probabilities(axes, follows, 0, [5])
 
 
 def test_the_layer_histogram(trace, axes):

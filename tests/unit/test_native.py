@@ -237,5 +237,11 @@ def test_tokens_that_a_model_bans_by_minus_infinity():
     gains = (log_p - log_q)[:, :200]
     torch.testing.assert_close(found.gain_log_z.double(), gains.logsumexp(-1), atol=3e-6, rtol=2e-5)
     premature[:, 5] = -torch.inf
-    found = native.compare(mature, native.log_z(mature), premature, jsd=False, reference=False, gains=True)
+    found = native.compare(mature, native.log_z(mature), premature, jsd=False, reference=True, gains=True)
     assert (found.gain_largest == LARGEST_SCORE).all()
+    judged = DIVERGENCES["reference"](mature.log_softmax(-1), premature.log_softmax(-1))
+    assert found.reference.equal(judged)  # infinite: the layer rules out what the mature one does not
+    premature[0, 5], mature[0, 5], premature[1, 5], mature[1, 5] = 0.5, -torch.inf, -torch.inf, -1e3  # the other way; no mass
+    found = native.compare(mature, native.log_z(mature), premature, jsd=False, reference=True, gains=False)
+    assert found.reference is not None
+    assert found.reference.isinf().tolist() == [True, False]

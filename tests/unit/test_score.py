@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 import threading
 
 import pytest
@@ -261,6 +262,19 @@ def test_a_run_that_was_cut_short_goes_on_and_ends_with_the_same_numbers(llama, 
     finally:
         handle.remove()
     assert sorted(path.read_bytes().splitlines()) == sorted(content.splitlines())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files are not locked on Windows")
+def test_two_runs_do_not_write_one_file(llama, tmp_path):
+    path = tmp_path / "results.jsonl"
+    whole = score(llama, results=path)
+    with path.open("a") as other:
+        import fcntl
+
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="is being written by another process"):
+            score(llama, results=path)
+    assert score(llama, results=path) == whole
 
 
 @pytest.mark.parametrize("length", [0, 5, 30])

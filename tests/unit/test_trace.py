@@ -14,6 +14,7 @@ import dola
 from dola import DoLaConfig
 from dola.anatomy import Anatomy
 from dola.errors import AttachError, InputError, LayersError, ReadoutError
+from dola.trace import DIGITS
 
 IDS = [5, 17, 200, 33, 8, 91, 4, 60, 61]
 CONFIGS = {
@@ -73,6 +74,24 @@ def test_a_prompt_against_the_float64_reference(name, config):
         else:
             assert token.probability == pytest.approx([share[token.token] for share in shares], rel=2e-3, abs=1e-12)
             assert list(token.rank) == [1 + sum(other > row[token.token] for other in row) for row in rows]
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_in_float64_the_numbers_are_the_references_to_the_last_digit_kept(config):
+    """What is left of a difference here is the rounding to DIGITS: the one in float32 was noise."""
+    model = tiny().double()
+    trace = traced(model, config)
+    logits = layer_logits(model, FAMILIES["llama"], config, IDS)
+    near = {"rel": 10.0 ** (1 - DIGITS), "abs": 1e-13}
+    for position, token in enumerate(trace.tokens):
+        rows = logits[:, position].tolist()
+        mature, candidates = rows[-1], [rows[layer] for layer in trace.candidates]
+        divergence = judge.DIVERGENCES[config.divergence]
+        assert token.divergence == pytest.approx([divergence(mature, row) for row in rows[:-1]], **near)
+        scores = judge.contrast(mature, candidates, config.relative_top, config.divergence)
+        assert [each.contrast for each in token.plausible] == pytest.approx(
+            [scores[each.id] for each in token.plausible], **near
+        )
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -187,6 +206,8 @@ def test_texts_are_those_of_the_tokens(llama):
         ({"top_k": 0}, "top_k=0 is out of range; allowed is 1 or more"),
         ({"decode": "beam", "generate": 1}, "decode='beam' is not known"),
         ({"min_new_tokens": 3}, "min_new_tokens given without generate="),
+        ({"generate": 2, "max_new_tokens": 300}, "max_new_tokens=300 is not taken"),
+        ({"generate": 2, "num_return_sequences": 2}, "num_return_sequences=2 is not taken"),
     ],
 )
 def test_what_has_no_meaning_is_refused(llama, settings, message):

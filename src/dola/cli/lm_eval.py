@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
+from itertools import pairwise
 
 import typer
 
@@ -39,9 +40,20 @@ def command(context: typer.Context) -> None:
         from lm_eval.__main__ import cli_evaluate
 
         import dola.integrations.lm_eval  # noqa: F401 - registers the model type
+    if _decodes_plainly(context.args):
+        print("Note: no --model dola, so this run is without DoLa.", file=sys.stderr)
     before = sys.argv
     sys.argv = ["dola lm-eval", *(context.args or ["--help"])]
     try:
         cli_evaluate()
     finally:
         sys.argv = before
+
+
+def _decodes_plainly(args: list[str]) -> bool:
+    """Whether tasks are to be run, and with another model type than ours: the harness's default is "hf"."""
+    flags = {arg.split("=")[0] for arg in args}
+    models = [value for flag, value in pairwise(args) if flag in ("--model", "-M")]
+    models += [arg.partition("=")[2] for arg in args if arg.startswith("--model=")]
+    elsewhere = not flags.isdisjoint({"--config", "-C"})  # that file may name the model
+    return not flags.isdisjoint({"--tasks", "-t"}) and not elsewhere and models[-1:] != ["dola"]

@@ -15,7 +15,7 @@ from dola.anatomy import Anatomy
 from dola.errors import InputError
 from dola.evidence.ways import Way
 from dola.generate import generate
-from dola.hidden import check_eval, window
+from dola.hidden import check_eval, cut_left, window
 from dola.layers import candidate_layers
 from dola.results_file import ResultsFile, what_model
 from dola.tasks import Generation
@@ -117,8 +117,12 @@ def _prompts(
             hint="use a model with a longer window",
         )
     prompts = [_tokens(tokenizer, item.prompt, chat=chat) for item in items]
-    truncated = [i for i, tokens in enumerate(prompts) if room is not None and len(tokens) > room]
-    return [tokens if room is None else tokens[-room:] for tokens in prompts], truncated
+    if room is None:
+        return prompts, []
+    truncated = [i for i, tokens in enumerate(prompts) if len(tokens) > room]
+    for i in truncated:
+        prompts[i] = cut_left(prompts[i], room, tokenizer.bos_token_id)
+    return prompts, truncated
 
 
 def _tokens(tokenizer: Any, prompt: str, *, chat: bool) -> list[int]:

@@ -285,7 +285,8 @@ void dola_log_z(int bf16, const void *logits, float *log_z, long stride, long V,
 
 /* Rows r of p and of q, of V logits each, p_stride and q_stride elements apart, with the log sum exp of p's; q's is written.
  * jsd (less ln 2), reference (the old code's divergence), gains ([2, n]: log sum exp of F, largest F): NULL where not wanted.
- * log q is at least -1e30 in F, as in the formula of the contrast; with less than exp(-87) a token has no mass. */
+ * log q is at least -1e30 in F, as in the formula of the contrast; with less than exp(-87) a token has no mass. The old divergence
+ * is infinite where one layer rules out (-inf) what the other gives any probability that float32 holds. */
 void dola_compare(int bf16, const void *p, const void *q, const float *p_log_z, float *q_log_z, float *jsd, float *reference,
                   float *gains, long p_stride, long q_stride, long V, long n, int threads) {
     long bytes = bf16 ? 2 : 4;
@@ -302,6 +303,7 @@ void dola_compare(int bf16, const void *p, const void *q, const float *p_log_z, 
             read_block(log_p, bf16, pr, v, m, z_p - 87.0f);
             read_block(log_q, bf16, qr, v, m, z_q - 87.0f);
             vec js = {}, kl = {};
+            ivec infinite = {};
             for (int i = 0; i < BLOCK / LANES; i++) {
                 vec lp = ((vec *)log_p)[i] - z_p, lq = ((vec *)log_q)[i] - z_q;
                 if (gains) ((vec *)f)[i] = lp - at_least(lq, -1e30f);
@@ -310,9 +312,12 @@ void dola_compare(int bf16, const void *p, const void *q, const float *p_log_z, 
                 vec log_sum = log_above_zero(a + b);
                 js += a * (log_sum - cp) + b * (log_sum - cq);
                 kl += (a + b) * (log_sum - 0.69314718f - 0.5f * (at_least(lp, -1e20f) + at_least(lq, -1e20f)));
+                ivec p_out = lp < -FLT_MAX, q_out = lq < -FLT_MAX;
+                infinite |= (p_out & ~q_out & (lq > -103.0f)) | (q_out & ~p_out & (lp > -103.0f));
             }
             shared += sum(js);
             apart += sum(kl);
+            for (int i = 0; i < LANES; i++) if (infinite[i]) apart = INFINITY;
             if (gains) {
                 for (long i = m; i < BLOCK; i++) f[i] = -INFINITY;
                 add_block(&gain, f);

@@ -24,6 +24,9 @@ TOKENS_IN_FIGURE = 240
 LINES = 5
 """Tokens whose probability over the layers is drawn unless they are named, at most."""
 
+FLOOR = 1e-40
+"""Probabilities below are drawn at the bottom, and so is the embedding's, far below all others, unless it is a candidate."""
+
 LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 LINE_MARKERS = "os^Dv"
 """Told apart by people who see fewer colours, too (Okabe and Ito's palette), and without colour."""
@@ -57,18 +60,22 @@ def heatmap(axes: Any, trace: LayerTrace, start: int = 0, count: int | None = No
     """The divergence of each layer at tokens `start` .. `start + count`: the paper's figure 2. Boxes are premature layers."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
 
     tokens = trace.tokens[start : None if count is None else start + count]
     values = [[token.divergence[layer] for token in tokens] for layer in range(trace.num_layers)]
     colours = LinearSegmentedColormap.from_list("cividis of dola", [hexadecimal(each) for each in CIVIDIS])
     image = axes.imshow(values, origin="lower", aspect="auto", cmap=colours, vmin=0, vmax=trace.scale)
     for column, token in enumerate(tokens):
-        axes.add_patch(Rectangle((column - 0.5, token.layer - 0.5), 1, 1, fill=False, edgecolor="#d00000", linewidth=1.6))
+        box = Rectangle((column - 0.5, token.layer - 0.5), 1, 1, fill=False, edgecolor="#d00000", linewidth=1.6)
+        box.set_path_effects([withStroke(linewidth=3.2, foreground="white")])  # red alone is lost on the dark end of the scale
+        axes.add_patch(box)
     axes.set_xticks(range(len(tokens)), [_step(trace, start + i) for i in range(len(tokens))], rotation=50, ha="right")
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlim(-0.5, max(len(tokens), count or 0) - 0.5)
-    axes.set_ylabel("layer (candidates named)")
-    axes.set_yticks(trace.candidates, trace.candidates, fontsize=7)
+    axes.set_ylabel("layer (0, and the candidates)")
+    named = sorted({0, *trace.candidates})
+    axes.set_yticks(named, named, fontsize=7)
     axes.figure.colorbar(image, ax=axes, pad=0.01, label="nats" if trace.settings["divergence"] == "jsd" else None)
     if titled:
         axes.set_title(f"Divergence from the last layer: {visible(trace.model)}, {trace.title}", fontsize=9, loc="left")
@@ -77,23 +84,33 @@ def heatmap(axes: Any, trace: LayerTrace, start: int = 0, count: int | None = No
 def probabilities(axes: Any, trace: LayerTrace, index: int | None = None, tokens: Sequence[int] | None = None) -> None:
     """The probability of some tokens in each layer, where one token is chosen: "Olympia" rising over "Seattle".
 
+    The scale is logarithmic, so a token's contrast is how far its line climbs from the premature layer to the last one.
+
     Args:
         axes: Where to draw.
         trace: The trace.
         index: Which token's choice; None takes `trace.telling()`.
-        tokens: Whose probabilities, of those that are listed as plausible; None takes the best by contrast and the likeliest.
+        tokens: Whose probabilities, of those that are listed as plausible and the one that follows in the text; None takes
+            the best by contrast, the likeliest, and the one that follows.
+
+    Raises:
+        ConfigError: A token of which the trace does not know it.
     """
-    index = trace.telling() if index is None else index
+    index = trace.telling() if index is None else index % len(trace.tokens)
     at = trace.tokens[index]
-    for number, member in enumerate(_drawn(trace, index, tokens)):
-        note = " (DoLa)" * (member.id == at.dola_choice) + " (last layer)" * (member.id == at.mature_choice)
+    drawn = _drawn(trace, index, tokens)
+    first = 0 if 0 in trace.candidates else 1
+    floor = max(FLOOR, min(min(shares[first:]) for shares in drawn.values()))
+    for number, (token, shares) in enumerate(drawn.items()):
+        roles = {"DoLa": at.dola_choice, "last layer": at.mature_choice, "text": at.token}
+        note = ", ".join(role for role, one in roles.items() if one == token)
         look = {"color": LINE_COLOURS[number % LINES], "marker": LINE_MARKERS[number % LINES], "markersize": 4}
-        axes.plot(range(trace.num_layers + 1), member.probability, label=f"{quoted(trace.text(member.id))}{note}", **look)
+        label = quoted(trace.text(token)) + (f" ({note})" if note else "")
+        axes.plot(range(trace.num_layers + 1), [max(share, floor) for share in shares], label=label, **look)
     axes.axvline(at.layer, color="#d00000", linewidth=1, linestyle="--", label=f"premature layer {at.layer}")
-    axes.set_yscale("symlog", linthresh=1e-4, linscale=0.4)
-    axes.set_ylim(0, 1.3)
-    axes.set_yticks([0, 1e-4, 1e-3, 1e-2, 1e-1, 1], ["0", "0.01%", "0.1%", "1%", "10%", "100%"])
-    axes.minorticks_off()
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share:.4g}")  # the default one is in TeX
+    axes.set_ylim(floor / 3, 3)
     axes.set_xlabel("layer")
     axes.set_ylabel("probability")
     axes.set_title(f"Token {index + 1}: what follows {quoted(trace.text(at.after))}", fontsize=9, loc="left")
@@ -107,6 +124,7 @@ def layer_histogram(axes: Any, trace: LayerTrace) -> None:
         below = [0 if not lazy else _count(trace, layer, lazy=False) for layer in trace.candidates]
         axes.bar(trace.candidates, [chosen.count(layer) for layer in trace.candidates], bottom=below, color=shade, label=label)
     axes.set_xticks(trace.candidates, trace.candidates, fontsize=8)
+    axes.margins(y=0.12)
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("premature layer")
     axes.set_ylabel("tokens")
@@ -118,18 +136,25 @@ def _count(trace: LayerTrace, layer: int, *, lazy: bool) -> int:
     return sum(token.layer == layer and (token.plausible_count == 1) == lazy for token in trace.tokens)
 
 
-def _drawn(trace: LayerTrace, index: int, tokens: Sequence[int] | None) -> list[Any]:
+def _drawn(trace: LayerTrace, index: int, tokens: Sequence[int] | None) -> dict[int, Sequence[float]]:
+    """Tokens whose lines are drawn, with their probabilities in each layer."""
     at = trace.tokens[index]
+    known: dict[int, Sequence[float]] = {member.id: member.probability for member in at.plausible}
+    if at.token is not None and at.probability is not None:
+        known.setdefault(at.token, at.probability)
     if tokens is None:
-        likely = sorted(at.plausible[1:], key=lambda member: -member.probability[-1])
-        return [at.plausible[0], *likely][:LINES]
-    found = [at.member(token) for token in tokens]
-    if None in found:
-        missing = ", ".join(quoted(trace.texts.get(t, str(t))) for t, each in zip(tokens, found, strict=True) if each is None)
+        best, *others = at.plausible
+        likely = [each.id for each in sorted(others, key=lambda member: -member.probability[-1])]
+        tokens = [best.id, *likely][:LINES]
+        if at.token is not None and at.token not in tokens:
+            tokens = [*tokens[: LINES - 1], at.token]
+    if missing := [token for token in tokens if token not in known]:
+        named = ", ".join(quoted(trace.texts.get(token, str(token))) for token in missing)
         raise ConfigError(
-            f"{missing} is not listed as plausible at token {index}.", hint="take ids of trace.tokens[index].plausible"
+            f"Of {named} the trace does not know the probabilities at token {index}: neither plausible nor in the text.",
+            hint="take ids of trace.tokens[index].plausible, or trace a text in which the token follows",
         )
-    return found
+    return {token: known[token] for token in tokens}
 
 
 def _step(trace: LayerTrace, index: int) -> str:

@@ -23,24 +23,32 @@
     const below = Math.min(Math.floor(place), colours.length - 2);
     return `rgb(${colours[below].map((low, i) => Math.round(low + (colours[below + 1][i] - low) * (place - below)))})`;
   };
-  const percent = (share) => (share >= 0.001 ? `${(100 * share).toFixed(1)}%` : share >= 1e-5 ? `${(100 * share).toFixed(3)}%` : "<0.001%");
+  const percent = (share) =>
+    share >= 0.001 ? `${(100 * share).toFixed(1)}%` : share >= 1e-5 ? `${(100 * share).toFixed(3)}%` : share ? share.toExponential(0) : "0";
   const token = (trace, id) => {
     const text = trace.texts[id];
     return make("span", { class: "token" }, text.trim() ? text : `"${text}"`);
   };
   const spoken = (trace, id) => `"${trace.texts[id]}"`;
 
+  // A box that scrolls must be reached by keyboard; one that does not should be no stop on the way.
+  const scrollable = (box) => (box.scrollHeight > box.clientHeight ? box.setAttribute("tabindex", "0") : box.removeAttribute("tabindex"));
+
+  const bounded = data.traces.every((trace) => trace.settings.divergence === "jsd");  // the old formula has no largest value
+  document.getElementById("most").textContent = bounded ? "0.69 nats, nothing in common" : "most of all here";
   document.getElementById("ramp").style.background = `linear-gradient(to right, ${data.colours})`;
   document.getElementById("main").className = data.traces.length > 1 ? "pair" : "";
   data.traces.forEach((trace, number) => document.getElementById("main").append(section(trace, number)));
 
   function section(trace, number) {
     const look = make("div", { class: "look", role: "status" });
-    const kept = make("div", { class: "kept", "aria-live": "polite" });
+    const kept = make("div", { class: "kept", "aria-live": "off" });  // spoken when a token is pinned, not at every step
+    const prompt = make("p", { class: "prompt", role: "group", "aria-label": "prompt" }, trace.prompt);
+    new ResizeObserver(() => scrollable(prompt)).observe(prompt);
     const panel = make("div", { class: "panel" }, look, kept);
     const map = table(trace, number, look, kept);
     const part = make("section", { "aria-labelledby": `title${number}` });
-    part.append(make("h2", { id: `title${number}` }, trace.title), make("p", { class: "prompt" }, trace.prompt));
+    part.append(make("h2", { id: `title${number}` }, trace.title), prompt);
     part.append(make("div", { class: "both" }, make("div", { class: "scroll", tabindex: "-1" }, map), panel));
     showLayer(trace, trace.telling, trace.tokens[trace.telling].layer, look);
     showToken(trace, trace.telling, kept);
@@ -51,8 +59,11 @@
     const layers = [...Array(trace.num_layers).keys()];
     const head = make("tr", {}, make("th", { scope: "col" }, "after"));
     for (const layer of layers) {
-      const shown = trace.candidates.includes(layer) ? make("span", { class: "candidate", title: "candidate" }, `${layer}`) : `${layer}`;
-      head.append(make("th", { scope: "col", "aria-label": `layer ${layer}` }, shown));
+      const candidate = trace.candidates.includes(layer);
+      const beside = [-1, 1].some((step) => trace.candidates.includes(layer + step));
+      const kind = candidate ? "candidate" : beside || layer % 5 ? "crowd" : "";  // a crowd is hidden where room is short
+      const label = `layer ${layer}${candidate ? ", a candidate" : ""}`;
+      head.append(make("th", { scope: "col", "aria-label": label }, make("span", { class: kind }, `${layer}`)));
     }
     for (const name of ["last layer", "DoLa"]) head.append(make("th", { scope: "col", class: "name" }, name));
     const body = make("tbody");
@@ -88,9 +99,16 @@
     let pinned = null;
     stop.tabIndex = 0;
     const pin = (index) => {
-      if (pinned !== null) cells[pinned][0].parentElement.classList.remove("pinned");
+      mark(pinned, false);
       pinned = index;
-      if (index !== null) cells[index][0].parentElement.classList.add("pinned");
+      mark(pinned, true);
+      kept.setAttribute("aria-live", index === null ? "off" : "polite");
+    };
+    const mark = (index, on) => {
+      if (index === null) return;
+      const line = cells[index][0].parentElement;
+      line.classList.toggle("pinned", on);
+      line.setAttribute("aria-selected", on);
     };
     const view = (cell) => {
       const [index, layer] = of(cell);
@@ -157,51 +175,83 @@
   // The candidates of one token, and their probabilities over the layers.
   function showToken(trace, index, kept) {
     const each = trace.tokens[index];
+    const left = each.plausible_count - each.plausible.length;
+    const likely = each.plausible.map((member) => member.probability[trace.num_layers]).sort((a, b) => b - a);
     const members = make("tbody");
     each.plausible.forEach((member, place) => {
-      const name = make("td", {}, token(trace, member.id));
-      if (place < SERIES) {
-        const key = make("span", { class: "key", "aria-hidden": "true" });
-        key.style.background = `var(--series${place})`;
-        name.prepend(key);
-      }
-      const numbers = [percent(member.probability[each.layer]), percent(member.probability[trace.num_layers]), member.contrast.toFixed(2)];
-      members.append(make("tr", {}, name, ...numbers.map((value) => make("td", { class: "number" }, value))));
+      const share = member.probability[trace.num_layers];
+      const rank = left ? [] : [`${likely.indexOf(share) + 1} \u2192 ${place + 1}`];  // known where all members are
+      const numbers = [percent(member.probability[each.layer]), percent(share), member.contrast.toFixed(2), ...rank];
+      members.append(make("tr", {}, keyed(trace, member.id, place), ...numbers.map((value) => make("td", { class: "number" }, value))));
     });
     const head = make("tr", {}, make("th", { scope: "col" }, "plausible"));
-    for (const name of [`layer ${each.layer}`, "last layer", "contrast"]) head.append(make("th", { scope: "col", class: "number" }, name));
+    const names = [`layer ${each.layer}`, "last layer", "contrast", ...(left ? [] : ["rank"])];
+    for (const name of names) head.append(make("th", { scope: "col", class: "number" }, name));
     const lines = [
       make("h3", {}, `Token ${index + 1}`),
       make("p", { class: "explanation" }, trace.explanations[index]),
       make("table", { class: "members" }, make("thead", {}, head), members),
     ];
-    const left = each.plausible_count - each.plausible.length;
     if (left) lines.push(make("p", { class: "hint" }, `and ${left.toLocaleString("en")} more plausible tokens, less likely than these`));
-    kept.replaceChildren(...lines, chart(trace, each));
+    else lines.push(make("p", { class: "hint" }, "rank: by the last layer \u2192 by DoLa"));
+    kept.replaceChildren(...lines, chart(trace, each), asNumbers(trace, each));
   }
 
+  function keyed(trace, id, place) {
+    const name = make("td", {}, token(trace, id));
+    if (place >= SERIES) return name;
+    const key = make("span", { class: "key", "aria-hidden": "true" });
+    key.style.background = `var(--series${place})`;
+    name.prepend(key);
+    return name;
+  }
+
+  // On a logarithmic scale a token's contrast is how far its line climbs from the premature layer to the last one.
   function chart(trace, each) {
-    const [width, height, left, bottom] = [420, 170, 34, 22];
+    const [width, height, left, bottom] = [420, 190, 40, 34];
+    const drawnOnes = each.plausible.slice(0, SERIES);
+    const first = trace.candidates.includes(0) ? 0 : 1;  // the embedding may lie far below all others
+    const lowest = Math.max(Math.min(...drawnOnes.flatMap((member) => member.probability.slice(first))), 1e-40);
+    const decades = Math.max(2, Math.ceil(-Math.log10(lowest)));
     const x = (layer) => left + ((width - left - 8) * layer) / trace.num_layers;
-    const most = Math.max(...each.plausible.slice(0, SERIES).flatMap((member) => member.probability), 1e-3);
-    const y = (share) => 6 + (height - bottom - 6) * (1 - share / most);
-    const title = `Probability of the first ${Math.min(SERIES, each.plausible.length)} candidates in each layer, 0 to ${trace.num_layers}; the premature layer is ${each.layer}`;
+    const y = (share) => 8 + ((height - bottom - 8) * Math.min(-Math.log10(Math.max(share, lowest)), decades)) / decades;
+    const title = `Probability of the first ${drawnOnes.length} candidates in each layer, 0 to ${trace.num_layers}; the premature layer is ${each.layer}`;
     const picture = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
-    for (const share of [0, most / 2, most]) {
-      picture.append(drawn("line", { class: "axis", x1: left, x2: width - 8, y1: y(share), y2: y(share) }));
-      picture.append(drawn("text", { x: left - 4, y: y(share) + 4, "text-anchor": "end" }, `${(100 * share).toFixed(most < 0.1 ? 1 : 0)}%`));
+    const rise = Math.ceil(decades / 4);
+    for (let power = 0; power <= decades; power += rise) {
+      const at = y(10 ** -power);
+      picture.append(drawn("line", { class: "axis", x1: left, x2: width - 8, y1: at, y2: at }));
+      const label = power < 4 ? `${+(100 / 10 ** power).toFixed(1)}%` : `1e-${power}`;
+      picture.append(drawn("text", { x: left - 4, y: at + 4, "text-anchor": "end" }, label));
     }
     const step = Math.ceil(trace.num_layers / 10);
     for (let layer = 0; layer <= trace.num_layers; layer += step) {
-      picture.append(drawn("text", { x: x(layer), y: height - 6, "text-anchor": "middle" }, `${layer}`));
+      picture.append(drawn("text", { x: x(layer), y: height - 20, "text-anchor": "middle" }, `${layer}`));
     }
-    picture.append(drawn("line", { class: "premature", x1: x(each.layer), x2: x(each.layer), y1: 6, y2: height - bottom }));
-    each.plausible.slice(0, SERIES).forEach((member, place) => {
+    picture.append(drawn("text", { x: (left + width) / 2, y: height - 4, "text-anchor": "middle" }, "layer"));
+    picture.append(drawn("line", { class: "premature", x1: x(each.layer), x2: x(each.layer), y1: 8, y2: height - bottom }));
+    drawnOnes.forEach((member, place) => {
       const points = member.probability.map((share, layer) => `${x(layer).toFixed(1)},${y(share).toFixed(1)}`).join(" ");
       const line = drawn("polyline", { points, fill: "none", "stroke-width": 2, "stroke-dasharray": ["", "7 3", "2 3", "8 3 2 3", "4 4"][place] });
       line.style.stroke = `var(--series${place})`;
       picture.append(line);
     });
     return picture;
+  }
+
+  // What the chart draws, as numbers: for those who read, or who listen.
+  function asNumbers(trace, each) {
+    const shown = each.plausible.slice(0, SERIES);
+    const head = make("tr", {}, make("th", { scope: "col" }, "layer"));
+    for (const member of shown) head.append(make("th", { scope: "col", class: "number" }, token(trace, member.id)));
+    const body = make("tbody");
+    for (let layer = trace.num_layers; layer >= 0; layer--) {
+      const name = layer === trace.num_layers ? `${layer}, the last` : layer === each.layer ? `${layer}, premature` : `${layer}`;
+      const line = make("tr", {}, make("th", { scope: "row" }, name));
+      for (const member of shown) line.append(make("td", { class: "number" }, percent(member.probability[layer])));
+      body.append(line);
+    }
+    const summary = make("summary", {}, "Probabilities by layer, as numbers");
+    return make("details", { class: "layers" }, summary, make("table", {}, make("thead", {}, head), body));
   }
 })();

@@ -41,6 +41,7 @@ def render(console: Console, trace: LayerTrace) -> None:
     console.print()
     for line in _legend(trace, plain):
         console.print(line)
+    console.print()
     for sentence in sentences(trace):
         console.print(Text(sentence))
 
