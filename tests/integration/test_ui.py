@@ -52,7 +52,8 @@ def server(browser, smollm2, tmp_path_factory):
         if find_spec(package) is None:
             lacking(f"{package} is not installed: pip install 'dola-decoding[ui]'")
     said = tmp_path_factory.mktemp("ui") / "stderr"
-    command = [sys.executable, "-c", WATCHED, "ui", "--model", "smollm2", "--port", "0", "--max-prompt-tokens", "80", "--max-new-tokens", "64"]
+    options = ["--model", "smollm2", "--port", "0", "--max-prompt-tokens", "80", "--max-new-tokens", "64"]
+    command = [sys.executable, "-c", WATCHED, "ui", *options]
     with said.open("w") as err:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True, env=environment(HF_HUB_OFFLINE="1"))
     line = process.stdout.readline()
