@@ -24,13 +24,16 @@ from dola.token_text import visible
 
 PROMPT = "What is the capital of Washington State?"
 WATCHED = """
-import sys
+import socket, sys
 
-def watch(event, arguments):
-    if event == "socket.connect" and isinstance(arguments[1], tuple) and arguments[1][0] not in ("127.0.0.1", "::1"):
-        print("connects to", arguments[1], file=sys.stderr)
+connect = socket.socket.connect
 
-sys.addaudithook(watch)
+def watched(self, address):
+    if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1"):
+        print("connects to", address, file=sys.stderr)
+    return connect(self, address)
+
+socket.socket.connect = watched
 from dola.cli import main
 main()
 """

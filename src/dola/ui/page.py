@@ -37,6 +37,9 @@ LAYERS_FRAME = (
 SYSTEM_FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 """Gradio's own themes fetch theirs from Google."""
 COLOURS = {
+    "button_primary_background_fill button_primary_background_fill_dark": "#0550ae",
+    "button_primary_background_fill_hover button_primary_background_fill_hover_dark": "#033d8b",
+    "button_primary_text_color button_primary_text_color_dark": "#ffffff",
     "body_background_fill": "#ffffff",
     "body_background_fill_dark": "#0d1117",
     "block_background_fill_dark background_fill_secondary_dark": "#161b22",
