@@ -18,7 +18,7 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 HERE = Path(__file__).parent
-COMMAND = [sys.executable, "-c", "from dola.cli import main; main()", "ui", "--model", "smollm2", "--port", "0"]
+COMMAND = [sys.executable, "-c", "from dola.cli import main; main()", "ui", "--port", "0"]
 PROMPT = "What is the capital of Washington State?"
 
 
@@ -46,9 +46,11 @@ def main() -> None:
     """Write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", type=Path, metavar="FOLDER", help="write all four variants to this folder, instead")
-    folder = parser.parse_args().all
+    parser.add_argument("--model", default="smollm2")
+    arguments = parser.parse_args()
+    folder = arguments.all
     chromium = next(path for name in ("chromium", "google-chrome") if (path := shutil.which(name)))
-    process = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*COMMAND, "--model", arguments.model], stdout=subprocess.PIPE, text=True)
     url = process.stdout.readline().split()[-1]
     try:
         with sync_playwright() as driver:
