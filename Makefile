@@ -56,9 +56,10 @@ captures: $(VENV)/.ready  ## the screens in docs/captures; needs tmux
 notebook: $(VENV)/.ready  ## run examples/see_the_layers.ipynb and keep its outputs
 	$(BIN)/python tests/notebook.py
 
-screens: $(VENV)/.ready  ## the pictures in docs/screens: figures, the page, a terminal; needs Chromium
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,browser]'
+screens: $(VENV)/.ready  ## the pictures in docs/screens: figures, the page, a terminal, dola ui; needs Chromium
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,ui,browser]'
 	$(BIN)/python docs/screens.py
+	$(BIN)/python docs/ui_screens.py
 
 readme: $(VENV)/.ready  ## the commands that the README shows
 	@grep '^dola ' README.md | while read -r line; do echo "$$ $$line"; PATH="$(BIN):$$PATH" bash -c "$$line" || exit 1; done

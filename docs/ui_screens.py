@@ -56,7 +56,7 @@ def main() -> None:
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             if folder is None:
-                screen(browser, url, HERE / "captures" / "ui.png", width=1400, scheme="light")
+                screen(browser, url, HERE / "screens" / "ui.png", width=1400, scheme="light")
             else:
                 for width, scheme in ((1400, "light"), (1400, "dark"), (390, "light"), (390, "dark")):
                     screen(browser, url, folder / f"ui-{width}-{scheme}.png", width=width, scheme=scheme)
