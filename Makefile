@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 LOWEST = .venv-lowest
 
-.PHONY: help demo test test-eval test-browser test-lowest lint types docs captures notebook screens readme clean
+.PHONY: help demo test test-eval test-browser test-lowest lint types models docs captures notebook screens readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -45,6 +45,9 @@ lint: $(VENV)/.ready  ## ruff, formatting included
 
 types: $(VENV)/.ready  ## mypy, strict
 	$(BIN)/mypy
+
+models: $(VENV)/.ready  ## docs/architectures.md: DoLa on every architecture of the installed transformers; some minutes
+	$(BIN)/python tests/model_matrix.py
 
 docs: $(VENV)/.ready  ## the pages that are generated
 	$(BIN)/python tests/doors_page.py > docs/doors.md
