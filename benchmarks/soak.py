@@ -3,8 +3,9 @@
     python benchmarks/soak.py                             10,000 generations, into benchmarks/results/soak.log
     python benchmarks/soak.py --generations 300 --log -   fewer, on the terminal
 
-Watched: resident memory, Python objects and tensors, hooks, attributes of the model, threads. After a tenth of the generations, when caches
-are warm, none but memory may grow at all; memory may by 1% (the allocator's). `tests/unit/test_soak.py` runs a short one.
+Watched: resident memory, Python objects and tensors, hooks, attributes of the model, threads. After a tenth of the generations,
+when caches are warm, memory may grow by 1% (the allocator's), objects by 200 (the interpreter's), and the rest not at all.
+`tests/unit/test_soak.py` runs a short one.
 """
 
 from __future__ import annotations

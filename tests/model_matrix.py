@@ -1,7 +1,7 @@
 """docs/architectures.md: DoLa on a tiny random model of every text-generation architecture of the installed transformers.
 
     make models                                     all of them, in some minutes, into the page
-    python tests/model_matrix.py mamba gemma3n_text     some, on the terminal
+    make models MODELS="mamba gemma3n_text"         some of them anew, the others as they were found before
 
 Each model is made and checked in a process of its own, so that none can stop the others. What differs in float32 is done again in
 float64: where it agrees then, it was rounding ("noise"), and where it does not it is wrong. `integration/test_architectures.py`
@@ -10,13 +10,14 @@ holds a part of the page in CI.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from dola.anatomy import Anatomy
 from dola.examination import contrast_error
 
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
-SECONDS = 120
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "architectures.json"
+SECONDS = 300
 """How long one architecture may take."""
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Largest difference, relative to the largest logit, that is rounding. float32 is rerun in float64 beyond it."""
@@ -47,7 +49,7 @@ class Outcome:
     status: str
     class_name: str = ""
     note: str = ""
-    parts: str = ""
+    found: str = ""
     checks: dict[str, str] = field(default_factory=dict)
 
 
@@ -201,7 +203,7 @@ def try_out(model_type: str) -> Outcome:
         return Outcome(model_type, "refused", type(model).__name__, note=error.message)
     checks, note = judge(trial)
     status = "wrong" if WRONG in checks.values() else "works"
-    return Outcome(model_type, status, type(model).__name__, note, trial.anatomy.describe(), checks)
+    return Outcome(model_type, status, type(model).__name__, note, _special(trial.anatomy.describe()), checks)
 
 
 def judge(trial: Trial) -> tuple[dict[str, str], str]:
@@ -284,7 +286,7 @@ def page(outcomes: list[Outcome]) -> str:
     lines += ["## Works", "", f"| model type | class | {' | '.join(CHECKS)} | found |", "|---" * (len(CHECKS) + 3) + "|"]
     for o in kinds["works"] + kinds["wrong"]:
         cells = " | ".join(o.checks[name] for name in CHECKS)
-        lines.append(f"| {o.model_type} | {o.class_name} | {cells} | {_special(o.parts)}{o.note} |")
+        lines.append(f"| {o.model_type} | {o.class_name} | {cells} | {o.found}{o.note} |")
     for status, title in (("refused", "Refused, in words"), ("not built", "Not tried: no tiny model could be made")):
         lines += ["", f"## {title}", "", "| model type | reason |", "|---|---|"]
         lines += [f"| {o.model_type} | {o.note} |" for o in kinds[status]]
@@ -317,9 +319,16 @@ No architecture here needs its parts named by hand; one that does gets them by `
 """
 
 
+def main() -> None:
+    """Try the model types that the command line names, or all, and write the page."""
+    before = {made["model_type"]: Outcome(**made) for made in json.loads(RESULTS.read_text())} if sys.argv[1:] else {}
+    found = run(sys.argv[1:] or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    everything = {**before, **{outcome.model_type: outcome for outcome in found}}
+    ordered = [everything[name] for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name in everything]
+    RESULTS.write_text("[\n" + ",\n".join(json.dumps(asdict(outcome)) for outcome in ordered) + "\n]\n")
+    PAGE.write_text(page(ordered))
+    sys.exit(any(outcome.status == "wrong" for outcome in found))
+
+
 if __name__ == "__main__":
-    chosen = sys.argv[1:]
-    outcomes = run(chosen or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-    if not chosen:
-        PAGE.write_text(page(outcomes))
-    sys.exit(any(outcome.status == "wrong" for outcome in outcomes))
+    main()

@@ -38,6 +38,9 @@ REFUSED = {
 }
 """Model types of transformers whose blocks pass on nothing that the head could read, and why."""
 
+FINAL_NORMS = {"bigbird_pegasus": "model.decoder.layernorm_embedding"}
+"""Final norms by model type, where their names say something else: BART's decoder begins with a norm of that name."""
+
 _registered: dict[str, Callable[[Any], Any]] = {}
 A = TypeVar("A")
 

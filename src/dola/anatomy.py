@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dola.adapters import AltUp, register_anatomy, registered_anatomy, why_not
+from dola.adapters import FINAL_NORMS, AltUp, register_anatomy, registered_anatomy, why_not
 from dola.errors import ModelError, ReadoutError
 
 __all__ = ["READOUT_TOLERANCE", "Anatomy", "Scale", "SoftCap", "register_anatomy", "unwrap"]
@@ -116,10 +116,11 @@ class Anatomy:
                 hint="use a deeper model",
             )
         owner = lm.get_submodule(path.rpartition(".")[0])
+        named = FINAL_NORMS.get(config.model_type)
         return cls(
             lm=lm,
             blocks=tuple(blocks),
-            final_norm=_find_final_norm(lm, path, blocks),
+            final_norm=lm.get_submodule(named) if named else _find_final_norm(lm, path, blocks),
             projection=_find_projection(lm, owner),
             head=_find_head(lm, embedding_head, blocks),
             logit_transform=_find_logit_transform(lm, text_config),
@@ -252,7 +253,7 @@ def _find_stream(owner: Any) -> Step | None:
 
 def _is_norm(name: str, module: nn.Module) -> bool:
     named = "norm" in type(module).__name__.lower() or "norm" in name or name.startswith("ln_")
-    return named and "emb" not in name and not isinstance(module, nn.ModuleList)  # BART has a norm of its embeddings
+    return named and name != "layernorm_embedding" and not isinstance(module, nn.ModuleList)  # which BART's decoder begins with
 
 
 def _find_head(lm: nn.Module, embedding_head: nn.Module, blocks: nn.ModuleList) -> Step:
