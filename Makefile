@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 LOWEST = .venv-lowest
 VLLM = .venv-vllm
 
-.PHONY: help demo test test-eval test-browser test-lowest test-vllm-small test-vllm lint types docs captures notebook screens readme clean
+.PHONY: help demo test test-eval test-browser test-lowest test-vllm-small test-vllm lint types models audit soak docs captures notebook screens readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -63,6 +63,9 @@ lint: $(VENV)/.ready  ## ruff, formatting included
 types: $(VENV)/.ready  ## mypy, strict
 	$(BIN)/mypy
 
+models: $(VENV)/.ready  ## docs/architectures.md: DoLa on every architecture of the installed transformers; some minutes
+	$(BIN)/python tests/model_matrix.py $(MODELS)
+
 docs: $(VENV)/.ready  ## the pages that are generated
 	$(BIN)/python tests/doors_page.py > docs/doors.md
 	$(BIN)/python tests/cli_page.py > docs/cli.md
@@ -73,12 +76,21 @@ captures: $(VENV)/.ready  ## the screens in docs/captures; needs tmux
 notebook: $(VENV)/.ready  ## run examples/see_the_layers.ipynb and keep its outputs
 	$(BIN)/python tests/notebook.py
 
-screens: $(VENV)/.ready  ## the pictures in docs/screens: figures, the page, a terminal; needs Chromium
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,browser]'
+screens: $(VENV)/.ready  ## the pictures in docs/screens: figures, the page, a terminal, dola ui; needs Chromium
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,ui,browser]'
 	$(BIN)/python docs/screens.py
+	$(BIN)/python docs/ui_screens.py
 
 readme: $(VENV)/.ready  ## the commands that the README shows
 	@grep '^dola ' README.md | while read -r line; do echo "$$ $$line"; PATH="$(BIN):$$PATH" bash -c "$$line" || exit 1; done
 
+audit: $(VENV)/.ready  ## known vulnerabilities of the packages in .venv; needs the advisory service of pypi.org, and says so
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	$(BIN)/python tests/audit.py .venv-audit/bin/pip-audit
+
+soak: $(VENV)/.ready  ## 10,000 generations, whether anything grows; into benchmarks/results/soak.log
+	$(BIN)/python benchmarks/soak.py
+
 clean:  ## remove the environments and caches of this folder (models stay in the user's cache)
-	rm -rf .venv .venv-lowest .venv-vllm .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-lowest .venv-vllm .venv-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -7,6 +7,7 @@ decoders share:
                   |________ candidates ________|            |____________________ readout ___________________|
 
 A wrong guess cannot pass in silence: on the first forward the readout of the last block is compared with the model's logits.
+What structure cannot tell of a model type is said in `adapters.py`, or by others: `register_anatomy`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dola.adapters import FINAL_NORMS, AltUp, register_anatomy, registered_anatomy, why_not
 from dola.errors import ModelError, ReadoutError
+
+__all__ = ["READOUT_TOLERANCE", "Anatomy", "Scale", "SoftCap", "register_anatomy", "unwrap"]
 
 Step = Callable[[Tensor], Tensor]
 
@@ -39,6 +43,8 @@ class Anatomy:
         head: From hidden size to vocabulary. For BERT-like models this is the whole prediction head, its dense layer included.
         logit_transform: What the model does to the head's output (soft-cap, scale), or None.
         tied: Whether the head shares the input embedding's weights.
+        stream: What makes the residual stream [B, T, d] of several that blocks pass on (hyper-connections, AltUp), or
+            None where they pass on the residual stream itself.
     """
 
     lm: Any
@@ -48,6 +54,7 @@ class Anatomy:
     head: Step
     logit_transform: Step | None = None
     tied: bool = False
+    stream: Step | None = None
 
     @property
     def num_layers(self) -> int:
@@ -67,10 +74,24 @@ class Anatomy:
 
     @classmethod
     def of(cls, model: Any) -> Anatomy:
-        """Find the parts of any model that `AutoModelForCausalLM` loads, wrapped by PEFT or torch.compile or not.
+        """The parts of any model that `AutoModelForCausalLM` loads, wrapped by PEFT or torch.compile or not.
+
+        As registered for the model's type (`register_anatomy`), and else by structure.
 
         Raises:
-            ModelError: An encoder-decoder, a model without a head, without blocks, or with fewer than two of them.
+            ModelError: An encoder-decoder, a model without a head, without blocks, or with fewer than two of them; a registered
+                factory that fails.
+        """
+        lm = unwrap(model)
+        registered = registered_anatomy(lm, cls)
+        return cls.by_structure(lm) if registered is None else registered
+
+    @classmethod
+    def by_structure(cls, model: Any) -> Anatomy:
+        """The same without what is registered: where a factory begins that knows one part better.
+
+        Raises:
+            ModelError: As `of`.
         """
         lm: Any = unwrap(model)
         name = type(lm).__name__
@@ -82,26 +103,35 @@ class Anatomy:
                 f"{name} is an encoder-decoder; DoLa contrasts the layers of a decoder-only model.",
                 hint="use a causal language model, one that AutoModelForCausalLM loads",
             )
+        if (reason := why_not(lm)) is not None:
+            raise ModelError(f"{name} cannot be contrasted: {reason}.", hint="use a model of another architecture")
         embedding_head = lm.get_output_embeddings()
         if embedding_head is None:
             raise ModelError(f"{name} has no LM head, so its layers cannot be read out as tokens.", hint=_LOAD)
         text_config = config.get_text_config()
-        path, blocks = _find_blocks(lm, getattr(text_config, "num_hidden_layers", None))
+        path, blocks = _find_blocks(lm, text_config)
         if len(blocks) < 2:
             raise ModelError(
                 f"{name} has {len(blocks)} layer; DoLa needs at least 2, one to contrast the last with.",
                 hint="use a deeper model",
             )
         owner = lm.get_submodule(path.rpartition(".")[0])
+        named = FINAL_NORMS.get(config.model_type)
         return cls(
             lm=lm,
             blocks=tuple(blocks),
-            final_norm=_find_final_norm(owner, blocks),
-            projection=getattr(owner, "project_out", None),
+            final_norm=lm.get_submodule(named) if named else _find_final_norm(lm, path, blocks),
+            projection=_find_projection(lm, owner),
             head=_find_head(lm, embedding_head, blocks),
             logit_transform=_find_logit_transform(lm, text_config),
             tied=_is_tied(lm, embedding_head, config),
+            stream=_find_stream(owner),
         )
+
+    def residual(self, passed: Any) -> Tensor:
+        """The residual stream [B, T, d] in what a block was given or has returned."""
+        hidden: Tensor = passed[0] if isinstance(passed, (tuple, list)) else passed
+        return hidden if self.stream is None else self.stream(hidden)
 
     def readout(self, hidden: Tensor, *, final_norm: bool = True, logit_transform: bool = True) -> Tensor:
         """Logits [..., V] that the model would give if its last block's output were `hidden` [..., d].
@@ -153,6 +183,8 @@ class Anatomy:
             "logit transform": _name(self.logit_transform),
             "tied embeddings": "yes" if self.tied else "no",
         }
+        if self.stream is not None:
+            parts["residual stream from"] = _name(self.stream)
         return ", ".join(f"{part}: {found}" for part, found in parts.items())
 
 
@@ -167,15 +199,20 @@ def unwrap(model: Any) -> Any:
             return model
 
 
-def _find_blocks(lm: Any, num_layers: int | None) -> tuple[str, nn.ModuleList]:
-    """The list of decoder blocks: as long as the config says, beside the input embeddings if possible, else the largest."""
+def _find_blocks(lm: Any, config: Any) -> tuple[str, nn.ModuleList]:
+    """The list of decoder blocks: as long as the text config says, in a part of the model that is for text, beside the input
+    embeddings if possible, else the largest."""
     embeddings = lm.get_input_embeddings()
+    texts = {config.model_type, lm.config.model_type}
 
-    def rank(found: tuple[str, nn.ModuleList]) -> tuple[bool, bool, int]:
+    def rank(found: tuple[str, nn.ModuleList]) -> tuple[bool, bool, bool, int]:
         path, blocks = found
-        owner = lm.get_submodule(path.rpartition(".")[0])
-        beside_embeddings = any(module is embeddings for module in owner.modules())
-        return len(blocks) == num_layers, beside_embeddings, sum(p.numel() for p in blocks.parameters())
+        owners = [lm.get_submodule(".".join(path.split(".")[:depth])) for depth in range(path.count(".") + 1)]
+        kinds = [owner.config.model_type for owner in owners if hasattr(owner, "config")]
+        beside_embeddings = any(module is embeddings for module in owners[-1].modules())
+        size = sum(p.numel() for p in blocks.parameters())
+        as_long = len(blocks) == getattr(config, "num_hidden_layers", None)
+        return as_long, kinds[-1] in texts, beside_embeddings, size  # an image encoder has a config of its own
 
     lists = [(path, m) for path, m in lm.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
     if not lists:
@@ -183,18 +220,40 @@ def _find_blocks(lm: Any, num_layers: int | None) -> tuple[str, nn.ModuleList]:
     return max(lists, key=rank)
 
 
-def _find_final_norm(owner: nn.Module, blocks: nn.ModuleList) -> Step | None:
-    """The norm beside the blocks: the last one registered after them, or one that calls itself final."""
+def _find_final_norm(lm: nn.Module, path: str, blocks: nn.ModuleList) -> Step | None:
+    """The norm beside the blocks: the last one registered after them, or one that calls itself final. Where there is none, the
+    norm behind the module that holds them, as RoBERTa-PreLayerNorm has it."""
     norms, behind_blocks = [], False
-    for name, child in owner.named_children():
+    for name, child in lm.get_submodule(path.rpartition(".")[0]).named_children():
         if _is_norm(name, child) and (behind_blocks or "final" in name):
-            norms.append(child)
+            norms.append((name, child))
         behind_blocks = behind_blocks or child is blocks
-    return norms[-1] if norms else None
+    if norms:
+        return next((norm for name, norm in norms if name == "norm"), norms[-1][1])  # Gemma 4 has one for its inputs behind it
+    above, _, holder = path.rpartition(".")[0].rpartition(".")
+    around = dict(lm.get_submodule(above).named_children()) if above else {}
+    behind = list(around.items())[list(around).index(holder) + 1 :] if holder in around else []
+    return next((child for name, child in behind if "norm" in type(child).__name__.lower()), None)
+
+
+def _find_projection(lm: nn.Module, owner: nn.Module) -> Step | None:
+    """What lies between final norm and head: OPT's project_out, or a prediction head beside the output embedding."""
+    beside = (child for child in lm.children() if type(child).__name__.endswith(("PredictionHead", "GeneratorPredictions")))
+    projection: Step | None = getattr(owner, "project_out", None)
+    return projection if projection is not None else next(beside, None)
+
+
+def _find_stream(owner: Any) -> Step | None:
+    """What makes one residual stream of the several that blocks pass on."""
+    if hasattr(owner, "altup_unembed_projections"):
+        return AltUp(owner.altup_unembed_projections)
+    merges = ("hc_head", "hyper_connection_mixer")  # DeepSeek V4 and on, Qwen 4
+    return next((getattr(owner, name) for name in merges if hasattr(owner, name)), None)
 
 
 def _is_norm(name: str, module: nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower() or "norm" in name or name.startswith("ln_")
+    named = "norm" in type(module).__name__.lower() or "norm" in name or name.startswith("ln_")
+    return named and name != "layernorm_embedding" and not isinstance(module, nn.ModuleList)  # which BART's decoder begins with
 
 
 def _find_head(lm: nn.Module, embedding_head: nn.Module, blocks: nn.ModuleList) -> Step:
@@ -210,21 +269,32 @@ def _find_head(lm: nn.Module, embedding_head: nn.Module, blocks: nn.ModuleList) 
 
 def _find_logit_transform(lm: nn.Module, config: Any) -> Step | None:
     """What the forward of `lm` does to the head's output, by the attributes that architectures agree on."""
-    sources = {
+    multiplied = {
+        "logit_scale": lm,  # Cohere: on the module. MPT has it in its config and does not use it.
+        "lm_head_multiplier": config,  # Falcon H1
+    }
+    divided = {
+        "logits_scaling": config,  # Granite
+        "logits_mup_width_multiplier": config,  # Inkling, in front of a head without bias
+    }
+    caps = {
         "final_logit_softcapping": config,  # Gemma 2 and on
         "output_logit_soft_cap": config,  # xLSTM
         "logits_soft_cap": config,  # RecurrentGemma
-        "logit_scale": lm,  # Cohere: on the module. MPT has it in its config and does not use it.
-        "logits_scaling": config,  # Granite
-        "lm_head_multiplier": config,  # Falcon H1
     }
-    for name, source in sources.items():
-        value = getattr(source, name, None)
-        if isinstance(value, (int, float)) and value:
-            if "cap" in name:
-                return SoftCap(float(value))
-            return Scale(1 / value if name == "logits_scaling" else float(value))
-    return None
+    steps: list[Step] = [Scale(value) for value in _numbers(multiplied)]
+    steps += [Scale(1 / value) for value in _numbers(divided)]
+    steps += [SoftCap(value) for value in _numbers(caps)]
+    unpadded = _numbers({"unpadded_vocab_size": config})
+    if unpadded and unpadded[0] < getattr(config, "vocab_size", 0):
+        steps.append(Cut(int(unpadded[0])))
+    return steps[0] if len(steps) == 1 else Chain(tuple(steps)) if steps else None
+
+
+def _numbers(sources: dict[str, Any]) -> list[float]:
+    """The attributes that are there and are numbers other than 0."""
+    values = [getattr(source, name, None) for name, source in sources.items()]
+    return [float(value) for value in values if isinstance(value, (int, float)) and value]
 
 
 @dataclass(frozen=True)
@@ -249,6 +319,30 @@ class Scale:
         return logits * self.factor
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Keeps the first logits, where the head's vocabulary is padded."""
+
+    size: int
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Cut logits [..., V] to [..., size]."""
+        return logits[..., : self.size]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Several transforms, one after the other."""
+
+    steps: tuple[Step, ...]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Transform logits of any shape."""
+        for step in self.steps:
+            logits = step(logits)
+        return logits
+
+
 def _is_tied(lm: Any, head: nn.Module, config: Any) -> bool:
     """Whether head and input embedding share their weights, by the config or by the parameters themselves."""
     if getattr(config, "tie_word_embeddings", False):
@@ -258,7 +352,7 @@ def _is_tied(lm: Any, head: nn.Module, config: Any) -> bool:
 
 
 def _name(part: Step | None) -> str:
-    return "none" if part is None else repr(part) if isinstance(part, (SoftCap, Scale)) else type(part).__name__
+    return "none" if part is None else repr(part) if isinstance(part, (SoftCap, Scale, Cut, Chain)) else type(part).__name__
 
 
 _LOAD = "load the model with AutoModelForCausalLM.from_pretrained(...)"

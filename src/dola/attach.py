@@ -225,16 +225,16 @@ class Session:
         if (call := self._call) is not None:
             call.last_block_ran = True
         if not self._readout_checked:
-            self._keep_hidden(self.anatomy.num_layers, output[0] if isinstance(output, tuple) else output)
+            self._keep_hidden(self.anatomy.num_layers, output)
 
-    def _keep_hidden(self, layer: int, hidden: Tensor) -> None:
+    def _keep_hidden(self, layer: int, passed: Any) -> None:
         if (call := self._call) is None:
             raise CaptureError(
                 f"Layer {layer} of {type(self._lm).__name__} ran outside a call of the model, so its logits would be plain.",
                 hint="call model(...), not model.forward(...) or an inner module, or remove DoLa first",
             )
         # A copy: a view would keep the whole prompt's states alive, and some blocks add to their input in place.
-        call.hidden[layer] = select_positions(hidden.detach(), call.keep).clone()
+        call.hidden[layer] = select_positions(self.anatomy.residual(passed).detach(), call.keep).clone()
 
     @torch.no_grad()
     def _close(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

@@ -160,7 +160,7 @@ class Examination:
             scores = self.model(**self.inputs).logits[0, -1]
         premature = [
             anatomy.readout(
-                self.hidden_states[j][0, -1:].to(self.logits.device),
+                anatomy.residual(self.hidden_states[j])[0, -1:].to(self.logits.device),
                 final_norm=config.final_norm,
                 logit_transform=not config.raw_head,
             )[0]
@@ -235,7 +235,7 @@ class Examination:
         kept: list[Tensor] = []
 
         def keep(module: Any, args: Any, output: Any) -> None:
-            kept.append((output[0] if isinstance(output, tuple) else output)[0, -1:])
+            kept.append(self._found().residual(output)[0, -1:])
 
         handle = self._found().blocks[-1].register_forward_hook(keep)
         try:

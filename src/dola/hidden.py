@@ -34,8 +34,8 @@ def captured(
     hidden: dict[int, Tensor] = {}
     here = threading.get_ident()
 
-    def keep(layer: int, states: Tensor) -> None:
-        hidden[layer] = select(states.detach()).clone()  # some blocks add to their input in place
+    def keep(layer: int, passed: Any) -> None:
+        hidden[layer] = select(anatomy.residual(passed).detach()).clone()  # some blocks add to their input in place
 
     def keeper(layer: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ def captured(
 
     def keep_last(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if threading.get_ident() == here:
-            keep(anatomy.num_layers, output[0] if isinstance(output, tuple) else output)
+            keep(anatomy.num_layers, output)
 
     with ExitStack() as stack:
         for layer in layers:

@@ -91,3 +91,11 @@ def _index(value: object, given: list[object], allowed: str) -> int:
 
 
 _HINT = 'layers="high" suits short factual answers, layers="low" longer reasoning; or name layers: layers=[24, 28]'
+
+
+def word_or_numbers(text: str) -> str | tuple[int, ...]:
+    """Numbers parted by commas, or the text itself where it is none."""
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        return text

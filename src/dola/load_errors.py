@@ -40,6 +40,12 @@ KNOWN = (
         "read that code first; if you trust it, pass trust_remote_code=True (on the command line: --trust-remote-code)",
     ),
     Known(
+        "Weights only load failed",
+        ModelFileError,
+        "The weights of {source!r} are a pickle that holds more than tensors, or none that torch can read; none of it was run.",
+        "use a copy of the model with safetensors: a pickle can hold code",
+    ),
+    Known(
         "gated repo",
         ModelFileError,
         "{source!r} is gated: its owner gives access on request, and the hub does not know that you have it.",

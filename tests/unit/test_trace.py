@@ -14,7 +14,7 @@ import dola
 from dola import DoLaConfig
 from dola.anatomy import Anatomy
 from dola.errors import AttachError, InputError, LayersError, ReadoutError
-from dola.trace import DIGITS
+from dola.layer_reader import DIGITS
 
 IDS = [5, 17, 200, 33, 8, 91, 4, 60, 61]
 CONFIGS = {

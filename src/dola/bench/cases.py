@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dola.chat import encode_prompt, has_chat
 from dola.errors import ConfigError, InputError
 
 
@@ -80,7 +81,7 @@ def cut_case(tokenizer: Any, source: dict[str, str], *, batch_size: int, length:
 
 def whole_cases(tokenizer: Any, source: dict[str, str]) -> list[Case]:
     """Each text as it is, a case of its own, through the chat template where the tokenizer has one."""
-    found = {name: torch.tensor([_as_chat(tokenizer, text)]) for name, text in source.items()}
+    found = {name: torch.tensor([encode_prompt(tokenizer, text, chat=has_chat(tokenizer))]) for name, text in source.items()}
     return [Case(f"{name}, {ids.shape[1]} tokens", (ids,)) for name, ids in found.items()]
 
 
@@ -115,10 +116,3 @@ def _stretch(tokenizer: Any, passages: list[str], number: int, length: int) -> l
     while len(ids) < length:
         ids = ids + tokenizer("\n\n" + "\n\n".join(passages), add_special_tokens=False)["input_ids"]
     return ids[:length]
-
-
-def _as_chat(tokenizer: Any, text: str) -> list[int]:
-    if getattr(tokenizer, "chat_template", None):
-        message = [{"role": "user", "content": text}]
-        return list(tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"])
-    return list(tokenizer(text)["input_ids"])

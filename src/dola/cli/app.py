@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dola import __version__
-from dola.cli import bench, compare, doctor, evaluate, generate, lm_eval, models, serve, trace, tune
+from dola.cli import bench, compare, doctor, evaluate, generate, lm_eval, models, serve, trace, tune, ui
 from dola.cli.endings import in_words
 from dola.cli.output import quiet_bars
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("generate")(generate.command)
 app.command("compare")(compare.command)
 app.command("trace")(trace.command)
+app.command("ui")(ui.command)
 app.command("doctor")(doctor.command)
 app.command("bench")(bench.command)
 app.command("eval")(evaluate.command)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dola.cli.options import TrustRemoteCode, word_or_numbers
+from dola.cli.options import TrustRemoteCode
+from dola.layers import word_or_numbers
 
 if TYPE_CHECKING:
     from dola.bench.cases import Case

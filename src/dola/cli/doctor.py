@@ -111,9 +111,9 @@ def parse_layers(text: str) -> DoLaConfig:
     """The configuration that `--layers` stands for."""
     from dola.config import DoLaConfig
     from dola.errors import LayersError
-    from dola.layers import BUCKETS
+    from dola.layers import BUCKETS, word_or_numbers
 
-    layers = options.word_or_numbers(text)
+    layers = word_or_numbers(text)
     if layers == text and text not in BUCKETS:
         raise LayersError(
             f"--layers {text} is neither a bucket nor a list of layers; allowed are {', '.join(BUCKETS)}, or numbers as 24,28.",

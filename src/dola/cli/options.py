@@ -17,7 +17,7 @@ from dola.cli.config_file import read_config_file
 from dola.cli.endings import importing
 from dola.cli.output import loading, quiet_libraries
 from dola.errors import UsageError
-from dola.layers import BUCKETS
+from dola.layers import BUCKETS, word_or_numbers
 
 if TYPE_CHECKING:
     from dola.config import DoLaConfig
@@ -195,14 +195,6 @@ def parse_layers(text: str) -> str | tuple[int, ...]:
             hint="--layers high, or for instance --layers 24,28",
         )
     return layers
-
-
-def word_or_numbers(text: str) -> str | tuple[int, ...]:
-    """Numbers parted by commas, or the text itself where it is none."""
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        return text
 
 
 def load_model(name: str, *, dtype: DType | None, device: str | None, trust_remote_code: bool) -> LoadedModel:

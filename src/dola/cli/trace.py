@@ -156,25 +156,12 @@ def _check_path(option: str, path: Path) -> None:
 
 
 def _read(path: Path) -> list[LayerTrace]:
-    """The traces of a file, one on each line."""
-    from dola.layer_trace import LayerTrace
+    from dola.trace_file import read_traces
 
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise UsageError(f"--open {str(path)!r}: {error.strerror}.", hint="check the path") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--open {str(path)!r} is not valid UTF-8: {error}.", hint="was it written by --json?") from None
-    written = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not written:
-        raise UsageError(f"--open {str(path)!r} is empty.", hint="write it anew with dola trace ... --json")
-    found = []
-    for number, line in written:
-        try:
-            found.append(LayerTrace.from_json(line))
-        except TraceError as error:
-            raise UsageError(f"--open {str(path)!r}, line {number}: {error.message}", hint=error.hint) from None
-    return found
+        return read_traces(path, f"--open {str(path)!r}")
+    except TraceError as error:
+        raise UsageError(error.message, hint=error.hint) from None
 
 
 def _show(traces: Sequence[LayerTrace], *, html: Path | None, png: Path | None, json: bool) -> None:

@@ -10,6 +10,7 @@ import typer
 from dola.cli import evaluation, options
 from dola.cli.output import note, print_json, stdout
 from dola.errors import UsageError
+from dola.layers import word_or_numbers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -112,7 +113,7 @@ def command(
             "--batch-size": (batch_size, ("generation",)),
         },
     )
-    layers = () if static is None else options.word_or_numbers(static)
+    layers = () if static is None else word_or_numbers(static)
     if isinstance(layers, str):
         raise UsageError(f"--static {static!r} is no list of numbers with commas between them.", hint="--static 8,14")
     for flag, path in (("--output", output), ("--results", results)):

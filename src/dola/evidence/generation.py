@@ -12,6 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from dola.anatomy import Anatomy
+from dola.chat import encode_prompt
 from dola.errors import InputError
 from dola.evidence.ways import Way
 from dola.generate import generate
@@ -116,20 +117,13 @@ def _prompts(
             f"Answers have up to {max_new_tokens} tokens; the model's window of {longest} leaves no room for a prompt.",
             hint="use a model with a longer window",
         )
-    prompts = [_tokens(tokenizer, item.prompt, chat=chat) for item in items]
+    prompts = [encode_prompt(tokenizer, item.prompt, chat=chat) for item in items]
     if room is None:
         return prompts, []
     truncated = [i for i, tokens in enumerate(prompts) if len(tokens) > room]
     for i in truncated:
         prompts[i] = cut_left(prompts[i], room, tokenizer.bos_token_id)
     return prompts, truncated
-
-
-def _tokens(tokenizer: Any, prompt: str, *, chat: bool) -> list[int]:
-    if not chat:
-        return list(tokenizer(prompt)["input_ids"])
-    message = [{"role": "user", "content": prompt}]
-    return list(tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"])
 
 
 def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:

@@ -19,11 +19,10 @@ from dola.token_text import visible
 def page(traces: Sequence[LayerTrace]) -> str:
     """HTML of some traces, side by side where there is room."""
     title = "; ".join(dict.fromkeys(visible(trace.prompt)[:60] for trace in traces))
-    data = {"colours": [hexadecimal(colour) for colour in CIVIDIS], "traces": [_data(trace) for trace in traces]}
     parts = {
         "title": html.escape(f"dola trace: {title}"),
         "style": _file("page.css"),
-        "data": json.dumps(data).replace("<", "\\u003c"),  # no text can end the element that it stands in
+        "data": json.dumps(page_data(traces)).replace("<", "\\u003c"),  # no text can end the element that it stands in
         "script": _file("page.js"),
     }
     made = _file("page.html")
@@ -36,6 +35,11 @@ def frame(traces: Sequence[LayerTrace]) -> str:
     """The page in a frame of its own, for notebooks: sandboxed, so that it can touch nothing around it."""
     style = 'style="width: 100%; height: 42rem; border: 0" sandbox="allow-scripts" title="layer trace"'
     return f'<iframe {style} srcdoc="{html.escape(page(traces))}"></iframe>'
+
+
+def page_data(traces: Sequence[LayerTrace]) -> dict[str, Any]:
+    """What the page's script draws: its texts are safe to show, and put in as text."""
+    return {"colours": [hexadecimal(colour) for colour in CIVIDIS], "traces": [_data(trace) for trace in traces]}
 
 
 def _data(trace: LayerTrace) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 "use strict";
 // Draws the traces in #data. All texts come from there, already visible, and enter the page as text, never as markup.
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
+  let data = JSON.parse(document.getElementById("data").textContent);
   const SERIES = 5;  // candidates whose probability is drawn over the layers
 
   const make = (tag, attributes = {}, ...children) => {
@@ -37,8 +37,31 @@
   const bounded = data.traces.every((trace) => trace.settings.divergence === "jsd");  // the old formula has no largest value
   document.getElementById("most").textContent = bounded ? "0.69 nats, nothing in common" : "most of all here";
   document.getElementById("ramp").style.background = `linear-gradient(to right, ${data.colours})`;
-  document.getElementById("main").className = data.traces.length > 1 ? "pair" : "";
-  data.traces.forEach((trace, number) => document.getElementById("main").append(section(trace, number)));
+  let seen = [];  // of each section in which somebody has looked: the cell, and the token that is kept
+  show();
+  // `dola ui` holds this page in a frame and sends it the traces as they grow.
+  if (window.parent !== window) {
+    const tell = () => window.parent.postMessage({ height: document.documentElement.offsetHeight }, "*");
+    window.addEventListener("message", (event) => {
+      if (event.source !== window.parent || !event.data?.layers) return;
+      document.documentElement.classList.add("framed");
+      data = event.data.layers;
+      show();
+      tell();  // the observer waits until the frame is in sight
+    });
+    new ResizeObserver(tell).observe(document.documentElement);
+  }
+
+  function show() {
+    const main = document.getElementById("main");
+    const places = [...main.querySelectorAll(".scroll")].map((box) => [box.scrollLeft, box.scrollTop]);
+    const focused = [...main.children].findIndex((part) => part.contains(document.activeElement));
+    seen = data.traces.map((trace, number) => (seen[number]?.index < trace.tokens.length ? seen[number] : undefined));
+    main.className = data.traces.length > 1 ? "pair" : "";
+    main.replaceChildren(...data.traces.map(section));
+    main.querySelectorAll(".scroll").forEach((box, number) => places[number] && box.scrollTo(...places[number]));
+    if (seen[focused]) main.children[focused].querySelector('td[tabindex="0"]').focus({ preventScroll: true });
+  }
 
   function section(trace, number) {
     const look = make("div", { class: "look", role: "status" });
@@ -50,9 +73,15 @@
     const part = make("section", { "aria-labelledby": `title${number}` });
     part.append(make("h2", { id: `title${number}` }, trace.title), prompt);
     part.append(make("div", { class: "both" }, make("div", { class: "scroll", tabindex: "-1" }, map), panel));
-    showLayer(trace, trace.telling, trace.tokens[trace.telling].layer, look);
-    showToken(trace, trace.telling, kept);
+    const at = place(trace, number);
+    showLayer(trace, at.index, at.layer, look);
+    showToken(trace, at.pinned ?? at.index, kept);
     return part;
+  }
+
+  // Where somebody looks, or what tells most.
+  function place(trace, number) {
+    return seen[number] ?? { index: trace.telling, layer: trace.tokens[trace.telling].layer, pinned: null };
   }
 
   function table(trace, number, look, kept) {
@@ -69,7 +98,7 @@
     const body = make("tbody");
     const cells = trace.tokens.map((each, index) => row(trace, each, index, layers, body));
     const map = make("table", { class: "map", role: "grid", "aria-labelledby": `title${number}` }, make("thead", {}, head), body);
-    behave(map, trace, cells, look, kept);
+    behave(map, trace, number, cells, look, kept);
     return map;
   }
 
@@ -93,9 +122,10 @@
     return cells;
   }
 
-  function behave(map, trace, cells, look, kept) {
+  function behave(map, trace, number, cells, look, kept) {
     const of = (cell) => [Number(cell.dataset.index), Number(cell.dataset.layer)];
-    let stop = cells[trace.telling][trace.tokens[trace.telling].layer];  // the one cell that Tab reaches
+    const at = place(trace, number);
+    let stop = cells[at.index][at.layer];  // the one cell that Tab reaches
     let pinned = null;
     stop.tabIndex = 0;
     const pin = (index) => {
@@ -110,13 +140,17 @@
       line.classList.toggle("pinned", on);
       line.setAttribute("aria-selected", on);
     };
+    pin(at.pinned);
     const view = (cell) => {
       const [index, layer] = of(cell);
+      seen[number] = { index, layer, pinned };
       showLayer(trace, index, layer, look);
       if (pinned === null) showToken(trace, index, kept);
     };
     const keep = (cell) => {
-      pin(of(cell)[0]);
+      const [index, layer] = of(cell);
+      pin(index);
+      seen[number] = { index, layer, pinned };
       showToken(trace, pinned, kept);
     };
     map.addEventListener("mouseover", (event) => event.target.matches("td.cell") && view(event.target));
@@ -142,7 +176,10 @@
       }[event.key];
       if (to) cells[to[0]]?.[to[1]]?.focus();
       else if (event.key === "Enter" || event.key === " ") keep(event.target);
-      else if (event.key === "Escape") pin(null);
+      else if (event.key === "Escape") {
+        pin(null);
+        if (seen[number]) seen[number].pinned = null;
+      }
       else return;
       event.preventDefault();
     });

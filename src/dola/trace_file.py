@@ -1,0 +1,38 @@
+"""Files of traces: one on each line, as `dola trace --json` prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dola.errors import TraceError
+from dola.layer_trace import LayerTrace
+
+
+def read_traces(path: Path, name: str) -> list[LayerTrace]:
+    """The traces of a file, which messages call `name`.
+
+    Raises:
+        TraceError: A file that cannot be read, is empty, or has a line that is no whole trace of this version.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise TraceError(f"{name}: {error.strerror}.", hint="check the path") from None
+    except UnicodeDecodeError as error:
+        raise TraceError(f"{name} is not valid UTF-8: {error}.", hint="was it written by --json?") from None
+    written = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not written:
+        raise TraceError(f"{name} is empty.", hint="write it anew with dola trace ... --json")
+    found = []
+    for number, line in written:
+        try:
+            found.append(LayerTrace.from_json(line))
+        except TraceError as error:
+            raise TraceError(f"{name}, line {number}: {error.message}", hint=error.hint) from None
+    return found
+
+
+def write_traces(traces: Sequence[LayerTrace], path: Path) -> None:
+    """Write what `read_traces` and `dola trace --open` read."""
+    path.write_text("".join(f"{trace.to_json()}\n" for trace in traces), encoding="utf-8")

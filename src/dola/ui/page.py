@@ -1,0 +1,215 @@
+"""The page's layout in Gradio: what is where, and which event fills what. The work is `session.py`'s."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+# Gradio reads these when it is imported: nothing of a page that is somebody's own leaves their machine.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr
+
+from dola.contrast import DIVERGENCES
+from dola.layer_trace import LayerTrace
+from dola.layers import BUCKETS
+from dola.plot.html import page, page_data
+from dola.trace_file import write_traces
+from dola.ui.request import Limits, Request
+from dola.ui.session import Session
+from dola.ui.view import WAYS, View, answer_html, message_html
+
+EXAMPLES = (
+    "On what date was the Declaration of Independence officially signed?",
+    "What is the capital of Washington State?",
+    "Who wrote the play Hamlet, and when?",
+    "Name the first woman to win a Nobel Prize, and what she won it for.",
+)
+LAYERS_FRAME = (
+    '<iframe src="layers" title="What each layer says of each token" sandbox="allow-scripts" class="dola-layers"></iframe>'
+)
+SYSTEM_FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
+"""Gradio's own themes fetch theirs from Google."""
+COLOURS = {
+    "button_primary_background_fill button_primary_background_fill_dark": "#0550ae",
+    "button_primary_background_fill_hover button_primary_background_fill_hover_dark": "#033d8b",
+    "button_primary_text_color button_primary_text_color_dark": "#ffffff",
+    "body_background_fill": "#ffffff",
+    "body_background_fill_dark": "#0d1117",
+    "block_background_fill_dark background_fill_secondary_dark": "#161b22",
+    "border_color_primary block_border_color": "#d0d7de",
+    "border_color_primary_dark block_border_color_dark": "#30363d",
+    "input_background_fill_dark": "#0d1117",
+    "body_text_color block_title_text_color": "#1b1f24",
+    "body_text_color_dark block_title_text_color_dark": "#e6edf3",
+    "body_text_color_subdued block_info_text_color block_label_text_color input_placeholder_color": "#57606a",
+    "body_text_color_subdued_dark block_info_text_color_dark block_label_text_color_dark": "#9ba5b0",
+    "input_placeholder_color_dark": "#9ba5b0",
+}
+"""Those of `plot/page.css`, with enough contrast for small text."""
+
+
+def theme() -> Any:
+    """Gradio's plainest theme in the colours of the trace page, without web fonts."""
+    fonts, mono = SYSTEM_FONTS
+    made = gr.themes.Base(font=fonts, font_mono=mono, primary_hue="blue", neutral_hue="slate", radius_size="sm")
+    return made.set(**{name: value for names, value in COLOURS.items() for name in names.split()})
+
+
+def style() -> str:
+    """The page's own style."""
+    return _file("style.css")
+
+
+def empty_layers() -> str:
+    """The page in the frame, before there is a trace."""
+    return page([])
+
+
+def build(session: Session, *, model: str, models: Sequence[str], choose: bool = True) -> Any:
+    """The page.
+
+    Args:
+        session: What works for it.
+        model: The model that is chosen when it opens.
+        models: Models to choose from.
+        choose: Whether any other model may be named.
+    """
+    with gr.Blocks(title="dola: see the layers", delete_cache=(3600, 6 * 3600), analytics_enabled=False) as blocks:
+        gr.HTML(_head(session.limits), elem_classes="dola-head")
+        with gr.Row(elem_classes="dola-form"):
+            with gr.Column(scale=3, min_width=320):
+                prompt = gr.Textbox(label="Prompt", lines=3, max_lines=12, value=EXAMPLES[0], placeholder="Ask something")
+                gr.Examples([[example] for example in EXAMPLES], prompt, label="Examples")
+                with gr.Row():
+                    start = gr.Button("Generate", variant="primary", elem_id="generate")
+                    stop = gr.Button("Stop", interactive=False, elem_id="stop")
+            with gr.Column(scale=2, min_width=320):
+                fields = [prompt, *_settings(session.limits, model, models, choose)]
+        message = gr.HTML(message_html(View(status="Ready.")), elem_id="message")
+        with gr.Row(equal_height=True):
+            with gr.Column(min_width=320):
+                greedy = gr.HTML(_answer("greedy", View()), elem_id="greedy")
+            with gr.Column(min_width=320):
+                ours = gr.HTML(_answer("dola", View()), elem_id="dola")
+        with gr.Row(elem_classes="dola-files"):
+            save = gr.DownloadButton("Save the traces", interactive=False, size="sm", elem_id="save")
+            export = gr.DownloadButton("Save as a page", interactive=False, size="sm", elem_id="export")
+            opener = gr.UploadButton("Open a trace", file_types=[".json", ".jsonl"], size="sm", elem_id="open")
+        layers = gr.HTML(None, html_template=LAYERS_FRAME, js_on_load=_file("layers.js"), elem_id="layers")
+        shown = [message, greedy, ours, layers, start, stop, save, export]
+
+        def answer(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+            before: tuple[LayerTrace, ...] | None = None
+            for view in session.answer(_request(values), request.session_hash or ""):
+                yield _updates(view, before)
+                before = view.traces
+
+        def stop_mine(request: gr.Request) -> None:
+            session.stop(request.session_hash or "")
+
+        def open_file(path: str) -> list[Any]:
+            return _updates(session.open(Path(path), Path(path).name), None)
+
+        unlisted: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        gr.on([start.click, prompt.submit], answer, fields, shown, concurrency_limit=session.limits.at_once, **unlisted)
+        stop.click(stop_mine, queue=False, **unlisted)
+        opener.upload(open_file, opener, shown, **unlisted)
+        blocks.unload(stop_mine)
+    return blocks
+
+
+def _settings(limits: Limits, model: str, models: Sequence[str], choose: bool) -> list[Any]:
+    """The other fields, in the order of `Request`'s."""
+    found = [
+        gr.Dropdown(
+            [*dict.fromkeys([model, *models])], value=model, label="Model", allow_custom_value=choose,
+            info="An alias, a hub id or a folder." if choose else None,
+        ),
+        gr.Dropdown(
+            list(BUCKETS), value="high", label="Layers", allow_custom_value=True,
+            info="high for short answers, low for longer reasoning, all, or numbers: 24,28.",
+        ),
+        gr.Slider(1, limits.new_tokens, value=min(40, limits.new_tokens), step=1, label="New tokens, at most"),
+    ]  # fmt: skip
+    model_field, layers, new_tokens = found
+    with gr.Accordion("More settings", open=False):
+        chat = gr.Checkbox(True, label="Chat template", info="Ask as a user of the model's chat, where it has one.")
+        penalty = gr.Slider(1, 2, value=1.2, step=0.05, label="Repetition penalty", info="Of both. The paper uses 1.2.")
+        top = gr.Slider(
+            0, 1, value=0.1, step=0.01, label="relative_top", info="Rules out tokens below this share of the likeliest."
+        )
+        divergence = gr.Radio(list(DIVERGENCES), value="jsd", label="Divergence", info="How the layer is chosen.")
+        norm = gr.Checkbox(True, label="Final norm", info="Earlier layers pass it before the head, as the last one does.")
+    return [model_field, chat, layers, divergence, norm, top, penalty, new_tokens]
+
+
+def _request(values: Sequence[Any]) -> Request:
+    prompt, model, chat, layers, divergence, norm, top, penalty, new_tokens = values
+    return Request(
+        model=str(model or "").strip(),
+        prompt=prompt or "",
+        chat=bool(chat),
+        layers=str(layers or ""),
+        divergence=divergence,
+        final_norm=bool(norm),
+        relative_top=float(top),
+        repetition_penalty=float(penalty),
+        new_tokens=int(new_tokens),
+    )
+
+
+def _updates(view: View, before: tuple[LayerTrace, ...] | None) -> list[Any]:
+    """What a view changes of what `build` calls `shown`; the traces only where they are not those of `before`."""
+    counts = [] if before is None else [len(trace.tokens) for trace in before]
+    changed = before is None or counts != [len(trace.tokens) for trace in view.traces]
+    save, export = (None, None) if view.running or not view.traces else _saved(view.traces)
+    return [
+        message_html(view),
+        _answer("greedy", view),
+        _answer("dola", view),
+        page_data(view.traces) if changed else gr.skip(),
+        gr.update(interactive=not view.running),
+        gr.update(interactive=view.running),
+        gr.update(value=save, interactive=save is not None),
+        gr.update(value=export, interactive=export is not None),
+    ]
+
+
+def _answer(way: str, view: View) -> str:
+    names = {"greedy": ("Greedy", "the last layer's first choice"), "dola": ("DoLa", "marked from where it leaves greedy")}
+    name, what = names[way]
+    shown = answer_html(view.answers[WAYS.index(way)], running=view.running, mark=way == "dola")
+    return f'<section class="dola-card" aria-label="{name}"><h2>{name} <span>{what}</span></h2>{shown}</section>'
+
+
+_numbers = itertools.count()
+_folder = tempfile.TemporaryDirectory(prefix="dola-ui-")
+
+
+def _saved(traces: Sequence[LayerTrace]) -> tuple[str, str]:
+    """Files of some traces to download, of which Gradio keeps copies for some hours: the traces, and a page of them."""
+    folder = Path(_folder.name, str(next(_numbers)))
+    folder.mkdir()
+    data, shown = folder / "dola-trace.jsonl", folder / "dola-trace.html"
+    write_traces(traces, data)
+    shown.write_text(page(traces), encoding="utf-8")
+    return str(data), str(shown)
+
+
+def _head(limits: Limits) -> str:
+    return (
+        "<h1>dola <span>see the layers</span></h1>"
+        "<p>One prompt, answered twice by the same model: greedily, and by contrasting its last layer with an earlier one. "
+        f"Prompts have up to {limits.prompt_tokens:,} tokens, answers up to {limits.new_tokens:,}.</p>"
+    )
+
+
+def _file(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")

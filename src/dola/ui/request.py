@@ -1,0 +1,106 @@
+"""What somebody asks for on the page, and the limits that it is held to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dola.chat import encode_prompt, has_chat
+from dola.config import DoLaConfig
+from dola.errors import InputError
+from dola.layers import word_or_numbers
+
+CHARACTERS_PER_TOKEN = 40
+"""A text with more of them for each token that is allowed is refused before it is tokenised, which takes time as well."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may take.
+
+    Attributes:
+        prompt_tokens: Tokens of a prompt, chat template included.
+        new_tokens: Tokens of each answer.
+        at_once: Requests that are worked on at the same time; others wait for their turn.
+    """
+
+    prompt_tokens: int = 512
+    new_tokens: int = 128
+    at_once: int = 4
+
+
+@dataclass(frozen=True)
+class Request:
+    """The fields of the page's form, as they were filled in.
+
+    Attributes:
+        model: An alias, a hub id, a folder.
+        prompt: What to continue, or to answer.
+        chat: Whether the prompt goes through the model's chat template, where it has one.
+        layers: "high", "low", "all", or numbers with commas between them.
+        divergence, final_norm, relative_top: As of DoLaConfig.
+        repetition_penalty: Of both ways.
+        new_tokens: Length of an answer, at most.
+    """
+
+    model: str = "smollm2"
+    prompt: str = ""
+    chat: bool = True
+    layers: str = "high"
+    divergence: str = "jsd"
+    final_norm: bool = True
+    relative_top: float = 0.1
+    repetition_penalty: float = 1.2
+    new_tokens: int = 40
+
+    def config(self) -> DoLaConfig:
+        """DoLa's settings.
+
+        Raises:
+            ConfigError: A value that is not allowed.
+        """
+        layers = word_or_numbers(self.layers.strip())
+        settings: Mapping[str, Any] = {"divergence": self.divergence, "final_norm": self.final_norm}
+        return DoLaConfig(layers, relative_top=self.relative_top, **settings)
+
+    def check(self, limits: Limits) -> None:
+        """Refuse what can be told without a model.
+
+        Raises:
+            InputError: No prompt, or a value out of range.
+            ConfigError: A value of DoLa's settings that is not allowed.
+        """
+        self.config()
+        if not self.prompt.strip():
+            raise InputError("There is no prompt.", hint="type one, or pick an example")
+        if len(self.prompt) > (longest := CHARACTERS_PER_TOKEN * limits.prompt_tokens):
+            raise InputError(
+                f"The prompt has {len(self.prompt):,} characters; allowed are {longest:,}.", hint="shorten the prompt"
+            )
+        if not 1 <= self.new_tokens <= limits.new_tokens:
+            raise InputError(
+                f"{self.new_tokens} new tokens are asked for; allowed are 1 to {limits.new_tokens}.",
+                hint="or start the page with another --max-new-tokens",
+            )
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise InputError(
+                f"The repetition penalty {self.repetition_penalty} is out of range; allowed is more than 0.",
+                hint="1 is none, 1.2 is what the paper uses",
+            )
+
+    def tokens(self, tokenizer: Any, limits: Limits) -> list[int]:
+        """The prompt's tokens.
+
+        Raises:
+            InputError: More than the limits allow, or a chat template that refuses the prompt.
+        """
+        ids = encode_prompt(tokenizer, self.prompt, chat=self.chat and has_chat(tokenizer))
+        if len(ids) > limits.prompt_tokens:
+            raise InputError(
+                f"The prompt has {len(ids):,} tokens, what the model's template adds included; "
+                f"this page takes {limits.prompt_tokens:,}.",
+                hint=f"shorten the prompt, or start the page with --max-prompt-tokens {len(ids)}",
+            )
+        return ids

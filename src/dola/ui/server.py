@@ -1,0 +1,115 @@
+"""Serves the page: on this machine alone unless told otherwise, and so that a browser fetches nothing from anywhere else."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from dola.errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from dola.ui.session import Session
+
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob:; worker-src 'self' blob:"
+)
+"""Content security policy: whatever a page asks for, a browser asks nobody but this server. (Gradio evaluates templates.)"""
+
+
+def check_extra() -> None:
+    """Raise MissingExtraError where the packages of the page are not installed."""
+    missing = [name for name in ("gradio", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"The page needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed.",
+            hint="pip install 'dola-decoding[ui]'",
+        )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens there; port 0 is any that is free.
+
+    Raises:
+        UsageError: The port is taken or not allowed, or the host is none of this machine's.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError:
+        raise UsageError(f"--host {host!r} is no address.", hint="--host 127.0.0.1 for this machine alone") from None
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(address)
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(f"Port {port} of {host} is taken.", hint="--port 0 for any that is free") from None
+        raise UsageError(f"--host {host} --port {port}: {error.strerror}.", hint="--host 127.0.0.1 --port 7860") from None
+    return listening
+
+
+def url(listening: socket.socket) -> str:
+    """Where a browser finds what listens there."""
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def application(session: Session, *, model: str, models: Sequence[str], choose: bool = True) -> Any:
+    """The page as an ASGI application, for `serve` and for tests."""
+    import gradio as gr
+    from fastapi import FastAPI
+    from fastapi.responses import HTMLResponse
+
+    from dola.ui import page
+    from dola.ui.session import LARGEST_FILE
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/layers")  # type: ignore[untyped-decorator]
+    def layers() -> HTMLResponse:
+        return HTMLResponse(page.empty_layers())
+
+    @app.middleware("http")  # type: ignore[untyped-decorator]
+    async def keep_here(request: Any, call_next: Any) -> Any:
+        response = await call_next(request)
+        response.headers.setdefault("Content-Security-Policy", POLICY)
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        response.headers.setdefault("Referrer-Policy", "no-referrer")
+        return response
+
+    blocks = page.build(session, model=model, models=models, choose=choose)
+    return gr.mount_gradio_app(
+        app, blocks, path="", theme=page.theme(), css=page.style(), ssr_mode=False, footer_links=[],
+        max_file_size=LARGEST_FILE, run_history=False, show_error=True,
+    )  # fmt: skip
+
+
+def serve(app: Any, listening: socket.socket, *, session: Session, ready: Callable[[], None] = lambda: None) -> None:
+    """Serve until Ctrl-C; what runs then is stopped.
+
+    Args:
+        app: What `application` returns.
+        listening: What `bind` returns.
+        session: Whose work is stopped in the end.
+        ready: Called when the page can be opened.
+    """
+    import uvicorn
+
+    class Server(uvicorn.Server):  # type: ignore[misc]
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            ready()
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            session.stop_all()
+            super().handle_exit(sig, frame)
+
+    settings = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=2)
+    with suppress(KeyboardInterrupt):  # it lets the signal through when it is done
+        Server(settings).run(sockets=[listening])

@@ -1,0 +1,86 @@
+"""What the page shows, as data and as HTML whose texts can neither hide nor act."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dola.layer_trace import LayerTrace
+from dola.live_trace import Progress
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The text of one way of decoding, so far.
+
+    Attributes:
+        text: All of it.
+        common: How much of it, in characters, is also the beginning of the other way's.
+        tokens: How many tokens it has.
+    """
+
+    text: str = ""
+    common: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class View:
+    """What the page shows at one moment.
+
+    Attributes:
+        status: What is going on, in a few words.
+        error, hint: What went wrong, and what to do about it; "" where nothing did.
+        answers: By way of decoding, "greedy" and "dola".
+        traces: Those that can be looked at.
+        running: Whether more is to come.
+    """
+
+    status: str = ""
+    error: str = ""
+    hint: str = ""
+    answers: tuple[Answer, Answer] = (Answer(), Answer())
+    traces: tuple[LayerTrace, ...] = ()
+    running: bool = False
+
+    def failed(self, error: str, hint: str = "") -> View:
+        """The same with an error, and no longer running."""
+        return replace(self, status="", error=error, hint=hint, running=False)
+
+
+WAYS = ("greedy", "dola")
+"""The ways of decoding that stand side by side, in this order."""
+
+
+def answers(tokenizer: Any, progress: Sequence[Progress | None]) -> tuple[Answer, Answer]:
+    """The texts of both ways, and where the second leaves the first."""
+    ids = [() if each is None else each.token_ids for each in progress]
+    pairs = list(zip(*ids, strict=False))
+    common = next((place for place, (ours, theirs) in enumerate(pairs) if ours != theirs), len(pairs))
+    beginning = tokenizer.decode(ids[1][:common], skip_special_tokens=True)
+    made = []
+    for tokens in ids:
+        text = tokenizer.decode(tokens, skip_special_tokens=True)
+        shared = len(beginning) if text.startswith(beginning) else 0  # a character may end behind the tokens that are shared
+        made.append(Answer(text, shared, len(tokens)))
+    return made[0], made[1]
+
+
+def answer_html(answer: Answer, *, running: bool, mark: bool) -> str:
+    """An answer as it is shown; with `mark` it is marked from where it leaves the other."""
+    if not answer.text and not running:
+        return '<p class="dola-answer dola-empty">Nothing yet.</p>'
+    common, own = (html.escape(part) for part in (answer.text[: answer.common], answer.text[answer.common :]))
+    marked = f"<mark>{own}</mark>" if own and mark else own
+    caret = '<span class="dola-caret" aria-hidden="true"></span>' if running else ""
+    return f'<p class="dola-answer" aria-busy="{str(running).lower()}" dir="auto">{common}{marked}{caret}</p>'
+
+
+def message_html(view: View) -> str:
+    """The line that says what is going on, or what went wrong."""
+    if view.error:
+        hint = f"<span>{html.escape(view.hint[:1].upper() + view.hint[1:])}</span>" if view.hint else ""
+        return f'<div class="dola-message dola-error" role="alert"><strong>{html.escape(view.error)}</strong>{hint}</div>'
+    return f'<div class="dola-message" role="status">{html.escape(view.status)}</div>'

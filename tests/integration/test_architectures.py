@@ -1,0 +1,125 @@
+"""Kinds of architectures that the 23 families are not: a part of what `make models` runs, and its page; images as input."""
+
+import dataclasses
+
+import any_model
+import pytest
+import torch
+import transformers
+import vision_models
+from model_matrix import CHECKS, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, PAGE, WRONG, Outcome, Trial, judge, page, run
+
+import dola
+from dola.anatomy import Anatomy, Scale
+
+KINDS = {
+    "gpt_bigcode": "multi-query attention",
+    "openai-gpt": "blocks that return lists, no final norm",
+    "bart": "a decoder without its encoder, a norm of the embeddings",
+    "bigbird_pegasus": "a final norm that is named like one of the embeddings",
+    "lfm2": "convolutions and attention in turns",
+    "electra": "a projection in front of the head",
+    "modernbert-decoder": "a prediction head beside the output embedding",
+    "roberta-prelayernorm": "a final norm outside the module with the blocks",
+    "git": "an image encoder of the same depth",
+    "deepseek_v3": "latent attention, mixture of experts",
+    "gpt_oss": "attention sinks, sliding windows",
+    "gemma3n_text": "several residual streams, AltUp",
+    "deepseek_v4": "several residual streams, hyper-connections",
+    "qwen4_exp_text": "several residual streams side by side",
+    "inkling_text": "logits divided in front of the head",
+    "mamba": "state space",
+    "jamba": "state space and attention in turns",
+    "rwkv": "recurrent",
+    "recurrent_gemma": "recurrent, soft-capped",
+    "xlstm": "recurrent, soft-capped under another name",
+}
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers, about untrained tiny configs
+
+
+@pytest.mark.parametrize("model_type", KINDS)
+def test_a_kind(model_type):
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
+    model = any_model.build(any_model.config_of(model_type))
+    any_model.spread_logits(model, {"input_ids": torch.tensor([[5, 17, 200, 33]])})
+    checks, note = judge(Trial(model))
+    assert list(checks) == list(CHECKS)
+    assert WRONG not in checks.values(), note
+
+
+def test_the_checks_notice_wrong_parts(monkeypatch):
+    found = Anatomy.of
+    model = any_model.build(any_model.config_of("llama"))
+    any_model.spread_logits(model, {"input_ids": torch.tensor([[5, 17, 200, 33]])})
+    monkeypatch.setattr(Anatomy, "of", lambda lm: dataclasses.replace(found(lm), logit_transform=Scale(1.01)))
+    checks, note = judge(Trial(model))
+    assert checks["readout"] == WRONG
+    assert "readout differs from the logits by 1.0e-02" in note
+
+
+def test_a_crash_and_a_hang_do_not_stop_the_run():
+    def work(model_type):
+        if model_type == "crash":
+            raise SystemExit(3)
+        while model_type == "hang":
+            pass
+        return Outcome(model_type, "works")
+
+    outcomes = run(["crash", "hang", "fine"], work, seconds=1)
+    assert [outcome.status for outcome in outcomes] == ["not built", "not built", "works"]
+    assert ["exit code 3" in outcomes[0].note, "longer than 1 s" in outcomes[1].note] == [True, True]
+
+
+def test_the_page_has_every_architecture_and_none_that_is_wrong():
+    text = PAGE.read_text()
+    if f"transformers {transformers.__version__} " not in text:
+        pytest.skip(f"docs/architectures.md was made with another transformers than {transformers.__version__}")
+    rows = {line.split(" | ")[0].removeprefix("| ") for line in text.splitlines() if line.startswith("| ")}
+    assert set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) <= rows, "run: make models"
+    assert WRONG not in text
+
+
+def test_the_page_says_what_was_found():
+    checks = dict.fromkeys(CHECKS, "yes")
+    outcomes = [
+        Outcome("a", "works", "A", found="no final norm", checks=checks),
+        Outcome("b", "refused", note="its words"),
+        Outcome("c", "not built", note="its error"),
+    ]
+    text = page(outcomes)
+    assert "(3 of them)" in text
+    assert "1 work, 0 are\nwrong, 1 are refused in words, of 1 no model" in text
+    assert "| a | A | yes | yes | yes | yes | yes | no final norm |" in text
+    assert "| b | its words |" in text
+    assert "| c | its error |" in text
+
+
+@pytest.mark.parametrize("model_type", vision_models.CONFIGS)
+def test_a_vision_language_model_decodes_images_with_dola(model_type):
+    model = vision_models.build(model_type)
+    inputs, other = vision_models.prompt(model_type), vision_models.prompt(model_type, seed=1)
+    trial = Trial(model, inputs)
+    assert {trial.readout(), trial.removed()} == {"yes"}
+    assert trial.contrast().startswith("yes")
+    settings = {"max_new_tokens": 6, "do_sample": False, "repetition_penalty": 1.2}
+    with torch.no_grad(), dola.attach(model, "high"):
+        assert not torch.equal(model(**inputs).logits, model(**other).logits)  # the image is read
+        attached = model.generate(**{**inputs, "use_cache": True}, **settings)
+    called = dola.generate(model, **{**inputs, "use_cache": True}, dola_layers="high", **settings)
+    assert attached.tolist() == called.tolist()
+    assert attached.tolist() == _stepwise(model, inputs, attached.shape[1] - inputs["input_ids"].shape[1])
+
+
+def _stepwise(model, inputs, count):
+    """The same tokens by forwards over the whole sequence, without a cache."""
+    ids, extra = inputs["input_ids"], {k: v for k, v in inputs.items() if k in ("pixel_values", "image_grid_thw")}
+    penalty = transformers.RepetitionPenaltyLogitsProcessor(1.2)
+    for _ in range(count):
+        types = (ids == vision_models.IMAGE).long()
+        named = [name for name in ("token_type_ids", "mm_token_type_ids") if name in inputs]
+        with torch.no_grad(), dola.attach(model, "high"):
+            scores = model(ids, attention_mask=torch.ones_like(ids), **extra, **dict.fromkeys(named, types)).logits[:, -1]
+        ids = torch.cat([ids, penalty(ids, scores).argmax(-1, keepdim=True)], dim=1)
+    return ids.tolist()

@@ -1,0 +1,268 @@
+"""`dola ui` as people meet it: the command serves SmolLM2, and a real Chromium types, watches, stops, saves and opens.
+
+Needs the extras `ui` and `browser` and Chromium; skipped without them (`browser.py`).
+"""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from browser import chromium, lacking, serious_violations
+from command import environment
+
+import dola
+from dola import LayerTrace
+from dola.chat import encode_prompt
+from dola.token_text import visible
+
+PROMPT = "What is the capital of Washington State?"
+WATCHED = """
+import socket, sys
+
+connect = socket.socket.connect
+
+def watched(self, address):
+    if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1"):
+        print("connects to", address, file=sys.stderr)
+    return connect(self, address)
+
+socket.socket.connect = watched
+from dola.cli import main
+main()
+"""
+"""The command, which tells on stderr of connections to other machines."""
+LONG = 300_000
+"""Milliseconds for an answer: machines that test are busy."""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def server(browser, smollm2, tmp_path_factory):
+    """The address of a running `dola ui`, which calls nobody, and which Ctrl-C ends without a word."""
+    for package in ("gradio", "uvicorn"):
+        if find_spec(package) is None:
+            lacking(f"{package} is not installed: pip install 'dola-decoding[ui]'")
+    said = tmp_path_factory.mktemp("ui") / "stderr"
+    options = ["--model", "smollm2", "--port", "0", "--max-prompt-tokens", "80", "--max-new-tokens", "64"]
+    command = [sys.executable, "-c", WATCHED, "ui", *options]
+    with said.open("w") as err:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True, env=environment(HF_HUB_OFFLINE="1"))
+    line = process.stdout.readline()
+    assert line.startswith("dola ui: http://127.0.0.1:"), said.read_text()
+    yield line.split()[-1]
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out, said.read_text()) == (0, "", "")
+
+
+@pytest.fixture
+def visit(browser, server):
+    """Opens the page in a context of its own. No request may leave this machine, nor anything be complained of."""
+    contexts, requests, complaints = [], [], []
+
+    def opened(**settings):
+        context = browser.new_context(**{"viewport": {"width": 1400, "height": 1000}, "bypass_csp": True, **settings})
+        context.set_default_timeout(LONG)
+        page = context.new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(server)
+        page.get_by_role("button", name="Generate").wait_for()
+        contexts.append(context)
+        return page
+
+    yield opened
+    assert requests
+    hosts = {urlsplit(url).hostname for url in requests if not url.startswith(("data:", "blob:"))}
+    assert hosts == {"127.0.0.1"}
+    assert complaints == []
+    for context in contexts:
+        context.close()
+
+
+def generate(page, prompt=PROMPT, tokens=12):
+    page.get_by_label("Prompt").fill(prompt)
+    number = page.get_by_role("spinbutton").first
+    number.fill(str(tokens))
+    number.press("Tab")
+    page.get_by_role("button", name="Generate").click()
+
+
+def wait_for(page, beginning):
+    page.wait_for_function(
+        "start => new RegExp(`^(${start})`).test(document.querySelector('#message').innerText.trim())", arg=beginning
+    )
+    return page.locator("#message").inner_text().strip()
+
+
+def answer(page, way):
+    return page.locator(f"#{way} .dola-answer").inner_text().strip()
+
+
+def saved(page, path):
+    """The traces that the page saves, greedy decoding's first."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save the traces").click()
+    download.value.save_as(path)
+    return [LayerTrace.from_json(line) for line in Path(path).read_text().splitlines()]
+
+
+def layers(page):
+    return page.frame_locator("iframe")
+
+
+def cell(page, number, index, layer):
+    return layers(page).locator("section").nth(number).locator(f'td[data-index="{index}"][data-layer="{layer}"]')
+
+
+def assert_shows(page, trace, number, index, layer):
+    """That pointing at a cell shows the layer's likeliest tokens, as the trace has them."""
+    cell(page, number, index, layer).hover()
+    section = layers(page).locator("section").nth(number)
+    section.locator(".look h3", has_text=f"Layer {layer} after").wait_for()
+    shown = [row.locator("td").all_text_contents()[:2] for row in section.locator("table.top tbody tr").all()]
+    top = trace.tokens[index].top[layer]
+    texts = [visible(trace.text(token)) for token, _ in top]
+    assert [text for text, _ in shown] == [text if text.strip() else f'"{text}"' for text in texts]
+    for (_, percent), (_, share) in zip(shown, top, strict=True):
+        if share > 0.001:
+            assert float(percent.rstrip("%")) / 100 == pytest.approx(share, abs=6e-4)
+
+
+def test_tokens_stream_and_the_layers_are_those_of_trace(visit, smollm2, tmp_path):
+    page = visit()
+    generate(page, tokens=20)
+    seen = set()
+    while not re.match("Done", page.locator("#message").inner_text()):
+        seen.add(answer(page, "greedy"))
+        time.sleep(0.02)
+    text = answer(page, "greedy")
+    growing = sorted(seen - {text, "", "Nothing yet."}, key=len)
+    assert len(growing) >= 3, "the text came at once"
+    assert all(text.startswith(each) for each in growing)
+    traces = saved(page, tmp_path / "t.jsonl")
+    model, tokenizer = smollm2
+    prompt = encode_prompt(tokenizer, PROMPT, chat=True)
+    for trace, decode in zip(traces, ("greedy", "dola"), strict=True):
+        expected = dola.trace(model, tokenizer, prompt, "high", generate=20, decode=decode)
+        assert [token.token for token in trace.tokens] == [token.token for token in expected.tokens]
+        assert [token.layer for token in trace.tokens] == [token.layer for token in expected.tokens]
+        assert answer(page, decode) == tokenizer.decode([t.token for t in trace.tokens], skip_special_tokens=True).strip()
+    for number, index, layer in ((0, 0, 29), (1, 3, 17), (1, len(traces[1].tokens) - 1, 0)):
+        assert_shows(page, traces[number], number, index, layer)
+    chosen = layers(page).locator("section").nth(1).locator("td.chosen").all()
+    assert [int(each.get_attribute("data-layer")) for each in chosen] == [token.layer for token in traces[1].tokens]
+
+
+def test_the_layers_fill_while_tokens_come_and_stop_works(visit, tmp_path):
+    page = visit()
+    generate(page, "Write a story about a fox.", tokens=64)
+    layers(page).locator("section").first.locator("tbody tr th").first.wait_for()
+    assert page.get_by_role("button", name="Generate").is_disabled()
+    page.get_by_role("button", name="Stop").click()
+    wait_for(page, "Stopped")
+    assert page.get_by_role("button", name="Stop").is_disabled()
+    traces = saved(page, tmp_path / "t.jsonl")
+    assert all(0 < len(trace.tokens) < 64 for trace in traces)
+    assert layers(page).locator("td.chosen").count() == sum(len(trace.tokens) for trace in traces)
+    generate(page, tokens=4)
+    wait_for(page, "Done: 4 and 4")
+
+
+def test_a_saved_trace_is_opened_after_a_reload(visit, tmp_path):
+    page = visit()
+    generate(page, tokens=6)
+    wait_for(page, "Done")
+    traces, text = saved(page, tmp_path / "mine.jsonl"), answer(page, "dola")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as a page").click()
+    assert "<!DOCTYPE html>" in Path(download.value.path()).read_text()
+    page.reload()
+    page.get_by_role("button", name="Generate").wait_for()
+    assert layers(page).locator("section").count() == 0
+    page.locator("input[type=file]").set_input_files(tmp_path / "mine.jsonl")
+    assert wait_for(page, "Opened").startswith("Opened mine.jsonl: tokens of greedy decoding, layers high, penalty 1.2")
+    assert answer(page, "dola") == text
+    assert_shows(page, traces[1], 1, 2, 20)
+    assert saved(page, tmp_path / "again.jsonl") == traces
+
+
+def test_two_people_at_once_get_their_own_answers(visit, smollm2, tmp_path):
+    wanted = {"Name the largest planet.": "high", "Who wrote Hamlet?": "low"}
+    pages = {}
+    for prompt, chosen in wanted.items():
+        pages[prompt] = page = visit()
+        page.get_by_label("Layers").fill(chosen)
+        page.get_by_label("Layers").press("Enter")
+    for prompt, page in pages.items():
+        generate(page, prompt, tokens=10)
+    model, tokenizer = smollm2
+    for number, (prompt, page) in enumerate(pages.items()):
+        wait_for(page, "Done")
+        traces = saved(page, tmp_path / f"{number}.jsonl")
+        assert [trace.settings["layers"] for trace in traces] == [wanted[prompt]] * 2
+        ids = encode_prompt(tokenizer, prompt, chat=True)
+        for trace, decode in zip(traces, ("greedy", "dola"), strict=True):
+            expected = dola.trace(model, tokenizer, ids, wanted[prompt], generate=10, decode=decode)
+            assert [token.token for token in trace.tokens] == [token.token for token in expected.tokens]
+
+
+def test_mistakes_are_told_and_the_page_goes_on(visit, tmp_path):
+    page = visit()
+    good = {"schema": "dola.trace/1", "dola": "0", "tokens": []}
+    files = {
+        "cut.jsonl": json.dumps(good)[:20],
+        "later.jsonl": json.dumps({**good, "schema": "dola.trace/9"}),
+        "other.json": "[1, 2]",
+    }
+    words = {"cut.jsonl": "is no whole JSON object", "later.jsonl": "has schema 'dola.trace/9'", "other.json": "no trace"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+        page.locator("input[type=file]").set_input_files(tmp_path / name)
+        page.get_by_role("alert").filter(has_text=words[name]).wait_for()
+    generate(page, "word " * 120)
+    page.get_by_role("alert").filter(has_text="this page takes 80").wait_for()
+    model = page.get_by_label("Model")
+    model.fill("./nowhere")
+    model.press("Enter")
+    generate(page)
+    page.get_by_role("alert").filter(has_text="There is no folder './nowhere'").wait_for()
+    model.fill("smollm2")
+    model.press("Enter")
+    generate(page, tokens=3)
+    wait_for(page, "Done: 3 and 3")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(visit, scheme):
+    page = visit(color_scheme=scheme)
+    assert serious_violations(page) == []
+    page.get_by_role("button", name="More settings").click()
+    generate(page, tokens=3)
+    wait_for(page, "Done")
+    assert serious_violations(page) == []
+    generate(page, " ")
+    page.get_by_role("alert").wait_for()
+    assert serious_violations(page) == []
+
+
+def test_it_fits_a_telephone(visit):
+    page = visit(viewport={"width": 390, "height": 844})
+    generate(page, tokens=3)
+    wait_for(page, "Done")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    layers(page).locator("td.chosen").first.scroll_into_view_if_needed()
+    assert layers(page).locator("html").evaluate("html => html.scrollWidth <= innerWidth")
