@@ -38,8 +38,9 @@ def captured(
         hidden[layer] = select(anatomy.residual(passed).detach()).clone()  # some blocks add to their input in place
 
     def keeper(layer: int) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if threading.get_ident() == here:
+        def hook(module: nn.Module, *arguments: Any) -> None:
+            if threading.get_ident() == here:  # if not, torch may leave kwargs out: this may just be removed
+                args, kwargs = arguments
                 keep(layer, args[0] if args else kwargs["hidden_states"])
 
         return hook

@@ -9,7 +9,9 @@ from words import word_tokenizer
 
 import dola
 from dola import DoLaConfig
+from dola.anatomy import Anatomy
 from dola.errors import AttachError, CaptureError, InputError, LayersError
+from dola.hidden import captured
 from dola.live_trace import BLOCK, follow
 
 IDS = [5, 17, 200, 33, 8, 91, 4, 60, 61]
@@ -129,6 +131,25 @@ def test_two_at_once_on_one_model_do_not_see_each_other(llama):
     for thread in threads:
         thread.join()
     assert together == alone
+
+
+def test_a_foreign_hook_that_is_being_removed_is_harmless(llama):
+    """torch looks up whether a hook takes kwargs when it calls it: one that has just been removed then gets none."""
+    failed = []
+
+    def pass_by(hook, block):
+        try:
+            hook(block, (torch.zeros(1, 1, 32),))
+        except Exception as error:
+            failed.append(error)
+
+    with captured(Anatomy.of(llama), [2]) as hidden:
+        block = Anatomy.of(llama).blocks[2]
+        (hook,) = block._forward_pre_hooks.values()
+        thread = threading.Thread(target=pass_by, args=(hook, block))
+        thread.start()
+        thread.join()
+    assert (failed, hidden) == ([], {})
 
 
 def test_what_cannot_be_followed_is_refused(llama):
