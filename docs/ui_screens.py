@@ -23,7 +23,7 @@ PROMPT = "What is the capital of Washington State?"
 
 
 def screen(browser: Browser, url: str, path: Path, *, width: int, scheme: str) -> None:
-    """Ask, wait for the answers, look at a layer, and keep what is seen."""
+    """Ask, wait for the answers, look at a layer, and keep what is seen, in 256 colours."""
     page = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=scheme).new_page()
     page.set_default_timeout(300_000)
     page.goto(url)
@@ -38,7 +38,7 @@ def screen(browser: Browser, url: str, path: Path, *, width: int, scheme: str) -
     page.set_viewport_size({"width": width, "height": page.evaluate("document.documentElement.scrollHeight")})
     page.wait_for_timeout(1000)  # the frame draws what has come into sight
     page.screenshot(path=path)
-    Image.open(path).convert("RGB").save(path, optimize=True)
+    Image.open(path).convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
     print(path, f"{path.stat().st_size / 1000:.0f} kB")
 
 
