@@ -34,8 +34,6 @@
   // A box that scrolls must be reached by keyboard; one that does not should be no stop on the way.
   const scrollable = (box) => (box.scrollHeight > box.clientHeight ? box.setAttribute("tabindex", "0") : box.removeAttribute("tabindex"));
 
-  const bounded = data.traces.every((trace) => trace.settings.divergence === "jsd");  // the old formula has no largest value
-  document.getElementById("most").textContent = bounded ? "0.69 nats, nothing in common" : "most of all here";
   document.getElementById("ramp").style.background = `linear-gradient(to right, ${data.colours})`;
   let seen = [];  // of each section in which somebody has looked: the cell, and the token that is kept
   show();
@@ -53,6 +51,8 @@
   }
 
   function show() {
+    const bounded = data.traces.every((trace) => trace.settings.divergence === "jsd");  // the old formula has no largest value
+    document.getElementById("most").textContent = bounded ? "0.69 nats, nothing in common" : "most of all here";
     const main = document.getElementById("main");
     const places = [...main.querySelectorAll(".scroll")].map((box) => [box.scrollLeft, box.scrollTop]);
     const focused = [...main.children].findIndex((part) => part.contains(document.activeElement));
