@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,15 @@ class Ended(NamedTuple):
 def environment(**settings: str) -> dict[str, str]:
     """This process's environment for one that runs the command."""
     return {**os.environ, "PYTHONPATH": str(ROOT / "src"), **settings}
+
+
+def heed_ctrl_c() -> None:
+    """In a child, before it becomes the command (preexec_fn): Ctrl-C is not ignored.
+
+    A shell that runs tests in the background (`make test &`, nohup) starts them with SIGINT ignored, and what is ignored
+    stays so over exec: Python would then install no handler for Ctrl-C.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def dola_process(*arguments: Any, env: dict[str, str] | None = None, **settings: Any) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ import subprocess
 import time
 
 import pytest
-from command import COMMAND, dola_process, environment
+from command import COMMAND, dola_process, environment, heed_ctrl_c
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -115,7 +115,7 @@ def test_ctrl_c_at_any_time(folder, tmp_path, seconds):
     command = [*COMMAND, *map(str, options)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_ctrl_c,
     )  # fmt: skip
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)

@@ -4,7 +4,6 @@ import fcntl
 import os
 import pty
 import re
-import signal
 import struct
 import subprocess
 import termios
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from command import COMMAND, environment, tokenizer
+from command import COMMAND, environment, heed_ctrl_c, tokenizer
 
 from dola.cli.generate_run import _streamer
 
@@ -29,12 +28,8 @@ class Session(NamedTuple):
 
 
 def _as_a_shell_starts_it():
-    """In the child: the terminal is its own, and Ctrl-C is not ignored.
-
-    A shell that runs tests in the background (`make test &`, nohup) starts them with SIGINT ignored, and what is ignored
-    stays so over exec: Python would then install no handler for Ctrl-C.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """In the child: the terminal is its own, and Ctrl-C is not ignored."""
+    heed_ctrl_c()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from browser import chromium, lacking, serious_violations
-from command import environment
+from command import environment, heed_ctrl_c
 
 import dola
 from dola import LayerTrace
@@ -58,7 +58,9 @@ def server(browser, smollm2, tmp_path_factory):
     options = ["--model", "smollm2", "--port", "0", "--max-prompt-tokens", "80", "--max-new-tokens", "64"]
     command = [sys.executable, "-c", WATCHED, "ui", *options]
     with said.open("w") as err:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True, env=environment(HF_HUB_OFFLINE="1"))
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=err, text=True, env=environment(HF_HUB_OFFLINE="1"), preexec_fn=heed_ctrl_c
+        )
     line = process.stdout.readline()
     assert line.startswith("dola ui: http://127.0.0.1:"), said.read_text()
     yield line.split()[-1]
