@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from typing import Any
 
 from dola.errors import ConfigError, ModelError
@@ -58,6 +59,7 @@ def _checked(original: Any) -> Any:
         def verify_and_update_config(vllm_config: Any) -> None:
             (original or VerifyAndUpdateConfig).verify_and_update_config(vllm_config)
             served[vllm_config.instance_id] = served_by(vllm_config)
+            weakref.finalize(vllm_config, served.pop, vllm_config.instance_id, None)  # an engine that is gone checks nothing
 
     return Checked
 
