@@ -4,11 +4,9 @@ Needs the extras `ui` and `browser` and Chromium; skipped without them (`browser
 """
 
 import json
-import re
 import signal
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -38,6 +36,15 @@ from dola.cli import main
 main()
 """
 """The command, which tells on stderr of connections to other machines."""
+TALL = {"width": 1400, "height": 2400}
+"""A window that shows the frame of the layers too: Chromium does not draw frames that are out of sight."""
+WATCH = """() => {
+  const box = document.querySelector("#greedy");
+  window.seen = [];
+  const look = () => window.seen.push(box.querySelector(".dola-answer").innerText.trim());
+  new MutationObserver(look).observe(box, { subtree: true, childList: true, characterData: true });
+}"""
+"""Keeps every text that the greedy answer ever shows."""
 LONG = 300_000
 """Milliseconds for an answer: machines that test are busy."""
 
@@ -75,7 +82,7 @@ def visit(browser, server):
     contexts, requests, complaints = [], [], []
 
     def opened(**settings):
-        context = browser.new_context(**{"viewport": {"width": 1400, "height": 1000}, "bypass_csp": True, **settings})
+        context = browser.new_context(**{"viewport": TALL, "bypass_csp": True, **settings})
         context.set_default_timeout(LONG)
         page = context.new_page()
         page.on("request", lambda request: requests.append(request.url))
@@ -146,13 +153,11 @@ def assert_shows(page, trace, number, index, layer):
 
 def test_tokens_stream_and_the_layers_are_those_of_trace(visit, smollm2, tmp_path):
     page = visit()
+    page.evaluate(WATCH)
     generate(page, tokens=20)
-    seen = set()
-    while not re.match("Done", page.locator("#message").inner_text()):
-        seen.add(answer(page, "greedy"))
-        time.sleep(0.02)
+    wait_for(page, "Done")
     text = answer(page, "greedy")
-    growing = sorted(seen - {text, "", "Nothing yet."}, key=len)
+    growing = set(page.evaluate("seen")) - {text, "", "Nothing yet."}
     assert len(growing) >= 3, "the text came at once"
     assert all(text.startswith(each) for each in growing)
     traces = saved(page, tmp_path / "t.jsonl")
