@@ -20,7 +20,7 @@ def run(notebook: Any) -> Any:
     from nbclient import NotebookClient
 
     settings = {"resources": {"metadata": {"path": str(NOTEBOOK.parent)}}, "record_timing": False}
-    NotebookClient(notebook, timeout=600, kernel_name="python3", **settings).execute()
+    NotebookClient(notebook, timeout=600, startup_timeout=600, kernel_name="python3", **settings).execute()
     for cell in notebook.cells:
         cell.outputs = [each for each in cell.get("outputs", []) if each.get("name") != "stderr"]  # progress bars
         if cell.cell_type != "code":
