@@ -49,7 +49,7 @@ def test_the_references_recipes_on_tiny_models(name, bucket):
     }
     for each, recipe in expected.items():
         for ours, theirs in zip(found[each], judged(model, words, ITEMS, recipe, dtype=torch.float64), strict=True):
-            assert ours == pytest.approx(theirs, abs=1e-8)
+            assert ours == pytest.approx(theirs, abs=1e-8, rel=1e-7 if name == "gemma2" else 0)  # its norms are in float32
     assert found["tfqa"] != found["factor"] != found["plain"]
 
 
