@@ -177,7 +177,7 @@ def test_tokens_stream_and_the_layers_are_those_of_trace(visit, smollm2, tmp_pat
 def test_the_layers_fill_while_tokens_come_and_stop_works(visit, tmp_path):
     page = visit()
     generate(page, "Write a long story about a fox.", tokens=400)
-    layers(page).locator("section").first.locator("tbody tr th").first.wait_for()
+    wait_for(page, "Decoding: .* the layers of [1-9]")
     assert page.get_by_role("button", name="Generate").is_disabled()
     page.get_by_role("button", name="Stop").click()
     wait_for(page, "Stopped")
