@@ -22,7 +22,7 @@ from engines import Judge
 PROMPTS = ["abc def", "Hello there", "1 2 3 4", "xyz", "What is it?", "the end"]
 WAYS: dict[str, Any] = {"plain": None, "off": "off", "high": "high", "low": "low", "list": [2, 4], "text": "2,4"}
 GROWTH = 64 * 2**20
-"""How much memory the whole server may gain under load, in bytes: it gains 3 to 20 MiB, most of it in the first requests."""
+"""How much memory the whole server may gain under load, in bytes; the test prints what it was."""
 
 
 class Server:
