@@ -62,7 +62,7 @@ def server(browser, smollm2, tmp_path_factory):
         if find_spec(package) is None:
             lacking(f"{package} is not installed: pip install 'dola-decoding[ui]'")
     said = tmp_path_factory.mktemp("ui") / "stderr"
-    options = ["--model", "smollm2", "--port", "0", "--max-prompt-tokens", "80", "--max-new-tokens", "400"]
+    options = ["--model", "smollm2", "--port", "0", "--max-prompt-tokens", "80", "--max-new-tokens", "128"]
     command = [sys.executable, "-c", WATCHED, "ui", *options]
     with said.open("w") as err:
         process = subprocess.Popen(
@@ -112,7 +112,9 @@ def generate(page, prompt=PROMPT, tokens=12):
 
 def wait_for(page, beginning):
     page.wait_for_function(
-        "start => new RegExp(`^(${start})`).test(document.querySelector('#message').innerText.trim())", arg=beginning
+        "start => new RegExp(`^(${start})`).test(document.querySelector('#message').innerText.trim())",
+        arg=beginning,
+        polling=200,  # by default it asks at every frame, and a busy browser draws none
     )
     return page.locator("#message").inner_text().strip()
 
@@ -176,14 +178,14 @@ def test_tokens_stream_and_the_layers_are_those_of_trace(visit, smollm2, tmp_pat
 
 def test_the_layers_fill_while_tokens_come_and_stop_works(visit, tmp_path):
     page = visit()
-    generate(page, "Write a long story about a fox.", tokens=400)
+    generate(page, "Write a long story about a fox.", tokens=128)
     wait_for(page, "Decoding: .* the layers of [1-9]")
     assert page.get_by_role("button", name="Generate").is_disabled()
     page.get_by_role("button", name="Stop").click()
     wait_for(page, "Stopped")
     assert page.get_by_role("button", name="Stop").is_disabled()
     traces = saved(page, tmp_path / "t.jsonl")
-    assert all(0 < len(trace.tokens) < 400 for trace in traces)
+    assert all(0 < len(trace.tokens) < 128 for trace in traces)
     assert layers(page).locator("td.chosen").count() == sum(len(trace.tokens) for trace in traces)
     generate(page, tokens=4)
     wait_for(page, "Done: 4 and 4")
