@@ -8,26 +8,23 @@ Needs the extras `cli`, `ui` and `browser`, and Chromium.
 from __future__ import annotations
 
 import argparse
-import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from screens import QUESTION, SCREENS, chromium, shrink
 
-HERE = Path(__file__).parent
 COMMAND = [sys.executable, "-c", "from dola.cli import main; main()", "ui", "--port", "0"]
-PROMPT = "What is the capital of Washington State?"
 
 
-def screen(browser: Browser, url: str, path: Path, *, width: int, scheme: str) -> None:
-    """Ask, wait for the answers, look at a layer, and keep what is seen, in 256 colours."""
+def screen(browser: Any, url: str, path: Path, *, width: int, scheme: str) -> None:
+    """Ask, wait for the answers, look at a layer, and keep what is seen."""
     page = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=scheme).new_page()
     page.set_default_timeout(300_000)
     page.goto(url)
-    page.get_by_label("Prompt").fill(PROMPT)
+    page.get_by_label("Prompt").fill(QUESTION)
     number = page.get_by_role("spinbutton").first
     number.fill("20")
     number.press("Tab")
@@ -38,7 +35,7 @@ def screen(browser: Browser, url: str, path: Path, *, width: int, scheme: str) -
     page.set_viewport_size({"width": width, "height": page.evaluate("document.documentElement.scrollHeight")})
     page.wait_for_timeout(1000)  # the frame draws what has come into sight
     page.screenshot(path=path)
-    Image.open(path).convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
+    shrink(path)
     print(path, f"{path.stat().st_size / 1000:.0f} kB")
 
 
@@ -49,14 +46,12 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     arguments = parser.parse_args()
     folder = arguments.all
-    chromium = next(path for name in ("chromium", "google-chrome") if (path := shutil.which(name)))
     process = subprocess.Popen([*COMMAND, "--model", arguments.model], stdout=subprocess.PIPE, text=True)
     url = process.stdout.readline().split()[-1]
     try:
-        with sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        with chromium() as browser:
             if folder is None:
-                screen(browser, url, HERE / "screens" / "ui.png", width=1400, scheme="light")
+                screen(browser, url, SCREENS / "ui.png", width=1400, scheme="light")
             else:
                 for width, scheme in ((1400, "light"), (1400, "dark"), (390, "light"), (390, "dark")):
                     screen(browser, url, folder / f"ui-{width}-{scheme}.png", width=width, scheme=scheme)
