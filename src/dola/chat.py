@@ -1,10 +1,11 @@
-"""A prompt as tokens: through the model's chat template, or as it stands."""
+"""Prompts as tokens: through the model's chat template, or as they stand."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from dola.errors import InputError
+from dola.errors import DolaError, InputError
 
 
 def has_chat(tokenizer: Any) -> bool:
@@ -12,18 +13,39 @@ def has_chat(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
+def apply_chat(
+    tokenizer: Any,
+    prompts: str | Sequence[str],
+    *,
+    error: type[DolaError] = InputError,
+    hint: str = "do without the chat template",
+    **settings: Any,
+) -> Any:
+    """The tokenizer's output for a user's message that is to be answered, or for a batch of them.
+
+    Args:
+        tokenizer: One that has a chat template.
+        prompts: A message, or several.
+        error, hint: What is raised where the template fails, and what to do about it.
+        **settings: More arguments of `apply_chat_template`.
+
+    Raises:
+        error: The chat template fails: some refuse a message with `raise_exception`, some are broken.
+    """
+    from jinja2 import TemplateError  # transformers needs it for templates
+
+    messages = [[{"role": "user", "content": prompt}] for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
+    conversation = messages[0] if isinstance(prompts, str) else messages
+    try:
+        return tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True, **settings)
+    except TemplateError as problem:
+        raise error(f"The model's chat template fails: {problem}.", hint=hint) from None
+
+
 def encode_prompt(tokenizer: Any, text: str, *, chat: bool) -> list[int]:
     """The tokens of `text`; with `chat` as a user's message that is to be answered.
 
     Raises:
-        InputError: The chat template fails: some refuse a message, some are broken.
+        InputError: The chat template fails.
     """
-    if not chat:
-        return list(tokenizer(text)["input_ids"])
-    from jinja2 import TemplateError  # transformers needs it for templates
-
-    message = [{"role": "user", "content": text}]
-    try:
-        return list(tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"])
-    except TemplateError as error:
-        raise InputError(f"The model's chat template fails: {error}.", hint="do without the chat template") from None
+    return list((apply_chat(tokenizer, text) if chat else tokenizer(text))["input_ids"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dola.errors import TraceError
 from dola.layer_trace import LayerTrace
+from dola.text_file import written_lines
 
 
 def read_traces(path: Path, name: str) -> list[LayerTrace]:
@@ -15,13 +16,7 @@ def read_traces(path: Path, name: str) -> list[LayerTrace]:
     Raises:
         TraceError: A file that cannot be read, is empty, or has a line that is no whole trace of this version.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise TraceError(f"{name}: {error.strerror}.", hint="check the path") from None
-    except UnicodeDecodeError as error:
-        raise TraceError(f"{name} is not valid UTF-8: {error}.", hint="was it written by --json?") from None
-    written = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    written = written_lines(path, name=name, error=TraceError, hint="was it written by --json?")
     if not written:
         raise TraceError(f"{name} is empty.", hint="write it anew with dola trace ... --json")
     found = []

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dola.chat import apply_chat, has_chat
 from dola.errors import InputError, UsageError
 
 _NO_FILTERS = {"top_k": 0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
@@ -85,12 +86,11 @@ def uses_chat(tokenizer: Any, chat: bool | None) -> bool:
     Raises:
         UsageError: A chat template was asked for, and there is none.
     """
-    has_template = bool(getattr(tokenizer, "chat_template", None))
-    if chat and not has_template:
+    if chat and not has_chat(tokenizer):
         raise UsageError(
             "--chat was given, and this model has no chat template.", hint="leave --chat out, or use an instruct model"
         )
-    return has_template if chat is None else chat
+    return has_chat(tokenizer) if chat is None else chat
 
 
 def encode(tokenizer: Any, prompts: Sequence[str], *, chat: bool) -> Any:
@@ -104,13 +104,7 @@ def encode(tokenizer: Any, prompts: Sequence[str], *, chat: bool) -> Any:
     settings: dict[str, Any] = {"return_tensors": "pt", "padding": len(prompts) > 1}
     if not chat:
         return tokenizer(list(prompts), **settings)
-    messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    from jinja2 import TemplateError  # transformers needs it for templates
-
-    try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, **settings)
-    except TemplateError as error:  # a model's own: some refuse a message with `raise_exception`, some are broken
-        raise UsageError(f"The model's chat template fails: {error}.", hint="--no-chat") from None
+    return apply_chat(tokenizer, prompts, error=UsageError, hint="--no-chat", **settings)
 
 
 def check_length(model: Any, inputs: Any, max_new_tokens: int, *, option: str = "--max-new-tokens") -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dola.errors import UsageError
+from dola.text_file import written_lines
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,12 @@ def _from_file(path: Path) -> list[Prompt]:
 
     Blank lines are passed over.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise UsageError(f"--file {str(path)!r}: {error.strerror}.", hint="check the path") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--file {str(path)!r} is not valid UTF-8: {error}.", hint="convert it with iconv -t utf-8") from None
+    name = f"--file {str(path)!r}"
+    lines = written_lines(path, name=name, error=UsageError, hint="convert it with iconv -t utf-8")
     parse = _from_json if path.suffix.lower() in (".jsonl", ".ndjson") else lambda where, line: Prompt(line)
-    prompts = [
-        parse(f"--file {str(path)!r}, line {number}", line.removesuffix("\r"))
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
+    prompts = [parse(f"{name}, line {number}", line.removesuffix("\r")) for number, line in lines]
     if not prompts:
-        raise UsageError(f"--file {str(path)!r} holds no prompt.", hint="write one prompt on each line")
+        raise UsageError(f"{name} holds no prompt.", hint="write one prompt on each line")
     return prompts
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from dola.chat import has_chat
 from dola.config import DoLaConfig
 from dola.errors import UsageError
 from dola.evidence.choice import measure_ways, recipes_of, score_items
@@ -96,7 +97,7 @@ def evaluate(
         sample.items,
         ways,
         task.generation,
-        chat=task.kind == "answers" and bool(getattr(tokenizer, "chat_template", None)),
+        chat=task.kind == "answers" and has_chat(tokenizer),
         batch_size=batch_size,
         seed=sample.seed,
         results=results,
