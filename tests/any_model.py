@@ -126,11 +126,3 @@ def build(config: Any, *, seed: int = 0, auto: Any = AutoModelForCausalLM) -> An
         elif parameter.dim() > 1 and not parameter.any() and "project" in name:
             parameter.normal_(std=0.2)  # Gemma 3 begins with a blank view of its images
     return model
-
-
-def spread_logits(model: Any, inputs: dict[str, Any], spread: float = 4.0) -> None:
-    """Scale the head until logits have a standard deviation of about `spread`, as `families.tiny` does and for its reason."""
-    head = model.get_output_embeddings()
-    for _ in range(3 if head is not None else 0):  # tied embeddings feed back through the model
-        scale = spread / model(**inputs).logits.std().item()
-        head.weight.mul_(min(max(scale, 0.1), 100.0))

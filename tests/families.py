@@ -92,10 +92,16 @@ def tiny(
         parameter.requires_grad_(False)
         if parameter.dim() > 1:
             parameter.mul_(3)  # or the blocks hardly add to the residual stream, and all layers say the same
-    for _ in range(3):  # tied embeddings feed back through the model
-        logits = model(torch.arange(3, 40)[None]).logits
-        model.get_output_embeddings().weight.mul_(spread / logits.std().item())
+    spread_logits(model, {"input_ids": torch.arange(3, 40)[None]}, spread)
     return model.to(dtype)
+
+
+def spread_logits(model: Any, inputs: dict[str, Any], spread: float = 4.0) -> None:
+    """Scale the head, where there is one, until logits have a standard deviation of about `spread`."""
+    head = model.get_output_embeddings()
+    for _ in range(3 if head is not None else 0):  # tied embeddings feed back through the model
+        scale = spread / model(**inputs).logits.std().item()
+        head.weight.mul_(min(max(scale, 0.1), 100.0))
 
 
 def readout(model: Any, family: Family, hidden: Tensor, *, final_norm: bool = True, raw_head: bool = False) -> Tensor:

@@ -24,6 +24,7 @@ from typing import Any
 import any_model
 import torch
 import transformers
+from families import spread_logits
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import dola
@@ -188,7 +189,7 @@ def try_out(model_type: str) -> Outcome:
         return Outcome(model_type, "refused", type(model).__name__, note=error.message)
     try:
         ids = {"input_ids": torch.tensor([[5, 17, 200, 33, 8, 91, 4]])}
-        any_model.spread_logits(model, ids)
+        spread_logits(model, ids)
         finite = model(**ids).logits.isfinite().any()
     except Exception as error:
         return Outcome(model_type, "not built", note=_words(error))

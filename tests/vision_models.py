@@ -6,6 +6,7 @@ from typing import Any
 
 import any_model
 import torch
+from families import spread_logits
 from transformers import AutoModelForImageTextToText
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -45,7 +46,7 @@ def build(model_type: str) -> Any:
     """The model, its head scaled as `any_model` does."""
     config = CONFIG_MAPPING[model_type](**CONFIGS[model_type])
     model = any_model.build(config, auto=AutoModelForImageTextToText)
-    any_model.spread_logits(model, prompt(model_type))
+    spread_logits(model, prompt(model_type))
     return model
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 import vision_models
+from families import spread_logits
 from model_matrix import CHECKS, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, PAGE, WRONG, Outcome, Trial, judge, page, run
 
 import dola
@@ -43,7 +44,7 @@ def test_a_kind(model_type):
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
     model = any_model.build(any_model.config_of(model_type))
-    any_model.spread_logits(model, {"input_ids": torch.tensor([[5, 17, 200, 33]])})
+    spread_logits(model, {"input_ids": torch.tensor([[5, 17, 200, 33]])})
     checks, note = judge(Trial(model))
     assert list(checks) == list(CHECKS)
     assert WRONG not in checks.values(), note
@@ -52,7 +53,7 @@ def test_a_kind(model_type):
 def test_the_checks_notice_wrong_parts(monkeypatch):
     found = Anatomy.of
     model = any_model.build(any_model.config_of("llama"))
-    any_model.spread_logits(model, {"input_ids": torch.tensor([[5, 17, 200, 33]])})
+    spread_logits(model, {"input_ids": torch.tensor([[5, 17, 200, 33]])})
     monkeypatch.setattr(Anatomy, "of", lambda lm: dataclasses.replace(found(lm), logit_transform=Scale(1.01)))
     checks, note = judge(Trial(model))
     assert checks["readout"] == WRONG

@@ -23,8 +23,6 @@ os.environ |= {
 
 from engines import Engine, save_real, save_tiny
 
-collect_ignore: list[str] = []
-
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip this folder without vLLM; with DOLA_VLLM_REQUIRED, as `make` sets it, fail instead."""
