@@ -29,7 +29,7 @@ test-eval: $(VENV)/.ready  ## the tests of lm-evaluation-harness and of charts; 
 test-browser: $(VENV)/.ready  ## the tests of pages, in a real Chromium, which has to be there; installs the extras for them
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,plot,ui,browser]'
 	$(BIN)/dola models pull smollm2
-	DOLA_REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/integration/test_trace_page.py $(wildcard tests/integration/test_ui.py) $(PYTEST)
+	DOLA_REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/integration/test_trace_page.py tests/integration/test_ui.py $(PYTEST)
 
 $(LOWEST)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LOWEST)

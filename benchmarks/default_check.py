@@ -17,6 +17,7 @@ import transformers
 
 import dola
 from dola.evidence.choice import measure, score_items
+from dola.evidence.report import difference
 from dola.evidence.sample import Sample, find_task
 from dola.statistics import compare
 
@@ -68,10 +69,9 @@ def row(bucket: str, norm: bool, divergence: str) -> str:
 def table(values: dict[str, list[float]], *, binary: bool) -> str:
     """Markdown: means, and paired differences with 95% intervals; those that are more than noise are bold."""
 
-    def difference(name: str, other: str) -> str:
+    def against(name: str, other: str) -> str:
         found = compare(values[other], values[name], binary=binary)
-        text = f"{100 * found.difference:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
-        return f"**{text}**" if found.significant else text
+        return f"**{difference(found)}**" if found.significant else difference(found)
 
     lines = ["| | mean | minus vanilla | minus no norm | minus reference divergence |", "|---|---|---|---|---|"]
     names = {row(*of): of for of in product(BUCKETS, NORMS, DIVERGENCES)}
@@ -82,7 +82,7 @@ def table(values: dict[str, list[float]], *, binary: bool) -> str:
             row(bucket, False, divergence) if norm else None,
             row(bucket, norm, "reference") if divergence == "jsd" else None,
         ]
-        cells = ["" if rival is None else difference(name, rival) for rival in rivals]
+        cells = ["" if rival is None else against(name, rival) for rival in rivals]
         lines.append(f"| {name} | {100 * sum(of_items) / len(of_items):.1f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
