@@ -17,7 +17,7 @@ import typer
 from dola.cli import options
 from dola.embedded import EMBEDDED
 from dola.errors import MissingExtraError, UsageError
-from dola.integrations.vllm import INSTALL, SUPPORTED
+from dola.integrations.vllm import INSTALL, SUPPORTED, supports
 
 if TYPE_CHECKING:
     from dola.config import DoLaConfig
@@ -97,7 +97,7 @@ def _check_vllm() -> None:
             found = version(distribution)
         except PackageNotFoundError:
             continue
-        if not found.startswith(f"{SUPPORTED}."):
+        if not supports(found):
             raise UsageError(f"{distribution} {found} is installed; dola serve works with {SUPPORTED}.x.", hint=INSTALL)
 
 

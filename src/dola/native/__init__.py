@@ -40,9 +40,11 @@ class UnavailableError(Exception):
 
 def suits(head: object) -> bool:
     """Whether the kernel can stand in for `head`: a plain linear layer without bias, in float32 or bfloat16 on a CPU."""
-    if type(head) is not nn.Linear or head.bias is not None:
-        return False
-    weight = head.weight
+    return type(head) is nn.Linear and head.bias is None and streams(head.weight)
+
+
+def streams(weight: Tensor) -> bool:
+    """Whether `head_product` can read this weight [V, d]: a plain tensor, float32 or bfloat16 on a CPU."""
     return (
         weight.device.type == "cpu"
         and weight.dtype in DTYPES

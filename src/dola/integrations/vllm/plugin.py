@@ -12,7 +12,7 @@ import weakref
 from typing import Any
 
 from dola.errors import ConfigError, ModelError
-from dola.integrations.vllm import INSTALL, SUPPORTED
+from dola.integrations.vllm import INSTALL, SUPPORTED, supports
 from dola.integrations.vllm.architectures import ARCHITECTURES, UNTESTED
 from dola.integrations.vllm.settings import Served
 
@@ -25,13 +25,18 @@ served: dict[str, Served | None] = {}
 """Engines of this process, by the id of their configuration; None for those without DoLa. Requests are checked by it."""
 
 
+def is_off() -> bool:
+    """Whether somebody has switched DoLa off."""
+    return os.environ.get(SWITCH) == "0"
+
+
 def why_not() -> str | None:
     """What keeps DoLa out of this vLLM, in words; None where nothing does."""
-    if os.environ.get(SWITCH) == "0":
+    if is_off():
         return f"it is switched off ({SWITCH}=0)"
     from vllm import __version__
 
-    if not __version__.startswith(f"{SUPPORTED}."):
+    if not supports(__version__):
         return f"this is vLLM {__version__}, and dola supports {SUPPORTED}.x: {INSTALL}"
     return None
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dola import native
 from dola.anatomy import Anatomy
@@ -79,9 +79,7 @@ def _plain_weight(model: Any) -> Tensor | None:
     if getattr(head, "tp_size", 1) > 1 or type(head.quant_method).__name__ != "UnquantizedEmbeddingMethod":
         return None
     weight = head.weight[: model.logits_processor.org_vocab_size].detach()
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    return weight if native.suits(linear) else None
+    return weight if native.streams(weight) else None
 
 
 def _by_rows(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:

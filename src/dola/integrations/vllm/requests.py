@@ -32,9 +32,9 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
         self._batch = Batch()
         if "dola" not in (getattr(vllm_config, "additional_config", None) or {}):
             return
+        if plugin.is_off():
+            return
         if (reason := plugin.why_not()) is not None:
-            if "switched off" in reason:  # as somebody wished
-                return
             raise ConfigError(f"DoLa is not available: {reason}.", hint='leave "dola" out of additional_config')
         self._served = plugin.served_by(vllm_config)
         self._batch = batch_of(vllm_config)
@@ -110,6 +110,3 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
             mature = batch[index]
         logits[index] = decided_by_mature(logits[index], mature, requests, processed=context is not None)
         return logits
-
-
-_START = """start it with --additional-config '{"dola": {"layers": "high"}}'"""
