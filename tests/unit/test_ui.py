@@ -2,6 +2,7 @@
 
 import json
 import threading
+from itertools import pairwise
 
 import pytest
 from command import TEMPLATE
@@ -21,7 +22,8 @@ LIMITS = Limits(prompt_tokens=40, new_tokens=12)
 
 
 @pytest.fixture
-def session(llama):
+def session(llama, monkeypatch):
+    monkeypatch.setattr("dola.ui.session.VIEW_SECONDS", 0)  # these answers take less than a view
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = TEMPLATE
 
@@ -73,6 +75,24 @@ def test_text_comes_token_by_token(session):
     counts = [view.answers[1].tokens for view in seen]
     assert set(counts) == set(range(13))
     assert all(view.running for view in seen[:-1])
+
+
+def test_a_page_is_not_sent_more_than_it_can_draw(session, monkeypatch):
+    monkeypatch.setattr("dola.ui.session.VIEW_SECONDS", 600)
+    *before, last = views(session, asked())
+    decoding = [view for view in before if view.status.startswith("Decoding")]
+    assert len(decoding) == 1
+    assert not last.running
+    assert [len(trace.tokens) for trace in last.traces] == [12, 12]
+
+
+def test_a_trace_is_sent_again_when_it_has_grown_by_a_share_of_itself(session, monkeypatch):
+    monkeypatch.setattr("dola.live_trace.BLOCK", 1)
+    lengths = [sum(len(trace.tokens) for trace in view.traces) for view in views(session, asked())]
+    sent = sorted({*lengths} - {0})
+    assert lengths == sorted(lengths)
+    assert sent[-1] == 24
+    assert all(later >= 1.25 * earlier for earlier, later in pairwise(sent[:-1]))
 
 
 def test_stop_is_for_who_asks(session):

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -24,6 +24,10 @@ from dola.ui.view import WAYS, Answer, View, answers
 
 logger = logging.getLogger("dola")
 
+VIEW_SECONDS = 0.1
+"""Between two views of an answer that is coming. Nothing waits for a browser, and one that draws every token falls behind."""
+GROWTH = 1.25
+"""How many times as many tokens a trace has to have to be sent again: all sendings together are then a few times the last."""
 LARGEST_FILE = 64 * 2**20
 """Bytes of a trace file that the page opens, at most."""
 
@@ -83,7 +87,8 @@ class Session:
         model, tokenizer = self.models.get(request.model)
         prompt = request.tokens(tokenizer, self.limits)
         newest: dict[str, Progress] = {}
-        begun = time.monotonic()
+        traces: tuple[LayerTrace, ...] = ()
+        begun = due = time.monotonic()
         settings = {"generate": request.new_tokens, "repetition_penalty": request.repetition_penalty}
         steps = follow(model, tokenizer, prompt, request.config(), decode=WAYS, stop=stop, **settings)  # type: ignore[arg-type]
         with closing(steps):
@@ -91,9 +96,14 @@ class Session:
                 newest[step.decode] = step
                 ways = [newest.get(way) for way in WAYS]
                 running = not all(way is not None and way.done for way in ways)
+                now = time.monotonic()
+                if running and now < due:
+                    continue
+                due = now + VIEW_SECONDS
                 read = [way.trace for way in ways if way is not None and way.trace is not None]
-                traces = tuple(dataclasses.replace(trace, model=request.model) for trace in read)
-                status = _status(ways, traces, running, stop.is_set(), time.monotonic() - begun)
+                if not running or _length(read) >= GROWTH * _length(traces):
+                    traces = tuple(dataclasses.replace(trace, model=request.model) for trace in read)
+                status = _status(ways, traces, running, stop.is_set(), now - begun)
                 yield View(status=status, answers=answers(tokenizer, ways), traces=traces, running=running)
 
     def open(self, path: Path, name: str) -> View:
@@ -120,12 +130,15 @@ def _answer(trace: LayerTrace | None) -> Answer:
     return Answer(text, len(text), len(trace.tokens))
 
 
+def _length(traces: Sequence[LayerTrace]) -> int:
+    return sum(len(trace.tokens) for trace in traces)
+
+
 def _status(ways: list[Progress | None], traces: tuple[LayerTrace, ...], running: bool, stopped: bool, seconds: float) -> str:
     counts = [0 if way is None else len(way.token_ids) for way in ways]
-    read = sum(len(trace.tokens) for trace in traces)
     tokens = f"{counts[0]} and {counts[1]} tokens"
     if not running:
         return f"{'Stopped' if stopped else 'Done'}: {tokens}, {seconds:.1f} s."
     if stopped:
         return f"Stopping: {tokens}."
-    return f"Decoding: {tokens}, the layers of {read} of them read."
+    return f"Decoding: {tokens}, the layers of {_length(traces)} of them read."
