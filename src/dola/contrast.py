@@ -13,6 +13,8 @@ float64 where the input is. Divergences are in nats.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,6 +25,31 @@ IMPLAUSIBLE = 1000.0
 
 LARGEST_SCORE = 1e30
 """Bound of F where q_M(x) is zero: finite, so that a penalty or a temperature applied to it later cannot make a NaN."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One part of a vocabulary that several workers share out. All of them call the same functions, each with its own columns.
+
+    What crosses between them are a few numbers per distribution, never the distributions. Columns without a token are -inf.
+
+    Attributes:
+        gather: What every worker has of a value: from [...] to [workers, ...], the same on all of them.
+    """
+
+    gather: Callable[[Tensor], Tensor]
+
+    def sum(self, part: Tensor) -> Tensor:
+        """Over the workers, [...]."""
+        return self.gather(part).sum(dim=0)
+
+    def log_sum_exp(self, logits: Tensor) -> Tensor:
+        """log sum exp over the whole vocabulary, from [..., V of this worker] to [...]."""
+        return self.gather(logits.logsumexp(dim=-1)).logsumexp(dim=0)
+
+    def amax(self, values: Tensor) -> Tensor:
+        """The largest over the whole vocabulary, from [..., V of this worker] to [...]."""
+        return self.gather(values.amax(dim=-1)).amax(dim=0)
 
 
 def js_divergence(mature: Tensor, premature: Tensor) -> Tensor:
@@ -43,27 +70,44 @@ def select_premature(mature: Tensor, premature: Tensor, *, divergence: str = "js
     return DIVERGENCES[divergence](log_probs(mature), log_probs(premature)).argmax(dim=0)
 
 
-def plausible(mature: Tensor, relative_top: float = 0.1) -> Tensor:
+def plausible(mature: Tensor, relative_top: float = 0.1, *, shard: Shard | None = None) -> Tensor:
     """Which tokens are at least `relative_top` times as probable as the likeliest: bool [..., V], never empty. 0 keeps all."""
-    log_p = log_probs(mature)
-    return log_p >= log_p.amax(dim=-1, keepdim=True) + (math.log(relative_top) if relative_top > 0 else -math.inf)
+    return _plausible(log_probs(mature, shard), relative_top, shard)
 
 
-def contrast(mature: Tensor, premature: Tensor, *, relative_top: float = 0.1, divergence: str = "jsd") -> Tensor:
+def contrast(
+    mature: Tensor, premature: Tensor, *, relative_top: float = 0.1, divergence: str = "jsd", shard: Shard | None = None
+) -> Tensor:
     """Scores of the next token, [..., V]: F on the plausible set, and below it all other tokens in the mature order."""
-    log_p, log_q = log_probs(mature), log_probs(premature)
+    log_p, log_q = log_probs(mature, shard), log_probs(premature, shard)
     if len(log_q) == 1:  # static DoLa: nothing to select
         log_q = log_q[0]
     else:
-        chosen = DIVERGENCES[divergence](log_p, log_q).argmax(dim=0)
+        chosen = _order(divergence, log_p, log_q, shard).argmax(dim=0)
         log_q = log_q.gather(0, chosen[None, ..., None].expand(1, *log_p.shape))[0]
     score = log_p - log_q.clamp(min=-LARGEST_SCORE)
-    return torch.where(plausible(log_p, relative_top), score, log_p - IMPLAUSIBLE)
+    return torch.where(_plausible(log_p, relative_top, shard), score, log_p - IMPLAUSIBLE)
 
 
-def log_probs(logits: Tensor) -> Tensor:
+def log_probs(logits: Tensor, shard: Shard | None = None) -> Tensor:
     """log_softmax over the vocabulary, in float32 or better."""
-    return logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    if shard is None:
+        return logits.log_softmax(dim=-1, dtype=dtype)
+    return logits.to(dtype) - shard.log_sum_exp(logits.to(dtype))[..., None]
+
+
+def _plausible(log_p: Tensor, relative_top: float, shard: Shard | None) -> Tensor:
+    largest = log_p.amax(dim=-1) if shard is None else shard.amax(log_p)
+    return log_p >= largest[..., None] + (math.log(relative_top) if relative_top > 0 else -math.inf)
+
+
+def _order(divergence: str, log_p: Tensor, log_q: Tensor, shard: Shard | None) -> Tensor:
+    """What orders the candidates, [K, ...]."""
+    found = DIVERGENCES[divergence](log_p, log_q)
+    if shard is None:
+        return found
+    return shard.sum(found * log_p.shape[-1] if divergence == "reference" else found)  # that one is a mean over the columns
 
 
 def _jsd_less_ln2(log_p: Tensor, log_q: Tensor) -> Tensor:

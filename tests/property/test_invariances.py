@@ -1,6 +1,8 @@
 """What must hold of the scores of a step, for any logits: invariances, edge cases of vocabulary and dtype, ties, NaN."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from reference import dola_float64 as judge
 
 import dola
-from dola.contrast import IMPLAUSIBLE, contrast, js_divergence, plausible, reference_divergence, select_premature
+from dola.contrast import IMPLAUSIBLE, Shard, contrast, js_divergence, plausible, reference_divergence, select_premature
 from dola.errors import InputError
 from dola.sparse import Row
 from dola.step import Reading, Step
@@ -42,6 +44,55 @@ def test_any_small_case_is_as_in_the_float64_reference(rows, relative_top):
             expected = judge.contrast(mature, [candidate], relative_top)
             fit.append(all(_same(a, b) for a, b in zip(found.tolist(), expected, strict=True)))
     assert any(fit)
+
+
+@given(
+    seeds,
+    st.integers(2, 4),
+    st.integers(1, 4),
+    st.integers(4, 40),
+    st.sampled_from(["jsd", "reference"]),
+    st.sampled_from([0.0, 0.1]),
+)
+@settings(deadline=None, max_examples=60)
+def test_workers_that_share_out_the_vocabulary_find_what_one_finds(seed, workers, candidates, vocab, divergence, relative_top):
+    generator = torch.Generator().manual_seed(seed)
+    mature = 4 * torch.randn(2, vocab, generator=generator, dtype=torch.float64)
+    premature = 4 * torch.randn(candidates, 2, vocab, generator=generator, dtype=torch.float64)
+    how = {"relative_top": relative_top, "divergence": divergence}
+    width = -(-vocab // workers)
+
+    def columns(logits, rank):
+        """A worker's, as many for each, those without a token -inf: vLLM pads like that."""
+        mine = logits[..., rank * width : (rank + 1) * width]
+        return torch.nn.functional.pad(mine, (0, width - mine.shape[-1]), value=-math.inf)
+
+    def work(rank, gather):
+        mine, theirs = columns(mature, rank), columns(premature, rank)
+        return contrast(mine, theirs, **how, shard=Shard(gather)), plausible(mine, relative_top, shard=Shard(gather))
+
+    found = together(workers, work)
+    scores, kept = (torch.cat(parts, dim=-1)[:, :vocab] for parts in zip(*found, strict=True))
+    torch.testing.assert_close(scores, contrast(mature, premature, **how), atol=1e-9, rtol=1e-9)
+    assert torch.equal(kept, plausible(mature, relative_top))
+
+
+def together(workers, work):
+    """What `work(rank, gather)` returns in as many threads, which hand one another what `gather` is called with."""
+    barrier, shared = threading.Barrier(workers), [None] * workers
+
+    def run(rank):
+        def gather(value):
+            shared[rank] = value
+            barrier.wait(timeout=60)
+            found = torch.stack(shared)
+            barrier.wait(timeout=60)
+            return found
+
+        return work(rank, gather)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(run, range(workers)))
 
 
 def _same(found, expected):

@@ -13,6 +13,8 @@ import pytest
 import torch
 from engines import Judge
 
+import dola
+
 PROMPTS = ["abc def", "Hello there", "1 2 3 4", "xyz", "What is it?", "the end"]
 WAYS: list[Any] = [None, "high", "low", [2, 4]]
 TWO_CPUS = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
@@ -60,12 +62,16 @@ def test_tokens_are_those_of_transformers(name: str, tiny_folder: Path, judge: J
     mixed = [WAYS[i % len(WAYS)] for i in range(len(PROMPTS))]
     requests.append({"prompts": PROMPTS, "options": [_options(layers) for layers in mixed], "sampling": {"prompt_logprobs": 1}})
     expected.append([judge.tokens(prompt, layers) for prompt, layers in zip(PROMPTS, mixed, strict=True)])
+    old = dola.DoLaConfig("high", divergence="reference", final_norm=False)
+    options = {"dola_layers": "high", "dola_divergence": "reference", "dola_final_norm": 0}
+    requests.append({"prompts": PROMPTS, "options": options, "sampling": {}})
+    expected.append([judge.tokens(prompt, old) for prompt in PROMPTS])
     assert _decode(tiny_folder, name, requests) == expected
 
 
-@pytest.mark.slow
-def test_bans_on_runner_v2(tiny_folder: Path, judge: Judge):
-    """There the processor runs behind the penalties, so the mature scores get them too: the first token by the rule."""
+@pytest.mark.parametrize("name", ["tensor parallel", pytest.param("runner V2", marks=pytest.mark.slow)])
+def test_bans(name: str, tiny_folder: Path, judge: Judge):
+    """The first token by the rule: where nothing plausible is left, the mature scores decide, under the same penalty."""
     requests, expected = [], []
     for prompt in PROMPTS[:3]:
         ids = judge.tokenizer(prompt)["input_ids"]
@@ -81,4 +87,4 @@ def test_bans_on_runner_v2(tiny_folder: Path, judge: Judge):
         for ban in ({"allowed_token_ids": allowed}, {"logit_bias": dict.fromkeys(map(str, plausible), -100.0)}):
             requests.append({"prompts": [prompt], "options": _options("high"), "sampling": {**sampling, **ban}})
             expected.append([[max(allowed, key=lambda token, scores=penalised: scores[token].item())]])
-    assert _decode(tiny_folder, "runner V2", requests) == expected
+    assert _decode(tiny_folder, name, requests) == expected

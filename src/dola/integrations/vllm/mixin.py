@@ -25,6 +25,8 @@ from dola.integrations.vllm.engine_step import EngineStep
 from dola.integrations.vllm.plugin import served_by
 from dola.integrations.vllm.readout import anatomy_of
 from dola.integrations.vllm.settings import Served
+from dola.integrations.vllm.sharded import ShardedHead, ShardedStep
+from dola.step import Step
 
 
 class DoLaMixin:
@@ -74,22 +76,25 @@ class Decoder:
         from vllm.v1.worker.gpu.spec_decode.eagle.eagle3_utils import reserve_aux_intermediate_tensor_slots
 
         self._model, self._captured, self._batch, self._compute_logits = model, served.captured, batch, compute_logits
-        self._steps: dict[DoLaConfig, Any] = {}
+        self._sharded = ShardedHead.of(model)
+        self._steps: dict[DoLaConfig, Step] = {}
         self._widest = dataclasses.replace(served.config, layers=served.captured)
         model.set_aux_hidden_state_layers(served.captured)
         reserve_aux_intermediate_tensor_slots(model)
 
     def scores(self, hidden: Tensor) -> Tensor | None:
-        """Scores [N, V] from [N, (K+1) d]."""
-        parts = hidden.chunk(1 + len(self._captured), dim=-1)
-        logits: Tensor | None = self._compute_logits(parts[0].contiguous())
+        """Scores [N, V] from [N, (K+1) d]; None on workers that do not sample."""
+        mature, *captures = hidden.chunk(1 + len(self._captured), dim=-1)
+        mature = mature.contiguous()
         requests = self._requests(len(hidden))
-        if logits is None or not requests:  # None on ranks that do not sample
-            return logits
-        return self._contrasted(logits, parts, requests)
+        if requests and self._sharded:
+            local = self._sharded.local(self._compute_logits)(mature)
+            return self._sharded.whole(self._contrasted(local, captures, requests))
+        logits: Tensor | None = self._compute_logits(mature)
+        return logits if logits is None or not requests else self._contrasted(logits, captures, requests)
 
-    def _contrasted(self, logits: Tensor, parts: tuple[Tensor, ...], requests: dict[int, Request]) -> Tensor:
-        captures = dict(zip(self._captured, parts[1:], strict=True))
+    def _contrasted(self, logits: Tensor, layers: list[Tensor], requests: dict[int, Request]) -> Tensor:
+        captures = dict(zip(self._captured, layers, strict=True))
         scores = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
         groups: dict[tuple[DoLaConfig, bool], list[int]] = defaultdict(list)
         for row, request in sorted(requests.items()):
@@ -114,10 +119,16 @@ class Decoder:
     def _hold(self, logits: Tensor, requests: dict[int, Request]) -> None:
         """Keep the mature logits of rows whose plausible tokens may be banned."""
         rows = [row for row, request in sorted(requests.items()) if request.bans]
-        if rows:
-            self._batch.held = rows, logits[torch.tensor(rows, device=logits.device)].float()
+        if not rows:
+            return
+        held: Tensor | None = logits[torch.tensor(rows, device=logits.device)]
+        if self._sharded and held is not None:
+            held = self._sharded.whole(held)
+        if held is not None:
+            self._batch.held = rows, held.float()
 
-    def _step(self, config: DoLaConfig) -> Any:
+    def _step(self, config: DoLaConfig) -> Step:
         if config not in self._steps:
-            self._steps[config] = EngineStep(anatomy_of(self._model, self._compute_logits, raw=config.raw_head), config)
+            anatomy = anatomy_of(self._model, self._compute_logits, raw=config.raw_head, sharded=self._sharded)
+            self._steps[config] = (ShardedStep if self._sharded else EngineStep)(anatomy, config)
         return self._steps[config]

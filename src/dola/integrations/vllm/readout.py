@@ -11,17 +11,21 @@ from torch import Tensor
 from dola import native
 from dola.anatomy import Anatomy
 from dola.errors import ModelError
+from dola.integrations.vllm.sharded import ShardedHead
 
 NORMS = ("norm", "norm_f", "final_layernorm")
 
 
-def anatomy_of(model: Any, compute_logits: Callable[[Tensor], Tensor], *, raw: bool = False) -> Anatomy:
+def anatomy_of(
+    model: Any, compute_logits: Callable[[Tensor], Tensor], *, raw: bool = False, sharded: ShardedHead | None = None
+) -> Anatomy:
     """The readout of a model, from a residual stream [..., d] to logits [..., V].
 
     Args:
         model: A causal language model of vLLM.
         compute_logits: All that it does behind the final norm.
         raw: Leave out what it does to the head's output, as DoLaConfig.reference wants it.
+        sharded: The head, where this worker has a part of it: logits are those of its columns.
 
     Raises:
         ModelError: A model whose final norm is not found.
@@ -39,12 +43,13 @@ def anatomy_of(model: Any, compute_logits: Callable[[Tensor], Tensor], *, raw: b
         logits: Tensor = model.logits_processor._get_logits(hidden, model.lm_head, None)
         return logits
 
+    head = bare_head if raw else Head(model, compute_logits)
     return Anatomy(
         lm=model,
         blocks=(),
         final_norm=_by_rows(norm),
         projection=None,
-        head=_by_rows(bare_head if raw else Head(model, compute_logits)),
+        head=_by_rows(sharded.local(head) if sharded else head),
     )
 
 
