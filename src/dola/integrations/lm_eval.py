@@ -63,7 +63,7 @@ class DolaLM(HFLM):  # type: ignore[misc]
         self.dola_config: DoLaConfig | None = None
         if layers != "off":
             settings: dict[str, Any] = {"relative_top": relative_top, "divergence": divergence, "final_norm": final_norm}
-            self.dola_config = DoLaConfig(_layers(layers), **settings)
+            self.dola_config = DoLaConfig(spelled_layers(layers), **settings)
         self._recipe = Recipe(self.dola_config, softmax=NORMALISATIONS[normalisation])
         if isinstance(pretrained, str) and pretrained in EMBEDDED:
             pretrained, kwargs["tokenizer"] = dola.load(pretrained, dtype=kwargs.pop("dtype", "auto"))
@@ -101,7 +101,7 @@ class DolaLM(HFLM):  # type: ignore[misc]
             return super()._model_generate(context, max_length, stop, **generation_kwargs)  # type: ignore[no-any-return]
 
 
-def _layers(given: str | int | Sequence[int]) -> str | Sequence[int]:
+def spelled_layers(given: str | int | Sequence[int]) -> str | Sequence[int]:
     """Layers as --model_args spells them: a bucket, one index, or indices joined by "+"."""
     if isinstance(given, int):
         return [given]

@@ -1,0 +1,55 @@
+"""lm-evaluation-harness on vLLM: the model type "dola-vllm", which generates with DoLa.
+
+    dola lm-eval --model dola-vllm --model_args pretrained=meta-llama/Llama-3.1-8B,layers=low --tasks gsm8k
+    lm_eval.simple_evaluate(model=DolaVLLM("meta-llama/Llama-3.1-8B", layers="low"), tasks=["gsm8k"])
+
+Tasks that measure log-likelihoods are refused: the log-probabilities that vLLM has of a given text are the model's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from lm_eval.api.registry import register_model
+from lm_eval.models.vllm_causallms import VLLM
+
+from dola.config import DoLaConfig
+from dola.errors import UsageError
+from dola.integrations.lm_eval import spelled_layers
+
+
+@register_model("dola-vllm")
+class DolaVLLM(VLLM):  # type: ignore[misc]
+    """A model on vLLM that generates with DoLa.
+
+    Args:
+        pretrained: A hub id or a folder.
+        layers: As of "dola" in vLLM's additional_config; in --model_args indices are joined by "+" ("layers=16+18").
+        relative_top, divergence, final_norm: As in DoLaConfig.
+        **kwargs: All arguments of lm-eval's VLLM, and through it of vLLM's LLM.
+
+    Raises:
+        ConfigError: A value that is not allowed.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        layers: str | int | Sequence[int] = "high",
+        relative_top: float = 0.1,
+        divergence: str = "jsd",
+        final_norm: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        settings: dict[str, Any] = {"relative_top": relative_top, "divergence": divergence, "final_norm": final_norm}
+        config = DoLaConfig(spelled_layers(layers), **settings)  # says what is wrong before an engine starts
+        given = config.layers if isinstance(config.layers, str) else list(config.layers)
+        kwargs["additional_config"] = {**(kwargs.get("additional_config") or {}), "dola": {"layers": given, **settings}}
+        super().__init__(pretrained, **kwargs)
+
+    def _loglikelihood_tokens(self, *_: Any, **__: Any) -> NoReturn:
+        raise UsageError(
+            "This task measures log-likelihoods, and those that vLLM has of a given text are the model's own, without DoLa.",
+            hint="--model dola measures them with DoLa; --model vllm measures the model's own",
+        )
