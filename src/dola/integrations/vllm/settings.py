@@ -16,7 +16,7 @@ from typing import Any
 
 from dola.config import DoLaConfig
 from dola.errors import ConfigError
-from dola.layers import candidate_layers
+from dola.layers import candidate_layers, word_or_numbers
 
 METHOD = ("layers", "relative_top", "divergence", "final_norm")
 """Settings of the method, of an engine as of a request, where they have the prefix `dola_`."""
@@ -113,9 +113,9 @@ def request_options(extra_args: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _layers(given: Any) -> str | Iterable[object]:
     """Layers as somebody wrote them: a bucket, indices, or indices as text, parted by commas."""
-    if isinstance(given, str) and all(part.strip().isdecimal() for part in given.split(",")):
-        return [int(part) for part in given.split(",")]
-    if isinstance(given, str) or (isinstance(given, Iterable) and not isinstance(given, Mapping)):
+    if isinstance(given, str):
+        return word_or_numbers(given)
+    if isinstance(given, Iterable) and not isinstance(given, Mapping):
         return given
     raise ConfigError(
         f"layers={given!r} is neither a bucket (low, high, all) nor a list of layer indices.",
