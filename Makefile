@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 LOWEST = .venv-lowest
 VLLM = .venv-vllm
+QUANTISED = .venv-quantised
 
-.PHONY: help demo test test-eval test-browser test-lowest test-vllm-small test-vllm lint types models audit soak docs captures notebook screens readme clean
+.PHONY: help demo test test-eval test-browser test-lowest test-quantised test-vllm-small test-vllm lint types models audit soak docs captures notebook screens readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -39,6 +40,15 @@ $(LOWEST)/.ready: pyproject.toml constraints.txt
 
 test-lowest: $(LOWEST)/.ready  ## the tests with the lowest transformers that is supported
 	$(LOWEST)/bin/python -m pytest $(PYTEST)
+
+$(QUANTISED)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(QUANTISED)
+	$(QUANTISED)/bin/python -m pip install -c constraints.txt -e '.[dev]' torchao==0.18.0 bitsandbytes==0.50.2 compressed-tensors==0.20.0 hqq==0.2.8.post1
+	@touch $@
+
+# Not in `dev`: transformers imports torchao wherever it is installed, and that writes to stderr.
+test-quantised: $(QUANTISED)/.ready  ## the tests of quantised weights, with the libraries that make them
+	$(QUANTISED)/bin/python -m pytest tests/integration/test_quantised.py $(PYTEST)
 
 # vLLM for CPUs, which pins its torch; PyPI's torchvision is made for another one, and `import vllm` fails beside it.
 $(VLLM)/.ready: pyproject.toml
@@ -93,4 +103,4 @@ soak: $(VENV)/.ready  ## 10,000 generations, whether anything grows; into benchm
 	$(BIN)/python benchmarks/soak.py
 
 clean:  ## remove the environments and caches of this folder (models stay in the user's cache)
-	rm -rf .venv .venv-lowest .venv-vllm .venv-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-lowest .venv-vllm .venv-quantised .venv-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

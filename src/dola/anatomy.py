@@ -29,6 +29,9 @@ Step = Callable[[Tensor], Tensor]
 
 READOUT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 """Largest |readout(last block) - logits|, relative to the largest logit, that is still rounding. float32 allows for TF32."""
+ROW_TOLERANCE = 0.1
+"""Largest difference in a row's logits, relative to the largest one, beside a row a hundred times larger. Heads that round all
+rows by one scale lose the row there; LLM.int8(), which has another product for large values, stays far below."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +66,8 @@ class Anatomy:
 
     @cached_property
     def vocabulary(self) -> int:
-        """|V|, to reckon memory with: the rows of the head's weights, or a large guess where it is no linear layer."""
-        return len(getattr(self.head, "weight", ())) or 2**18
+        """|V|, to reckon memory with: what a linear head says of itself (packed weights have other rows), or a large guess."""
+        return getattr(self.head, "out_features", 0) or len(getattr(self.head, "weight", ())) or 2**18
 
     @cached_property
     def head_share(self) -> float:
@@ -141,7 +144,7 @@ class Anatomy:
             final_norm: False skips the final norm only.
             logit_transform: False skips the soft-cap or scale behind the head.
         """
-        logits = self.head(self.head_input(hidden, final_norm=final_norm))
+        logits = self._read_head(self.head_input(hidden, final_norm=final_norm))
         return logits if self.logit_transform is None or not logit_transform else self.logit_transform(logits)
 
     def head_input(self, hidden: Tensor, *, final_norm: bool = True) -> Tensor:
@@ -150,6 +153,12 @@ class Anatomy:
             if step is not None:
                 hidden = step(hidden)
         return hidden
+
+    def _read_head(self, rows: Tensor) -> Tensor:
+        """The head's logits of `rows`, handed to it in three dimensions, as by the model: compressed-tensors rounds each token
+        of [B, T, d] by itself, and all rows of a matrix by one scale."""
+        logits: Tensor = self.head(rows[None])[0] if rows.dim() == 2 else self.head(rows)
+        return logits
 
     @torch.no_grad()
     def readout_error(self, last_hidden: Tensor, logits: Tensor) -> float:
@@ -163,7 +172,8 @@ class Anatomy:
         return float(difference / expected[used].abs().max().clamp(min=1e-6))
 
     def check_readout(self, last_hidden: Tensor, logits: Tensor) -> None:
-        """Raise ReadoutError if the parts found do not reproduce the model's own logits."""
+        """Raise ReadoutError if the parts found do not reproduce the model's own logits, ModelError if a row has none of its own."""
+        self._check_rows(last_hidden)
         error = self.readout_error(last_hidden, logits)
         tolerance = READOUT_TOLERANCE.get(logits.dtype, 5e-2)
         if not error <= tolerance:
@@ -171,6 +181,24 @@ class Anatomy:
                 f"The readout found in {type(self.lm).__name__} does not reproduce its logits: relative error {error:.2g}, "
                 f"allowed {tolerance:.0e}. Found: {self.describe()}.",
                 hint="this architecture needs its parts named: dola.attach(model, ..., anatomy=dola.Anatomy(...))",
+            )
+
+    @torch.no_grad()
+    def _check_rows(self, hidden: Tensor) -> None:
+        """Raise ModelError where the head's logits of a row hang on the rows beside it: a layer then has no logits of its own.
+
+        So it is where a head rounds all its inputs by one scale, made from the largest of them (int8 activations "per tensor"):
+        beside a row that is a hundred times larger, little is left of a row. One that rounds each row by itself keeps it.
+        """
+        if _is_plain_linear(self.head):
+            return
+        row = self.head_input(hidden).flatten(0, -2)[-1:]
+        alone, beside = (self._read_head(rows)[0].double() for rows in (row, torch.cat([row, 100 * row])))
+        if alone.isfinite().all() and not (alone - beside).abs().max() <= ROW_TOLERANCE * alone.abs().max():
+            raise ModelError(
+                f"The LM head of {type(self.lm).__name__} ({_name(self.head)}) gives a row other logits beside other rows: it "
+                "rounds what it is given by one scale for all rows, so layers cannot be read out through it.",
+                hint="leave the LM head out of the quantisation, or quantise its activations per token",
             )
 
     def describe(self) -> str:
@@ -341,6 +369,11 @@ class Chain:
         for step in self.steps:
             logits = step(logits)
         return logits
+
+
+def _is_plain_linear(head: Any) -> bool:
+    """Whether a head is torch's own product, in which no row can have to do with another."""
+    return type(head) is nn.Linear and "forward" not in vars(head) and type(head.weight) in (Tensor, nn.Parameter)
 
 
 def _is_tied(lm: Any, head: nn.Module, config: Any) -> bool:

@@ -32,14 +32,13 @@ def apply_chat(
     Raises:
         error: The chat template fails: some refuse a message with `raise_exception`, some are broken.
     """
-    from jinja2 import TemplateError  # transformers needs it for templates
-
     messages = [[{"role": "user", "content": prompt}] for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
     conversation = messages[0] if isinstance(prompts, str) else messages
     try:
         return tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True, **settings)
-    except TemplateError as problem:
-        raise error(f"The model's chat template fails: {problem}.", hint=hint) from None
+    except Exception as problem:  # a template is a program of somebody's: it adds words to numbers, or divides by zero
+        kind = "" if type(problem).__module__.startswith("jinja2") else f"{type(problem).__name__}: "
+        raise error(f"The model's chat template fails: {kind}{problem}.", hint=hint) from problem
 
 
 def encode_prompt(tokenizer: Any, text: str, *, chat: bool) -> list[int]:

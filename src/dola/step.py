@@ -73,8 +73,7 @@ class Step:
     def _plan(self, rows: int, candidates: int, device: str, dtype: torch.dtype, kernel: bool, lazy: bool) -> bool:
         if self.config.raw_head:  # parity comes first: the old code's tokens hang on its rounding where scores tie
             return False
-        vocabulary = len(getattr(self.anatomy.head, "weight", ()))
-        if vocabulary * rows * candidates > _most_elements(device):
+        if self.anatomy.vocabulary * rows * candidates > _most_elements(device):
             return False
         apart = product_bound(device, dtype)
         bound = native_bound(dtype) if kernel else apart

@@ -211,7 +211,14 @@ def test_a_generation_config_of_the_model_adds_no_filters(dola_command, folder, 
     """Several answers, and filters that leave the best token alone: none of it was asked for."""
     changed = shutil.copytree(folder, tmp_path / "changed")
     path = changed / "generation_config.json"
-    wishes = {"do_sample": True, "num_return_sequences": 2, "min_p": 1.0, "typical_p": 0.01, "no_repeat_ngram_size": 1}
+    wishes = {
+        "do_sample": True,
+        "num_return_sequences": 2,
+        "min_p": 1.0,
+        "typical_p": 0.01,
+        "no_repeat_ngram_size": 1,
+        "top_h": 0.01,
+    }
     path.write_text(json.dumps({**json.loads(path.read_text()), **wishes}))
     for how in (["--repetition-penalty", "1"], ["--sample", "--seed", "5"]):
         options = ["generate", "Hi", "--max-new-tokens", 12, "--layers", "off", *how]

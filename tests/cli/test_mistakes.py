@@ -108,6 +108,7 @@ MISTAKES = [
     (["generate", "Hi", "--sample", "--top-p", "0.5", "--top-p=q"], "'q'", "dola generate --help"),
     (["doctor", "-m", "smollm2"], "No such option: -m", "MODEL stands without a flag here: dola doctor smollm2"),
     (["generate", "Hi", "-m", "REFUSES"], "The model's chat template fails: no such message.", "--no-chat"),
+    (["generate", "Hi", "-m", "BROKEN"], "The model's chat template fails: TypeError: unsupported operand", "--no-chat"),
     (["generate", "Hi", *MODEL, "--max-new-tokens", "999"], "--max-new-tokens is 999; together the model takes 256.", "--max-"),
     (["compare", "word " * 300, *MODEL], "together the model takes 256.", "shorten the prompt by"),
     (["generate", "Hi", "-m", "BASE", "--chat"], "this model has no chat template.", "leave --chat out"),
@@ -121,12 +122,20 @@ def refusing_folder(tmp_path_factory):
     return save(tmp_path_factory.mktemp("refuses"), template="{{ raise_exception('no such message') }}")
 
 
+@pytest.fixture(scope="session")
+def broken_folder(tmp_path_factory):
+    """A tiny model whose chat template adds a word to a number, which is no error of jinja's."""
+    return save(tmp_path_factory.mktemp("broken"), template="{{ 1 + 'word' }}")
+
+
 @pytest.mark.parametrize(("arguments", "what", "hint"), MISTAKES, ids=lambda value: None)
-def test_mistake(dola_command, folder, base_folder, refusing_folder, tmp_path, monkeypatch, arguments, what, hint):
+def test_mistake(
+    dola_command, folder, base_folder, refusing_folder, broken_folder, tmp_path, monkeypatch, arguments, what, hint
+):
     monkeypatch.chdir(tmp_path)
     for name, content in {**FILES, "two.txt": "one\ntwo"}.items():
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    names = {"MODEL": str(folder), "BASE": str(base_folder), "REFUSES": str(refusing_folder)}
+    names = {"MODEL": str(folder), "BASE": str(base_folder), "REFUSES": str(refusing_folder), "BROKEN": str(broken_folder)}
     ended = dola_command(*(names.get(argument, argument) for argument in arguments))
     assert ended.code == 2
     assert ended.out == ""

@@ -12,9 +12,7 @@ from typing import Any
 
 from dola.chat import apply_chat, has_chat
 from dola.errors import InputError, UsageError
-
-_NO_FILTERS = {"top_k": 0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
-"""Values that change nothing. None would not do: transformers takes it as not given."""
+from dola.filters import NO_FILTERS, without_top_h
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Decoding:
 
     def arguments(self) -> dict[str, Any]:
         """For `model.generate`. One beam, one answer, no other filter: a model's own generation config may ask for more."""
-        drawn = {"temperature": self.temperature, "top_p": self.top_p, **_NO_FILTERS} if self.sample else {}
+        drawn = {**NO_FILTERS, "temperature": self.temperature, "top_p": self.top_p} if self.sample else {}
         return {
             "do_sample": self.sample,
             "num_beams": 1,
@@ -136,7 +134,8 @@ def decode(model: Any, tokenizer: Any, inputs: Any, decoding: Decoding, *, strea
 
         torch.manual_seed(decoding.seed)
     start = time.perf_counter()
-    output = model.generate(**inputs, **decoding.arguments(), pad_token_id=tokenizer.pad_token_id, streamer=streamer)
+    with without_top_h(model):
+        output = model.generate(**inputs, **decoding.arguments(), pad_token_id=tokenizer.pad_token_id, streamer=streamer)
     rows = output[:, inputs["input_ids"].shape[1] :].tolist()
     seconds = time.perf_counter() - start
     ends = _end_tokens(model)

@@ -15,6 +15,7 @@ from dola.anatomy import Anatomy
 from dola.chat import encode_prompt
 from dola.errors import InputError
 from dola.evidence.ways import Way
+from dola.filters import NO_FILTERS, without_top_h
 from dola.generate import generate
 from dola.hidden import check_eval, cut_left, window
 from dola.layers import candidate_layers
@@ -145,7 +146,7 @@ def _written(model: Any, tokenizer: Any, prompts: list[list[int]], way: Way, set
     }
     sampling: dict[str, Any] = {"do_sample": False}
     if settings.temperature is not None:  # and no other filter: a model's own generation config may have some
-        sampling = {"do_sample": True, "temperature": settings.temperature, "top_k": 0, "top_p": 1.0}
+        sampling = {**NO_FILTERS, "do_sample": True, "temperature": settings.temperature}
     mode: Mapping[str, Any] = {
         **sampling,
         "num_beams": 1,
@@ -156,9 +157,10 @@ def _written(model: Any, tokenizer: Any, prompts: list[list[int]], way: Way, set
         **({"stop_strings": list(settings.stop), "tokenizer": tokenizer} if settings.stop else {}),
     }
     assert way.recipe is not None
-    if way.recipe.dola is None:
-        output = model.generate(**inputs, **mode)
-    else:
-        output = generate(model, **inputs, **mode, dola_layers=way.recipe.dola)
+    with without_top_h(model):
+        if way.recipe.dola is None:
+            output = model.generate(**inputs, **mode)
+        else:
+            output = generate(model, **inputs, **mode, dola_layers=way.recipe.dola)
     texts: list[str] = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return texts

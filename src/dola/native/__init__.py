@@ -39,8 +39,11 @@ class UnavailableError(Exception):
 
 
 def suits(head: object) -> bool:
-    """Whether the kernel can stand in for `head`: a plain linear layer without bias, in float32 or bfloat16 on a CPU."""
-    return type(head) is nn.Linear and head.bias is None and streams(head.weight)
+    """Whether the kernel can stand in for `head`: a plain linear layer without bias, in float32 or bfloat16 on a CPU.
+
+    Not where the layer has a forward of its own: compressed-tensors gives one to plain layers that round what they are given.
+    """
+    return type(head) is nn.Linear and "forward" not in vars(head) and head.bias is None and streams(head.weight)
 
 
 def streams(weight: Tensor) -> bool:
