@@ -13,8 +13,8 @@ NO_FILTERS = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon
 
 @contextmanager
 def without_top_h(model: Any) -> Iterator[None]:
-    """While inside, the model's generation config has no `top_h`, which no value of the argument switches off: at 1, its largest,
-    it still leaves the 100 best tokens."""
+    """While inside, the model's generation config has no `top_h`, which no value of the argument switches off: at 1, the
+    largest, it still leaves no more than the 100 best tokens."""
     own = model.generation_config
     if getattr(own, "top_h", None) is None:
         yield

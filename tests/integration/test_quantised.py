@@ -1,4 +1,4 @@
-"""Quantised weights, the LM head's too: DoLa's tokens are those of a recomputation from `output_hidden_states` of the same model.
+"""Quantised weights, the LM head's too: DoLa's tokens are a recomputation's from `output_hidden_states` of the same model.
 
 The libraries are optional and not in the extra `dev`: `make test-quantised` has them in an environment of its own.
 """
