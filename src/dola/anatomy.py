@@ -172,7 +172,7 @@ class Anatomy:
         return float(difference / expected[used].abs().max().clamp(min=1e-6))
 
     def check_readout(self, last_hidden: Tensor, logits: Tensor) -> None:
-        """Raise ReadoutError where the parts found do not give the model's logits, ModelError where a row has none of its own."""
+        """Raise ReadoutError where the parts found do not give the model's logits, ModelError if a row has none of its own."""
         self._check_rows(last_hidden)
         error = self.readout_error(last_hidden, logits)
         tolerance = READOUT_TOLERANCE.get(logits.dtype, 5e-2)

@@ -19,6 +19,7 @@ def run(*command):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_two_processes_decode_as_one(tmp_path):
     folder = save(tmp_path / "model")
