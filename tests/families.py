@@ -80,12 +80,15 @@ def tiny(
 ) -> Any:
     """A random model of a family, its head scaled until logits have a standard deviation of about `spread`.
 
+    A family that is not in FAMILIES gets the sizes of Llama's.
+
     Random heads are nearly uniform, where every token is plausible and no mask can ban the plausible set. At a spread of 4 a
     plausible set holds a handful of tokens.
     """
     torch.manual_seed(seed)
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    config = AutoConfig.for_model(name, **{**FAMILIES[name].settings, **ids, **settings})
+    sizes = FAMILIES[name].settings if name in FAMILIES else LLAMA_LIKE
+    config = AutoConfig.for_model(name, **{**sizes, **ids, **settings})
     model = AutoModelForCausalLM.from_config(config).eval()
     model.generation_config.eos_token_id = None  # random models would stop anywhere
     for parameter in model.parameters():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import command
-from families import FAMILIES, tiny
+from families import tiny
 
 import dola
 
@@ -17,7 +17,6 @@ SIZES = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, 
 
 def save_tiny(folder: Path, family: str = "llama", **settings: Any) -> Path:
     """A tiny random model with a tokenizer that takes any text."""
-    assert family in FAMILIES
     model, tokenizer = tiny(family, **{**SIZES, **settings}), command.tokenizer()
     tokenizer.chat_template = command.TEMPLATE
     model.generation_config.eos_token_id = model.config.eos_token_id  # vLLM reads it in config.json too
@@ -53,17 +52,17 @@ class Engine:
         del self.llm
         gc.collect()
 
-    def outputs(self, prompts: list[Any], options: Any = None, **sampling: Any) -> list[Any]:
-        """vLLM's outputs; `options` are a request's DoLa options, for all prompts or one for each."""
+    def outputs(self, prompts: list[Any], options: Any = None, adapters: Any = None, **sampling: Any) -> list[Any]:
+        """vLLM's outputs; `options` are a request's DoLa options, `adapters` LoRARequests, for all prompts or one for each."""
         from vllm import SamplingParams
 
         each = options if isinstance(options, list) else [options] * len(prompts)
         params = [SamplingParams(**{"temperature": 0, "max_tokens": 16, "extra_args": o, **sampling}) for o in each]
-        found: list[Any] = self.llm.generate(prompts, params, use_tqdm=False)
+        found: list[Any] = self.llm.generate(prompts, params, lora_request=adapters, use_tqdm=False)
         return found
 
-    def tokens(self, prompts: list[Any], options: Any = None, **sampling: Any) -> list[list[int]]:
-        return [list(output.outputs[0].token_ids) for output in self.outputs(prompts, options, **sampling)]
+    def tokens(self, prompts: list[Any], options: Any = None, adapters: Any = None, **sampling: Any) -> list[list[int]]:
+        return [list(output.outputs[0].token_ids) for output in self.outputs(prompts, options, adapters, **sampling)]
 
 
 class Judge:

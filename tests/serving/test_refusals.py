@@ -45,14 +45,15 @@ def test_speculative_decoding(tiny_folder: Path):
     _config(tiny_folder, {}, speculative_config=ngram)
 
 
-def test_adapters(tiny_folder: Path):
-    with pytest.raises(ValueError, match=r"LoRA adapters.*does not go with DoLa"):
-        _config(tiny_folder, enable_lora=True)
+def test_adapters_on_the_head(tiny_folder: Path):
+    with pytest.raises(ValueError, match=r"adapters on the head.*does not go with DoLa"):
+        _config(tiny_folder, enable_lora=True, lora_target_modules=["q_proj", "lm_head"])
+    _config(tiny_folder, enable_lora=True)
 
 
 def test_an_architecture_that_hands_out_no_layers(tmp_path: Path):
-    folder = save_tiny(tmp_path / "gpt2", "gpt2", n_embd=64, n_head=2)
-    with pytest.raises(ValueError, match="GPT2LMHeadModel cannot be decoded with DoLa"):
+    folder = save_tiny(tmp_path / "opt", "opt")
+    with pytest.raises(ValueError, match="OPTForCausalLM cannot be decoded with DoLa"):
         _config(folder)
     _config(folder, {})
 

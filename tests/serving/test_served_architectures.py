@@ -3,50 +3,90 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from engines import Engine, Judge, save_tiny
 
-from dola.integrations.vllm.architectures import ARCHITECTURES, TESTED, UNTESTED
+from dola import DoLaConfig, native
+from dola.integrations.vllm.architectures import ARCHITECTURES, CARRIED_APART, CARRIED_WHOLE, TESTED, UNTESTED
 
-FAMILIES = {
-    "mistral": "MistralForCausalLM",
-    "phi3": "Phi3ForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "granite": "GraniteForCausalLM",
+TWO_HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
+"""For families whose heads are hidden_size / num_attention_heads wide: 32."""
+EXPERTS = {**TWO_HEADS, "num_experts_per_tok": 2}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mistral": ("MistralForCausalLM", {}),
+    "phi3": ("Phi3ForCausalLM", {}),
+    "qwen2": ("Qwen2ForCausalLM", TWO_HEADS),
+    "qwen3": ("Qwen3ForCausalLM", {}),
+    "granite": ("GraniteForCausalLM", {}),
+    "gemma2": ("Gemma2ForCausalLM", {}),
+    "gemma3_text": ("Gemma3ForCausalLM", {}),
+    "mixtral": ("MixtralForCausalLM", {}),
+    "cohere": ("CohereForCausalLM", {}),
+    "gpt2": ("GPT2LMHeadModel", {"n_embd": 64, "num_attention_heads": 2}),
 }
+SELDOM: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma": ("GemmaForCausalLM", {}),
+    "qwen2_moe": (
+        "Qwen2MoeForCausalLM",
+        {**EXPERTS, "num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32},
+    ),
+    "olmoe": ("OlmoeForCausalLM", {**EXPERTS, "num_experts": 4}),
+    "nemotron": ("NemotronForCausalLM", {}),
+    "ernie4_5_moe": ("Ernie4_5_MoeForCausalLM", {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32}),
+    "glm4": ("Glm4ForCausalLM", {}),
+    "stablelm": ("StableLmForCausalLM", TWO_HEADS),
+    "cohere2": ("Cohere2ForCausalLM", {"sliding_window": 64}),
+    "exaone4": ("Exaone4ForCausalLM", {}),
+    "granitemoe": ("GraniteMoeForCausalLM", {**EXPERTS, "num_local_experts": 4}),
+    "gptj": ("GPTJForCausalLM", {"n_embd": 64, "num_attention_heads": 2}),
+    "bloom": ("BloomForCausalLM", {"num_attention_heads": 2}),
+    "falcon": ("FalconForCausalLM", {"num_attention_heads": 2}),
+}
+SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in SELDOM]
 PROMPTS = ["abc def", "Hello there", "1 2 3 4", "xyz"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *SLOW])
 def test_tokens_are_those_of_transformers(family: str, tmp_path: Path):
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1} if family == "qwen2" else {}  # it has no head_dim of its own
-    folder = save_tiny(tmp_path / family, family, **heads)
+    _, sizes = {**FAMILIES, **SELDOM}[family]
+    folder = save_tiny(tmp_path / family, family, **sizes)
     judge = Judge(folder)
     with Engine(folder, {"layers": "high", "capture": "all", "default": "off"}) as engine:
-        for layers in (None, "high", "low", [2, 4]):
+        for layers in (None, "high", "low", [2, 4], [0]):
             options: dict[str, Any] = {} if layers is None else {"dola_layers": layers}
             assert engine.tokens(PROMPTS, options) == [judge.tokens(prompt, layers) for prompt in PROMPTS], layers
         reference = {"dola_layers": "high", "dola_divergence": "reference", "dola_final_norm": False}
-        expected = [judge.tokens(prompt, _reference()) for prompt in PROMPTS]
+        expected = [judge.tokens(prompt, DoLaConfig.reference("high")) for prompt in PROMPTS]
         assert engine.tokens(PROMPTS, reference) == expected
 
 
-def _reference() -> Any:
-    from dola import DoLaConfig
-
-    return DoLaConfig.reference("high")
-
-
 def test_the_table_of_architectures():
-    """Every one in it has a class in this vLLM that hands out layers, and those called tested are."""
+    """Every one in it has a class in this vLLM; it hands out layers, or its blocks carry them; those called tested are."""
     from vllm.model_executor.models.interfaces import supports_eagle3
 
     from dola.integrations.vllm import models
 
-    assert set(TESTED) == {*FAMILIES.values(), "LlamaForCausalLM"}
+    assert set(TESTED) == {architecture for architecture, _ in (FAMILIES | SELDOM).values()} | {"LlamaForCausalLM"}
     assert not set(TESTED) & set(UNTESTED)
+    carried = {*CARRIED_APART, *CARRIED_WHOLE}
+    assert carried <= set(ARCHITECTURES)
     for architecture in ARCHITECTURES:
-        assert supports_eagle3(getattr(models, architecture)), architecture
+        assert supports_eagle3(getattr(models, architecture)) is (architecture not in carried), architecture
+
+
+@pytest.mark.skipif(native.why_not() is not None, reason=f"no compiled kernel here: {native.why_not()}")
+def test_the_kernel_reads_heads_that_are_a_product_and_no_more():
+    from dola.integrations.vllm.readout import _plain_weight
+
+    def weight(*, bias: Any = None, **after: Any) -> Any:
+        method = type("UnquantizedEmbeddingMethod", (), {})()
+        head = SimpleNamespace(weight=torch.randn(72, 64), quant_method=method, bias=bias)
+        said = SimpleNamespace(**{"soft_cap": None, "scale": 1.0, "org_vocab_size": 70, **after})
+        return _plain_weight(SimpleNamespace(lm_head=head, logits_processor=said))
+
+    assert weight().shape == (70, 64)
+    assert weight(soft_cap=30.0) is weight(scale=1.001) is weight(bias=torch.zeros(70)) is None

@@ -11,7 +11,7 @@ from typing import Any
 import command
 import pytest
 import torch
-from engines import Judge
+from engines import Judge, save_tiny
 
 import dola
 
@@ -52,8 +52,8 @@ def judge(tiny_folder: Path) -> Judge:
     return Judge(tiny_folder)
 
 
-@pytest.mark.parametrize("name", ["tensor parallel", *SLOW])
-def test_tokens_are_those_of_transformers(name: str, tiny_folder: Path, judge: Judge):
+def _requests_and_tokens(judge: Judge) -> tuple[list[Any], list[list[list[int]]]]:
+    """All ways, with a penalty and without, and a batch of all of them."""
     requests, expected = [], []
     for penalty in (1.0, 1.2):
         for layers in WAYS:
@@ -66,7 +66,24 @@ def test_tokens_are_those_of_transformers(name: str, tiny_folder: Path, judge: J
     options = {"dola_layers": "high", "dola_divergence": "reference", "dola_final_norm": 0}
     requests.append({"prompts": PROMPTS, "options": options, "sampling": {}})
     expected.append([judge.tokens(prompt, old) for prompt in PROMPTS])
+    return requests, expected
+
+
+@pytest.mark.parametrize("name", ["tensor parallel", *SLOW])
+def test_tokens_are_those_of_transformers(name: str, tiny_folder: Path, judge: Judge):
+    requests, expected = _requests_and_tokens(judge)
     assert _decode(tiny_folder, name, requests) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETUPS)
+@pytest.mark.parametrize("family", ["gemma2", "gpt2"])
+def test_layers_that_blocks_carry(family: str, name: str, tmp_path: Path):
+    """Gemma 2's go apart from a residual, GPT-2's are the residual stream itself."""
+    sizes = {"n_embd": 64, "num_attention_heads": 2} if family == "gpt2" else {}
+    folder = save_tiny(tmp_path / family, family, **sizes)
+    requests, expected = _requests_and_tokens(Judge(folder))
+    assert _decode(folder, name, requests) == expected
 
 
 @pytest.mark.parametrize("name", ["tensor parallel", pytest.param("runner V2", marks=pytest.mark.slow)])

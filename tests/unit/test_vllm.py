@@ -176,12 +176,17 @@ def test_an_architecture_that_no_test_has_run_is_served_with_a_warning(caplog: p
         ({"speculative_config": object()}, "speculative decoding"),
         ({"sharded": True}, "batch-sharded sampling"),
         ({"runner_type": "pooling"}, "pooling models"),
-        ({"lora_config": object()}, "LoRA"),
+        ({"lora_config": SimpleNamespace(target_modules=["q_proj", "lm_head"])}, "adapters on the head"),
     ],
 )
 def test_what_does_not_go_with_dola_is_refused(settings: Any, words: str):
     with pytest.raises(ConfigError, match=words):
         plugin.served_by(_engine(dola={}, **settings))
+
+
+@pytest.mark.parametrize("targets", [None, ["q_proj", "v_proj"]])
+def test_adapters_elsewhere_go_with_dola(targets: Any):
+    assert plugin.served_by(_engine(dola={}, lora_config=SimpleNamespace(target_modules=targets))) is not None
 
 
 def test_an_unknown_architecture_is_refused():

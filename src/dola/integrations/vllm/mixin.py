@@ -20,7 +20,9 @@ from torch import Tensor
 
 from dola.config import DoLaConfig
 from dola.errors import CaptureError
+from dola.integrations.vllm.architectures import CARRIED_APART, CARRIED_WHOLE
 from dola.integrations.vllm.batch import Batch, Request, batch_of
+from dola.integrations.vllm.carried import carry
 from dola.integrations.vllm.engine_step import EngineStep
 from dola.integrations.vllm.plugin import served_by
 from dola.integrations.vllm.readout import anatomy_of
@@ -39,6 +41,8 @@ class DoLaMixin:
         if (served := served_by(vllm_config)) is not None:
             batch = batch_of(vllm_config)
             self._dola = Decoder(self, served, batch, super().compute_logits)  # type: ignore[misc]
+            _capture(self, served.captured, vllm_config.model_config)
+            self.embedding_modules = _without_heads(self)
             self.get_model_state_cls = partial(_state_class, batch)  # runner V2 asks for it; absent without DoLa
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -54,6 +58,24 @@ class DoLaMixin:
         if self._dola is None:
             return super().compute_logits(hidden_states, *args, **kwargs)  # type: ignore[misc, no-any-return]
         return self._dola.scores(hidden_states)
+
+
+def _capture(model: Any, layers: tuple[int, ...], config: Any) -> None:
+    """Have a model's forward hand out layers, as its class does, or carried by its blocks."""
+    from vllm.v1.worker.gpu.spec_decode.eagle.eagle3_utils import reserve_aux_intermediate_tensor_slots
+
+    apart = config.architecture in CARRIED_APART
+    if apart or config.architecture in CARRIED_WHOLE:
+        carry(model, layers, config.get_hidden_size(), residual_apart=apart)
+    else:
+        model.set_aux_hidden_state_layers(layers)
+        reserve_aux_intermediate_tensor_slots(model)
+
+
+def _without_heads(model: Any) -> dict[str, str]:
+    """What adapters may hold beside linear layers: no head, which they would change for mature rows alone."""
+    modules = getattr(model, "embedding_modules", {})
+    return {name: kind for name, kind in modules.items() if kind != "output_embeddings"}
 
 
 def _state_class(batch: Batch) -> type[Any]:
@@ -73,14 +95,10 @@ class Decoder:
     """
 
     def __init__(self, model: Any, served: Served, batch: Batch, compute_logits: Any) -> None:
-        from vllm.v1.worker.gpu.spec_decode.eagle.eagle3_utils import reserve_aux_intermediate_tensor_slots
-
         self._model, self._captured, self._batch, self._compute_logits = model, served.captured, batch, compute_logits
         self._sharded = ShardedHead.of(model)
         self._steps: dict[DoLaConfig, Step] = {}
         self._widest = dataclasses.replace(served.config, layers=served.captured)
-        model.set_aux_hidden_state_layers(served.captured)
-        reserve_aux_intermediate_tensor_slots(model)
 
     def scores(self, hidden: Tensor) -> Tensor | None:
         """Scores [N, V] from [N, (K+1) d]; None on workers that do not sample."""

@@ -97,12 +97,13 @@ def _check_engine(vllm_config: Any) -> None:
     if architecture in UNTESTED:
         logger.warning("DoLa with %s has not been tested: compare some answers with dola.generate.", architecture)
     parallel, model = vllm_config.parallel_config, vllm_config.model_config
+    adapted = getattr(vllm_config.lora_config, "target_modules", None) or ()  # modules, by name or with what they are in
     refused = {
         "speculative decoding (speculative_config)": vllm_config.speculative_config,
         "batch-sharded sampling (enable_batch_sharded_sampling)": parallel.enable_batch_sharded_sampling,
         "pooling models (runner)": model.runner_type != "generate",
         "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
-        "LoRA adapters (enable_lora)": vllm_config.lora_config,
+        "adapters on the head (lora_target_modules)": any(name.endswith("lm_head") for name in adapted),
     }
     for what, is_on in refused.items():
         if is_on:
@@ -115,5 +116,6 @@ def _check_engine(vllm_config: Any) -> None:
 _WHY = {
     "speculative": "vLLM drops what tells a request's rows apart, and drafts would be held against plain scores",
     "batch-sharded": "it reads the head past the place where layers are contrasted",
+    "adapters": "vLLM applies them to one row of logits for each request, and DoLa reads several",
     "pooling": "there are no tokens to decode",
 }

@@ -13,7 +13,37 @@ from dola.anatomy import Anatomy
 from dola.errors import ModelError
 from dola.integrations.vllm.sharded import ShardedHead
 
-NORMS = ("norm", "norm_f", "final_layernorm")
+DECODERS = ("model", "transformer")
+NORMS = ("norm", "norm_f", "ln_f", "final_layernorm")
+HEADS = ("lm_head", "output")
+
+
+def decoder_of(model: Any) -> Any:
+    """What stands before the head: embeddings, blocks and the final norm."""
+    language = model.get_language_model() if hasattr(model, "get_language_model") else model
+    return next((getattr(language, name) for name in DECODERS if hasattr(language, name)), language)
+
+
+def norm_name(decoder: Any) -> str:
+    """The name of a decoder's final norm.
+
+    Raises:
+        ModelError: There is none under a name that is known.
+    """
+    name = next((name for name in NORMS if getattr(decoder, name, None) is not None), None)
+    if name is None:
+        raise ModelError(
+            f"{type(decoder).__name__} has no final norm under the names {', '.join(NORMS)}.",
+            hint="please report the model: its layers cannot be read out",
+        )
+    return name
+
+
+def head_of(model: Any) -> Any:
+    """The head: where a class has none of its own, the input embedding, which it shares, without adapters."""
+    head = next((getattr(model, name) for name in HEADS if hasattr(model, name)), None)
+    embedding = decoder_of(model).embed_tokens if head is None else head
+    return getattr(embedding, "base_layer", embedding)
 
 
 def anatomy_of(
@@ -30,24 +60,17 @@ def anatomy_of(
     Raises:
         ModelError: A model whose final norm is not found.
     """
-    decoder = model.get_language_model() if hasattr(model, "get_language_model") else model
-    decoder = getattr(decoder, "model", decoder)
-    norm = next((getattr(decoder, name) for name in NORMS if hasattr(decoder, name)), None)
-    if norm is None:
-        raise ModelError(
-            f"{type(model).__name__} has no final norm under the names {', '.join(NORMS)}.",
-            hint="please report the model: its layers cannot be read out",
-        )
+    decoder, head = decoder_of(model), head_of(model)
 
     def bare_head(hidden: Tensor) -> Tensor:
-        logits: Tensor = model.logits_processor._get_logits(hidden, model.lm_head, None)
+        logits: Tensor = model.logits_processor._get_logits(hidden, head, getattr(head, "bias", None))
         return logits
 
     head = bare_head if raw else Head(model, compute_logits)
     return Anatomy(
         lm=model,
         blocks=(),
-        final_norm=_by_rows(norm),
+        final_norm=_by_rows(getattr(decoder, norm_name(decoder))),
         projection=None,
         head=_by_rows(sharded.local(head) if sharded else head),
     )
@@ -56,8 +79,8 @@ def anatomy_of(
 class Head:
     """From rows [R, d] to logits [R, V]: the model's own way, or dola's kernel where it gives the same.
 
-    On CPUs the kernel reads the weights once for all rows. Whether a model does more to its logits than a product, such as a
-    soft-cap, is not guessed: the first row is read both ways.
+    On CPUs the kernel reads the weights once for all rows. It makes a product and no more, so that models with a soft-cap, a
+    scale or a bias go their own way. Whether a class does more than it says is not guessed: the first row is read both ways.
     """
 
     def __init__(self, model: Any, compute_logits: Callable[[Tensor], Tensor]) -> None:
@@ -79,11 +102,13 @@ class Head:
 
 
 def _plain_weight(model: Any) -> Tensor | None:
-    """The weight [V, d] of a head that the kernel can read; None where it is in parts, quantised or not on a CPU."""
-    head = model.lm_head
-    if getattr(head, "tp_size", 1) > 1 or type(head.quant_method).__name__ != "UnquantizedEmbeddingMethod":
+    """The weight [V, d] of a head that is a product and that the kernel can read; None for any other."""
+    head, after = head_of(model), model.logits_processor
+    in_parts = getattr(head, "tp_size", 1) > 1 or type(head.quant_method).__name__ != "UnquantizedEmbeddingMethod"
+    # On small logits a soft-cap does next to nothing: comparing one row would not find it.
+    if in_parts or after.soft_cap is not None or after.scale != 1 or getattr(head, "bias", None) is not None:
         return None
-    weight = head.weight[: model.logits_processor.org_vocab_size].detach()
+    weight = head.weight[: after.org_vocab_size].detach()
     return weight if native.streams(weight) else None
 
 
@@ -91,7 +116,8 @@ def _by_rows(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
     """vLLM's kernels take rows [R, d]; ours come as [K, R, d] too."""
 
     def on_rows(hidden: Tensor) -> Tensor:
-        found: Tensor = function(hidden.flatten(0, -2).contiguous())
-        return found.view(*hidden.shape[:-1], -1)
+        found = function(hidden.flatten(0, -2).contiguous())
+        rows: Tensor = found[0] if isinstance(found, tuple) else found  # some norms hand back a residual as well
+        return rows.view(*hidden.shape[:-1], -1)
 
     return on_rows

@@ -1,0 +1,128 @@
+"""Layers of models whose class in vLLM hands out none: their own blocks carry them to the final norm.
+
+    hidden_states, residual = layer(positions, hidden_states, residual)        what vLLM's decoders do with every block
+    hidden_states, _ = norm(hidden_states, residual)                           and behind the last one
+
+Nothing looks at what goes from one block to the next. So in place of hidden states it is a pair, of them and of the captures
+that were made on the way, [T, d] each; the final norm puts them behind its own output, [T, (K+1) d]. Blocks and norm get
+subclasses of their own classes, in place: the names of parameters, which weights are loaded by, stay as they are. Nothing is
+kept on a module, so that vLLM compiles it with the rest of the decoder.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dola.errors import ModelError
+from dola.integrations.vllm.readout import decoder_of, norm_name
+
+LAYERS = ("layers", "h")
+
+
+class CarryingBlock:
+    """Comes before the class of a block among the bases. Captures are made at a block's input: that of block i is layer i."""
+
+    dola_hidden: int
+    """Place of the hidden states among the arguments."""
+    dola_residual: int | None
+    """Place of the residual that they have yet to be added to, or None where they are the residual stream themselves."""
+    dola_width: int
+    dola_captured: bool
+    dola_packs: bool
+    """Whether the next block is on another pipeline stage, where only tensors are sent: then the pair goes as one."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the block's, with the pair in place of hidden states, in and out."""
+        at = self.dola_hidden
+        hidden, kept = _unpacked(args[at], self.dola_width)
+        if self.dola_captured:
+            residual = None if self.dola_residual is None else args[self.dola_residual]
+            stream = hidden.clone() if residual is None else hidden + residual  # a clone, as blocks may write over their input
+            kept = (*kept, stream)
+        output = super().forward(*args[:at], hidden, *args[at + 1 :], **kwargs)  # type: ignore[misc]
+        hidden, *others = output if isinstance(output, tuple) else (output,)
+        carried = torch.cat([hidden, *kept], dim=-1) if self.dola_packs else (hidden, kept)
+        return (carried, *others) if isinstance(output, tuple) else carried
+
+
+class CarryingNorm:
+    """Comes before the class of a final norm. Called with rows alone, as the readout does, it is the plain norm."""
+
+    dola_width: int
+
+    def forward(self, hidden: Any, *residual: Any) -> Any:
+        """The norm's output, with the captures behind it."""
+        hidden, kept = _unpacked(hidden, self.dola_width)
+        output = super().forward(hidden, *residual)  # type: ignore[misc]
+        if not kept:
+            return output
+        normed, *others = output if isinstance(output, tuple) else (output,)
+        wide = torch.cat([normed, *kept], dim=-1)
+        return (wide, *others) if isinstance(output, tuple) else wide
+
+
+def _unpacked(carried: Any, width: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    if isinstance(carried, tuple):
+        return carried
+    hidden, *kept = carried.split(width, dim=-1)
+    return hidden.contiguous(), tuple(kept)
+
+
+def carry(model: Any, captured: tuple[int, ...], width: int, *, residual_apart: bool) -> None:
+    """Have a model's forward return [T, (K+1) d], the captured layers behind its output.
+
+    Args:
+        model: A causal language model of vLLM, its weights not loaded yet.
+        captured: Layers, by the numbers of `hidden_states`, ascending.
+        width: d, its hidden size.
+        residual_apart: Whether its blocks pass on the residual stream in two parts, still to be added.
+
+    Raises:
+        ModelError: A decoder that is not built as its architecture's are.
+    """
+    from vllm.distributed import get_pp_group
+
+    decoder = decoder_of(model)
+    blocks = next((getattr(decoder, name) for name in LAYERS if hasattr(decoder, name)), None)
+    if blocks is None:
+        raise ModelError(
+            f"{type(model).__name__} has no blocks under the names {', '.join(LAYERS)}.", hint="please report the model"
+        )
+    first, last = decoder.start_layer, decoder.end_layer
+    for index in range(first, last):
+        block = blocks[index]
+        names = list(inspect.signature(block.forward).parameters)
+        _become(block, CarryingBlock)
+        block.dola_hidden, block.dola_width = names.index("hidden_states"), width
+        block.dola_residual = names.index("residual") if residual_apart else None
+        block.dola_captured = index in captured
+        block.dola_packs = index == last - 1 and not get_pp_group().is_last_rank
+    if get_pp_group().is_last_rank:
+        norm = getattr(decoder, norm_name(decoder))
+        _become(norm, CarryingNorm)
+        norm.dola_width = width
+    _widen_what_stages_expect(model, width * sum(layer < first for layer in captured))
+
+
+def _become(module: Any, behaviour: type[Any]) -> None:
+    own = type(module)
+    module.__class__ = type(own.__name__, (behaviour, own), {"__module__": own.__module__, "__doc__": own.__doc__})
+
+
+def _widen_what_stages_expect(model: Any, columns: int) -> None:
+    """The buffers that a pipeline stage receives into: with room for what earlier stages captured."""
+    if not columns:
+        return
+    make_empty = model.make_empty_intermediate_tensors
+
+    def with_captures(*args: Any, **kwargs: Any) -> Any:
+        tensors = make_empty(*args, **kwargs)
+        hidden = tensors["hidden_states"]
+        tensors["hidden_states"] = hidden.new_zeros(len(hidden), hidden.shape[-1] + columns)
+        return tensors
+
+    model.make_empty_intermediate_tensors = with_captures
