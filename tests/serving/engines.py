@@ -16,8 +16,9 @@ SIZES = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, 
 
 
 def save_tiny(folder: Path, family: str = "llama", **settings: Any) -> Path:
-    """A tiny random model with a tokenizer that takes any text."""
-    model, tokenizer = tiny(family, **{**SIZES, **settings}), command.tokenizer()
+    """A tiny random model with a tokenizer that takes any text. A setting that is None is left out."""
+    sizes = {name: value for name, value in {**SIZES, **settings}.items() if value is not None}
+    model, tokenizer = tiny(family, **sizes), command.tokenizer()
     tokenizer.chat_template = command.TEMPLATE
     model.generation_config.eos_token_id = model.config.eos_token_id  # vLLM reads it in config.json too
     model.save_pretrained(folder)

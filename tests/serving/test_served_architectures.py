@@ -44,7 +44,7 @@ SELDOM: dict[str, tuple[str, dict[str, Any]]] = {
     "granitemoe": ("GraniteMoeForCausalLM", {**EXPERTS, "num_local_experts": 4}),
     "gptj": ("GPTJForCausalLM", {"n_embd": 64, "num_attention_heads": 2}),
     "bloom": ("BloomForCausalLM", {"num_attention_heads": 2}),
-    "falcon": ("FalconForCausalLM", {"num_attention_heads": 2}),
+    "falcon": ("FalconForCausalLM", {"num_attention_heads": 2, "num_key_value_heads": None, "head_dim": None}),
 }
 SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in SELDOM]
 PROMPTS = ["abc def", "Hello there", "1 2 3 4", "xyz"]
