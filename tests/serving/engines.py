@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import command
-from families import tiny
+import torch
+from families import spread_logits, tiny
 
 import dola
 
@@ -19,11 +20,22 @@ def save_tiny(folder: Path, family: str = "llama", **settings: Any) -> Path:
     """A tiny random model with a tokenizer that takes any text. A setting that is None is left out."""
     sizes = {name: value for name, value in {**SIZES, **settings}.items() if value is not None}
     model, tokenizer = tiny(family, **sizes), command.tokenizer()
+    if model.config.tie_word_embeddings:
+        _say_more_than_the_last_token(model)
     tokenizer.chat_template = command.TEMPLATE
     model.generation_config.eos_token_id = model.config.eos_token_id  # vLLM reads it in config.json too
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def _say_more_than_the_last_token(model: Any) -> None:
+    """Random models with a tied head repeat their last token, in every way of decoding. Random norms mend that."""
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1 and name.endswith("weight"):
+            parameter.add_(3 * torch.randn(parameter.shape, generator=generator))
+    spread_logits(model, {"input_ids": torch.arange(3, 40)[None]})
 
 
 def save_real(loaded: Any, folder: Path) -> Path:

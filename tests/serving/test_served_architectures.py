@@ -56,9 +56,12 @@ def test_tokens_are_those_of_transformers(family: str, tmp_path: Path):
     folder = save_tiny(tmp_path / family, family, **sizes)
     judge = Judge(folder)
     with Engine(folder, {"layers": "high", "capture": "all", "default": "off"}) as engine:
-        for layers in (None, "high", "low", [2, 4], [0]):
-            options: dict[str, Any] = {} if layers is None else {"dola_layers": layers}
-            assert engine.tokens(PROMPTS, options) == [judge.tokens(prompt, layers) for prompt in PROMPTS], layers
+        plain = [judge.tokens(prompt) for prompt in PROMPTS]
+        assert engine.tokens(PROMPTS) == plain
+        for layers in ("high", "low", [2, 4], [0]):
+            expected = [judge.tokens(prompt, layers) for prompt in PROMPTS]
+            assert expected != plain  # or the next line would hold of anything
+            assert engine.tokens(PROMPTS, {"dola_layers": layers}) == expected, layers
         reference = {"dola_layers": "high", "dola_divergence": "reference", "dola_final_norm": False}
         expected = [judge.tokens(prompt, DoLaConfig.reference("high")) for prompt in PROMPTS]
         assert engine.tokens(PROMPTS, reference) == expected

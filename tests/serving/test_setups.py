@@ -59,6 +59,7 @@ def _requests_and_tokens(judge: Judge) -> tuple[list[Any], list[list[list[int]]]
         for layers in WAYS:
             requests.append({"prompts": PROMPTS, "options": _options(layers), "sampling": {"repetition_penalty": penalty}})
             expected.append([judge.tokens(prompt, layers, repetition_penalty=penalty) for prompt in PROMPTS])
+    assert all(found != expected[0] for found in expected[1 : len(WAYS)])  # or all ways would seem right
     mixed = [WAYS[i % len(WAYS)] for i in range(len(PROMPTS))]
     requests.append({"prompts": PROMPTS, "options": [_options(layers) for layers in mixed], "sampling": {"prompt_logprobs": 1}})
     expected.append([judge.tokens(prompt, layers) for prompt, layers in zip(PROMPTS, mixed, strict=True)])
