@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dola.errors import ModelError
-from dola.integrations.vllm.readout import decoder_of, norm_name
+from dola.integrations.vllm.parts import decoder_of, norm_name
 
 LAYERS = ("layers", "h")
 

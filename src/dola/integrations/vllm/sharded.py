@@ -18,6 +18,7 @@ from torch import Tensor
 from dola.anatomy import Anatomy
 from dola.config import DoLaConfig
 from dola.contrast import Shard, contrast, plausible
+from dola.integrations.vllm.parts import head_of
 from dola.step import Reading, Step
 
 
@@ -25,16 +26,16 @@ class ShardedHead:
     """A model's head on one of several workers.
 
     Args:
-        model: A causal language model of vLLM, with a `logits_processor` and an `lm_head`.
+        model: A causal language model of vLLM, with a `logits_processor`.
     """
 
     def __init__(self, model: Any) -> None:
-        self._processor, self._columns = model.logits_processor, model.lm_head.shard_indices.num_org_elements
+        self._processor, self._columns = model.logits_processor, head_of(model).shard_indices.num_org_elements
 
     @classmethod
     def of(cls, model: Any) -> ShardedHead | None:
         """The head's shard; None where one worker has all of it."""
-        return cls(model) if getattr(model.lm_head, "tp_size", 1) > 1 else None
+        return cls(model) if getattr(head_of(model), "tp_size", 1) > 1 else None
 
     def local(self, read: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """`read`, from rows to logits, kept from gathering: logits of this worker's columns, -inf where they have no token."""

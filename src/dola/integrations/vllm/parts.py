@@ -1,0 +1,39 @@
+"""Where a model of vLLM keeps its parts: its classes name them alike, but not all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dola.errors import ModelError
+
+DECODERS = ("model", "transformer")
+NORMS = ("norm", "norm_f", "ln_f", "final_layernorm")
+HEADS = ("lm_head", "output")
+
+
+def decoder_of(model: Any) -> Any:
+    """What stands before the head: embeddings, blocks and the final norm."""
+    language = model.get_language_model() if hasattr(model, "get_language_model") else model
+    return next((getattr(language, name) for name in DECODERS if hasattr(language, name)), language)
+
+
+def norm_name(decoder: Any) -> str:
+    """The name of a decoder's final norm.
+
+    Raises:
+        ModelError: There is none under a name that is known.
+    """
+    name = next((name for name in NORMS if getattr(decoder, name, None) is not None), None)
+    if name is None:
+        raise ModelError(
+            f"{type(decoder).__name__} has no final norm under the names {', '.join(NORMS)}.",
+            hint="please report the model: its layers cannot be read out",
+        )
+    return name
+
+
+def head_of(model: Any) -> Any:
+    """The head: where a class has none of its own, the input embedding, which it shares, without adapters."""
+    head = next((getattr(model, name) for name in HEADS if hasattr(model, name)), None)
+    embedding = decoder_of(model).embed_tokens if head is None else head
+    return getattr(embedding, "base_layer", embedding)
