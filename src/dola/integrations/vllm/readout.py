@@ -34,13 +34,13 @@ def anatomy_of(
         logits: Tensor = model.logits_processor._get_logits(hidden, head, getattr(head, "bias", None))
         return logits
 
-    head = bare_head if raw else Head(model, compute_logits)
+    read = bare_head if raw else Head(model, compute_logits)
     return Anatomy(
         lm=model,
         blocks=(),
         final_norm=_by_rows(getattr(decoder, norm_name(decoder))),
         projection=None,
-        head=_by_rows(sharded.local(head) if sharded else head),
+        head=_by_rows(sharded.local(read) if sharded else read),
     )
 
 
