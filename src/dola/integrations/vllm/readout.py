@@ -44,6 +44,11 @@ def anatomy_of(
     )
 
 
+KERNEL_ROWS = 32
+"""Rows that the kernel is the faster one for: it reads the weights once, torch's product does more arithmetic per second.
+Measured with 49,152 x 576 weights, one thread: 29 ms against 33 for 24 rows, 50 against 44 for 40, 135 against 99 for 128."""
+
+
 class Head:
     """From rows [R, d] to logits [R, V]: the model's own way, or dola's kernel where it gives the same.
 
@@ -58,7 +63,7 @@ class Head:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Logits [R, V] of rows [R, d]."""
-        if self._weight is None or rows.dtype != self._weight.dtype:
+        if self._weight is None or rows.dtype != self._weight.dtype or len(rows) > KERNEL_ROWS:
             return self._compute_logits(rows)
         if not self._checked:
             own, ours = self._compute_logits(rows[:1]), native.head_product(self._weight, rows[:1])[0]
