@@ -81,6 +81,22 @@ def test_the_table_of_architectures():
         assert supports_eagle3(getattr(models, architecture)) is (architecture not in carried), architecture
 
 
+def test_the_first_block_leaves_layer_0_as_it_is():
+    """On GPUs vLLM's norms write over what they are given; here a block does."""
+    from dola.integrations.vllm.carried import spare_embeddings
+
+    class Block(torch.nn.Module):
+        def forward(self, positions: Any, hidden_states: Any, residual: Any = None) -> Any:
+            return hidden_states.add_(positions[:, None]), residual
+
+    decoder = SimpleNamespace(layers=[Block()], start_layer=0)
+    spare_embeddings(SimpleNamespace(model=decoder))
+    positions, hidden = torch.arange(3), torch.zeros(3, 4)
+    for found, _ in (decoder.layers[0](positions, hidden, None), decoder.layers[0](positions=positions, hidden_states=hidden)):
+        assert found[:, 0].tolist() == [0, 1, 2]
+        assert not hidden.any()
+
+
 @pytest.mark.skipif(native.why_not() is not None, reason=f"no compiled kernel here: {native.why_not()}")
 def test_the_kernel_reads_heads_that_are_a_product_and_no_more():
     from dola.integrations.vllm.readout import _plain_weight

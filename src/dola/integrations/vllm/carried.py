@@ -65,6 +65,22 @@ class CarryingNorm:
         return (wide, *others) if isinstance(output, tuple) else wide
 
 
+class SparingBlock:
+    """Comes before the class of the first block, which then works on a copy of what it is given.
+
+    Classes that hand out layers hand out layer 0 as it stands, and on GPUs the norms of a block write over their input.
+    """
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the block's."""
+        copied = {name: _copied(value) for name, value in kwargs.items()}
+        return super().forward(*map(_copied, args), **copied)  # type: ignore[misc]
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
 def _unpacked(carried: Any, width: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     if isinstance(carried, tuple):
         return carried
@@ -87,12 +103,7 @@ def carry(model: Any, captured: tuple[int, ...], width: int, *, residual_apart: 
     from vllm.distributed import get_pp_group
 
     decoder = decoder_of(model)
-    blocks = next((getattr(decoder, name) for name in LAYERS if hasattr(decoder, name)), None)
-    if blocks is None:
-        raise ModelError(
-            f"{type(model).__name__} has no blocks under the names {', '.join(LAYERS)}.", hint="please report the model"
-        )
-    first, last = decoder.start_layer, decoder.end_layer
+    blocks, first, last = _blocks(model), decoder.start_layer, decoder.end_layer
     for index in range(first, last):
         block = blocks[index]
         names = list(inspect.signature(block.forward).parameters)
@@ -106,6 +117,26 @@ def carry(model: Any, captured: tuple[int, ...], width: int, *, residual_apart: 
         _become(norm, CarryingNorm)
         norm.dola_width = width
     _widen_what_stages_expect(model, width * sum(layer < first for layer in captured))
+
+
+def spare_embeddings(model: Any) -> None:
+    """Keep layer 0, where a model's class hands it out, from being written over by the first block.
+
+    Raises:
+        ModelError: A decoder whose blocks are not found.
+    """
+    if decoder_of(model).start_layer == 0:
+        _become(_blocks(model)[0], SparingBlock)
+
+
+def _blocks(model: Any) -> Any:
+    decoder = decoder_of(model)
+    blocks = next((getattr(decoder, name) for name in LAYERS if hasattr(decoder, name)), None)
+    if blocks is None:
+        raise ModelError(
+            f"{type(model).__name__} has no blocks under the names {', '.join(LAYERS)}.", hint="please report the model"
+        )
+    return blocks
 
 
 def _become(module: Any, behaviour: type[Any]) -> None:

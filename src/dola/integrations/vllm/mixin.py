@@ -22,7 +22,7 @@ from dola.config import DoLaConfig
 from dola.errors import CaptureError
 from dola.integrations.vllm.architectures import CARRIED_APART, CARRIED_WHOLE
 from dola.integrations.vllm.batch import Batch, Request, batch_of
-from dola.integrations.vllm.carried import carry
+from dola.integrations.vllm.carried import carry, spare_embeddings
 from dola.integrations.vllm.engine_step import EngineStep
 from dola.integrations.vllm.plugin import served_by
 from dola.integrations.vllm.readout import anatomy_of
@@ -70,6 +70,8 @@ def _capture(model: Any, layers: tuple[int, ...], config: Any) -> None:
     else:
         model.set_aux_hidden_state_layers(layers)
         reserve_aux_intermediate_tensor_slots(model)
+        if 0 in layers:
+            spare_embeddings(model)
 
 
 def _without_heads(model: Any) -> dict[str, str]:
