@@ -48,7 +48,7 @@ $(QUANTISED)/.ready: pyproject.toml constraints.txt
 
 # Not in `dev`: transformers imports torchao wherever it is installed, and that writes to stderr.
 test-quantised: $(QUANTISED)/.ready  ## the tests of quantised weights, with the libraries that make them
-	$(QUANTISED)/bin/python -m pytest tests/integration/test_quantised.py $(PYTEST)
+	DOLA_REQUIRE_QUANTISED=1 $(QUANTISED)/bin/python -m pytest tests/integration/test_quantised.py $(PYTEST)
 
 # vLLM for CPUs, which pins its torch; PyPI's torchvision is made for another one, and `import vllm` fails beside it.
 $(VLLM)/.ready: pyproject.toml

@@ -196,8 +196,8 @@ class Anatomy:
         alone, beside = (self._read_head(rows)[0].double() for rows in (row, torch.cat([row, 100 * row])))
         if alone.isfinite().all() and not (alone - beside).abs().max() <= ROW_TOLERANCE * alone.abs().max():
             raise ModelError(
-                f"The LM head of {type(self.lm).__name__} ({_name(self.head)}) gives a row other logits beside other rows: it "
-                "rounds what it is given by one scale for all rows, so layers cannot be read out through it.",
+                f"The LM head of {type(self.lm).__name__} ({_name(self.head)}) gives a row other logits beside other rows, as "
+                "heads do that round all rows by one scale: layers cannot be read out through it.",
                 hint="leave the LM head out of the quantisation, or quantise its activations per token",
             )
 

@@ -37,8 +37,9 @@ def apply_chat(
     try:
         return tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True, **settings)
     except Exception as problem:  # a template is a program of somebody's: it adds words to numbers, or divides by zero
-        kind = "" if type(problem).__module__.startswith("jinja2") else f"{type(problem).__name__}: "
-        raise error(f"The model's chat template fails: {kind}{problem}.", hint=hint) from problem
+        by_template = type(problem).__module__.startswith("jinja2")
+        what = "chat template fails: " if by_template else f"chat template or tokenizer fails: {type(problem).__name__}: "
+        raise error(f"The model's {what}{problem}.", hint=hint) from problem
 
 
 def encode_prompt(tokenizer: Any, text: str, *, chat: bool) -> list[int]:

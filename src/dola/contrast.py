@@ -71,7 +71,8 @@ def select_premature(mature: Tensor, premature: Tensor, *, divergence: str = "js
 
 
 def plausible(mature: Tensor, relative_top: float = 0.1, *, shard: Shard | None = None) -> Tensor:
-    """Which tokens are at least `relative_top` times as probable as the likeliest: bool [..., V], never empty. 0 keeps all."""
+    """Which tokens are at least `relative_top` times as probable as the likeliest: bool [..., V], never empty (with
+    a shard: over all workers). 0 keeps all."""
     return _plausible(log_probs(mature, shard), relative_top, shard)
 
 

@@ -108,7 +108,11 @@ MISTAKES = [
     (["generate", "Hi", "--sample", "--top-p", "0.5", "--top-p=q"], "'q'", "dola generate --help"),
     (["doctor", "-m", "smollm2"], "No such option: -m", "MODEL stands without a flag here: dola doctor smollm2"),
     (["generate", "Hi", "-m", "REFUSES"], "The model's chat template fails: no such message.", "--no-chat"),
-    (["generate", "Hi", "-m", "BROKEN"], "The model's chat template fails: TypeError: unsupported operand", "--no-chat"),
+    (
+        ["generate", "Hi", "-m", "BROKEN"],
+        "The model's chat template or tokenizer fails: TypeError: unsupported operand",
+        "--no-chat",
+    ),
     (["generate", "Hi", *MODEL, "--max-new-tokens", "999"], "--max-new-tokens is 999; together the model takes 256.", "--max-"),
     (["compare", "word " * 300, *MODEL], "together the model takes 256.", "shorten the prompt by"),
     (["generate", "Hi", "-m", "BASE", "--chat"], "this model has no chat template.", "leave --chat out"),

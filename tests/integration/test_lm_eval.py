@@ -222,6 +222,7 @@ def test_mistakes_are_told_in_words(monkeypatch, capsys, folder, tasks):
     arguments = ["--tasks", "local_factor", "--include_path", tasks, "--device", "cpu", "--model", "dola", "--model_args"]
     assert harness(monkeypatch, *arguments, f"pretrained={folder},layers=hihg") == 2
     assert "dola: --layers 'hihg'" in capsys.readouterr().err.replace("--layers hihg", "--layers 'hihg'")
+    monkeypatch.setattr("dola.cli.lm_eval._has_vllm", lambda: False)
     assert harness(monkeypatch, "--model", "dola-vllm", "--tasks", "local_factor") == 2
     assert "--model dola-vllm needs vLLM, which is not installed" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="normalisation='x' is unknown; allowed are 'decoding', 'full', 'none'"):

@@ -14,7 +14,12 @@ SCRIPT = Path(__file__).parents[1] / "tensor_parallel_run.py"
 
 def run(*command):
     done = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, check=False, env=environment(OMP_NUM_THREADS="1")
+        [sys.executable, *map(str, command)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(OMP_NUM_THREADS="1"),
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 

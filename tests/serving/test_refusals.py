@@ -51,7 +51,7 @@ def test_adapters_on_the_head(tiny_folder: Path):
     _config(tiny_folder, enable_lora=True)
 
 
-def test_an_architecture_that_hands_out_no_layers(tmp_path: Path):
+def test_an_architecture_whose_layers_nobody_has_looked_for(tmp_path: Path):
     folder = save_tiny(tmp_path / "opt", "opt")
     with pytest.raises(ValueError, match="OPTForCausalLM cannot be decoded with DoLa"):
         _config(folder)

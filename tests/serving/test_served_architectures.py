@@ -11,6 +11,7 @@ import torch
 from engines import Engine, Judge, save_tiny
 
 from dola import DoLaConfig, native
+from dola.errors import ModelError
 from dola.integrations.vllm.architectures import ARCHITECTURES, CARRIED_APART, CARRIED_WHOLE, TESTED, UNTESTED
 
 TWO_HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
@@ -79,6 +80,22 @@ def test_the_table_of_architectures():
     assert carried <= set(ARCHITECTURES)
     for architecture in ARCHITECTURES:
         assert supports_eagle3(getattr(models, architecture)) is (architecture not in carried), architecture
+
+
+def test_a_pipeline_of_a_class_that_sends_no_layers_on_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """Granite's stages number their layers anew: those that another stage has would be contrasted."""
+    from vllm.model_executor.models import granite, llama
+
+    from dola.integrations.vllm.mixin import _check_pipeline
+
+    models = [SimpleNamespace(model=object.__new__(kind)) for kind in (granite.GraniteModel, llama.LlamaModel)]
+    for stages in (1, 2):
+        monkeypatch.setattr("vllm.distributed.get_pp_group", lambda stages=stages: SimpleNamespace(world_size=stages))
+        _check_pipeline(models[1])
+        if stages == 1:
+            _check_pipeline(models[0])
+    with pytest.raises(ModelError, match="cannot be decoded with DoLa in a pipeline"):
+        _check_pipeline(models[0])
 
 
 def test_the_first_block_leaves_layer_0_as_it_is():

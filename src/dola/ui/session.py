@@ -24,8 +24,9 @@ from dola.ui.view import WAYS, Answer, View, answers
 
 logger = logging.getLogger("dola")
 
-VIEW_SECONDS = 0.1
-"""Between two views of an answer that is coming. Nothing waits for a browser, and one that draws every token falls behind."""
+VIEW_SECONDS = 0.2
+"""Between two views for one way of decoding. Nothing waits for a browser, and one that draws every token falls behind. What
+comes sooner is seen with what comes next, which at such a pace is soon."""
 GROWTH = 1.25
 """How many times as many tokens a trace has to have to be sent again: all sendings together are then a few times the last."""
 LARGEST_FILE = 64 * 2**20
@@ -88,7 +89,8 @@ class Session:
         prompt = request.tokens(tokenizer, self.limits)
         newest: dict[str, Progress] = {}
         traces: tuple[LayerTrace, ...] = ()
-        begun = due = time.monotonic()
+        begun = time.monotonic()
+        due: dict[str, float] = {}
         settings = {"generate": request.new_tokens, "repetition_penalty": request.repetition_penalty}
         steps = follow(model, tokenizer, prompt, request.config(), decode=WAYS, stop=stop, **settings)  # type: ignore[arg-type]
         with closing(steps):
@@ -97,9 +99,9 @@ class Session:
                 ways = [newest.get(way) for way in WAYS]
                 running = not all(way is not None and way.done for way in ways)
                 now = time.monotonic()
-                if running and now < due:
+                if running and now < due.get(step.decode, 0):
                     continue
-                due = now + VIEW_SECONDS
+                due[step.decode] = now + VIEW_SECONDS
                 read = [way.trace for way in ways if way is not None and way.trace is not None]
                 if not running or _length(read) >= GROWTH * _length(traces):
                     traces = tuple(dataclasses.replace(trace, model=request.model) for trace in read)

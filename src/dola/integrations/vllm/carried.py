@@ -68,7 +68,8 @@ class CarryingNorm:
 class SparingBlock:
     """Comes before the class of the first block, which then works on a copy of what it is given.
 
-    Classes that hand out layers hand out layer 0 as it stands, and on GPUs the norms of a block write over their input.
+    Classes that hand out layers hand out layer 0 as it stands, and on GPUs norms that add a residual write over their input.
+    Later layers are sums, made for the purpose; where they are not (Granite), blocks have no such norm.
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

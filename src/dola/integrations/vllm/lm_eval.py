@@ -15,8 +15,9 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.vllm_causallms import VLLM
 
 from dola.config import DoLaConfig
-from dola.errors import UsageError
+from dola.errors import ConfigError, UsageError
 from dola.integrations.lm_eval import spelled_layers
+from dola.integrations.vllm.plugin import why_not
 
 
 @register_model("dola-vllm")
@@ -30,7 +31,7 @@ class DolaVLLM(VLLM):  # type: ignore[misc]
         **kwargs: All arguments of lm-eval's VLLM, and through it of vLLM's LLM.
 
     Raises:
-        ConfigError: A value that is not allowed.
+        ConfigError: A value that is not allowed, or a process in which DoLa is switched off.
     """
 
     def __init__(
@@ -43,9 +44,16 @@ class DolaVLLM(VLLM):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         settings: dict[str, Any] = {"relative_top": relative_top, "divergence": divergence, "final_norm": final_norm}
+        if (reason := why_not()) is not None:
+            raise ConfigError(f"vLLM would decode plainly: {reason}", hint="--model vllm measures plain decoding")
+        additional = kwargs.get("additional_config") or {}
+        if "dola" in additional:
+            raise ConfigError(
+                'additional_config has "dola", which is made of layers and the other arguments.', hint="leave it out"
+            )
         config = DoLaConfig(spelled_layers(layers), **settings)  # says what is wrong before an engine starts
         given = config.layers if isinstance(config.layers, str) else list(config.layers)
-        kwargs["additional_config"] = {**(kwargs.get("additional_config") or {}), "dola": {"layers": given, **settings}}
+        kwargs["additional_config"] = {**additional, "dola": {"layers": given, **settings}}
         super().__init__(pretrained, **kwargs)
 
     def _loglikelihood_tokens(self, *_: Any, **__: Any) -> NoReturn:

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from dola.config import DoLaConfig
-from dola.errors import CaptureError
+from dola.errors import CaptureError, ModelError
 from dola.integrations.vllm.architectures import CARRIED_APART, CARRIED_WHOLE
 from dola.integrations.vllm.batch import Batch, Request, batch_of
 from dola.integrations.vllm.carried import carry, spare_embeddings
 from dola.integrations.vllm.engine_step import EngineStep
+from dola.integrations.vllm.parts import decoder_of
 from dola.integrations.vllm.plugin import served_by
 from dola.integrations.vllm.readout import anatomy_of
 from dola.integrations.vllm.settings import Served
@@ -68,10 +69,22 @@ def _capture(model: Any, layers: tuple[int, ...], config: Any) -> None:
     if apart or config.architecture in CARRIED_WHOLE:
         carry(model, layers, config.get_hidden_size(), residual_apart=apart)
     else:
+        _check_pipeline(model)
         model.set_aux_hidden_state_layers(layers)
         reserve_aux_intermediate_tensor_slots(model)
         if 0 in layers:
             spare_embeddings(model)
+
+
+def _check_pipeline(model: Any) -> None:
+    """Refuse stages that number their layers anew, or send none on: others would be contrasted in silence."""
+    from vllm.distributed import get_pp_group
+
+    if get_pp_group().world_size > 1 and not getattr(decoder_of(model), "supports_aux_hidden_states_over_pp", False):
+        raise ModelError(
+            f"{type(model).__name__} cannot be decoded with DoLa in a pipeline: vLLM's class sends no layers between stages.",
+            hint="--pipeline-parallel-size 1, and --tensor-parallel-size for more GPUs",
+        )
 
 
 def _without_heads(model: Any) -> dict[str, str]:
@@ -141,9 +154,8 @@ class Decoder:
         rows = [row for row, request in sorted(requests.items()) if request.bans]
         if not rows:
             return
-        held: Tensor | None = logits[torch.tensor(rows, device=logits.device)]
-        if self._sharded and held is not None:
-            held = self._sharded.whole(held)
+        mine = logits[torch.tensor(rows, device=logits.device)]
+        held = self._sharded.whole(mine) if self._sharded else mine
         if held is not None:
             self._batch.held = rows, held.float()
 

@@ -8,7 +8,6 @@ from dola.errors import ModelError
 
 DECODERS = ("model", "transformer")
 NORMS = ("norm", "norm_f", "ln_f", "final_layernorm")
-HEADS = ("lm_head", "output")
 
 
 def decoder_of(model: Any) -> Any:
@@ -34,6 +33,5 @@ def norm_name(decoder: Any) -> str:
 
 def head_of(model: Any) -> Any:
     """The head: where a class has none of its own, the input embedding, which it shares, without adapters."""
-    head = next((getattr(model, name) for name in HEADS if hasattr(model, name)), None)
-    embedding = decoder_of(model).embed_tokens if head is None else head
+    embedding = model.lm_head if hasattr(model, "lm_head") else decoder_of(model).embed_tokens
     return getattr(embedding, "base_layer", embedding)

@@ -90,7 +90,7 @@ def _check_engine(vllm_config: Any) -> None:
     architecture = vllm_config.model_config.architecture
     if architecture not in ARCHITECTURES:
         raise ModelError(
-            f"{architecture} cannot be decoded with DoLa in vLLM: its class there hands out no layers, or not as others do. "
+            f"{architecture} cannot be decoded with DoLa in vLLM: its layers cannot be had there, or nobody has looked. "
             f"There are {', '.join(ARCHITECTURES)}.",
             hint='leave "dola" out of additional_config, or decode it with transformers: dola.generate(model, ...)',
         )

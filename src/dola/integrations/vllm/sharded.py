@@ -3,7 +3,8 @@
     plain decoding     local logits --gather--> [N, V]
     dola               local logits and candidates --contrast, few numbers per row exchanged--> local scores --gather--> [N, V]
 
-So what the workers gather is what they gather without DoLa, in float32; the candidates' distributions never leave them.
+So what the workers gather is what they gather without DoLa, in float32, and the mature logits of rows that may be banned. The
+candidates' distributions never leave them.
 """
 
 from __future__ import annotations
