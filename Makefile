@@ -94,9 +94,12 @@ screens: $(VENV)/.ready  ## the pictures in docs/screens: figures, the page, a t
 readme: $(VENV)/.ready  ## the commands that the README shows
 	@grep '^dola ' README.md | while read -r line; do echo "$$ $$line"; PATH="$(BIN):$$PATH" bash -c "$$line" || exit 1; done
 
-audit: $(VENV)/.ready  ## known vulnerabilities of the packages in .venv; needs the advisory service of pypi.org, and says so
+.venv-audit/.ready:
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet pip-audit
+	@touch $@
+
+audit: $(VENV)/.ready .venv-audit/.ready  ## known vulnerabilities of the packages in .venv; needs the advisory service of pypi.org, and says so
 	$(BIN)/python tests/audit.py .venv-audit/bin/pip-audit
 
 soak: $(VENV)/.ready  ## 10,000 generations, whether anything grows; into benchmarks/results/soak.log
