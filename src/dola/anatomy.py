@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dola import native
 from dola.adapters import FINAL_NORMS, AltUp, register_anatomy, registered_anatomy, why_not
 from dola.errors import ModelError, ReadoutError
 
@@ -190,7 +191,7 @@ class Anatomy:
         So it is where a head rounds all its inputs by one scale, made from the largest of them (int8 activations "per tensor"):
         beside a row that is a hundred times larger, little is left of a row. One that rounds each row by itself keeps it.
         """
-        if _is_plain_linear(self.head):
+        if native.is_plain_linear(self.head):
             return
         row = self.head_input(hidden).flatten(0, -2)[-1:]
         alone, beside = (self._read_head(rows)[0].double() for rows in (row, torch.cat([row, 100 * row])))
@@ -369,11 +370,6 @@ class Chain:
         for step in self.steps:
             logits = step(logits)
         return logits
-
-
-def _is_plain_linear(head: Any) -> bool:
-    """Whether a head is torch's own product, in which no row can have to do with another."""
-    return type(head) is nn.Linear and "forward" not in vars(head) and type(head.weight) in (Tensor, nn.Parameter)
 
 
 def _is_tied(lm: Any, head: nn.Module, config: Any) -> bool:

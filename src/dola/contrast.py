@@ -95,7 +95,8 @@ def log_probs(logits: Tensor, shard: Shard | None = None) -> Tensor:
     dtype = torch.promote_types(logits.dtype, torch.float32)
     if shard is None:
         return logits.log_softmax(dim=-1, dtype=dtype)
-    return logits.to(dtype) - shard.log_sum_exp(logits.to(dtype))[..., None]
+    wide = logits.to(dtype)
+    return wide - shard.log_sum_exp(wide)[..., None]
 
 
 def _plausible(log_p: Tensor, relative_top: float, shard: Shard | None) -> Tensor:

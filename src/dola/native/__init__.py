@@ -19,6 +19,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +40,16 @@ class UnavailableError(Exception):
 
 
 def suits(head: object) -> bool:
-    """Whether the kernel can stand in for `head`: a plain linear layer without bias, in float32 or bfloat16 on a CPU.
+    """Whether the kernel can stand in for `head`: a plain linear layer without bias, in float32 or bfloat16 on a CPU."""
+    return is_plain_linear(head) and head.bias is None and streams(head.weight)
+
+
+def is_plain_linear(head: object) -> TypeGuard[nn.Linear]:
+    """Whether a head is torch's own product, in which no row can have to do with another.
 
     Not where the layer has a forward of its own: compressed-tensors gives one to plain layers that round what they are given.
     """
-    return type(head) is nn.Linear and "forward" not in vars(head) and head.bias is None and streams(head.weight)
+    return type(head) is nn.Linear and "forward" not in vars(head) and type(head.weight) in (Tensor, nn.Parameter)
 
 
 def streams(weight: Tensor) -> bool:

@@ -5,54 +5,6 @@ blocks take it to the final norm (carried.py). All are made of the same parts: a
 `logits_processor`. docs/serving.md says which of them the tests run.
 """
 
-TESTED = (
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Phi3ForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-    "GraniteForCausalLM",
-    "GemmaForCausalLM",
-    "Gemma2ForCausalLM",
-    "Gemma3ForCausalLM",
-    "MixtralForCausalLM",
-    "Qwen2MoeForCausalLM",
-    "OlmoeForCausalLM",
-    "NemotronForCausalLM",
-    "Ernie4_5_MoeForCausalLM",
-    "Glm4ForCausalLM",
-    "StableLmForCausalLM",
-    "CohereForCausalLM",
-    "Cohere2ForCausalLM",
-    "Exaone4ForCausalLM",
-    "GraniteMoeForCausalLM",
-    "GPT2LMHeadModel",
-    "GPTJForCausalLM",
-    "BloomForCausalLM",
-    "FalconForCausalLM",
-)
-"""Held against dola.generate by tests/serving, on tiny random models, token by token."""
-
-UNTESTED = (
-    "AfmoeForCausalLM",
-    "ApertusForCausalLM",
-    "Cohere2MoeForCausalLM",
-    "Ernie4_5ForCausalLM",
-    "Gemma4ForCausalLM",
-    "GptOssForCausalLM",
-    "InternLM3ForCausalLM",
-    "IQuestCoderForCausalLM",
-    "LLaMAForCausalLM",
-    "Llama4ForCausalLM",
-    "MiniCPMForCausalLM",
-    "MiniMaxM2ForCausalLM",
-    "Ministral3ForCausalLM",
-    "Qwen3MoeForCausalLM",
-    "Step1ForCausalLM",
-    "TeleChat3ForCausalLM",
-)
-"""Of the same build, served with a warning at start-up: no test has run them."""
-
 CARRIED_APART = (
     "GemmaForCausalLM",
     "Gemma2ForCausalLM",
@@ -78,5 +30,37 @@ CARRIED_WHOLE = (
     "FalconForCausalLM",
 )
 """Hand out no layers. Blocks pass on the residual stream itself; a residual beside it, where there is one, is in it already."""
+
+TESTED = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Phi3ForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "GraniteForCausalLM",
+    *CARRIED_APART,
+    *CARRIED_WHOLE,
+)
+"""Held against dola.generate by tests/serving, on tiny random models, token by token."""
+
+UNTESTED = (
+    "AfmoeForCausalLM",
+    "ApertusForCausalLM",
+    "Cohere2MoeForCausalLM",
+    "Ernie4_5ForCausalLM",
+    "Gemma4ForCausalLM",
+    "GptOssForCausalLM",
+    "InternLM3ForCausalLM",
+    "IQuestCoderForCausalLM",
+    "LLaMAForCausalLM",
+    "Llama4ForCausalLM",
+    "MiniCPMForCausalLM",
+    "MiniMaxM2ForCausalLM",
+    "Ministral3ForCausalLM",
+    "Qwen3MoeForCausalLM",
+    "Step1ForCausalLM",
+    "TeleChat3ForCausalLM",
+)
+"""Of the same build, served with a warning at start-up: no test has run them."""
 
 ARCHITECTURES = (*TESTED, *UNTESTED)
