@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from engines import Judge
+from servers import Server
+from setups import SETUPS, decode
 
 PROMPTS = [
     "The capital of Washington State is",
@@ -51,6 +54,11 @@ def expected(judge: Judge) -> dict[tuple[str, float], list[list[int]]]:
     }
 
 
+def _mixed() -> list[str]:
+    """A way for each prompt, so that neighbours in a batch differ."""
+    return [list(WAYS)[i % len(WAYS)] for i in range(len(PROMPTS))]
+
+
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
 @pytest.mark.parametrize("way", WAYS)
 def test_tokens_are_those_of_transformers(way: str, penalty: float, real_engine: Any, expected: Any):
@@ -59,7 +67,7 @@ def test_tokens_are_those_of_transformers(way: str, penalty: float, real_engine:
 
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
 def test_neighbours_of_a_batch_decode_their_own_way(penalty: float, real_engine: Any, expected: Any):
-    ways = [list(WAYS)[i % len(WAYS)] for i in range(len(PROMPTS))]
+    ways = _mixed()
     found = real_engine.tokens(PROMPTS, [_options(WAYS[way]) for way in ways], repetition_penalty=penalty)
     assert found == [expected[way, penalty][i] for i, way in enumerate(ways)]
 
@@ -73,3 +81,25 @@ def test_the_ways_differ(expected: Any):
     """Or the tests above would hold of anything."""
     for way in ("high", "low", "list"):
         assert expected[way, 1.0] != expected["plain", 1.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETUPS)
+def test_other_ways_of_running_the_engine(name: str, real_folder: Path, expected: Any):
+    ways = _mixed()
+    each = [(_options(WAYS[way]), penalty) for way, penalty in expected]
+    each.append(([_options(WAYS[way]) for way in ways], 1.2))
+    requests = [{"prompts": PROMPTS, "options": o, "sampling": {"repetition_penalty": penalty}} for o, penalty in each]
+    mixed = [expected[way, 1.2][i] for i, way in enumerate(ways)]
+    assert decode(real_folder, name, requests) == [*expected.values(), mixed]
+
+
+@pytest.mark.slow
+def test_answers_over_http(real_folder: Path, expected: Any, tmp_path: Path):
+    server = Server(real_folder, tmp_path / "log.txt", "--layers", "high", "--capture", "all", "--default", "off")
+    try:
+        for (way, penalty), tokens in expected.items():
+            found = [server.tokens(prompt, WAYS[way], repetition_penalty=penalty) for prompt in PROMPTS]
+            assert found == tokens, (way, penalty)
+    finally:
+        server.stop()

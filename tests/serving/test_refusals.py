@@ -51,13 +51,6 @@ def test_adapters_on_the_head(tiny_folder: Path):
     _config(tiny_folder, enable_lora=True)
 
 
-def test_compiled_blocks_that_pass_on_the_residual_stream(tmp_path: Path):
-    folder = save_tiny(tmp_path / "gpt2", "gpt2", n_embd=64, num_attention_heads=2)
-    with pytest.raises(ValueError, match=r"compiled GPT2LMHeadModel.*does not go with DoLa"):
-        _config(folder, enforce_eager=False)
-    _config(folder)
-
-
 def test_an_architecture_whose_layers_nobody_has_looked_for(tmp_path: Path):
     folder = save_tiny(tmp_path / "opt", "opt")
     with pytest.raises(ValueError, match="OPTForCausalLM cannot be decoded with DoLa"):

@@ -11,7 +11,7 @@ import torch
 from engines import Engine, Judge, save_tiny
 
 from dola import DoLaConfig, native
-from dola.errors import ModelError
+from dola.errors import CaptureError, ModelError
 from dola.integrations.vllm.architectures import ARCHITECTURES, CARRIED_APART, CARRIED_WHOLE, TESTED, UNTESTED
 
 TWO_HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
@@ -47,16 +47,20 @@ SELDOM: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom": ("BloomForCausalLM", {"num_attention_heads": 2}),
     "falcon": ("FalconForCausalLM", {"num_attention_heads": 2, "num_key_value_heads": None, "head_dim": None}),
 }
-SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in SELDOM]
+WAYS = [pytest.param(family, True, id=family, marks=[pytest.mark.slow] * (family in SELDOM)) for family in FAMILIES | SELDOM]
+WAYS += [
+    pytest.param(family, False, id=f"{family}, compiled", marks=[pytest.mark.slow] * (family != "gpt2"))
+    for family in FAMILIES | SELDOM
+]
 PROMPTS = ["abc def", "Hello there", "1 2 3 4", "xyz"]
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *SLOW])
-def test_tokens_are_those_of_transformers(family: str, tmp_path: Path):
+@pytest.mark.parametrize(("family", "eager"), WAYS)
+def test_tokens_are_those_of_transformers(family: str, eager: bool, tmp_path: Path):
     _, sizes = {**FAMILIES, **SELDOM}[family]
     folder = save_tiny(tmp_path / family, family, **sizes)
     judge = Judge(folder)
-    with Engine(folder, {"layers": "high", "capture": "all", "default": "off"}) as engine:
+    with Engine(folder, {"layers": "high", "capture": "all", "default": "off"}, enforce_eager=eager) as engine:
         plain = [judge.tokens(prompt) for prompt in PROMPTS]
         assert engine.tokens(PROMPTS) == plain
         for layers in ("high", "low", [2, 4], [0]):
@@ -112,6 +116,33 @@ def test_the_first_block_leaves_layer_0_as_it_is():
     for found, _ in (decoder.layers[0](positions, hidden, None), decoder.layers[0](positions=positions, hidden_states=hidden)):
         assert found[:, 0].tolist() == [0, 1, 2]
         assert not hidden.any()
+
+
+def test_captures_of_earlier_stages_come_first():
+    """Three stages of a pipeline that capture two layers, none and one."""
+    from vllm.sequence import IntermediateTensors
+
+    from dola.integrations.vllm.carried import EARLIER, joined
+
+    rows = [torch.full((3, 4), float(layer)) for layer in range(5)]
+    sent = joined(IntermediateTensors({"hidden_states": (rows[2], (rows[0], rows[1])), "residual": rows[3]}), None)
+    assert torch.equal(sent["hidden_states"], rows[2])
+    assert torch.equal(sent["residual"], rows[3])
+    sent = joined(IntermediateTensors({"hidden_states": (rows[3], ())}), sent)
+    assert torch.equal(sent[EARLIER], torch.cat(rows[:2], -1))
+    hidden, layers = joined((rows[4], (rows[3],)), sent)
+    assert torch.equal(torch.cat([hidden, *layers], -1), torch.cat([rows[4], *rows[:2], rows[3]], -1))
+
+
+def test_rows_that_lack_a_layer_are_refused():
+    from dola.integrations.vllm.mixin import Decoder
+    from dola.integrations.vllm.settings import Served
+
+    served = Served.of({"layers": [1, 2]}, num_layers=4, tied=False)
+    model = SimpleNamespace(logits_processor=SimpleNamespace(), lm_head=SimpleNamespace())
+    decoder = Decoder(model, served, SimpleNamespace(), None, 4)
+    with pytest.raises(CaptureError, match="rows of 8 numbers: 3 layers of 4"):
+        decoder.scores(torch.zeros(2, 8))
 
 
 @pytest.mark.skipif(native.why_not() is not None, reason=f"no compiled kernel here: {native.why_not()}")

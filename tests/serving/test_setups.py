@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import command
 import pytest
 import torch
 from engines import Judge, save_tiny
+from setups import SETUPS, decode
 
 import dola
 
 PROMPTS = ["abc def", "Hello there", "1 2 3 4", "xyz", "What is it?", "the end"]
 WAYS: list[Any] = [None, "high", "low", [2, 4]]
-TWO_CPUS = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
-V2 = {"TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"}
-SETUPS = {
-    "tensor parallel": ({"tensor_parallel_size": 2}, TWO_CPUS),
-    "pipeline parallel, compiled": ({"pipeline_parallel_size": 2, "enforce_eager": False}, TWO_CPUS),
-    "compiled": ({"enforce_eager": False}, {}),
-    "runner V2": ({"max_num_seqs": 8}, V2),
-}
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SETUPS if name != "tensor parallel"]
-
-
-def _decode(folder: Path, name: str, requests: list[Any]) -> list[list[list[int]]]:
-    settings, variables = SETUPS[name]
-    run = [
-        sys.executable,
-        str(Path(__file__).with_name("run_setup.py")),
-        str(folder),
-        json.dumps(settings),
-        json.dumps(requests),
-    ]
-    ended = subprocess.run(run, capture_output=True, text=True, check=False, env=command.environment(**variables), timeout=900)
-    line = next((line for line in ended.stdout.splitlines() if line.startswith("TOKENS")), None)
-    assert line is not None, (ended.stdout + ended.stderr)[-4000:]
-    return json.loads(line.removeprefix("TOKENS"))
 
 
 def _options(layers: Any) -> dict[str, Any]:
@@ -73,7 +47,7 @@ def _requests_and_tokens(judge: Judge) -> tuple[list[Any], list[list[list[int]]]
 @pytest.mark.parametrize("name", ["tensor parallel", *SLOW])
 def test_tokens_are_those_of_transformers(name: str, tiny_folder: Path, judge: Judge):
     requests, expected = _requests_and_tokens(judge)
-    assert _decode(tiny_folder, name, requests) == expected
+    assert decode(tiny_folder, name, requests) == expected
 
 
 @pytest.mark.slow
@@ -81,12 +55,10 @@ def test_tokens_are_those_of_transformers(name: str, tiny_folder: Path, judge: J
 @pytest.mark.parametrize("family", ["gemma2", "gpt2"])
 def test_layers_that_blocks_carry(family: str, name: str, tmp_path: Path):
     """Gemma 2's go apart from a residual, GPT-2's are the residual stream itself."""
-    if family == "gpt2" and "compiled" in name:
-        pytest.skip("refused: test_refusals.py")
     sizes = {"n_embd": 64, "num_attention_heads": 2} if family == "gpt2" else {}
     folder = save_tiny(tmp_path / family, family, **sizes)
     requests, expected = _requests_and_tokens(Judge(folder))
-    assert _decode(folder, name, requests) == expected
+    assert decode(folder, name, requests) == expected
 
 
 @pytest.mark.parametrize("name", ["tensor parallel", pytest.param("runner V2", marks=pytest.mark.slow)])
@@ -107,4 +79,4 @@ def test_bans(name: str, tiny_folder: Path, judge: Judge):
         for ban in ({"allowed_token_ids": allowed}, {"logit_bias": dict.fromkeys(map(str, plausible), -100.0)}):
             requests.append({"prompts": [prompt], "options": _options("high"), "sampling": {**sampling, **ban}})
             expected.append([[max(allowed, key=lambda token, scores=penalised: scores[token].item())]])
-    assert _decode(tiny_folder, name, requests) == expected
+    assert decode(tiny_folder, name, requests) == expected

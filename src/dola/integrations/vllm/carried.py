@@ -4,9 +4,14 @@
     hidden_states, _ = norm(hidden_states, residual)                           and behind the last one
 
 Nothing looks at what goes from one block to the next. So in place of hidden states it is a pair, of them and of the captures
-that were made on the way, [T, d] each; the final norm puts them behind its own output, [T, (K+1) d]. Blocks and norm get
-subclasses of their own classes, in place: the names of parameters, which weights are loaded by, stay as they are. Nothing is
-kept on a module, so that vLLM compiles it with the rest of the decoder.
+that were made on the way, [T, d] each, and the final norm passes the pair on: the decoder returns what classes that hand out
+layers return. Between pipeline stages, captures go under a name of their own. Blocks and norm get subclasses of their own
+classes, in place: the names of parameters, which weights are loaded by, stay as they are. Nothing is kept on a module, so that
+vLLM compiles it with the rest of the decoder.
+
+The captures are concatenated outside what is compiled, on purpose. Inside, the compiler of torch 2.13 fuses the copies into the
+wide tensor with sums of other shapes, recomputes what those read, and forgets which buffers a custom operator has written to
+in between (`SchedulerNode.recompute_size_and_body`): on CPUs, sums were then made before the product that they add.
 """
 
 from __future__ import annotations
@@ -21,6 +26,8 @@ from dola.errors import ModelError
 from dola.integrations.vllm.parts import decoder_of, norm_name
 
 LAYERS = ("layers", "h")
+EARLIER = "dola_layers"
+"""What stages of a pipeline send their captures under: [T, k d], in the order of layers."""
 
 
 class CarryingBlock:
@@ -30,39 +37,34 @@ class CarryingBlock:
     """Place of the hidden states among the arguments."""
     dola_residual: int | None
     """Place of the residual that they have yet to be added to, or None where they are the residual stream themselves."""
-    dola_width: int
     dola_captured: bool
-    dola_packs: bool
-    """Whether the next block is on another pipeline stage, where only tensors are sent: then the pair goes as one."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the block's, with the pair in place of hidden states, in and out."""
         at = self.dola_hidden
-        hidden, kept = _unpacked(args[at], self.dola_width)
+        hidden, kept = _unpacked(args[at])
         if self.dola_captured:
             residual = None if self.dola_residual is None else args[self.dola_residual]
             stream = hidden.clone() if residual is None else hidden + residual  # a clone, as blocks may write over their input
             kept = (*kept, stream)
         output = super().forward(*args[:at], hidden, *args[at + 1 :], **kwargs)  # type: ignore[misc]
         hidden, *others = output if isinstance(output, tuple) else (output,)
-        carried = torch.cat([hidden, *kept], dim=-1) if self.dola_packs else (hidden, kept)
+        carried = (hidden, kept)
         return (carried, *others) if isinstance(output, tuple) else carried
 
 
 class CarryingNorm:
     """Comes before the class of a final norm. Called with rows alone, as the readout does, it is the plain norm."""
 
-    dola_width: int
-
     def forward(self, hidden: Any, *residual: Any) -> Any:
-        """The norm's output, with the captures behind it."""
-        hidden, kept = _unpacked(hidden, self.dola_width)
+        """The norm's output, and the captures, as a pair."""
+        hidden, kept = _unpacked(hidden)
         output = super().forward(hidden, *residual)  # type: ignore[misc]
         if not kept:
             return output
         normed, *others = output if isinstance(output, tuple) else (output,)
-        wide = torch.cat([normed, *kept], dim=-1)
-        return (wide, *others) if isinstance(output, tuple) else wide
+        carried = (normed, kept)
+        return (carried, *others) if isinstance(output, tuple) else carried
 
 
 class SparingBlock:
@@ -82,15 +84,12 @@ def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def _unpacked(carried: Any, width: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-    if isinstance(carried, tuple):
-        return carried
-    hidden, *kept = carried.split(width, dim=-1)
-    return hidden.contiguous(), tuple(kept)
+def _unpacked(carried: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+    return carried if isinstance(carried, tuple) else (carried, ())
 
 
 def carry(model: Any, captured: tuple[int, ...], width: int, *, residual_apart: bool) -> None:
-    """Have a model's forward return [T, (K+1) d], the captured layers behind its output.
+    """Have a model's forward return a pair: its output [T, d], and the layers captured on this stage, [T, d] each.
 
     Args:
         model: A causal language model of vLLM, its weights not loaded yet.
@@ -109,15 +108,33 @@ def carry(model: Any, captured: tuple[int, ...], width: int, *, residual_apart: 
         block = blocks[index]
         names = list(inspect.signature(block.forward).parameters)
         _become(block, CarryingBlock)
-        block.dola_hidden, block.dola_width = names.index("hidden_states"), width
+        block.dola_hidden = names.index("hidden_states")
         block.dola_residual = names.index("residual") if residual_apart else None
         block.dola_captured = index in captured
-        block.dola_packs = index == last - 1 and not get_pp_group().is_last_rank
     if get_pp_group().is_last_rank:
-        norm = getattr(decoder, norm_name(decoder))
-        _become(norm, CarryingNorm)
-        norm.dola_width = width
-    _widen_what_stages_expect(model, width * sum(layer < first for layer in captured))
+        _become(getattr(decoder, norm_name(decoder)), CarryingNorm)
+    _expect_captures(model, width * sum(layer < first for layer in captured))
+
+
+def joined(output: Any, received: Any) -> Any:
+    """What a carrying model hands out, with what earlier pipeline stages captured.
+
+    Args:
+        output: What its forward returned: the pair, or a stage's IntermediateTensors with the pair as hidden states.
+        received: IntermediateTensors from the stage before, if there is one.
+
+    Returns:
+        Output [T, d] and a tuple of layers; of a stage that is not the last, IntermediateTensors of tensors alone.
+    """
+    from vllm.sequence import IntermediateTensors
+
+    earlier = (received[EARLIER],) if received is not None and EARLIER in received.tensors else ()
+    if not isinstance(output, IntermediateTensors):
+        hidden, kept = _unpacked(output)
+        return hidden, (*earlier, *kept)
+    hidden, kept = _unpacked(output["hidden_states"])
+    captures = {EARLIER: torch.cat([*earlier, *kept], dim=-1)} if earlier or kept else {}
+    return IntermediateTensors({**output.tensors, "hidden_states": hidden, **captures})
 
 
 def spare_embeddings(model: Any) -> None:
@@ -145,8 +162,8 @@ def _become(module: Any, behaviour: type[Any]) -> None:
     module.__class__ = type(own.__name__, (behaviour, own), {"__module__": own.__module__, "__doc__": own.__doc__})
 
 
-def _widen_what_stages_expect(model: Any, columns: int) -> None:
-    """The buffers that a pipeline stage receives into: with room for what earlier stages captured."""
+def _expect_captures(model: Any, columns: int) -> None:
+    """The buffers that a pipeline stage receives into: with one for what earlier stages captured."""
     if not columns:
         return
     make_empty = model.make_empty_intermediate_tensors
@@ -154,7 +171,7 @@ def _widen_what_stages_expect(model: Any, columns: int) -> None:
     def with_captures(*args: Any, **kwargs: Any) -> Any:
         tensors = make_empty(*args, **kwargs)
         hidden = tensors["hidden_states"]
-        tensors["hidden_states"] = hidden.new_zeros(len(hidden), hidden.shape[-1] + columns)
+        tensors[EARLIER] = hidden.new_zeros(len(hidden), columns)
         return tensors
 
     model.make_empty_intermediate_tensors = with_captures

@@ -22,7 +22,7 @@ from dola.config import DoLaConfig
 from dola.errors import CaptureError, ModelError
 from dola.integrations.vllm.architectures import CARRIED_APART, CARRIED_WHOLE
 from dola.integrations.vllm.batch import Batch, Request, batch_of
-from dola.integrations.vllm.carried import carry, spare_embeddings
+from dola.integrations.vllm.carried import carry, joined, spare_embeddings
 from dola.integrations.vllm.engine_step import EngineStep
 from dola.integrations.vllm.parts import decoder_of
 from dola.integrations.vllm.plugin import served_by
@@ -36,19 +36,24 @@ class DoLaMixin:
     """Comes before a model class of vLLM among the bases. Without DoLa in the engine's settings it does nothing."""
 
     _dola: Decoder | None = None
+    _carries: bool = False
+    """Whether its blocks carry the layers (carried.py)."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "", **kwargs: Any) -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix, **kwargs)  # type: ignore[call-arg]
         if (served := served_by(vllm_config)) is not None:
             batch = batch_of(vllm_config)
-            self._dola = Decoder(self, served, batch, super().compute_logits)  # type: ignore[misc]
-            _capture(self, served.captured, vllm_config.model_config)
+            width = vllm_config.model_config.get_hidden_size()
+            self._dola = Decoder(self, served, batch, super().compute_logits, width)  # type: ignore[misc]
+            self._carries = _capture(self, served.captured, vllm_config.model_config)
             self.embedding_modules = _without_heads(self)
             self.get_model_state_cls = partial(_state_class, batch)  # runner V2 asks for it; absent without DoLa
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output [T, d], with the captured layers behind it; between pipeline stages as it is."""
         output = super().forward(*args, **kwargs)  # type: ignore[misc]
+        if self._carries:
+            output = joined(output, kwargs.get("intermediate_tensors"))
         if self._dola is None or not isinstance(output, tuple):
             return output
         hidden, layers = output
@@ -61,19 +66,20 @@ class DoLaMixin:
         return self._dola.scores(hidden_states)
 
 
-def _capture(model: Any, layers: tuple[int, ...], config: Any) -> None:
-    """Have a model's forward hand out layers, as its class does, or carried by its blocks."""
+def _capture(model: Any, layers: tuple[int, ...], config: Any) -> bool:
+    """Have a model's forward hand out layers, as its class does, or carried by its blocks: whether they are."""
     from vllm.v1.worker.gpu.spec_decode.eagle.eagle3_utils import reserve_aux_intermediate_tensor_slots
 
     apart = config.architecture in CARRIED_APART
     if apart or config.architecture in CARRIED_WHOLE:
         carry(model, layers, config.get_hidden_size(), residual_apart=apart)
-    else:
-        _check_pipeline(model)
-        model.set_aux_hidden_state_layers(layers)
-        reserve_aux_intermediate_tensor_slots(model)
-        if 0 in layers:
-            spare_embeddings(model)
+        return True
+    _check_pipeline(model)
+    model.set_aux_hidden_state_layers(layers)
+    reserve_aux_intermediate_tensor_slots(model)
+    if 0 in layers:
+        spare_embeddings(model)
+    return False
 
 
 def _check_pipeline(model: Any) -> None:
@@ -107,17 +113,26 @@ class Decoder:
         served: What its engine serves.
         batch: The rows that are running.
         compute_logits: The model's own, from [N, d] to [N, V].
+        width: d, its hidden size.
     """
 
-    def __init__(self, model: Any, served: Served, batch: Batch, compute_logits: Any) -> None:
+    def __init__(self, model: Any, served: Served, batch: Batch, compute_logits: Any, width: int) -> None:
         self._model, self._captured, self._batch, self._compute_logits = model, served.captured, batch, compute_logits
+        self._width = width
         self._sharded = ShardedHead.of(model)
         self._steps: dict[DoLaConfig, Step] = {}
         self._widest = dataclasses.replace(served.config, layers=served.captured)
 
     def scores(self, hidden: Tensor) -> Tensor | None:
         """Scores [N, V] from [N, (K+1) d]; None on workers that do not sample."""
-        mature, *captures = hidden.chunk(1 + len(self._captured), dim=-1)
+        layers = 1 + len(self._captured)
+        if hidden.shape[-1] != layers * self._width:
+            raise CaptureError(
+                f"{type(self._model).__name__} handed out rows of {hidden.shape[-1]} numbers: {layers} layers of {self._width} "
+                "were to be there.",
+                hint="please report the model and how the engine was started",
+            )
+        mature, *captures = hidden.chunk(layers, dim=-1)
         mature = mature.contiguous()
         requests = self._requests(len(hidden))
         if requests and self._sharded:

@@ -13,7 +13,7 @@ from typing import Any
 
 from dola.errors import ConfigError, ModelError
 from dola.integrations.vllm import INSTALL, SUPPORTED, supports
-from dola.integrations.vllm.architectures import ARCHITECTURES, CARRIED_WHOLE, UNTESTED
+from dola.integrations.vllm.architectures import ARCHITECTURES, UNTESTED
 from dola.integrations.vllm.settings import Served
 
 logger = logging.getLogger("vllm.dola")
@@ -103,7 +103,6 @@ def _check_engine(vllm_config: Any) -> None:
         "batch-sharded sampling (enable_batch_sharded_sampling)": parallel.enable_batch_sharded_sampling,
         "pooling models (runner)": model.runner_type != "generate",
         "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
-        f"compiled {architecture} (without --enforce-eager)": architecture in CARRIED_WHOLE and not model.enforce_eager,
         "adapters on the head (lora_target_modules)": any(name.endswith("lm_head") for name in adapted),
     }
     for what, is_on in refused.items():
@@ -118,6 +117,5 @@ _WHY = {
     "speculative": "vLLM drops what tells a request's rows apart, and drafts would be held against plain scores",
     "batch-sharded": "it reads the head past the place where layers are contrasted",
     "adapters": "vLLM applies them to one row of logits for each request, and DoLa reads several",
-    "compiled": "its tokens were found to be wrong when its blocks carry their layers through a compiled graph",
     "pooling": "there are no tokens to decode",
 }
