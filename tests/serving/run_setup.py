@@ -16,12 +16,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 def main() -> None:
-    """Decode the requests, each a list of prompts, DoLa options and sampling parameters."""
+    """Decode the requests: prompts, DoLa options, sampling parameters and adapters."""
     if os.environ.get("TRITON_INTERPRET"):
         from triton.backends import backends
 
         backends["cpu"] = SimpleNamespace(driver=SimpleNamespace(is_active=lambda: True))
     from engines import Engine
+    from vllm.lora.request import LoRARequest
 
     folder, settings, requests = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
     with Engine(Path(folder), {"layers": "high", "capture": "all", "default": "off"}, **settings) as engine:
@@ -29,6 +30,7 @@ def main() -> None:
             engine.tokens(
                 request["prompts"],
                 request["options"],
+                [path and LoRARequest("adapter", 1, path) for path in request.get("adapters", [])] or None,
                 **{k: {int(t): b for t, b in v.items()} if k == "logit_bias" else v for k, v in request["sampling"].items()},
             )
             for request in requests

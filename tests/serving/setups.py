@@ -20,14 +20,17 @@ SETUPS = {
 }
 
 
-def decode(folder: Path, name: str, requests: list[Any]) -> list[list[list[int]]]:
-    """The tokens of requests, each a dict of prompts, DoLa options and sampling parameters, in the setup of that name."""
+def decode(folder: Path, name: str, requests: list[Any], **more: Any) -> list[list[list[int]]]:
+    """The tokens of requests in the setup of that name, with more settings of vLLM.
+
+    Each request is a dict of `prompts`, DoLa `options`, `sampling` parameters, and the folders of `adapters`, if there are any.
+    """
     settings, variables = SETUPS[name]
     run = [
         sys.executable,
         str(Path(__file__).with_name("run_setup.py")),
         str(folder),
-        json.dumps(settings),
+        json.dumps({**settings, **more}),
         json.dumps(requests),
     ]
     ended = subprocess.run(run, capture_output=True, text=True, check=False, env=command.environment(**variables), timeout=900)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from engines import Engine, Judge, save_tiny
 from safetensors.torch import save_file
+from setups import decode
 
 PROMPTS = ["abc def", "Hello there", "1 2 3 4", "xyz"]
 RANK, ALPHA = 4, 8
@@ -62,6 +63,22 @@ def test_tokens_are_those_of_the_merged_weights(family: str, tmp_path: Path):
         expected = [judge.tokens(prompt, layers) for (judge, prompt), layers in zip(judges, ways, strict=True)]
         assert engine.tokens(PROMPTS, mixed, [None, adapter] * 2) == expected
         _the_head_is_refused(engine, base, tmp_path / "head")
+
+
+@pytest.mark.slow
+def test_several_workers(tmp_path: Path):
+    folder = save_tiny(tmp_path / "llama")
+    base, merged = Judge(folder), Judge(folder)
+    with torch.no_grad():
+        path = _saved(tmp_path / "adapter", _merged_into(merged.model), TARGETS)
+    judges = [(merged if i % 2 else base, prompt) for i, prompt in enumerate(PROMPTS)]
+    requests, expected = [], []
+    for layers in (None, "high", [2, 4]):
+        options: dict[str, Any] = {} if layers is None else {"dola_layers": layers}
+        requests.append({"prompts": PROMPTS, "options": options, "sampling": {}, "adapters": [None, path] * 2})
+        expected.append([judge.tokens(prompt, layers) for judge, prompt in judges])
+    assert expected[0] != expected[1] != expected[2]
+    assert decode(folder, "tensor parallel", requests, enable_lora=True, max_loras=2) == expected
 
 
 def _the_head_is_refused(engine: Engine, base: Judge, folder: Path) -> None:

@@ -117,24 +117,60 @@ def carry(model: Any, captured: tuple[int, ...], width: int, *, residual_apart: 
 
 
 def joined(output: Any, received: Any) -> Any:
-    """What a carrying model hands out, with what earlier pipeline stages captured.
+    """What a model hands out, with what earlier pipeline stages captured.
 
     Args:
-        output: What its forward returned: the pair, or a stage's IntermediateTensors with the pair as hidden states.
+        output: What its forward returned: hidden states, with the layers of this stage or alone; or IntermediateTensors, in
+            which the layers are with the hidden states, or under the names of classes that hand them out.
         received: IntermediateTensors from the stage before, if there is one.
 
     Returns:
         Output [T, d] and a tuple of layers; of a stage that is not the last, IntermediateTensors of tensors alone.
     """
+    from vllm.model_executor.models.interfaces import EagleModelMixin
     from vllm.sequence import IntermediateTensors
 
     earlier = (received[EARLIER],) if received is not None and EARLIER in received.tensors else ()
     if not isinstance(output, IntermediateTensors):
         hidden, kept = _unpacked(output)
         return hidden, (*earlier, *kept)
-    hidden, kept = _unpacked(output["hidden_states"])
-    captures = {EARLIER: torch.cat([*earlier, *kept], dim=-1)} if earlier or kept else {}
-    return IntermediateTensors({**output.tensors, "hidden_states": hidden, **captures})
+    named = [name for name in output.tensors if name.startswith(EagleModelMixin.AUX_HIDDEN_STATE_KEY)]
+    tensors = {name: tensor for name, tensor in output.tensors.items() if name not in named}
+    tensors["hidden_states"], kept = _unpacked(tensors["hidden_states"])
+    if captures := [*earlier, *kept, *map(output.tensors.get, named)]:
+        tensors[EARLIER] = torch.cat(captures, dim=-1)
+    return IntermediateTensors(tensors)
+
+
+def hand_out(model: Any, captured: tuple[int, ...], width: int) -> None:
+    """Have a model's forward hand out layers as its class does, but for how they go between pipeline stages.
+
+    vLLM's way is a tensor for each layer, and those of the stage itself only: on CPUs no more than eight tensors can be sent, and
+    a third stage would lack the layers of the first.
+
+    Args:
+        model: A causal language model of vLLM whose class hands out layers.
+        captured: Layers, by the numbers of `hidden_states`, ascending.
+        width: d, its hidden size.
+
+    Raises:
+        ModelError: A pipeline of a class that numbers its layers anew on each stage, or sends none on; a decoder whose blocks are
+            not found.
+    """
+    from vllm.distributed import get_pp_group
+
+    decoder = decoder_of(model)
+    if get_pp_group().world_size > 1 and not getattr(decoder, "supports_aux_hidden_states_over_pp", False):
+        raise ModelError(
+            f"{type(model).__name__} cannot be decoded with DoLa in a pipeline: vLLM's class sends no layers between stages.",
+            hint="--pipeline-parallel-size 1, and --tensor-parallel-size for more GPUs",
+        )
+    model.set_aux_hidden_state_layers(captured)
+    if not get_pp_group().is_first_rank:
+        decoder._aux_upstream_total_cached = 0  # it need not look for those of earlier stages: they do not go its way
+        _expect_captures(model, width * decoder._aux_slot_base_cached)
+    if 0 in captured:
+        spare_embeddings(model)
 
 
 def spare_embeddings(model: Any) -> None:

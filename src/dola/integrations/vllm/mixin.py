@@ -22,7 +22,7 @@ from dola.config import DoLaConfig
 from dola.errors import CaptureError, ModelError
 from dola.integrations.vllm.architectures import CARRIED_APART, CARRIED_WHOLE
 from dola.integrations.vllm.batch import Batch, Request, batch_of
-from dola.integrations.vllm.carried import carry, joined, spare_embeddings
+from dola.integrations.vllm.carried import carry, hand_out, joined
 from dola.integrations.vllm.engine_step import EngineStep
 from dola.integrations.vllm.parts import decoder_of
 from dola.integrations.vllm.plugin import served_by
@@ -36,8 +36,6 @@ class DoLaMixin:
     """Comes before a model class of vLLM among the bases. Without DoLa in the engine's settings it does nothing."""
 
     _dola: Decoder | None = None
-    _carries: bool = False
-    """Whether its blocks carry the layers (carried.py)."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "", **kwargs: Any) -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix, **kwargs)  # type: ignore[call-arg]
@@ -45,16 +43,17 @@ class DoLaMixin:
             batch = batch_of(vllm_config)
             width = vllm_config.model_config.get_hidden_size()
             self._dola = Decoder(self, served, batch, super().compute_logits, width)  # type: ignore[misc]
-            self._carries = _capture(self, served.captured, vllm_config.model_config)
+            _capture(self, served.captured, vllm_config.model_config.architecture, width)
             self.embedding_modules = _without_heads(self)
             self.get_model_state_cls = partial(_state_class, batch)  # runner V2 asks for it; absent without DoLa
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output [T, d], with the captured layers behind it; between pipeline stages as it is."""
         output = super().forward(*args, **kwargs)  # type: ignore[misc]
-        if self._carries:
-            output = joined(output, kwargs.get("intermediate_tensors"))
-        if self._dola is None or not isinstance(output, tuple):
+        if self._dola is None:
+            return output
+        output = joined(output, kwargs.get("intermediate_tensors"))
+        if not isinstance(output, tuple):
             return output
         hidden, layers = output
         return torch.cat([hidden, *layers], dim=-1)
@@ -66,31 +65,13 @@ class DoLaMixin:
         return self._dola.scores(hidden_states)
 
 
-def _capture(model: Any, layers: tuple[int, ...], config: Any) -> bool:
-    """Have a model's forward hand out layers, as its class does, or carried by its blocks: whether they are."""
-    from vllm.v1.worker.gpu.spec_decode.eagle.eagle3_utils import reserve_aux_intermediate_tensor_slots
-
-    apart = config.architecture in CARRIED_APART
-    if apart or config.architecture in CARRIED_WHOLE:
-        carry(model, layers, config.get_hidden_size(), residual_apart=apart)
-        return True
-    _check_pipeline(model)
-    model.set_aux_hidden_state_layers(layers)
-    reserve_aux_intermediate_tensor_slots(model)
-    if 0 in layers:
-        spare_embeddings(model)
-    return False
-
-
-def _check_pipeline(model: Any) -> None:
-    """Refuse stages that number their layers anew, or send none on: others would be contrasted in silence."""
-    from vllm.distributed import get_pp_group
-
-    if get_pp_group().world_size > 1 and not getattr(decoder_of(model), "supports_aux_hidden_states_over_pp", False):
-        raise ModelError(
-            f"{type(model).__name__} cannot be decoded with DoLa in a pipeline: vLLM's class sends no layers between stages.",
-            hint="--pipeline-parallel-size 1, and --tensor-parallel-size for more GPUs",
-        )
+def _capture(model: Any, layers: tuple[int, ...], architecture: str, width: int) -> None:
+    """Have a model's forward hand out layers, as its class does, or carried by its blocks."""
+    apart = architecture in CARRIED_APART
+    if apart or architecture in CARRIED_WHOLE:
+        carry(model, layers, width, residual_apart=apart)
+    else:
+        hand_out(model, layers, width)
 
 
 def _without_heads(model: Any) -> dict[str, str]:
