@@ -84,7 +84,9 @@ def test_the_ways_differ(expected: Any):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SETUPS)
+@pytest.mark.parametrize(
+    "name", [name for name in SETUPS if name != "tensor parallel"]
+)  # of nine heads no two workers have half
 def test_other_ways_of_running_the_engine(name: str, real_folder: Path, expected: Any):
     ways = _mixed()
     each = [(_options(WAYS[way]), penalty) for way, penalty in expected]

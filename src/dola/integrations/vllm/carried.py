@@ -145,8 +145,8 @@ def joined(output: Any, received: Any) -> Any:
 def hand_out(model: Any, captured: tuple[int, ...], width: int) -> None:
     """Have a model's forward hand out layers as its class does, but for how they go between pipeline stages.
 
-    vLLM's way is a tensor for each layer, and those of the stage itself only: on CPUs no more than eight tensors can be sent, and
-    a third stage would lack the layers of the first.
+    vLLM's way is a tensor for each layer, and of the stage itself only: on CPUs no more than eight tensors can be sent, and a
+    third stage would lack the layers of the first.
 
     Args:
         model: A causal language model of vLLM whose class hands out layers.
@@ -154,8 +154,8 @@ def hand_out(model: Any, captured: tuple[int, ...], width: int) -> None:
         width: d, its hidden size.
 
     Raises:
-        ModelError: A pipeline of a class that numbers its layers anew on each stage, or sends none on; a decoder whose blocks are
-            not found.
+        ModelError: A pipeline of a class that numbers its layers anew on each stage, or sends none on; a decoder whose blocks
+            are not found.
     """
     from vllm.distributed import get_pp_group
 

@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 
 from dola.config import DoLaConfig
-from dola.errors import CaptureError, ModelError
+from dola.errors import CaptureError
 from dola.integrations.vllm.architectures import CARRIED_APART, CARRIED_WHOLE
 from dola.integrations.vllm.batch import Batch, Request, batch_of
 from dola.integrations.vllm.carried import carry, hand_out, joined
 from dola.integrations.vllm.engine_step import EngineStep
-from dola.integrations.vllm.parts import decoder_of
 from dola.integrations.vllm.plugin import served_by
 from dola.integrations.vllm.readout import anatomy_of
 from dola.integrations.vllm.settings import Served
