@@ -15,6 +15,10 @@ V2 = {"TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"}
 SETUPS = {
     "tensor parallel": ({"tensor_parallel_size": 2}, TWO_CPUS),
     "pipeline parallel, compiled": ({"pipeline_parallel_size": 2, "enforce_eager": False}, TWO_CPUS),
+    "pipeline of three, compiled": (
+        {"pipeline_parallel_size": 3, "enforce_eager": False},
+        {"VLLM_CPU_OMP_THREADS_BIND": "0|1|0"},
+    ),
     "compiled": ({"enforce_eager": False}, {}),
     "runner V2": ({"max_num_seqs": 8}, V2),
 }
