@@ -63,7 +63,7 @@ $(VLLM)/.ready: pyproject.toml
 test-vllm-small: $(VLLM)/.ready  ## the vLLM plugin in real engines on the CPU, some minutes; a skip is a failure
 	DOLA_VLLM_REQUIRED=1 OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/serving -W default -m "not slow" $(PYTEST)
 
-test-vllm: $(VLLM)/.ready  ## the same with every setup: two workers, both model runners, compiled
+test-vllm: $(VLLM)/.ready  ## the same with every setup: several workers, both model runners, compiled
 	DOLA_VLLM_REQUIRED=1 OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/serving -W default $(PYTEST)
 
 lint: $(VENV)/.ready  ## ruff, formatting included

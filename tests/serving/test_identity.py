@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from engines import Judge
 from servers import Server
-from setups import SETUPS, decode
+from setups import decode
 
 PROMPTS = [
     "The capital of Washington State is",
@@ -84,9 +84,7 @@ def test_the_ways_differ(expected: Any):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [name for name in SETUPS if name != "tensor parallel"]
-)  # of nine heads no two workers have half
+@pytest.mark.parametrize("name", ["compiled", "pipeline parallel, compiled", "runner V2"])  # nine heads cannot be halved
 def test_other_ways_of_running_the_engine(name: str, real_folder: Path, expected: Any):
     ways = _mixed()
     each = [(_options(WAYS[way]), penalty) for way, penalty in expected]

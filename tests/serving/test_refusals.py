@@ -51,6 +51,21 @@ def test_adapters_on_the_head(tiny_folder: Path):
     _config(tiny_folder, enable_lora=True)
 
 
+def test_stock_torch_compile(tiny_folder: Path):
+    with pytest.raises(ValueError, match=r"stock torch.compile.*does not go with DoLa"):
+        _config(tiny_folder, compilation_config={"mode": 1})
+
+
+def test_graphs_with_dola_are_cached_apart(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of another version of dola, or without it, they have other outputs: vLLM's cache goes by its settings."""
+    found = {_config(tiny_folder).compute_hash()}
+    monkeypatch.setattr("dola.integrations.vllm.plugin.__version__", "another")
+    found.add(_config(tiny_folder).compute_hash())
+    monkeypatch.setattr("dola.integrations.vllm.plugin.served_by", lambda config: None)  # as where it is switched off
+    found.add(_config(tiny_folder).compute_hash())
+    assert len(found) == 3
+
+
 def test_an_architecture_whose_layers_nobody_has_looked_for(tmp_path: Path):
     folder = save_tiny(tmp_path / "opt", "opt")
     with pytest.raises(ValueError, match="OPTForCausalLM cannot be decoded with DoLa"):

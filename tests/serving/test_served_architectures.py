@@ -30,6 +30,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", {"n_embd": 64, "num_attention_heads": 2}),
 }
 SELDOM: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen3_moe": ("Qwen3MoeForCausalLM", {**EXPERTS, "head_dim": 32, "num_experts": 4, "moe_intermediate_size": 32}),
+    "ministral3": ("Ministral3ForCausalLM", {}),
+    "ernie4_5": ("Ernie4_5ForCausalLM", {}),
+    "gemma4_text": ("Gemma4ForCausalLM", {}),
+    "gpt_oss": ("GptOssForCausalLM", {**EXPERTS, "head_dim": 32, "num_local_experts": 4}),
+    "cohere2_moe": ("Cohere2MoeForCausalLM", {**EXPERTS, "num_experts": 4, "sliding_window": 64}),
     "gemma": ("GemmaForCausalLM", {}),
     "qwen2_moe": (
         "Qwen2MoeForCausalLM",
@@ -117,17 +123,19 @@ def test_captures_of_earlier_stages_come_first():
     """Three stages of a pipeline that capture two layers, none and one."""
     from vllm.sequence import IntermediateTensors
 
-    from dola.integrations.vllm.carried import EARLIER, joined
+    from dola.integrations.vllm.carried import CAPTURES, with_earlier_captures
 
     rows = [torch.full((3, 4), float(layer)) for layer in range(5)]
-    sent = joined(IntermediateTensors({"hidden_states": (rows[2], (rows[0], rows[1])), "residual": rows[3]}), None)
+    sent = with_earlier_captures(
+        IntermediateTensors({"hidden_states": (rows[2], (rows[0], rows[1])), "residual": rows[3]}), None
+    )
     assert torch.equal(sent["hidden_states"], rows[2])
     assert torch.equal(sent["residual"], rows[3])
-    sent = joined(IntermediateTensors({"hidden_states": (rows[3], ())}), sent)
+    sent = with_earlier_captures(IntermediateTensors({"hidden_states": (rows[3], ())}), sent)
     named = {"hidden_states": rows[2], "aux_hidden_states_0": rows[0], "aux_hidden_states_1": rows[1]}
-    assert torch.equal(joined(IntermediateTensors(named), None)[EARLIER], sent[EARLIER])
-    assert torch.equal(sent[EARLIER], torch.cat(rows[:2], -1))
-    hidden, layers = joined((rows[4], (rows[3],)), sent)
+    assert torch.equal(with_earlier_captures(IntermediateTensors(named), None)[CAPTURES], sent[CAPTURES])
+    assert torch.equal(sent[CAPTURES], torch.cat(rows[:2], -1))
+    hidden, layers = with_earlier_captures((rows[4], (rows[3],)), sent)
     assert torch.equal(torch.cat([hidden, *layers], -1), torch.cat([rows[4], *rows[:2], rows[3]], -1))
 
 

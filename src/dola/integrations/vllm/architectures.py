@@ -38,6 +38,12 @@ TESTED = (
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
     "GraniteForCausalLM",
+    "Qwen3MoeForCausalLM",
+    "Ministral3ForCausalLM",
+    "Ernie4_5ForCausalLM",
+    "Gemma4ForCausalLM",
+    "GptOssForCausalLM",
+    "Cohere2MoeForCausalLM",
     *CARRIED_APART,
     *CARRIED_WHOLE,
 )
@@ -45,19 +51,11 @@ TESTED = (
 
 UNTESTED = (
     "AfmoeForCausalLM",
-    "ApertusForCausalLM",
-    "Cohere2MoeForCausalLM",
-    "Ernie4_5ForCausalLM",
-    "Gemma4ForCausalLM",
-    "GptOssForCausalLM",
     "InternLM3ForCausalLM",
     "IQuestCoderForCausalLM",
     "LLaMAForCausalLM",
     "Llama4ForCausalLM",
-    "MiniCPMForCausalLM",
     "MiniMaxM2ForCausalLM",
-    "Ministral3ForCausalLM",
-    "Qwen3MoeForCausalLM",
     "Step1ForCausalLM",
     "TeleChat3ForCausalLM",
 )

@@ -26,7 +26,7 @@ from dola.errors import ModelError
 from dola.integrations.vllm.parts import decoder_of, norm_name
 
 LAYERS = ("layers", "h")
-EARLIER = "dola_layers"
+CAPTURES = "dola_captures"
 """What stages of a pipeline send their captures under: [T, k d], in the order of layers."""
 
 
@@ -57,7 +57,7 @@ class CarryingNorm:
     """Comes before the class of a final norm. Called with rows alone, as the readout does, it is the plain norm."""
 
     def forward(self, hidden: Any, *residual: Any) -> Any:
-        """The norm's output, and the captures, as a pair."""
+        """The norm's output, and the captures, as a pair; alone, where nothing was captured on this stage."""
         hidden, kept = _unpacked(hidden)
         output = super().forward(hidden, *residual)  # type: ignore[misc]
         if not kept:
@@ -89,7 +89,9 @@ def _unpacked(carried: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def carry(model: Any, captured: tuple[int, ...], width: int, *, residual_apart: bool) -> None:
-    """Have a model's forward return a pair: its output [T, d], and the layers captured on this stage, [T, d] each.
+    """Have a model's forward return pairs: hidden states [T, d], and the layers captured on this stage, [T, d] each.
+
+    On the last stage of a pipeline the pair is what it returns, on others it is the hidden states of IntermediateTensors.
 
     Args:
         model: A causal language model of vLLM, its weights not loaded yet.
@@ -116,7 +118,7 @@ def carry(model: Any, captured: tuple[int, ...], width: int, *, residual_apart: 
     _expect_captures(model, width * sum(layer < first for layer in captured))
 
 
-def joined(output: Any, received: Any) -> Any:
+def with_earlier_captures(output: Any, received: Any) -> Any:
     """What a model hands out, with what earlier pipeline stages captured.
 
     Args:
@@ -130,7 +132,7 @@ def joined(output: Any, received: Any) -> Any:
     from vllm.model_executor.models.interfaces import EagleModelMixin
     from vllm.sequence import IntermediateTensors
 
-    earlier = (received[EARLIER],) if received is not None and EARLIER in received.tensors else ()
+    earlier = (received[CAPTURES],) if received is not None and CAPTURES in received.tensors else ()
     if not isinstance(output, IntermediateTensors):
         hidden, kept = _unpacked(output)
         return hidden, (*earlier, *kept)
@@ -138,15 +140,15 @@ def joined(output: Any, received: Any) -> Any:
     tensors = {name: tensor for name, tensor in output.tensors.items() if name not in named}
     tensors["hidden_states"], kept = _unpacked(tensors["hidden_states"])
     if captures := [*earlier, *kept, *map(output.tensors.get, named)]:
-        tensors[EARLIER] = torch.cat(captures, dim=-1)
+        tensors[CAPTURES] = torch.cat(captures, dim=-1)
     return IntermediateTensors(tensors)
 
 
 def hand_out(model: Any, captured: tuple[int, ...], width: int) -> None:
     """Have a model's forward hand out layers as its class does, but for how they go between pipeline stages.
 
-    vLLM's way is a tensor for each layer, and of the stage itself only: on CPUs no more than eight tensors can be sent, and a
-    third stage would lack the layers of the first.
+    vLLM's way is a tensor for each layer, and of the stage itself only, but for a speculator on runner V2: on CPUs no more than
+    eight tensors can be sent, and a third stage would lack the layers of the first.
 
     Args:
         model: A causal language model of vLLM whose class hands out layers.
@@ -155,7 +157,7 @@ def hand_out(model: Any, captured: tuple[int, ...], width: int) -> None:
 
     Raises:
         ModelError: A pipeline of a class that numbers its layers anew on each stage, or sends none on; a decoder whose blocks
-            are not found.
+            are not found, where layer 0 is captured.
     """
     from vllm.distributed import get_pp_group
 
@@ -207,7 +209,7 @@ def _expect_captures(model: Any, columns: int) -> None:
     def with_captures(*args: Any, **kwargs: Any) -> Any:
         tensors = make_empty(*args, **kwargs)
         hidden = tensors["hidden_states"]
-        tensors[EARLIER] = hidden.new_zeros(len(hidden), columns)
+        tensors[CAPTURES] = hidden.new_zeros(len(hidden), columns)
         return tensors
 
     model.make_empty_intermediate_tensors = with_captures

@@ -22,7 +22,7 @@ from dola.config import DoLaConfig
 from dola.errors import CaptureError
 from dola.integrations.vllm.architectures import CARRIED_APART, CARRIED_WHOLE
 from dola.integrations.vllm.batch import Batch, Request, batch_of
-from dola.integrations.vllm.carried import carry, hand_out, joined
+from dola.integrations.vllm.carried import carry, hand_out, with_earlier_captures
 from dola.integrations.vllm.engine_step import EngineStep
 from dola.integrations.vllm.plugin import served_by
 from dola.integrations.vllm.readout import anatomy_of
@@ -47,11 +47,11 @@ class DoLaMixin:
             self.get_model_state_cls = partial(_state_class, batch)  # runner V2 asks for it; absent without DoLa
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's output [T, d], with the captured layers behind it; between pipeline stages as it is."""
+        """The model's output [T, d], with the captured layers behind it; between pipeline stages IntermediateTensors."""
         output = super().forward(*args, **kwargs)  # type: ignore[misc]
         if self._dola is None:
             return output
-        output = joined(output, kwargs.get("intermediate_tensors"))
+        output = with_earlier_captures(output, kwargs.get("intermediate_tensors"))
         if not isinstance(output, tuple):
             return output
         hidden, layers = output

@@ -11,12 +11,16 @@ import os
 import weakref
 from typing import Any
 
+from dola import __version__
 from dola.errors import ConfigError, ModelError
 from dola.integrations.vllm import INSTALL, SUPPORTED, supports
 from dola.integrations.vllm.architectures import ARCHITECTURES, UNTESTED
 from dola.integrations.vllm.settings import Served
 
 logger = logging.getLogger("vllm.dola")
+
+STOCK_TORCH_COMPILE = 1
+"""vLLM's CompilationMode that compiles a model as a whole."""
 
 SWITCH = "DOLA_VLLM"
 """Environment variable: 0 leaves vLLM as it is."""
@@ -63,7 +67,9 @@ def _checked(original: Any) -> Any:
         @staticmethod
         def verify_and_update_config(vllm_config: Any) -> None:
             (original or VerifyAndUpdateConfig).verify_and_update_config(vllm_config)
-            served[vllm_config.instance_id] = served_by(vllm_config)
+            served[vllm_config.instance_id] = found = served_by(vllm_config)
+            if found is not None:  # vLLM's cache of compiled graphs goes by its settings, and the graphs are ours
+                vllm_config.additional_config = {**vllm_config.additional_config, "dola_version": __version__}
             weakref.finalize(vllm_config, served.pop, vllm_config.instance_id, None)  # an engine that is gone checks nothing
 
     return Checked
@@ -101,6 +107,7 @@ def _check_engine(vllm_config: Any) -> None:
     refused = {
         "speculative decoding (speculative_config)": vllm_config.speculative_config,
         "batch-sharded sampling (enable_batch_sharded_sampling)": parallel.enable_batch_sharded_sampling,
+        "stock torch.compile (compilation_config.mode=1)": vllm_config.compilation_config.mode == STOCK_TORCH_COMPILE,
         "pooling models (runner)": model.runner_type != "generate",
         "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
         "adapters on the head (lora_target_modules)": any(name.endswith("lm_head") for name in adapted),
@@ -117,5 +124,6 @@ _WHY = {
     "speculative": "vLLM drops what tells a request's rows apart, and drafts would be held against plain scores",
     "batch-sharded": "it reads the head past the place where layers are contrasted",
     "adapters": "vLLM applies them to one row of logits for each request, and DoLa reads several",
+    "stock": "it compiles what joins the layers, too, and torch 2.13 made wrong tokens of that on CPUs: leave the mode to vLLM",
     "pooling": "there are no tokens to decode",
 }
