@@ -32,7 +32,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 SELDOM: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe": ("Qwen3MoeForCausalLM", {**EXPERTS, "head_dim": 32, "num_experts": 4, "moe_intermediate_size": 32}),
     "ministral3": ("Ministral3ForCausalLM", {}),
-    "ernie4_5": ("Ernie4_5ForCausalLM", {}),
     "gemma4_text": ("Gemma4ForCausalLM", {}),
     "gpt_oss": ("GptOssForCausalLM", {**EXPERTS, "head_dim": 32, "num_local_experts": 4}),
     "cohere2_moe": ("Cohere2MoeForCausalLM", {**EXPERTS, "num_experts": 4, "sliding_window": 64}),

@@ -40,7 +40,6 @@ TESTED = (
     "GraniteForCausalLM",
     "Qwen3MoeForCausalLM",
     "Ministral3ForCausalLM",
-    "Ernie4_5ForCausalLM",
     "Gemma4ForCausalLM",
     "GptOssForCausalLM",
     "Cohere2MoeForCausalLM",
