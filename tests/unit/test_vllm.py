@@ -151,7 +151,7 @@ def _engine(architecture: str = "LlamaForCausalLM", dola: Any = None, **settings
         additional_config={} if dola is None else {"dola": dola},
         model_config=model,
         parallel_config=parallel,
-        **{"speculative_config": None, "lora_config": None, **settings},
+        **{"speculative_config": None, "lora_config": None, "compilation_config": SimpleNamespace(mode=None), **settings},
     )
 
 
@@ -176,6 +176,7 @@ def test_an_architecture_that_no_test_has_run_is_served_with_a_warning(caplog: p
         ({"speculative_config": object()}, "speculative decoding"),
         ({"sharded": True}, "batch-sharded sampling"),
         ({"runner_type": "pooling"}, "pooling models"),
+        ({"compilation_config": SimpleNamespace(mode=1)}, "stock torch.compile"),
         ({"lora_config": SimpleNamespace(target_modules=["q_proj", "lm_head"])}, "adapters on the head"),
     ],
 )
