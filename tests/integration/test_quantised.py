@@ -11,6 +11,7 @@ import types
 import pytest
 import torch
 from command import tokenizer
+from compressed import CHANNEL8, TOKEN, save_compressed
 from families import tiny
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, QuantoConfig, TorchAoConfig
@@ -98,31 +99,14 @@ def hqq(bits):
 def compressed_tensors(weights, activations=None, form="int-quantized"):
     def make(folder, dtype, head, tmp_path):
         """A checkpoint as llm-compressor writes it, and loaded again. The first forward decompresses it."""
-        compressors = library("compressed_tensors.compressors")
-        quantization = library("compressed_tensors.quantization")
-        rounding = {"weights": quantization.QuantizationArgs(**weights)}
-        if activations:
-            rounding["input_activations"] = quantization.QuantizationArgs(dynamic=True, num_bits=8, **activations)
-        model = load(folder, dtype)
-        group = quantization.QuantizationScheme(targets=["Linear"], **rounding)
-        settings = {"ignore": [] if head else ["lm_head"], "format": form, "quantization_status": "frozen"}
-        quantization.apply_quantization_config(model, quantization.QuantizationConfig(config_groups={"all": group}, **settings))
-        for module in model.modules():
-            if hasattr(module, "weight_scale"):
-                groups = module.weight.unflatten(-1, (-1, weights.get("group_size", module.weight.shape[-1])))
-                largest = 448 if weights["type"] == "float" else 2 ** (weights["num_bits"] - 1) - 1
-                module.weight_scale.data.copy_(groups.abs().amax(-1) / largest)
-        compressor = compressors.ModelCompressor.from_pretrained_model(model, form)
-        compressor.compress_model(model)
-        model.save_pretrained(tmp_path)
-        compressor.update_config(tmp_path)
+        library("compressed_tensors")
+        save_compressed(load(folder, dtype), tmp_path, weights, activations, form=form, head=head)
         assert json.loads((tmp_path / "config.json").read_text())["quantization_config"]["quant_method"] == "compressed-tensors"
         return load(tmp_path, dtype)
 
     return make
 
 
-CHANNEL8 = {"num_bits": 8, "type": "int", "strategy": "channel"}
 FLOAT8 = {"num_bits": 8, "type": "float", "strategy": "channel"}
 GROUP4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}
 KINDS = {
@@ -140,7 +124,7 @@ KINDS = {
     "hqq 4 bits": hqq(4),
     "compressed-tensors w8a16": compressed_tensors(CHANNEL8),
     "compressed-tensors w4a16": compressed_tensors(GROUP4, form="pack-quantized"),
-    "compressed-tensors w8a8": compressed_tensors(CHANNEL8, {"type": "int", "strategy": "token"}),
+    "compressed-tensors w8a8": compressed_tensors(CHANNEL8, TOKEN),
     "compressed-tensors fp8": compressed_tensors(FLOAT8, {"type": "float", "strategy": "token"}, form="float-quantized"),
 }
 

@@ -46,6 +46,11 @@ def save_real(loaded: Any, folder: Path) -> Path:
     return folder
 
 
+def options_for(layers: Any) -> dict[str, Any]:
+    """A request's options for these layers; none for a plain request."""
+    return {} if layers is None else {"dola_layers": layers}
+
+
 class Engine:
     """A vLLM engine in this process, float32, greedy unless a call says otherwise; `dola` is its part of additional_config."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from engines import Engine, Judge
+from engines import Engine, Judge, options_for
 
 import dola
 
@@ -32,7 +32,7 @@ def _logits(judge: Judge, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 def test_layers(layers: Any, tiny_engine: Engine, judge: Judge):
     named = [2, 4] if layers == "2,4" else layers
     expected = [judge.tokens(prompt, named) for prompt in PROMPTS]
-    assert tiny_engine.tokens(PROMPTS, {} if layers is None else {"dola_layers": layers}) == expected
+    assert tiny_engine.tokens(PROMPTS, options_for(layers)) == expected
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import Judge
+from engines import Judge, options_for
 from servers import Server
 from setups import decode
 
@@ -40,10 +40,6 @@ def judge(real_folder: Any) -> Judge:
     return Judge(real_folder)
 
 
-def _options(layers: Any) -> dict[str, Any]:
-    return {} if layers is None else {"dola_layers": layers}
-
-
 @pytest.fixture(scope="module")
 def expected(judge: Judge) -> dict[tuple[str, float], list[list[int]]]:
     """What transformers decodes, for every way and penalty."""
@@ -62,13 +58,13 @@ def _mixed() -> list[str]:
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
 @pytest.mark.parametrize("way", WAYS)
 def test_tokens_are_those_of_transformers(way: str, penalty: float, real_engine: Any, expected: Any):
-    assert real_engine.tokens(PROMPTS, _options(WAYS[way]), repetition_penalty=penalty) == expected[way, penalty]
+    assert real_engine.tokens(PROMPTS, options_for(WAYS[way]), repetition_penalty=penalty) == expected[way, penalty]
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
 def test_neighbours_of_a_batch_decode_their_own_way(penalty: float, real_engine: Any, expected: Any):
     ways = _mixed()
-    found = real_engine.tokens(PROMPTS, [_options(WAYS[way]) for way in ways], repetition_penalty=penalty)
+    found = real_engine.tokens(PROMPTS, [options_for(WAYS[way]) for way in ways], repetition_penalty=penalty)
     assert found == [expected[way, penalty][i] for i, way in enumerate(ways)]
 
 
@@ -87,8 +83,8 @@ def test_the_ways_differ(expected: Any):
 @pytest.mark.parametrize("name", ["compiled", "pipeline parallel, compiled", "runner V2"])  # nine heads cannot be halved
 def test_other_ways_of_running_the_engine(name: str, real_folder: Path, expected: Any):
     ways = _mixed()
-    each = [(_options(WAYS[way]), penalty) for way, penalty in expected]
-    each.append(([_options(WAYS[way]) for way in ways], 1.2))
+    each = [(options_for(WAYS[way]), penalty) for way, penalty in expected]
+    each.append(([options_for(WAYS[way]) for way in ways], 1.2))
     requests = [{"prompts": PROMPTS, "options": o, "sampling": {"repetition_penalty": penalty}} for o, penalty in each]
     mixed = [expected[way, 1.2][i] for i, way in enumerate(ways)]
     assert decode(real_folder, name, requests) == [*expected.values(), mixed]

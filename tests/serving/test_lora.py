@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from engines import Engine, Judge, save_tiny
+from engines import Engine, Judge, options_for, save_tiny
 from safetensors.torch import save_file
 from setups import decode
 
@@ -41,25 +41,37 @@ def _merged_into(model: Any) -> dict[str, torch.Tensor]:
     return weights
 
 
+class Adapted(NamedTuple):
+    """A model with an adapter in a folder beside it."""
+
+    base: Judge
+    path: str
+    judges: list[tuple[Judge, str]]
+    """One for each prompt: of every second one the adapter's, its weights merged."""
+
+
+def _adapted(folder: Path) -> Adapted:
+    base, merged = Judge(folder), Judge(folder)
+    with torch.no_grad():
+        path = _saved(folder.parent / "adapter", _merged_into(merged.model), TARGETS)
+    return Adapted(base, path, [(merged if i % 2 else base, prompt) for i, prompt in enumerate(PROMPTS)])
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
 def test_tokens_are_those_of_the_merged_weights(family: str, tmp_path: Path):
     from vllm.lora.request import LoRARequest
 
     folder = save_tiny(tmp_path / family, family)
-    base, merged = Judge(folder), Judge(folder)
-    with torch.no_grad():
-        path = _saved(tmp_path / "adapter", _merged_into(merged.model), TARGETS)
+    base, path, judges = _adapted(folder)
     adapter = LoRARequest("adapter", 1, path)
-    judges = [(merged if i % 2 else base, prompt) for i, prompt in enumerate(PROMPTS)]
     # Two places for one adapter: where all are taken, vLLM on CPUs gives requests without an adapter the last one's.
     with Engine(folder, {"layers": "high", "capture": "all", "default": "off"}, enable_lora=True, max_loras=2) as engine:
         for layers in (None, "high", "low", [2, 4]):
-            options: dict[str, Any] = {} if layers is None else {"dola_layers": layers}
             expected = [judge.tokens(prompt, layers) for judge, prompt in judges]
             assert expected != [base.tokens(prompt, layers) for prompt in PROMPTS]
-            assert engine.tokens(PROMPTS, options, [None, adapter] * 2) == expected, layers
+            assert engine.tokens(PROMPTS, options_for(layers), [None, adapter] * 2) == expected, layers
         ways = ["high", "low", None, [2, 4]]
-        mixed = [{} if layers is None else {"dola_layers": layers} for layers in ways]
+        mixed = [options_for(layers) for layers in ways]
         expected = [judge.tokens(prompt, layers) for (judge, prompt), layers in zip(judges, ways, strict=True)]
         assert engine.tokens(PROMPTS, mixed, [None, adapter] * 2) == expected
         _the_head_is_refused(engine, base, tmp_path / "head")
@@ -68,14 +80,10 @@ def test_tokens_are_those_of_the_merged_weights(family: str, tmp_path: Path):
 @pytest.mark.slow
 def test_several_workers(tmp_path: Path):
     folder = save_tiny(tmp_path / "llama")
-    base, merged = Judge(folder), Judge(folder)
-    with torch.no_grad():
-        path = _saved(tmp_path / "adapter", _merged_into(merged.model), TARGETS)
-    judges = [(merged if i % 2 else base, prompt) for i, prompt in enumerate(PROMPTS)]
+    _, path, judges = _adapted(folder)
     requests, expected = [], []
     for layers in (None, "high", [2, 4]):
-        options: dict[str, Any] = {} if layers is None else {"dola_layers": layers}
-        requests.append({"prompts": PROMPTS, "options": options, "sampling": {}, "adapters": [None, path] * 2})
+        requests.append({"prompts": PROMPTS, "options": options_for(layers), "sampling": {}, "adapters": [None, path] * 2})
         expected.append([judge.tokens(prompt, layers) for judge, prompt in judges])
     assert expected[0] != expected[1] != expected[2]
     assert decode(folder, "tensor parallel", requests, enable_lora=True, max_loras=2) == expected

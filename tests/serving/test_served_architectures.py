@@ -52,17 +52,18 @@ SELDOM: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom": ("BloomForCausalLM", {"num_attention_heads": 2}),
     "falcon": ("FalconForCausalLM", {"num_attention_heads": 2, "num_key_value_heads": None, "head_dim": None}),
 }
-WAYS = [pytest.param(family, True, id=family, marks=[pytest.mark.slow] * (family in SELDOM)) for family in FAMILIES | SELDOM]
-WAYS += [
-    pytest.param(family, False, id=f"{family}, compiled", marks=[pytest.mark.slow] * (family != "gpt2"))
-    for family in FAMILIES | SELDOM
+ALL = FAMILIES | SELDOM
+WAYS = [
+    pytest.param(family, eager, id=family if eager else f"{family}, compiled", marks=[] if often else [pytest.mark.slow])
+    for family in ALL
+    for eager, often in ((True, family in FAMILIES), (False, family == "gpt2"))
 ]
 PROMPTS = ["abc def", "Hello there", "1 2 3 4", "xyz"]
 
 
 @pytest.mark.parametrize(("family", "eager"), WAYS)
 def test_tokens_are_those_of_transformers(family: str, eager: bool, tmp_path: Path):
-    _, sizes = {**FAMILIES, **SELDOM}[family]
+    _, sizes = ALL[family]
     folder = save_tiny(tmp_path / family, family, **sizes)
     judge = Judge(folder)
     with Engine(folder, {"layers": "high", "capture": "all", "default": "off"}, enforce_eager=eager) as engine:
@@ -83,7 +84,7 @@ def test_the_table_of_architectures():
 
     from dola.integrations.vllm import models
 
-    assert set(TESTED) == {architecture for architecture, _ in (FAMILIES | SELDOM).values()} | {"LlamaForCausalLM"}
+    assert set(TESTED) == {architecture for architecture, _ in ALL.values()} | {"LlamaForCausalLM"}
     assert not set(TESTED) & set(UNTESTED)
     carried = {*CARRIED_APART, *CARRIED_WHOLE}
     assert carried <= set(ARCHITECTURES)

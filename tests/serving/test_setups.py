@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from engines import Judge, save_tiny
+from engines import Judge, options_for, save_tiny
 from setups import SETUPS, decode
 
 import dola
@@ -15,10 +15,6 @@ import dola
 PROMPTS = ["abc def", "Hello there", "1 2 3 4", "xyz", "What is it?", "the end"]
 WAYS: list[Any] = [None, "high", "low", [2, 4]]
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SETUPS if name != "tensor parallel"]
-
-
-def _options(layers: Any) -> dict[str, Any]:
-    return {} if layers is None else {"dola_layers": layers}
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +27,13 @@ def _requests_and_tokens(judge: Judge) -> tuple[list[Any], list[list[list[int]]]
     requests, expected = [], []
     for penalty in (1.0, 1.2):
         for layers in WAYS:
-            requests.append({"prompts": PROMPTS, "options": _options(layers), "sampling": {"repetition_penalty": penalty}})
+            requests.append({"prompts": PROMPTS, "options": options_for(layers), "sampling": {"repetition_penalty": penalty}})
             expected.append([judge.tokens(prompt, layers, repetition_penalty=penalty) for prompt in PROMPTS])
     assert all(found != expected[0] for found in expected[1 : len(WAYS)])  # or all ways would seem right
     mixed = [WAYS[i % len(WAYS)] for i in range(len(PROMPTS))]
-    requests.append({"prompts": PROMPTS, "options": [_options(layers) for layers in mixed], "sampling": {"prompt_logprobs": 1}})
+    requests.append(
+        {"prompts": PROMPTS, "options": [options_for(layers) for layers in mixed], "sampling": {"prompt_logprobs": 1}}
+    )
     expected.append([judge.tokens(prompt, layers) for prompt, layers in zip(PROMPTS, mixed, strict=True)])
     old = dola.DoLaConfig("high", divergence="reference", final_norm=False)
     options = {"dola_layers": "high", "dola_divergence": "reference", "dola_final_norm": 0}
@@ -77,6 +75,6 @@ def test_bans(name: str, tiny_folder: Path, judge: Judge):
             penalised[token] = penalised[token] / 1.3 if penalised[token] > 0 else penalised[token] * 1.3
         sampling = {"max_tokens": 1, "repetition_penalty": 1.3}
         for ban in ({"allowed_token_ids": allowed}, {"logit_bias": dict.fromkeys(map(str, plausible), -100.0)}):
-            requests.append({"prompts": [prompt], "options": _options("high"), "sampling": {**sampling, **ban}})
+            requests.append({"prompts": [prompt], "options": options_for("high"), "sampling": {**sampling, **ban}})
             expected.append([[max(allowed, key=lambda token, scores=penalised: scores[token].item())]])
     assert decode(tiny_folder, name, requests) == expected

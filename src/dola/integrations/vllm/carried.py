@@ -9,6 +9,8 @@ layers return. Between pipeline stages, captures go under a name of their own. B
 classes, in place: the names of parameters, which weights are loaded by, stay as they are. Nothing is kept on a module, so that
 vLLM compiles it with the rest of the decoder.
 
+Classes that do hand out layers differ in that alone (`hand_out`): behind it, and between stages, both are treated alike.
+
 The captures are concatenated outside what is compiled, on purpose. Inside, the compiler of torch 2.13 fuses the copies into the
 wide tensor with sums of other shapes, recomputes what those read, and forgets which buffers a custom operator has written to
 in between (`SchedulerNode.recompute_size_and_body`): on CPUs, sums were then made before the product that they add.

@@ -38,10 +38,10 @@ def why_not() -> str | None:
     """What keeps DoLa out of this vLLM, in words; None where nothing does."""
     if is_off():
         return f"it is switched off ({SWITCH}=0)"
-    from vllm import __version__
+    import vllm
 
-    if not supports(__version__):
-        return f"this is vLLM {__version__}, and dola supports {SUPPORTED}.x: {INSTALL}"
+    if not supports(vllm.__version__):
+        return f"this is vLLM {vllm.__version__}, and dola supports {SUPPORTED}.x: {INSTALL}"
     return None
 
 
