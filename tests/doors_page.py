@@ -73,6 +73,21 @@ PROMISED = [
         "contrast, then the processors; the mature logits where nothing plausible is left",
         "test_doors::test_constraints_are_contrast_then_mask_or_the_mature_scores",
     ),
+    (
+        "`guidance_scale`, and processors or stopping criteria that run the model",
+        "their own forwards return plain logits; the guidance acts on the contrast",
+        "test_inner_forwards::test_guidance_reads_plain_unconditional_logits",
+    ),
+    (
+        "parts replaced after `attach`: adapters, head, norm, embeddings, blocks",
+        "the contrast of the model as it is now",
+        "test_places::test_a_replaced_part_is_followed",
+    ),
+    (
+        "hooks of others on blocks, norm or head, whenever they were registered",
+        "layers are read as the model computes them, hooks included; a hook that makes that impossible is named",
+        "test_places::test_a_steering_hook_counts_whenever_it_was_registered",
+    ),
     ("`watermarking_config`", "the watermark on the contrast", "test_doors::test_watermarking"),
     (
         "threads on one model",
@@ -98,7 +113,6 @@ PROMISED = [
     ),
 ]
 REFUSED = [
-    ("`guidance_scale`", "it runs the model a second time inside a processor, and would mix two contrasts", "test_generation::test_modes_that_would_be_wrong_are_refused_before_they_start"),
     ("`assistant_early_exit`", "it drafts with fewer blocks than the contrast needs", "test_generation::test_modes_that_would_be_wrong_are_refused_before_they_start"),
     ("`use_mtp`", "its drafts come from extra blocks whose states are not contrasted", "test_generation::test_modes_that_would_be_wrong_are_refused_before_they_start"),
     ("`assistant_model` = the model itself", "it would draft with the contrast", "test_generation::test_the_model_as_its_own_assistant_is_refused"),

@@ -12,7 +12,7 @@ What structure cannot tell of a model type is said in `adapters.py`, or by other
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dola import native
 from dola.adapters import FINAL_NORMS, AltUp, register_anatomy, registered_anatomy, why_not
 from dola.errors import ModelError, ReadoutError
+from dola.places import describe_hooks, foreign_hooks, readers_of
 
 __all__ = ["READOUT_TOLERANCE", "Anatomy", "Scale", "SoftCap", "register_anatomy", "unwrap"]
 
@@ -33,6 +34,13 @@ READOUT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-3, torch.bfloat16: 5
 ROW_TOLERANCE = 0.1
 """Largest difference in a row's logits, relative to the largest one, beside a row a hundred times larger. Heads that round all
 rows by one scale lose the row there; LLM.int8(), which has another product for large values, stays far below."""
+
+MULTIPLIED_BY_MODEL = ("logit_scale",)  # Cohere: on the module. MPT has it in its config and does not use it.
+MULTIPLIED = ("lm_head_multiplier",)  # Falcon H1
+DIVIDED = ("logits_scaling", "logits_mup_width_multiplier")  # Granite; Inkling, in front of a head without bias
+CAPPED = ("final_logit_softcapping", "output_logit_soft_cap", "logits_soft_cap")  # Gemma 2 and later, xLSTM, RecurrentGemma
+CUT = ("unpadded_vocab_size",)
+"""Attributes of a model and of its text config that say what its forward does to the head's output."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +140,14 @@ class Anatomy:
             stream=_find_stream(owner),
         )
 
+    def transform_attributes(self) -> list[tuple[dict[str, Any], str]]:
+        """Where the numbers are kept that the model's forward reads for its logit transform: a namespace and a name each."""
+        config = self.lm.config.get_text_config()
+        return [
+            *((vars(self.lm), name) for name in MULTIPLIED_BY_MODEL),
+            *((vars(config), name) for name in (*MULTIPLIED, *DIVIDED, *CAPPED, *CUT)),
+        ]
+
     def residual(self, passed: Any) -> Tensor:
         """The residual stream [B, T, d] in what a block was given or has returned."""
         hidden: Tensor = passed[0] if isinstance(passed, (tuple, list)) else passed
@@ -173,29 +189,47 @@ class Anatomy:
         return float(difference / expected[used].abs().max().clamp(min=1e-6))
 
     def check_readout(self, last_hidden: Tensor, logits: Tensor) -> None:
-        """Raise ReadoutError where the parts found do not give the model's logits, ModelError if a row has none of its own."""
-        self._check_rows(last_hidden)
+        """Raise ReadoutError where the parts found do not give the model's logits, ModelError if a row has none of its own.
+
+        Args:
+            last_hidden: The last block's output, as the candidates are read: rows [R, d], or all that a forward has [B, T, d].
+            logits: The model's own, of the same leading shape.
+        """
+        if last_hidden.dim() == 2:
+            self._check_rows(last_hidden)
         error = self.readout_error(last_hidden, logits)
         tolerance = READOUT_TOLERANCE.get(logits.dtype, 5e-2)
-        if not error <= tolerance:
-            raise ReadoutError(
-                f"The readout found in {type(self.lm).__name__} does not reproduce its logits: relative error {error:.2g}, "
-                f"allowed {tolerance:.0e}. Found: {self.describe()}.",
-                hint="this architecture needs its parts named: dola.attach(model, ..., anatomy=dola.Anatomy(...))",
-            )
+        if error <= tolerance:
+            return
+        hooks = describe_hooks(self)
+        raise ReadoutError(
+            f"The readout found in {type(self.lm).__name__} does not reproduce its logits: relative error {error:.2g}, "
+            f"allowed {tolerance:.0e}. Found: {self.describe()}."
+            + (f" Hooks of others between the last block and the logits: {hooks}." if hooks else ""),
+            hint="remove a hook that changes logits or the final state, or put it on a block: blocks are read with their hooks"
+            if hooks
+            else "this architecture needs its parts named: dola.attach(model, ..., anatomy=dola.Anatomy(...))",
+        )
 
     @torch.no_grad()
     def _check_rows(self, hidden: Tensor) -> None:
         """Raise ModelError where the head's logits of a row hang on the rows beside it: a layer then has no logits of its own.
 
         So it is where a head rounds all its inputs by one scale, made from the largest of them (int8 activations "per tensor"):
-        beside a row that is a hundred times larger, little is left of a row. One that rounds each row by itself keeps it.
+        beside a row that is a hundred times larger, little is left of a row. One that rounds each row by itself keeps it. And
+        so it is where somebody's hook changes one of the rows that it is given.
         """
-        if native.is_plain_linear(self.head):
+        hooked = foreign_hooks(readers_of(self))
+        if native.is_plain_linear(self.head) and not hooked:
             return
         row = self.head_input(hidden).flatten(0, -2)[-1:]
         alone, beside = (self._read_head(rows)[0].double() for rows in (row, torch.cat([row, 100 * row])))
         if alone.isfinite().all() and not (alone - beside).abs().max() <= ROW_TOLERANCE * alone.abs().max():
+            if hooked:
+                raise ModelError(
+                    f"Hooks on {type(self.lm).__name__} change a row's logits with the rows beside it: {describe_hooks(self)}.",
+                    hint="remove these hooks, or put them on a block",
+                )
             raise ModelError(
                 f"The LM head of {type(self.lm).__name__} ({_name(self.head)}) gives a row other logits beside other rows, as "
                 "heads do that round all rows by one scale: layers cannot be read out through it.",
@@ -298,31 +332,18 @@ def _find_head(lm: nn.Module, embedding_head: nn.Module, blocks: nn.ModuleList) 
 
 def _find_logit_transform(lm: nn.Module, config: Any) -> Step | None:
     """What the forward of `lm` does to the head's output, by the attributes that architectures agree on."""
-    multiplied = {
-        "logit_scale": lm,  # Cohere: on the module. MPT has it in its config and does not use it.
-        "lm_head_multiplier": config,  # Falcon H1
-    }
-    divided = {
-        "logits_scaling": config,  # Granite
-        "logits_mup_width_multiplier": config,  # Inkling, in front of a head without bias
-    }
-    caps = {
-        "final_logit_softcapping": config,  # Gemma 2 and on
-        "output_logit_soft_cap": config,  # xLSTM
-        "logits_soft_cap": config,  # RecurrentGemma
-    }
-    steps: list[Step] = [Scale(value) for value in _numbers(multiplied)]
-    steps += [Scale(1 / value) for value in _numbers(divided)]
-    steps += [SoftCap(value) for value in _numbers(caps)]
-    unpadded = _numbers({"unpadded_vocab_size": config})
+    steps: list[Step] = [Scale(value) for value in (*_numbers(lm, MULTIPLIED_BY_MODEL), *_numbers(config, MULTIPLIED))]
+    steps += [Scale(1 / value) for value in _numbers(config, DIVIDED)]
+    steps += [SoftCap(value) for value in _numbers(config, CAPPED)]
+    unpadded = _numbers(config, CUT)
     if unpadded and unpadded[0] < getattr(config, "vocab_size", 0):
         steps.append(Cut(int(unpadded[0])))
     return steps[0] if len(steps) == 1 else Chain(tuple(steps)) if steps else None
 
 
-def _numbers(sources: dict[str, Any]) -> list[float]:
+def _numbers(source: Any, names: Iterable[str]) -> list[float]:
     """The attributes that are there and are numbers other than 0."""
-    values = [getattr(source, name, None) for name, source in sources.items()]
+    values = [getattr(source, name, None) for name in names]
     return [float(value) for value in values if isinstance(value, (int, float)) and value]
 
 

@@ -28,10 +28,11 @@ from transformers import modeling_utils
 from dola.anatomy import Anatomy
 from dola.config import DoLaConfig
 from dola.cost import forward_cost
-from dola.errors import AttachError, CaptureError, InputError
+from dola.errors import AttachError, CaptureError, InputError, ModelError
 from dola.generation import Generation, check_not_empty, current_generation, is_compiled, run, tapped
 from dola.hidden import check_eval
 from dola.layers import candidate_layers, check_indices
+from dola.places import Hooks, Places, foreign_hooks, hooks_on, last_in, readers_of
 from dola.step import Reading, Step
 
 Self = TypeVar("Self", bound="Session")
@@ -59,8 +60,8 @@ def attach(model: Any, config: DoLaConfig | str | Sequence[int] = "high", *, ana
         ModelError: The model has no decoder blocks or no head, or is an encoder-decoder.
         LayersError: Layers that this model does not have.
     """
-    anatomy = Anatomy.of(model) if anatomy is None else anatomy
-    return Attachment(anatomy, as_config(config, anatomy))
+    found = Anatomy.of(model) if anatomy is None else anatomy
+    return Attachment(found, as_config(config, found), named=anatomy is not None)
 
 
 def as_config(config: DoLaConfig | str | Sequence[int], anatomy: Anatomy) -> DoLaConfig:
@@ -100,32 +101,86 @@ class Session:
         anatomy: The parts of the model.
     """
 
-    def __init__(self, anatomy: Anatomy, config: DoLaConfig) -> None:
+    def __init__(self, anatomy: Anatomy, config: DoLaConfig, *, named: bool = False) -> None:
         self.anatomy, self.config = anatomy, config
         self.layers = candidate_layers(config.layers, anatomy.num_layers, tied=anatomy.tied)
         self._step = Step(anatomy, config)
-        self._lm = anatomy.lm
+        self._lm, self._named = anatomy.lm, named
         self._arguments = _Arguments(anatomy.lm.forward)
         self._state, self._traced = _ThreadState(), _State()
-        self._readout_checked = False
         if (other := getattr(self._lm, "dola", None)) is not None:
             raise AttachError(
                 f"{type(self._lm).__name__} has DoLa attached already: {other!r}.",
                 hint="call model.dola.remove() first",
             )
-        blocks = anatomy.blocks
         self._forget_compiled_code()
         self._handles = [
             self._lm.register_forward_pre_hook(_Hook(self, self._open), with_kwargs=True),
             self._lm.register_forward_hook(_Hook(self, self._close), with_kwargs=True, always_call=True),
+        ]
+        self._hook_parts(anatomy)
+
+    def _hook_parts(self, anatomy: Anatomy) -> None:
+        """Put hooks on the parts of the model, and take note of where these are."""
+        blocks, head = anatomy.blocks, anatomy.head
+        self._part_handles = [
             blocks[-1].register_forward_hook(_Hook(self, self._capture_last)),
             *(blocks[j].register_forward_pre_hook(_Hook(self, self._capturer(j)), with_kwargs=True) for j in self.layers),
         ]
-        if isinstance(anatomy.head, nn.Module):
-            self._handles += [
-                anatomy.head.register_forward_pre_hook(_Hook(self, self._before_head)),
-                anatomy.head.register_forward_hook(_Hook(self, self._after_head)),
+        self._ordered = [*_places_of(self._handles[1:]), *_places_of(self._part_handles)]
+        if isinstance(head, nn.Module):
+            self._part_handles += [
+                head.register_forward_pre_hook(_Hook(self, self._before_head)),
+                head.register_forward_hook(_Hook(self, self._after_head)),
             ]
+        self._places = Places(anatomy)
+        self._readers = readers_of(anatomy)
+        self._watched_hooks = hooks_on([*self._places.owners, blocks[-1], *self._readers])
+        self._seen_hooks: tuple[tuple[int, ...], ...] = ()
+        self._readout_checked = False
+        self._look_at_hooks()
+
+    def _keep_up(self) -> None:
+        """Follow what others did to the model since the last forward: parts that they replaced, hooks that they put on."""
+        if (path := self._places.changed()) is not None:
+            self._follow(path)
+        for hooks, key in self._ordered:
+            last_in(hooks, key)
+        seen = tuple(map(tuple, self._watched_hooks))
+        if seen != self._seen_hooks:
+            self._seen_hooks = seen
+            self._readout_checked = False
+            self._look_at_hooks()
+
+    def _look_at_hooks(self) -> None:
+        """Whether others have hooks that may change what lies between the last block and the logits."""
+        self._readers_hooked = bool(foreign_hooks(self._readers))
+        self._answer_hooked = bool(foreign_hooks(self._places.owners))
+
+    def _follow(self, path: str) -> None:
+        """Find the parts of the model again, one of which is no longer what it was.
+
+        Raises:
+            ModelError: The caller of `attach` named the parts, or the number of blocks has changed.
+        """
+        found = None if self._named else Anatomy.of(self._lm)
+        if found is not None and self.anatomy.blocks[-1] not in found.blocks and found.num_layers < self.anatomy.num_layers:
+            return  # a list of blocks that was cut, perhaps for one forward: `_check_captures` says which layer did not run
+        if found is None or found.num_layers != self.anatomy.num_layers:
+            raise self._changed(path)
+        for handle in self._part_handles:
+            handle.remove()
+        self.anatomy = self._step.anatomy = found
+        self._step.forget_plans()
+        self._hook_parts(found)
+        self._forget_compiled_code()
+
+    def _changed(self, path: str) -> ModelError:
+        name = type(self._lm).__name__
+        return ModelError(
+            f"{name} was changed with DoLa attached to it: {path}. Its layers would be read by parts that are gone.",
+            hint="call model.dola.remove(), and attach again",
+        )
 
     @property
     def rows(self) -> int:
@@ -139,6 +194,7 @@ class Session:
 
     def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the model's own `generate` under this session."""
+        self._keep_up()  # compiled code, which cannot follow, is thrown away here
         try:
             return run(Generation(self._lm, self, self.config.relative_top), original, args, kwargs)
         finally:
@@ -157,7 +213,7 @@ class Session:
 
     def remove(self) -> None:
         """Take the hooks off."""
-        for handle in self._handles:
+        for handle in (*self._handles, *self._part_handles):
             handle.remove()
         self._forget_compiled_code()
 
@@ -176,7 +232,7 @@ class Session:
     def is_active(self) -> bool:
         """Whether a forward in this thread is to be contrasted: here, in this session's own `generate` call."""
         generation = current_generation(self._lm)
-        return generation is not None and generation.owner is self
+        return generation is not None and generation.owner is self and not generation.is_aside()
 
     @property
     def _call(self) -> Call | None:
@@ -213,7 +269,16 @@ class Session:
             )
         check_eval(module)
         check_not_empty(given("input_ids"), given("inputs_embeds"))
+        if torch.compiler.is_compiling():
+            self._check_traced()
+        else:
+            self._keep_up()
         self._call = Call(given("logits_to_keep"), given("attention_mask"))
+
+    def _check_traced(self) -> None:
+        """What `_keep_up` does, while a forward is traced: the code holds the parts as they are now, and hooks stay in place."""
+        if self._places.moved():
+            raise self._changed("one of the parts that are read")
 
     def _capturer(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -271,17 +336,22 @@ class Session:
                 f"The last block of {type(self._lm).__name__} did not run, so its logits are not the mature layer's.",
                 hint="modes that run fewer blocks cannot be contrasted",
             )
-        if (last := call.hidden.pop(self.anatomy.num_layers, None)) is not None:
-            row = logits.flatten(0, -2)[-1:]
-            if row.amax().isfinite():  # padding may be NaN, and then says nothing
-                self.anatomy.check_readout(last.flatten(0, -2)[-1:], row)
-                self._readout_checked = True
+        if (last := call.hidden.pop(self.anatomy.num_layers, None)) is None:
+            return
+        if self._readers_hooked:  # whatever these hooks go by, positions and shapes included, the candidates are read like this
+            if logits.isfinite().any():
+                self.anatomy.check_readout(last, logits)
+            return
+        row = logits.flatten(0, -2)[-1:]
+        if row.amax().isfinite():  # padding may be NaN, and then says nothing
+            self.anatomy.check_readout(last.flatten(0, -2)[-1:], row)
+            self._readout_checked = not self._answer_hooked
 
     @torch.no_grad()
     def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Have the head read the candidates with the mature rows, where that is cheaper than reading them after it."""
         call = self._call
-        if call is None or not args or call.mature is not None or _is_watched(module):
+        if call is None or not args or call.mature is not None or self._readers_hooked:
             return None
         hidden = args[0]
         captures = [call.hidden[layer] for layer in self.layers if layer in call.hidden]
@@ -313,9 +383,17 @@ class Session:
         """Scores for all rows of a forward: [..., V], float32 or better."""
         if call.reading is not None:
             read: Reading | list[Tensor] = call.reading.flat()
+        elif self._readers_hooked:
+            read = self._read_as_the_model_does(call, logits).flat()
         else:
             read = [call.hidden[layer].flatten(0, -2).to(logits.device) for layer in self.layers]
         return self._step.scores(logits.flatten(0, -2), read, lazy=self._is_lazy()).view(logits.shape)
+
+    def _read_as_the_model_does(self, call: Call, logits: Tensor) -> Reading:
+        """The candidates' logits, one layer after the other in the shape [B, T, d] that the model's own has: hooks of others on
+        the norm or the head see what they would see if that layer were the last."""
+        read = [self._step.read_layer(call.hidden[layer].to(logits.device)) for layer in self.layers]
+        return Reading(torch.stack([logits, *(layer.to(logits) for layer in read)]))
 
     def _explain_not_finite(self, call: Call, logits: Tensor, scores: Tensor) -> None:
         """Raise for positions without a usable distribution. Padding has none in some models, and nobody reads it."""
@@ -355,17 +433,16 @@ class _Hook:
         self.session.__reduce__()
 
 
-def _is_watched(module: nn.Module) -> bool:
-    """Whether somebody else has hooks on the module, who expects to see its own rows."""
-    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    return not all(isinstance(hook, _Hook) for hook in hooks)
+def _places_of(handles: Sequence[Any]) -> list[tuple[Hooks, int]]:
+    """Where hooks are: the dictionary of each, and its key there."""
+    return [(handle.hooks_dict_ref(), handle.id) for handle in handles]
 
 
 class Attachment(Session):
     """DoLa on a model for everybody who uses it, until removed. Made by `attach`; the model has it as `model.dola`."""
 
-    def __init__(self, anatomy: Anatomy, config: DoLaConfig) -> None:
-        super().__init__(anatomy, config)
+    def __init__(self, anatomy: Anatomy, config: DoLaConfig, *, named: bool = False) -> None:
+        super().__init__(anatomy, config, named=named)
         self._lm.dola = self
         self._tap = ExitStack()
         self._replaced = self._lm.__dict__.get("generate")  # somebody else's wrapper, or nothing
@@ -394,9 +471,10 @@ class Attachment(Session):
         return f"<dola on {type(self._lm).__name__}: layers {layers} of {self.anatomy.num_layers}, {self.config}>"
 
     def is_active(self) -> bool:
-        """Everywhere but in a call-scoped session's own calls, which began before this was attached."""
+        """Everywhere but in a call-scoped session's own calls, which began before this was attached, and in forwards that the
+        processors of a `generate` call make."""
         generation = current_generation(self._lm)
-        return generation is None or generation.owner is self
+        return generation is None or (generation.owner is self and not generation.is_aside())
 
     def _may_be_compiled(self) -> bool:
         return True  # by a torch.compile wrapper that cannot be seen from here

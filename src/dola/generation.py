@@ -5,22 +5,24 @@ What the contrast says of the others is only that they are implausible, so such 
 decide it: by the same processors applied to the mature logits. A penalty that merely scales scores cannot get there.
 
 This is the one place that replaces methods of a model, on the instance and only while a contrasted call is under way:
-`_get_logits_processor`, to see the processors of a call, and `_get_candidate_generator`, to try no more drafts than pay.
+`_get_logits_processor` and `_get_stopping_criteria`, to see what runs between forwards, and `_get_candidate_generator`, to try
+no more drafts than pay.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import PromptLookupCandidateGenerator
 from transformers.generation import logits_process as builtin
 
@@ -63,6 +65,9 @@ ONLY_BAN = _builtin(
 )
 """Processors that ban tokens and do nothing else. Others may lift an implausible token, and with them nothing is lazy."""
 
+MAY_RUN_MODEL = _builtin("PrefixConstrainedLogitsProcessor", "UnbatchedClassifierFreeGuidanceLogitsProcessor")
+"""Processors of transformers that run a model, or a function of the caller's."""
+
 BANNED = -1e4
 """Scores at or below this were set there to ban a token: some processors write -inf, some the lowest float."""
 
@@ -83,6 +88,10 @@ class Generation:
         scores, mature: The last forward's contrast and the model's own logits, [B, T, V].
         own_logits: The model's own logits of the last position of each forward, float32 [B, V].
         broken: Whether scores without a largest finite one have been seen, bool [] on the scores' device.
+        may_run_model: Whether a processor or a stopping criterion of this call may run the model: somebody's own may.
+        aside: Whether processors or stopping criteria run. A forward of the model that one of them makes is its own affair,
+            and returns plain logits.
+        ran_aside: Whether one of them has made such a forward since this was last set to False.
     """
 
     lm: Any
@@ -97,6 +106,24 @@ class Generation:
     mature: Tensor | None = None
     own_logits: list[Tensor] = field(default_factory=list)
     broken: Tensor | None = None
+    may_run_model: bool = False
+    aside: bool = False
+    ran_aside: bool = False
+
+    @contextmanager
+    def stepping_aside(self) -> Iterator[None]:
+        """While inside, forwards of the model in this thread are plain. Compiled code has the contrast in it, so it does not run."""
+        before, self.aside = self.aside, True
+        try:
+            with uncompiled() if self.may_run_model else nullcontext():
+                yield
+        finally:
+            self.aside = before
+
+    def is_aside(self) -> bool:
+        """Whether a forward that runs now is one of a processor; takes note that there was one."""
+        self.ran_aside |= self.aside
+        return self.aside
 
     def prepare(self, config: Any) -> None:
         """Learn from the call's GenerationConfig what it returns.
@@ -167,6 +194,19 @@ def current_generation(lm: Any) -> Generation | None:
     state = _traced if torch.compiler.is_compiling() and not FOLLOWS_THREADS else _thread
     generation = state.generation
     return generation if generation is not None and generation.lm is lm else None
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """While inside, what torch.compile has compiled runs as it was written."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        return nullcontext()
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+def may_run_model(steps: Iterable[Any]) -> bool:
+    """Whether processors or stopping criteria may run a model: somebody's own, those that call a function, and guidance."""
+    return any(isinstance(step, MAY_RUN_MODEL) or not type(step).__module__.startswith("transformers.") for step in steps)
 
 
 def is_compiled(lm: Any) -> bool:
@@ -243,6 +283,7 @@ def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **k
     generation.prepare(kwargs.get("generation_config", args[0] if args else None))
     generation.lazy &= all(isinstance(processor, NEVER_BAN + ONLY_BAN) for processor in processors)
     generation.keeps_rows = bool(can_ban)
+    generation.may_run_model |= may_run_model(processors)
     return (MatureFallback if can_ban else Watch)(processors, generation)
 
 
@@ -254,7 +295,20 @@ def _get_candidate_generator(lm: Any, original: Callable[..., Any], *args: Any, 
     return Drafts(candidates, generation.owner.forward_cost())
 
 
-_TAPS = {"_get_logits_processor": _get_logits_processor, "_get_candidate_generator": _get_candidate_generator}
+def _get_stopping_criteria(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> StoppingCriteriaList:
+    criteria: StoppingCriteriaList = original(*args, **kwargs)
+    generation = current_generation(lm)
+    if generation is None:
+        return criteria
+    generation.may_run_model |= may_run_model(criteria)
+    return Criteria(criteria, generation)
+
+
+_TAPS = {
+    "_get_logits_processor": _get_logits_processor,
+    "_get_candidate_generator": _get_candidate_generator,
+    "_get_stopping_criteria": _get_stopping_criteria,
+}
 
 
 def _check_call(lm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -279,14 +333,12 @@ def check_not_empty(input_ids: Any, inputs_embeds: Any = None) -> None:
 
 def _refuse_modes(config: Any, drafted: bool) -> None:
     refused = {
-        "guidance_scale": "it runs the model a second time inside a processor, and would mix two contrasts",
         "assistant_early_exit": "it drafts with fewer blocks than the contrast needs",
         "use_mtp": "its drafts come from extra blocks whose states are not contrasted",
     }
     for name, why in refused.items():
         value = getattr(config, name, None)
-        off = value is None or value is False or (name == "guidance_scale" and value == 1)
-        if not off:
+        if value is not None and value is not False:
             raise InputError(f"{name}={value} does not go with DoLa: {why}.", hint=f"leave {name} out")
     drafted = drafted or bool(getattr(config, "prompt_lookup_num_tokens", None))
     if drafted and config.return_dict_in_generate and config.output_logits:
@@ -295,6 +347,19 @@ def _refuse_modes(config: Any, drafted: bool) -> None:
             "own logits of them are not kept.",
             hint="use output_scores=True, which returns the contrast, or decode without drafts",
         )
+
+
+class Criteria(StoppingCriteriaList):  # type: ignore[misc]
+    """The stopping criteria of one `generate` call. A forward of the model that one of them makes is plain."""
+
+    def __init__(self, criteria: StoppingCriteriaList, generation: Generation) -> None:
+        super().__init__(criteria)
+        self._generation = generation
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Whether each row [B] ends here; as StoppingCriteriaList."""
+        with self._generation.stepping_aside():
+            return super().__call__(input_ids, scores, **kwargs)  # type: ignore[no-any-return]
 
 
 class Watch(LogitsProcessorList):  # type: ignore[misc]
@@ -311,7 +376,8 @@ class Watch(LogitsProcessorList):  # type: ignore[misc]
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         """Scores [B, V] of the next token after all processors; as LogitsProcessorList."""
         self._watch(scores)
-        return super().__call__(input_ids, scores, **kwargs)  # type: ignore[no-any-return]
+        with self._generation.stepping_aside():
+            return super().__call__(input_ids, scores, **kwargs)  # type: ignore[no-any-return]
 
 
 class MatureFallback(Watch):
@@ -324,17 +390,21 @@ class MatureFallback(Watch):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         """Scores [B, V] of the next token after all processors; as LogitsProcessorList."""
-        self._watch(scores)
         found = self._generation.mature_rows(scores)
         if found is None:
-            return LogitsProcessorList.__call__(self, input_ids, scores, **kwargs)  # type: ignore[no-any-return]
-        mature, plausible_tokens = found
+            return super().__call__(input_ids, scores, **kwargs)
+        self._watch(scores)
+        with self._generation.stepping_aside():
+            return self._decide(input_ids, scores, *found, **kwargs)
+
+    def _decide(self, input_ids: Tensor, scores: Tensor, mature: Tensor, plausible_tokens: Tensor, **kwargs: Any) -> Tensor:
         passed: list[_Applied] = []
         alive = torch.ones(len(scores), dtype=torch.bool, device=scores.device)  # rows still decided by the contrast
         for processor in self:
             before = scores.clone()  # some processors write into what they are given
+            self._generation.ran_aside = False
             scores = _apply(processor, input_ids, scores, kwargs)
-            passed.append(_Applied(processor, before, scores.clone()))
+            passed.append(_Applied(processor, before, scores.clone(), self._generation.ran_aside))
             if isinstance(processor, NEVER_BAN):
                 continue
             lost = alive & _lost_plausible(scores, plausible_tokens)
@@ -349,16 +419,24 @@ class MatureFallback(Watch):
 
 @dataclass
 class _Applied:
-    """One processor, and what it made of the contrast."""
+    """One processor, what it made of the contrast, and whether it has run the model."""
 
     processor: LogitsProcessor
     before: Tensor
     after: Tensor
+    ran_model: bool
 
     def on_mature(self, input_ids: Tensor, mature: Tensor, kwargs: dict[str, Any]) -> Tensor:
         changed = self.after != self.before
         if (self.after[changed] <= BANNED).all():  # it did nothing but ban
             return torch.where(changed, self.after, mature)
+        if self.ran_model:
+            name = type(self.processor).__name__
+            raise InputError(
+                f"{name} runs the model, so it cannot be applied to the mature scores as well. A row needs that, because every "
+                "plausible token of it is banned.",
+                hint=f"leave out {name}, or the constraint that bans tokens",
+            )
         return _apply(self.processor, input_ids, mature.clone(), kwargs)
 
 

@@ -59,6 +59,11 @@ class Step:
         self.anatomy, self.config = anatomy, config
         self.rows = self.rows_saved = 0
         self._plans: dict[tuple[object, ...], bool] = {}
+        _ = anatomy.vocabulary  # worked out now: torch.compile cannot trace it
+
+    def forget_plans(self) -> None:
+        """Decide again what to read together: the model has other parts now."""
+        self._plans.clear()
 
     def reads_together(self, hidden: Tensor, candidates: int, *, lazy: bool) -> bool:
         """Whether the head is to read the candidates with the mature rows, its input `hidden` [..., d]."""
@@ -165,6 +170,10 @@ class Step:
         """Logits [K, R, V] of the candidates at captures [R, d]."""
         final_norm, raw = self.config.final_norm, self.config.raw_head
         return self.anatomy.readout(torch.stack(hidden), final_norm=final_norm, logit_transform=not raw)
+
+    def read_layer(self, hidden: Tensor) -> Tensor:
+        """The head's output for one candidate's states, before any logit transform: [..., d] to [..., V]."""
+        return self.anatomy.readout(hidden, final_norm=self.config.final_norm, logit_transform=False)
 
     def _transform(self, premature: Tensor) -> Tensor:
         transform = None if self.config.raw_head else self.anatomy.logit_transform

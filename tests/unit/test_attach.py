@@ -265,20 +265,17 @@ def test_a_wrong_anatomy_is_found_out_on_the_first_forward(llama, ids):
         llama(ids)
 
 
-def test_padding_cannot_pass_the_check_of_a_wrong_anatomy(llama, ids):
+def test_padding_cannot_pass_the_check_of_a_wrong_anatomy(llama, ids, monkeypatch):
     """The check waits for a row that says something."""
-    found = dola.Anatomy.of(llama)
+    found, plain = dola.Anatomy.of(llama), llama.lm_head.forward
     wrong = dola.Anatomy(llama, found.blocks, None, None, found.head)
-    handle = llama.lm_head.register_forward_hook(lambda m, a, o: o.index_fill(1, torch.tensor([2]), torch.nan))
     mask = torch.tensor([[1, 1, 0]])
-    try:
-        with dola.attach(llama, anatomy=wrong):
-            llama(ids[:, :3], attention_mask=mask)
-            handle.remove()
-            with pytest.raises(ReadoutError):
-                llama(ids)
-    finally:
-        handle.remove()
+    with dola.attach(llama, anatomy=wrong):
+        monkeypatch.setattr(llama.lm_head, "forward", lambda rows: plain(rows).index_fill(1, torch.tensor([2]), torch.nan))
+        llama(ids[:, :3], attention_mask=mask)
+        monkeypatch.undo()
+        with pytest.raises(ReadoutError):
+            llama(ids)
 
 
 def test_an_anatomy_given_by_hand_is_used(llama, ids):

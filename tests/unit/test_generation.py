@@ -208,7 +208,6 @@ def test_sampled_tokens_are_always_plausible(llama):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"guidance_scale": 1.5}, "guidance_scale=1.5 does not go with DoLa"),
         ({"assistant_early_exit": 2}, "assistant_early_exit=2 does not go with DoLa"),
         ({"assistant_early_exit": 1}, "assistant_early_exit=1 does not go with DoLa"),
         pytest.param(

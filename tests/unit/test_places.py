@@ -1,0 +1,307 @@
+"""A model that changes while DoLa is attached: parts that are replaced, and hooks of others.
+
+The judge is a fresh attachment to the changed model, and for hooks a recomputation from the states that the model passes on.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from families import tiny
+from torch import nn
+
+import dola
+from dola.contrast import contrast
+from dola.errors import ModelError, ReadoutError
+
+peft = pytest.importorskip("peft")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning"),  # which peft reads
+    pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),  # an RMSNorm, to its LN tuning
+]
+
+BATCH = torch.tensor([[5, 17, 200, 33, 8, 91, 4], [9, 9, 31, 6, 77, 3, 250]])
+STEER = torch.linspace(-1, 1, 32)
+
+
+@pytest.fixture
+def model():
+    made = tiny("llama")
+    yield made
+    if hasattr(made, "dola"):  # after a failure
+        made.dola.remove()
+
+
+def fresh(model, ids=BATCH):
+    """The scores of the model as it is now, by an attachment that has seen nothing of its past."""
+    copied = copy.deepcopy(model)
+    with dola.attach(copied, "high"):
+        return copied(ids).logits
+
+
+def changed_after_attach(model, change, ids=BATCH):
+    """Scores before and after a change, under one attachment; and a fresh attachment's after it."""
+    attachment = dola.attach(model, "high")
+    before = model(ids).logits
+    result = change(model)
+    after = model(ids).logits
+    attachment.remove()
+    return before, after, fresh(model if result is None else result, ids)
+
+
+def lora_on_head(model):
+    config = peft.LoraConfig(target_modules=["lm_head"], init_lora_weights=False, r=4)
+    return peft.get_peft_model(model, config)
+
+
+def adapter_on_head(model):
+    model.add_adapter(peft.LoraConfig(target_modules=["lm_head"], init_lora_weights=False, r=4))
+
+
+def new_head(model):
+    head = nn.Linear(32, 401, bias=False).requires_grad_(False)
+    model.set_output_embeddings(head)
+
+
+def new_head_with_bias(model):
+    model.lm_head = nn.Linear(32, 401).requires_grad_(False)
+
+
+def wider(model):
+    model.resize_token_embeddings(420)
+
+
+def new_norm(model):
+    model.model.norm = nn.LayerNorm(32).requires_grad_(False)
+
+
+def tuned_norm(model):
+    tuned = peft.get_peft_model(model, peft.LNTuningConfig(target_modules=["norm"], task_type="CAUSAL_LM"))
+    model.model.norm.ln_tuning_layers["default"].weight.data.mul_(torch.linspace(0.2, 3, 32))
+    return tuned
+
+
+def new_block(model):
+    model.model.layers[4] = copy.deepcopy(model.model.layers[1])
+
+
+def new_last_block(model):
+    model.model.layers[-1] = copy.deepcopy(model.model.layers[1])
+
+
+def new_decoder(model):
+    model.model = tiny("llama", seed=3).model
+
+
+CHANGES = [
+    lora_on_head, adapter_on_head, new_head, new_head_with_bias, wider, new_norm, tuned_norm,
+    new_block, new_last_block, new_decoder,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_replaced_part_is_followed(model, change):
+    before, after, expected = changed_after_attach(model, change)
+    assert before.shape != after.shape or (before - after).abs().max() > 0.1  # the change can be seen
+    torch.testing.assert_close(after, expected)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_part_replaced_between_two_generate_calls_is_followed(model, change):
+    call = {"max_new_tokens": 5, "do_sample": False, "repetition_penalty": 1.2}
+    with dola.attach(model, "high"):
+        model.generate(BATCH, **call)
+        changed = change(model) or model
+        found = changed.generate(input_ids=BATCH, **call)
+    assert torch.equal(found, dola.generate(changed, input_ids=BATCH, dola_layers="high", **call))
+
+
+def test_merging_an_adapter_away_is_followed(model):
+    adapted = lora_on_head(model)
+    attachment = dola.attach(adapted, "high")
+    adapted(BATCH)
+    merged = adapted.merge_and_unload()
+    after = merged(BATCH).logits
+    attachment.remove()
+    torch.testing.assert_close(after, fresh(merged))
+
+
+def test_compiled_code_is_not_run_on_with_parts_that_are_gone(model):
+    compiled = torch.compile(model, backend="eager")
+    with dola.attach(model, "high"):
+        model(BATCH)
+        compiled(BATCH)
+        new_head(model)
+        with pytest.raises(ModelError, match="was changed with DoLa attached to it"):
+            compiled(BATCH)
+        followed = model(BATCH).logits
+        torch.testing.assert_close(compiled(BATCH).logits, followed, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "cohere", "granite", "gpt2", "opt", "gemma"])
+def test_tied_heads_norms_and_transforms_of_other_families_are_followed(name):
+    model = tiny(name)
+    attachment = dola.attach(model, "high")
+    model(BATCH)
+    if name == "gemma2":
+        model.config.final_logit_softcapping = 4.0
+    elif name == "cohere":
+        model.logit_scale = 2.0
+    elif name == "granite":
+        model.config.logits_scaling = 3.0
+    else:
+        model.resize_token_embeddings(411)
+    after = model(BATCH).logits
+    attachment.remove()
+    torch.testing.assert_close(after, fresh(model))
+
+
+def test_a_model_that_got_other_layers_is_refused(model):
+    with dola.attach(model, "high"):
+        model(BATCH)
+        del model.model.layers[2]
+        with pytest.raises(ModelError, match=r"changed with DoLa attached to it: model\.layers"):
+            model(BATCH)
+
+
+def test_parts_that_the_caller_named_are_not_guessed_again(model):
+    with dola.attach(model, "high", anatomy=dola.Anatomy.of(model)):
+        model(BATCH)
+        new_head(model)
+        with pytest.raises(ModelError, match="LlamaForCausalLM was changed with DoLa attached to it: lm_head"):
+            model(BATCH)
+
+
+def test_an_adapter_for_each_row_reads_each_row_by_its_own(model):
+    adapted = lora_on_head(model)
+    adapted.add_adapter("other", peft.LoraConfig(target_modules=["lm_head"], init_lora_weights=False, r=2))
+    adapted.eval()
+    with dola.attach(adapted, "high"):
+        together = adapted(input_ids=BATCH, adapter_names=["default", "other"]).logits
+        for row, adapter in enumerate(["default", "other"]):
+            adapted.set_adapter(adapter)
+            torch.testing.assert_close(together[row], adapted(input_ids=BATCH).logits[row], rtol=1e-4, atol=1e-4)
+
+
+# Hooks of others
+
+
+def expected_scores(model, config=None):
+    """The contrast of what the model passes on, hooks included: states taken by wrapping the forwards of its modules."""
+    anatomy, states = dola.Anatomy.of(model), {}
+    layers = range(3, 6, 2)
+    originals = [block.forward for block in anatomy.blocks]
+
+    def recorder(layer, forward):
+        def recorded(hidden, *args, **kwargs):
+            states[layer] = hidden.clone()
+            return forward(hidden, *args, **kwargs)
+
+        return recorded
+
+    for layer, block in enumerate(anatomy.blocks):
+        block.forward = recorder(layer, block.forward)
+    mature = model(BATCH).logits
+    for block, original in zip(anatomy.blocks, originals, strict=True):
+        del block.forward
+        assert block.forward == original
+    premature = torch.stack([model.lm_head(model.model.norm(states[layer])) for layer in layers])
+    return contrast(mature, premature)
+
+
+def steer_input(module, args):
+    return (args[0] + STEER, *args[1:])
+
+
+def steer_output(module, args, output):
+    return (output[0] + STEER, *output[1:]) if isinstance(output, tuple) else output + STEER
+
+
+STEERING = {
+    "input of a candidate": lambda m: m.model.layers[3].register_forward_pre_hook(steer_input),
+    "input of the last block": lambda m: m.model.layers[5].register_forward_pre_hook(steer_input),
+    "output of a block": lambda m: m.model.layers[2].register_forward_hook(steer_output),
+    "output of the last block": lambda m: m.model.layers[5].register_forward_hook(steer_output),
+    "output of the embeddings": lambda m: m.model.embed_tokens.register_forward_hook(steer_output),
+    "output of the final norm": lambda m: m.model.norm.register_forward_hook(steer_output),
+    "input of the head": lambda m: m.lm_head.register_forward_pre_hook(steer_input),
+}
+
+
+@pytest.mark.parametrize("when", ["before", "after", "between two forwards"])
+@pytest.mark.parametrize("where", STEERING)
+def test_a_steering_hook_counts_whenever_it_was_registered(model, where, when):
+    if when == "before":
+        STEERING[where](model)
+        attachment = dola.attach(model, "high")
+    else:
+        attachment = dola.attach(model, "high")
+        if when != "after":
+            model(BATCH)
+        STEERING[where](model)
+    scores = model(BATCH).logits
+    one = model(BATCH, logits_to_keep=1).logits
+    attachment.remove()
+    torch.testing.assert_close(scores, expected_scores(model), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(one, scores[:, -1:], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("where", STEERING)
+def test_generate_with_a_steering_hook_is_the_same_by_every_door(model, where):
+    call = {"max_new_tokens": 6, "do_sample": False, "repetition_penalty": 1.2}
+    with dola.attach(model, "high"):
+        STEERING[where](model)
+        attached = model.generate(BATCH, **call)
+    assert torch.equal(attached, dola.generate(model, BATCH, dola_layers="high", **call))
+
+
+def last_position_only(module, args, output):
+    output = output.clone()
+    output[:, -1, 7] += 5.0
+    return output
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_hook_that_goes_by_positions_sees_the_shape_that_the_model_gives_it(model, when):
+    attachment = dola.attach(model, "high") if when == "after" else None
+    model.lm_head.register_forward_hook(last_position_only)
+    attachment = attachment or dola.attach(model, "high")
+    scores = model(BATCH).logits
+    attachment.remove()
+    torch.testing.assert_close(scores, expected_scores(model), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("where", ["model", ""])
+def test_a_hook_that_changes_what_lies_between_the_last_block_and_the_logits_is_named(model, where):
+    def change_the_answer(module, args, output):
+        if where:
+            output.last_hidden_state = output.last_hidden_state + 5 * STEER
+        else:
+            output.logits = output.logits + 5.0 * torch.arange(401)
+        return output
+
+    with dola.attach(model, "high"):
+        model(BATCH)
+        model.get_submodule(where).register_forward_hook(change_the_answer)
+        with pytest.raises(ReadoutError, match=f"change_the_answer on {where or 'LlamaForCausalLM'}"):
+            model(BATCH)
+
+
+def test_hooks_that_only_look_change_nothing(model):
+    plain = fresh(model)
+    seen = []
+    with dola.attach(model, "high"):
+        for module in (model, model.lm_head, model.model.norm, model.model.layers[3]):
+            module.register_forward_hook(lambda module, args, output: seen.append(module))
+        scores = model(BATCH).logits
+    torch.testing.assert_close(scores, plain, rtol=1e-4, atol=1e-4)
+    assert seen
+
+
+def test_scoring_names_a_hook_that_changes_one_row_of_several(model):
+    model.lm_head.register_forward_hook(last_position_only)
+    with pytest.raises(ModelError, match="last_position_only on lm_head"):
+        dola.score(model, None, [[5, 17, 200]], [[[33, 8], [91]]], {"dola": dola.DoLaConfig("high")}, progress=False)
