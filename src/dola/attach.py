@@ -276,7 +276,7 @@ class Session:
         self._call = Call(given("logits_to_keep"), given("attention_mask"))
 
     def _check_traced(self) -> None:
-        """What `_keep_up` does, while a forward is traced: the code holds the parts as they are now, and hooks stay in place."""
+        """What `_keep_up` does, while a forward is traced: code holds the parts as they are now, and hooks stay in place."""
         if self._places.moved():
             raise self._changed("one of the parts that are read")
 

@@ -112,7 +112,7 @@ class Generation:
 
     @contextmanager
     def stepping_aside(self) -> Iterator[None]:
-        """While inside, forwards of the model in this thread are plain. Compiled code has the contrast in it, so it does not run."""
+        """While inside, forwards of the model in this thread are plain. Compiled code, which holds the contrast, does not run."""
         before, self.aside = self.aside, True
         try:
             with uncompiled() if self.may_run_model else nullcontext():

@@ -109,7 +109,7 @@ def is_foreign(hook: Callable[..., Any]) -> bool:
 def foreign_hooks(modules: Iterable[nn.Module]) -> list[Callable[..., Any]]:
     """The hooks of others on modules, and those that torch runs on all modules."""
     everywhere = (nn_module._global_forward_pre_hooks, nn_module._global_forward_hooks)
-    return [hook for hooks in (*hooks_on(modules), *everywhere) for hook in hooks.values() if is_foreign(hook)]
+    return [hook for hooks in (*hooks_on(modules), *everywhere) for hook in tuple(hooks.values()) if is_foreign(hook)]
 
 
 def describe_hooks(anatomy: Anatomy) -> str:
@@ -132,9 +132,9 @@ def _name(hook: Callable[..., Any]) -> str:
 
 def last_in(hooks: Hooks, key: int) -> None:
     """Have the hook `key` run after all hooks of others."""
-    for other in reversed(hooks):
+    for other, hook in reversed(tuple(hooks.items())):  # a copy: other threads may put hooks on meanwhile
         if other == key:
             return
-        if is_foreign(hooks[other]):
+        if is_foreign(hook):
             hooks.move_to_end(key)
             return
