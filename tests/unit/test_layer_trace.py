@@ -101,8 +101,8 @@ def test_saved_and_read_again(trace, llama):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda line: line[: len(line) // 2], "no whole JSON object"),
-        (lambda line: "", "no whole JSON object"),
+        (lambda line: line[: len(line) // 2], "not a whole JSON object"),
+        (lambda line: "", "not a whole JSON object"),
         (lambda line: "[1]", "no trace: its schema is None"),
         (lambda line: '{"schema": "dola.generate/1"}', "no trace: its schema is 'dola.generate/1'"),
         (lambda line: '{"schema": 3}', "no trace: its schema is 3"),

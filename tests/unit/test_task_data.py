@@ -87,8 +87,8 @@ def test_a_changed_file_is_refused_where_another_was_expected(write):
         ("a.csv", "q\n1,2\n", "cannot be read as .csv: row 1 has more cells than the header"),
         ("a.csv", 'q\n"cut off', "cannot be read as .csv"),
         ("a.csv", "q\n", "holds no rows"),
-        ("a.json", '{"q": 1}', "holds no list of objects"),
-        ("a.json", '[{"q": 1}, 2]', "row 2 is no object"),
+        ("a.json", '{"q": 1}', "holds one object, not a list of objects"),
+        ("a.json", '[{"q": 1}, 2]', "row 2 is the number 2, not an object"),
         ("a.json", "[", "cannot be read as .json"),
         ("a.jsonl", '{"q": 1}\n{"q', "cannot be read as .jsonl: line 2"),
         ("a.jsonl", "\n", "holds no rows"),
@@ -115,7 +115,7 @@ def test_fields_of_a_row():
             row.value(name)
     with pytest.raises(DataError, match=r"a.csv, row 7: the field 'x' is missing; there are 'Q', 'n'"):
         row.value("x", "y")
-    with pytest.raises(DataError, match="the field 'n' is 3, not text"):
+    with pytest.raises(DataError, match="the field 'n' is the number 3, not text"):
         row.text("n")
 
 
