@@ -73,11 +73,13 @@ def null_for(lost: list[str]) -> str:
 
 
 def loads(text: str | bytes) -> Any:
-    """The JSON value of a text.
+    """The JSON value of a text, or of the bytes of one in UTF-8.
 
     Raises:
         ValueError: The text is not one JSON value, lists a field twice, or is nested too deeply to be read.
     """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8-sig")  # json itself would guess, and read a line of UTF-16 as well
     try:
         return json.loads(text, object_pairs_hook=_each_once)
     except RecursionError:

@@ -8,6 +8,7 @@ from typing import Any
 
 from dola.errors import ConfigError, DolaError
 from dola.json_text import loads
+from dola.records import described
 from dola.text_file import read_text
 
 EXAMPLE = '{"layers": "high", "max-new-tokens": 40}'
@@ -37,5 +38,5 @@ def read_object(
     except ValueError as problem:
         raise error(f"{name} is not JSON: {problem}.", hint=f"write {example}") from None
     if not isinstance(settings, dict):
-        raise error(f"{name} holds a JSON {type(settings).__name__}, not an object.", hint=f"write {example}")
+        raise error(f"{name} holds {described(settings)}, not a JSON object.", hint=f"write {example}")
     return settings

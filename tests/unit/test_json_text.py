@@ -58,6 +58,13 @@ def test_a_field_that_is_listed_twice_and_what_is_too_deep():
         loads("[" * 1_000_000)
 
 
+def test_bytes_are_utf_8():
+    assert loads('\ufeff"é"'.encode()) == "é"
+    for encoding in ("utf-16", "latin-1"):
+        with pytest.raises(ValueError, match="codec can't decode"):
+            loads('"é"'.encode(encoding))
+
+
 def test_values_that_follow_one_another():
     text = '{"a": 1}\n\n{\n  "a": 2\n}\n[3] "four"\n'
     assert list(values(text)) == [(1, {"a": 1}), (3, {"a": 2}), (6, [3]), (6, "four")]

@@ -112,7 +112,7 @@ def is_text(text: str) -> bool:
 
 def _taken_apart(entry: Entry, where: str, field: str | None, columns: Sequence[str] | None) -> tuple[dict[str, Any], str]:
     """The other fields of an entry, and its prompt."""
-    values, key = entry.value, field or FIELD
+    values, key = entry.value, FIELD if field is None else field
     if isinstance(values, str):
         if field is not None:
             raise UsageError(f"{where} is a text; it has no field {field!r}.", hint="leave --prompt-field out")
