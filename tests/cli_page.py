@@ -33,9 +33,13 @@ Options on the command line win over the file; a name that is no option is an er
 the columns of `compare` write a list of such sets: `{"layers": ["high", [26, 28]]}`. `dola tune --output` writes such a file, and
 `DoLaConfig.from_file` reads one that holds nothing but settings of DoLa.
 
+`dola generate --file FILE` reads a prompt on each line; JSON, as an array or as lines, of texts or of objects with a `prompt`; and tables with a
+header, .csv or .tsv, separated by commas, semicolons, tabs or bars. `--prompt-field` names another field or column. The content decides between an
+array and lines, not the name. All other fields come out as `fields`.
+
 With `--json` standard output holds JSON and nothing else. Every object has `schema`, the name and version of what is listed below, and `dola`, the version of this
 package. Fields may be added to a version; none is removed or changes its meaning without a new one. `a.b` below is field `b` of object `a`, and `a[].b` that of each
-object of list `a`.
+object of list `a`. JSON is strict: where a number is NaN or infinite it has null, and standard error says so.
 """
 
 

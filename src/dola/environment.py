@@ -181,7 +181,7 @@ def _devices() -> tuple[Device, ...]:
 def _compiler() -> str | None:
     """The compiler that torch.compile takes on this system: $CXX, or its default name."""
     default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-    return shutil.which((os.environ.get("CXX") or default).split()[0])
+    return shutil.which((os.environ.get("CXX", "").split() or [default])[0])
 
 
 def _extras() -> tuple[Extra, ...]:

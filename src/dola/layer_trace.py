@@ -6,13 +6,13 @@ saved trace can be looked at anywhere.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dola.errors import MissingExtraError, TraceError
+from dola.json_text import BrokenJSONError, dumps, values
 from dola.token_text import percent, quoted
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class LayerTrace:
         """The trace as one line of JSON, which `from_json` reads."""
         from dola import __version__
 
-        return json.dumps({"schema": SCHEMA_NAME, "dola": __version__, **self.as_dict()}, ensure_ascii=False)
+        return dumps({"schema": SCHEMA_NAME, "dola": __version__, **self.as_dict()}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> LayerTrace:
@@ -188,11 +188,25 @@ class LayerTrace:
             TraceError: Truncated, not a trace, of another version, or with values that contradict each other.
         """
         try:
-            found = json.loads(text)
-        except ValueError as error:
+            found = [value for _, value in values(text)]
+        except BrokenJSONError as error:
+            raise broken_json(error.reason, cut_off=error.cut_off) from None
+        if not found:
+            raise broken_json("it is empty", cut_off=True)
+        if len(found) > 1:
             raise TraceError(
-                f"This is no whole JSON object: {error}.", hint="was it cut off? write it anew with dola trace ... --json"
-            ) from None
+                f"This holds {len(found)} JSON values; one trace is needed.",
+                hint="give the lines of a file one after the other",
+            )
+        return cls.from_value(found[0])
+
+    @classmethod
+    def from_value(cls, found: Any) -> LayerTrace:
+        """The same, for JSON that has been parsed.
+
+        Raises:
+            TraceError: As `from_json`.
+        """
         schema = found.get("schema") if isinstance(found, dict) else None
         if not isinstance(schema, str) or not schema.startswith("dola.trace/"):
             raise TraceError(
@@ -207,7 +221,7 @@ class LayerTrace:
         try:
             trace = cls(**{**{name: found[name] for name in cls.__dataclass_fields__}, **_parsed(found)})
             _check(trace)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise TraceError(
                 f"This trace is damaged: {type(error).__name__}: {error}.", hint="write it anew with dola trace ... --json"
             ) from None
@@ -252,6 +266,12 @@ class LayerTrace:
         from dola.plot.html import frame
 
         return frame([self])
+
+
+def broken_json(reason: str, *, cut_off: bool) -> TraceError:
+    """The error for text that is not JSON."""
+    hint = "write it again with dola trace ... --json"
+    return TraceError(f"This is not a whole JSON object: {reason}.", hint=f"was it cut off? {hint}" if cut_off else hint)
 
 
 def _explain(trace: LayerTrace, token: TokenTrace) -> str:
@@ -327,9 +347,12 @@ def _check(trace: LayerTrace) -> None:
     hold(trace.mode in MODES, f"mode {trace.mode!r} is not known")
     hold(all(type(layer) is int and 0 <= layer < layers for layer in trace.candidates), f"candidates {trace.candidates}")
     hold(all(isinstance(text, str) for text in (*trace.texts.values(), trace.model, trace.prompt)), "a text is none")
-    hold(trace.settings["divergence"] in ("jsd", "reference"), f"divergence {trace.settings['divergence']!r}")
+    for name, value in _odd_settings(trace.settings).items():
+        hold(False, f"{name} {value!r}")
+    hold(type(trace.prompt_tokens) is int, f"prompt_tokens {trace.prompt_tokens!r}")
     for index, token in enumerate(trace.tokens):
         where = f"of token {index}"
+        hold(type(token.position) is type(token.plausible_count) is int and type(token.lazy) is bool, f"what is said {where}")
         hold(token.layer in trace.candidates, f"layer {token.layer} {where} is no candidate")
         numbers(token.divergence, layers, f"divergences {where}")
         hold((token.rank is None) == (token.probability is None) == (token.token is None), f"what is said {where} is not whole")
@@ -345,6 +368,18 @@ def _check(trace: LayerTrace) -> None:
         chosen = {token.mature_choice, token.dola_choice}
         hold(chosen <= {each.id for each in token.plausible}, f"the choice {where} is not plausible")
         hold(token.ids() <= trace.texts.keys(), f"a token {where} has no text")
+
+
+def _odd_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are not what they should be."""
+    allowed = {
+        "divergence": settings["divergence"] in ("jsd", "reference"),
+        "relative_top": _is_number(settings["relative_top"]),
+        "final_norm": type(settings["final_norm"]) is bool,
+        "lazy": type(settings["lazy"]) is bool,
+        "repetition_penalty": settings.get("repetition_penalty") is None or _is_number(settings["repetition_penalty"]),
+    }
+    return {name: settings.get(name) for name, is_so in allowed.items() if not is_so}
 
 
 def _is_number(value: Any) -> bool:

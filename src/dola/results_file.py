@@ -6,7 +6,6 @@ A line that was half written when the run was killed is dropped. A file of anoth
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import transformers
 
 from dola import __version__
 from dola.errors import InputError
+from dola.json_text import dumps, finite, loads
 
 try:
     import fcntl
@@ -88,9 +88,12 @@ class ResultsFile:
             yield cls(items, file)
 
     def add(self, item: int, found: Any) -> None:
-        """Keep what was found for an item. When this returns the file holds it."""
+        """Keep what was found for an item. When this returns the file holds it, unless it has NaN or infinity.
+
+        JSON has no such numbers. An item with one is not written, so that a later run finds it again rather than null.
+        """
         self.items[item] = found
-        if self._file is not None:
+        if self._file is not None and not finite(found)[1]:
             _write(self._file, {"item": item, "found": found})
 
 
@@ -100,17 +103,19 @@ def _read(path: Path, run: Mapping[str, str]) -> tuple[dict[int, Any], int]:
     lines = content.split(b"\n")
     whole = len(content) - len(lines.pop())
     if not lines:
-        start = json.dumps({"schema": SCHEMA})[:-1].encode()
+        start = dumps({"schema": SCHEMA})[:-1].encode()
         if content and not (content.startswith(start) or start.startswith(content)):
             raise _refusal(path, "was not written by dola")
         return {}, 0
     try:
-        head, *records = map(json.loads, lines)
+        head, *records = map(loads, lines)
         if head["schema"] != SCHEMA:
             raise _refusal(path, f"has schema {head['schema']!r}, not {SCHEMA!r}")
-        there, items = head["run"], {record["item"]: record["found"] for record in records}
+        there, items = dict(head["run"]), {record["item"]: record["found"] for record in records}
     except (ValueError, KeyError, TypeError):
         raise _refusal(path, "was not written by dola") from None
+    if not all(type(item) is int for item in items):
+        raise _refusal(path, "was not written by dola")
     for name, value in run.items():
         if there.get(name) != value:
             raise _refusal(path, f"is of another run: its {name} is {there.get(name)}, and here it is {value}")
@@ -130,7 +135,7 @@ def _lock(file: TextIO, path: Path) -> None:
 
 
 def _write(file: TextIO, record: Mapping[str, Any]) -> None:
-    file.write(json.dumps(record) + "\n")
+    file.write(dumps(record) + "\n")
     file.flush()
 
 

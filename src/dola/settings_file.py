@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from dola.errors import ConfigError, DolaError
+from dola.json_text import loads
+from dola.records import described
+from dola.text_file import read_text
 
 EXAMPLE = '{"layers": "high", "max-new-tokens": 40}'
 
@@ -28,14 +30,13 @@ def read_object(
         example: A file that would do, for the hint.
 
     Raises:
-        error: The file cannot be read, or is no JSON object.
+        error: The file cannot be read, is not a JSON object, or lists a name twice.
     """
+    text = read_text(Path(path), name=name, error=error)
     try:
-        settings = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as problem:
-        raise error(f"{name}: {problem.strerror}.", hint="check the path") from None
-    except ValueError as problem:  # not JSON, or not UTF-8
+        settings = loads(text)
+    except ValueError as problem:
         raise error(f"{name} is not JSON: {problem}.", hint=f"write {example}") from None
     if not isinstance(settings, dict):
-        raise error(f"{name} holds a JSON {type(settings).__name__}, not an object.", hint=f"write {example}")
+        raise error(f"{name} holds {described(settings)}, not a JSON object.", hint=f"write {example}")
     return settings

@@ -1,28 +1,81 @@
-"""Text files that hold something on each line."""
+"""Text files: whole, or line by line."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from dola.errors import DolaError
 
+_BINARY = {
+    b"\x1f\x8b": ("compressed with gzip", "gzip -dc {path} > {unpacked}"),
+    b"BZh": ("compressed with bzip2", "bzip2 -dc {path} > {unpacked}"),
+    b"\xfd7zXZ": ("compressed with xz", "xz -dc {path} > {unpacked}"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "zstd -dc {path} > {unpacked}"),
+    b"PK\x03\x04": ("a zip archive or an Excel workbook", "unpack it, or save its sheet as CSV UTF-8"),
+    b"\xd0\xcf\x11\xe0": ("an Excel workbook", "save its sheet as CSV UTF-8"),
+    b"PAR1": ("a Parquet file", "pandas.read_parquet({name!r}).to_json({lines!r}, orient='records', lines=True)"),
+    b"ARROW1": ("an Arrow file", "pandas.read_feather({name!r}).to_json({lines!r}, orient='records', lines=True)"),
+    b"%PDF": ("a PDF file", "pdftotext {path}"),
+}
+"""How files begin that are not text: what they are, and what to do."""
 
-def written_lines(path: Path, *, name: str, error: type[DolaError], hint: str) -> list[tuple[int, str]]:
-    """The lines of a UTF-8 file that are not blank, each behind its number, from 1.
+
+def read_text(path: Path, *, name: str, error: type[DolaError]) -> str:
+    """The text of a UTF-8 file, without a byte order mark; line ends as they are.
 
     Args:
         path: The file.
         name: What messages call it.
         error: What is raised.
-        hint: What to do about a file that is not UTF-8.
 
     Raises:
-        error: The file cannot be read, or is not UTF-8.
+        error: The file cannot be read, is not UTF-8, or is not text.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        content = path.read_bytes()
     except OSError as problem:
         raise error(f"{name}: {problem.strerror}.", hint="check the path") from None
+    return decoded(content, path, name=name, error=error)
+
+
+def decoded(content: bytes, path: Path, *, name: str, error: type[DolaError]) -> str:
+    """The text of a file's bytes. The arguments and what is raised are those of `read_text`."""
+    for start, (what, hint) in _BINARY.items():
+        if content.startswith(start):
+            raise error(f"{name} is {what}, not text.", hint=hint.format(**_names(path)))
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise error(f"{name} is UTF-16, not UTF-8.", hint=_iconv(path, "utf-16"))
+    if b"\0" in content:  # of UTF-16 without a mark, every second byte of English is one
+        raise error(f"{name} has bytes that are 0: it is UTF-16, or not text.", hint=_iconv(path, "utf-16"))
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
-        raise error(f"{name} is not valid UTF-8: {problem}.", hint=hint) from None
-    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        raise error(f"{name} is not valid UTF-8: {problem}.", hint=_iconv(path, "windows-1252")) from None
+
+
+def with_plain_ends(text: str) -> str:
+    """Text whose lines all end in a line feed, whatever system wrote them."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def written_lines(text: str) -> list[tuple[int, str]]:
+    """The lines of a text that are not blank, each after its number, from 1."""
+    return [(number, line) for number, line in enumerate(with_plain_ends(text).split("\n"), 1) if line.strip()]
+
+
+def _names(path: Path) -> dict[str, str]:
+    """What hints call a file that is not text, and what is made of it."""
+    packed = path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst")
+    unpacked = path.with_suffix("") if packed else path.with_name(f"unpacked-{path.name}")
+    return {
+        "path": shlex.quote(str(path)),
+        "unpacked": shlex.quote(str(unpacked)),
+        "name": str(path),
+        "lines": str(path.with_suffix(".jsonl")),
+    }
+
+
+def _iconv(path: Path, encoding: str) -> str:
+    target = path.with_name(f"{path.stem}-utf8{path.suffix}")
+    return f"iconv -f {encoding} -t utf-8 {shlex.quote(str(path))} > {shlex.quote(str(target))}"

@@ -7,7 +7,6 @@ like any other, and the answer unless the held-out gain over it is more than noi
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from dola.errors import ConfigError, InputError
 from dola.evidence.choice import held_out, measure, score_items
 from dola.evidence.generation import generate_texts
 from dola.evidence.ways import Way, static_layers, static_name
+from dola.json_text import dumps
 from dola.recipe import Recipe
 from dola.statistics import Comparison, compare, describe
 from dola.tasks import TASKS, Task
@@ -77,7 +77,7 @@ class Tuning:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write what `--config` of the command and `DoLaConfig.from_file` read."""
-        Path(path).write_text(json.dumps(self.settings) + "\n", encoding="utf-8")
+        Path(path).write_text(dumps(self.settings) + "\n", encoding="utf-8")
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as plain dicts, lists and numbers."""

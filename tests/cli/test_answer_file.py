@@ -110,6 +110,29 @@ def test_a_damaged_line_in_the_middle_is_refused(answer):
     assert "its line 2 was not written by this command" in answer(expect=2)
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"schema": "dola.generate/2", "dola": "9.0"}, "its line 1 has schema 'dola.generate/2', written by dola 9.0"),
+        ({"schema": "dola.trace/1"}, "its line 1 was not written by this command"),
+        ({"index": -1}, "its line 1 was not written by this command"),
+        ({"index": True}, "its line 1 was not written by this command"),
+        ({"settings": None}, "its line 1 was not written by this command"),
+        ({"settings": {"seed": "x"}}, "its line 1 was not written by this command"),
+        ({"fields": [1]}, "its line 1 was not written by this command"),
+        ({"prompt": None}, "its line 1 was not written by this command"),
+        ({"settings": {}}, "it was made with layers = null"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("how", [[], ["--sample"]])
+def test_a_file_of_another_version_or_changed_by_hand(answer, changed, words, how):
+    first, *rest = answer()
+    answer.output.write_bytes(json.dumps({**json.loads(first), **changed}).encode() + b"\n" + b"".join(rest))
+    before = answer.output.read_bytes()
+    assert words in answer(*how, expect=2)
+    assert answer.output.read_bytes() == before
+
+
 def test_what_is_no_plain_file_is_written_too(dola_command, folder):
     assert dola_command("generate", "Hi", "-m", folder, "--max-new-tokens", 2, "--output", "/dev/null").code == 0
 

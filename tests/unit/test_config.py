@@ -142,7 +142,7 @@ def test_from_file(tmp_path, content, config):
     [
         (None, "No such file or directory"),
         ("{", "is not JSON"),
-        ("[1]", "holds a JSON list, not an object"),
+        ("[1]", "holds a list, not a JSON object"),
         ('{"layers": "high", "max-new-tokens": 3}', "'max-new-tokens' is no setting of DoLa; there are layers, relative_top"),
         ('{"layers": "off"}', "says that DoLa is off(.|\n)*decode plainly"),
         ('{"layers": "hihg"}', "neither a bucket nor a list"),

@@ -145,6 +145,20 @@ def test_cache_folder(monkeypatch, tmp_path):
     assert embedded.cache_folder() == tmp_path / "dola"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert embedded.cache_folder() == Path.home() / ".cache" / "dola"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which its specification has ignored
+    assert embedded.cache_folder() == Path.home() / ".cache" / "dola"
+    monkeypatch.setenv("DOLA_CACHE", "~/models")  # in quotes, a shell leaves it alone
+    assert embedded.cache_folder() == Path.home() / "models"
+
+
+def test_a_cache_folder_without_a_home(monkeypatch):
+    def nobody(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    monkeypatch.setenv("DOLA_CACHE", "~/models")
+    with pytest.raises(ModelFileError, match="'~/models' cannot be found: there is no home folder"):
+        embedded.cache_folder()
 
 
 def test_unknown_alias_for_fetch():

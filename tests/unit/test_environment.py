@@ -80,6 +80,8 @@ def test_the_compiler_of_each_system(monkeypatch, platform, asked):
     assert environment._compiler() == f"/bin/{asked}"
     monkeypatch.setenv("CXX", "ccache g++-13")
     assert environment._compiler() == "/bin/ccache"
+    monkeypatch.setenv("CXX", "  ")
+    assert environment._compiler() == f"/bin/{asked}"
 
 
 @pytest.mark.parametrize(("reason", "said"), [(None, "in use"), ("no C compiler found", "not in use: no C compiler found")])

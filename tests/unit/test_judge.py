@@ -86,7 +86,12 @@ def test_the_key(server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "from the environment")
     EndpointJudge("judge", server.url).probability_of_yes("Q:")
     EndpointJudge("judge", server.url, api_key="given").probability_of_yes("Q:")
-    assert [key for _, key, _ in server.requests] == ["Bearer from the environment", "Bearer given"]
+    EndpointJudge("judge", server.url, api_key="from a file\n").probability_of_yes("Q:")
+    keys = ["Bearer from the environment", "Bearer given", "Bearer from a file"]
+    assert [key for _, key, _ in server.requests] == keys
+    for key in ("two\nlines", "schlüssel"):
+        with pytest.raises(InputError, match="no HTTP header can hold"):
+            EndpointJudge("judge", server.url, api_key=key)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +117,10 @@ def test_spellings_of_the_answers(server, tokens, probability):
         ((200, {"choices": [{"text": " yes"}]}), "without the log-probabilities"),
         ((200, {"choices": [{"logprobs": {"top_logprobs": [None]}}]}), "without the log-probabilities"),
         ((200, says({" maybe": -0.1})), "neither yes nor no, but one of ' maybe'"),
+        ((200, says({" yes": float("nan"), " no": NO})), "without the log-probabilities"),
+        ((200, says({" yes": 1000.0, " no": NO})), "without the log-probabilities"),
+        ((200, says({" yes": None, " no": NO})), "without the log-probabilities"),
+        ((200, b"[" * 200_000), "not JSON"),
     ],
 )
 def test_a_server_that_does_not_judge(server, answer, message):

@@ -22,6 +22,7 @@ from dola.plot.colours import CIVIDIS, colour, ink
 from dola.plot.html import page
 from dola.plot.terminal import render
 from dola.token_text import token_texts, visible
+from dola.trace_file import read_traces
 
 WICKED = "</script><script>alert(1)</script><!-- data -->"
 TEXTS = {
@@ -101,8 +102,8 @@ def test_saved_and_read_again(trace, llama):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda line: line[: len(line) // 2], "no whole JSON object"),
-        (lambda line: "", "no whole JSON object"),
+        (lambda line: line[: len(line) // 2], "not a whole JSON object"),
+        (lambda line: "", "not a whole JSON object"),
         (lambda line: "[1]", "no trace: its schema is None"),
         (lambda line: '{"schema": "dola.generate/1"}', "no trace: its schema is 'dola.generate/1'"),
         (lambda line: '{"schema": 3}', "no trace: its schema is 3"),
@@ -110,6 +111,13 @@ def test_saved_and_read_again(trace, llama):
         (lambda line: line.replace('"candidates"', '"nominees"'), "damaged: KeyError: 'candidates'"),
         (lambda line: line.replace("[0.69, 0.4, 0.2]", "[0.69, 0.4]", 1), "divergences of token 0 are not 3 numbers"),
         (lambda line: line.replace("[0.69, 0.4, 0.2]", "[0.69, NaN, 0.2]", 1), "divergences of token 0 are not 3 numbers"),
+        (lambda line: line.replace("[0.69, 0.4, 0.2]", "[0.69, null, 0.2]", 1), "divergences of token 0 are not 3 numbers"),
+        (lambda line: line.replace("[0.69, 0.4, 0.2]", f"[0.69, {10**400}, 0.2]", 1), "damaged: OverflowError"),
+        (lambda line: line.replace('"mode": "prompt"', '"mode": "prompt", "mode": "dola"'), "the field 'mode' is listed twice"),
+        (lambda line: line.replace('"relative_top": 0.1', '"relative_top": "x"'), "relative_top 'x'"),
+        (lambda line: line.replace('"position": 0', '"position": 0.5'), "what is said of token 0"),
+        (lambda line: f"{line} {line}", "This holds 2 JSON values"),
+        (lambda line: "[" * 200_000, "nested too deeply"),
         (lambda line: line.replace('"mode": "prompt"', '"mode": "x"'), "mode 'x' is not known"),
         (lambda line: line.replace('"layer": 2', '"layer": 0'), "layer 0 of token 2 is no candidate"),
         (lambda line: line.replace('"9": ', '"11": '), "a token of token 0 has no text"),
@@ -124,6 +132,29 @@ def test_what_is_no_trace_is_refused(trace, spoil, message):
     with pytest.raises(TraceError, match=re.escape(message)) as refused:
         LayerTrace.from_json(spoil(trace.to_json()))
     assert refused.value.hint
+
+
+def test_a_trace_with_what_is_not_a_number_is_strict_json(trace):
+    odd = dataclasses.replace(trace.tokens[0], divergence=(float("nan"), float("inf"), 0.2))
+    with pytest.warns(UserWarning, match="written as null"):
+        line = dataclasses.replace(trace, tokens=(odd, *trace.tokens[1:])).to_json()
+    assert json.loads(line, parse_constant=pytest.fail)["tokens"][0]["divergence"] == [None, None, 0.2]
+
+
+def test_traces_of_a_file_that_jq_has_spread_over_lines(trace, tmp_path):
+    path = tmp_path / "traces.json"
+    path.write_text("\n\n".join(json.dumps(json.loads(trace.to_json()), indent=2) for _ in range(2)), encoding="utf-8-sig")
+    assert read_traces(path, "it") == [trace, trace]
+    path.write_text(f"{trace.to_json()}\n{trace.to_json().replace('dola.trace/1', 'dola.trace/2')}\n")
+    with pytest.raises(TraceError, match=r"it, line 2: This trace has schema 'dola.trace/2'"):
+        read_traces(path, "it")
+    path.write_text(f"{trace.to_json()}\n{trace.to_json()[:-9]}")
+    with pytest.raises(TraceError, match=r"it, line 2: This is not a whole JSON object(.|\n)*was it cut off"):
+        read_traces(path, "it")
+    path.write_text(f"{trace.to_json()}}}")
+    with pytest.raises(TraceError) as refused:
+        read_traces(path, "it")
+    assert "cut off" not in refused.value.hint
 
 
 def test_sentences(trace):

@@ -189,6 +189,7 @@ def test_a_library_that_cannot_be_loaded(fresh, monkeypatch):
     broken.write_bytes(b"no library")
     monkeypatch.setattr(native, "_compiled", lambda openmp: broken)
     assert "broken.so cannot be loaded" in native.why_not()
+    assert not broken.exists()  # so that the next process compiles it again
 
 
 def test_torch_without_libgomp(fresh, monkeypatch):

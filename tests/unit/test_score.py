@@ -298,7 +298,14 @@ def test_a_results_file_of_another_run_is_refused_and_left_alone(llama, tmp_path
     with pytest.raises(InputError, match="is of another run: its texts is"):
         score(llama, contexts=CONTEXTS[::-1], continuations=CONTINUATIONS[::-1], results=path)
     assert path.read_bytes() == before
-    for content in (b"my notes", b"my notes\n", b'{"schema": "x"}\n', b"[1]\n"):
+    head = before.partition(b"\n")[0] + b"\n"
+    strange = (b"my notes", b"my notes\n", b'{"schema": "x"}\n', b"[1]\n", b"3\n", b"[" * 200_000 + b"\n")
+    odd = (
+        b'{"schema": "dola.results/1", "run": [1]}\n',
+        b'{"schema": "dola.results/1"}\n',
+        head + b'{"item": "0", "found": 1}\n',
+    )
+    for content in (*strange, *odd, (head * 2).decode().encode("utf-16")):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"was not written by dola|has schema"):
             score(llama, results=path)

@@ -41,6 +41,12 @@ def hub(monkeypatch):
     ("name", "content"),
     [
         ("a.csv", '\ufeffq,a\n"one, with\na line",yes\nzwei,é\n'),
+        ("a.csv", 'q;a\n"one, with\na line";yes\nzwei;é\n\n;\n'),
+        ("a.csv", 'sep=|\nq|a\n"one, with\na line"|yes\nzwei|é\n'),
+        ("a.tsv", 'q\ta\n"one, with\na line"\tyes\nzwei\té\n'),
+        ("a.json", '{"q": "one, with\\na line", "a": "yes"}\n{"q": "zwei", "a": "é"}\n'),
+        ("a.jsonl", '[{"q": "one, with\\na line", "a": "yes"}, {"q": "zwei", "a": "é"}]'),
+        ("a.ndjson", '{\n"q": "one, with\\na line",\n"a": "yes"}\n{"q": "zwei", "a": "é"}'),
         ("a.json", '[{"q": "one, with\\na line", "a": "yes"}, {"q": "zwei", "a": "é"}]'),
         ("a.JSONL", '{"q": "one, with\\na line", "a": "yes"}\n\n{"q": "zwei", "a": "\\u00e9"}\n'),
     ],
@@ -87,16 +93,116 @@ def test_a_changed_file_is_refused_where_another_was_expected(write):
         ("a.csv", "q\n1,2\n", "cannot be read as .csv: row 1 has more cells than the header"),
         ("a.csv", 'q\n"cut off', "cannot be read as .csv"),
         ("a.csv", "q\n", "holds no rows"),
-        ("a.json", '{"q": 1}', "holds no list of objects"),
-        ("a.json", '[{"q": 1}, 2]', "row 2 is no object"),
+        ("a.json", '{"q": 1}', "holds one object, not a list of objects"),
+        ("a.json", '[{"q": 1}, 2]', "row 2 is the number 2, not an object"),
         ("a.json", "[", "cannot be read as .json"),
         ("a.jsonl", '{"q": 1}\n{"q', "cannot be read as .jsonl: line 2"),
         ("a.jsonl", "\n", "holds no rows"),
+        ("a.json", "", "holds no rows"),
+        ("a.csv", "", "holds no rows"),
+        ("a.json", '{"q": {"0": 1}, "a": {"0": 2}}', "holds one object, not a list of objects"),
+        ("a.jsonl", '{"q": 1, "q": 2}', "line 1 is not JSON: the field 'q' is listed twice"),
+        ("a.csv", "q,q\n1,2\n", "two columns are called 'q'"),
+        ("a.csv", "q\nä\n".encode("utf-16"), "is UTF-16, not UTF-8"),
+        ("a.jsonl.gz", b"\x1f\x8b", "is compressed with gzip"),
+        ("a.parquet", b"PAR1", "is a Parquet file"),
     ],
 )
 def test_files_that_are_not_right(write, name, content, message):
     with pytest.raises(DataError, match=message):
         open_data(write(name, content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "may_be"),
+    [
+        ("a.json", '[{"q": 1}, {"q', True),
+        ("a.json", '[{"q": 1},', True),
+        ("a.jsonl", '{"q": 1}\n{"q": "x', True),
+        ("a.csv", 'q\n"cut off', True),
+        ("a.json", '[{"q": 1}}]', False),
+        ("a.json", '[{"q": 1},]', False),
+        ("a.jsonl", '{"q": 1\n{"q": 2}', False),
+        ("a.csv", 'q,a\n"x"y,z\n', False),
+        ("a.csv", "q\n1,2\n", False),
+        ("a.csv", "q,q\n1,2\n", False),
+    ],
+)
+def test_a_file_is_said_to_be_cut_off_only_where_it_may_be(write, name, content, may_be):
+    with pytest.raises(DataError) as refused:
+        open_data(write(name, content))
+    assert ("it may be cut off" in refused.value.hint) == may_be
+
+
+def test_a_cell_of_any_length(write):
+    long = "x" * 200_000
+    (row,) = open_data(write("a.csv", f'q,a\n"{long}",b\n')).rows
+    assert row.text("q") == long
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        (["a", "b"], ["a", "b"]),
+        ("['a', 'b']", ["a", "b"]),
+        ("['a' 'b']", ["a", "b"]),
+        ("['a'\n \"it's\"]", ["a", "it's"]),
+        ("array(['a', 'b'], dtype=object)", ["a", "b"]),
+        ('["a", "\\u00e9"]', ["a", "é"]),
+        ("['it\\'s']", ["it's"]),
+        ("[]", []),
+        ("a; b", ["a", " b"]),
+        ("[1] says a; b", ["[1] says a", " b"]),
+        ("[None of the above]", ["[None of the above]"]),
+    ],
+)
+def test_lists_of_texts(cell, expected):
+    assert Row({"a": cell}, 1, "a.csv, row 1").texts("x", "a", separator=";") == expected
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (["a", None], "item 2 is null, not text"),
+        ([3, "a"], "item 1 is the number 3, not text"),
+        ([["a"]], "item 1 is a list, not text"),
+        (3, "is the number 3, not a list of texts"),
+        (True, "is true, not a list of texts"),
+        ({"a": 1}, "is an object, not a list of texts"),
+        ("['a', None]", "item 2 is None, not text"),
+        ("['a', nan]", "item 2 is nan, not text"),
+        ("['a' 3]", "item 2 is 3, not text"),
+        ('["a", 3]', "item 2 is the number 3, not text"),
+        ("['a' ... 'z']", "item 2 is ..., not text"),  # numpy left the others out
+        ("['a' 'b', 'c']", "does not continue like one"),
+        ("['a', 'b'", "does not continue like one"),
+        ("['\\N{none}']", "is not a text"),
+    ],
+)
+def test_what_is_not_a_list_of_texts_is_named_with_row_and_column(cell, message):
+    with pytest.raises(DataError) as refused:
+        Row({"answers": cell}, 1, "a.csv, row 1").texts("Answers", "answers", separator=";")
+    assert refused.value.message.startswith("a.csv, row 1: the field 'answers'")
+    assert message in refused.value.message
+    assert ("cut off" in refused.value.hint) == (cell == "['a', 'b'")
+
+
+def test_answers_of_truthfulqa_as_tables_have_them(write):
+    columns = "question;best_answer;correct_answers;incorrect_answers\n"
+    path = write("TruthfulQA.csv", columns + "Why?;So.;['So.' 'Thus'];[\"No\"]\nWho?;I;I; ['You', None]\n")
+    with pytest.raises(DataError, match="row 2: the field 'incorrect_answers': item 2 is None, not text"):
+        TASKS["truthfulqa-mc"].items(path)
+    path.write_text(columns + "Why?;So.;['So.' 'Thus'];[\"No\"]\n")
+    (item,) = TASKS["truthfulqa-mc"].items(path)
+    assert (item.continuations, item.correct) == ((" So.", " Thus.", " No."), (True, True, False))
+
+
+def test_strategyqa_as_a_table(write):
+    path = write("train.csv", "qid,question,answer\na,why?,True\nb,who?,false\n")
+    assert [item.gold for item in TASKS["strategyqa"].items(path)] == ["yes", "no"]
+    path.write_text("qid,question,answer\na,why?,1\n")
+    with pytest.raises(DataError, match="row 1: the field 'answer' is '1'; it must be true or false"):
+        TASKS["strategyqa"].items(path)
 
 
 @pytest.mark.parametrize("name", ["none.csv", "folder/none.csv", "./none", "none"])
@@ -115,7 +221,7 @@ def test_fields_of_a_row():
             row.value(name)
     with pytest.raises(DataError, match=r"a.csv, row 7: the field 'x' is missing; there are 'Q', 'n'"):
         row.value("x", "y")
-    with pytest.raises(DataError, match="the field 'n' is 3, not text"):
+    with pytest.raises(DataError, match="the field 'n' is the number 3, not text"):
         row.text("n")
 
 

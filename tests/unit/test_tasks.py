@@ -268,9 +268,17 @@ def test_vicuna_answers_are_a_file_for_fastchat(tmp_path):
         vicuna.write_answers(tmp_path / "none" / "a.jsonl", [], "dola-7b")
 
 
-@pytest.mark.parametrize("turns", [["one", "two"], "one", [3]])
-def test_vicuna_questions_have_one_turn(turns):
-    with pytest.raises(DataError, match="row 1: the field 'turns' must be a list of one question"):
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [
+        (["one", "two"], "the field 'turns' must be a list of one question"),
+        ("['one' 'two']", "the field 'turns' must be a list of one question"),
+        ("one", "the field 'turns' is text, not a list of texts"),
+        ([3], "the field 'turns': item 1 is the number 3, not text"),
+    ],
+)
+def test_vicuna_questions_have_one_turn(turns, message):
+    with pytest.raises(DataError, match=f"row 1: {message}"):
         vicuna.items(rows({"question_id": 1, "turns": turns}))
 
 

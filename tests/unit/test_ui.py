@@ -274,7 +274,7 @@ def test_a_prompts_trace_is_opened_without_answers(session, llama, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda line: line[: len(line) // 2], "t.jsonl, line 1: This is no whole JSON object"),
+        (lambda line: line[: len(line) // 2], "t.jsonl, line 1: This is not a whole JSON object"),
         (lambda line: line.replace("dola.trace/1", "dola.trace/2"), "has schema 'dola.trace/2'"),
         (lambda line: '{"a": 1}', "no trace"),
         (lambda line: "", "t.jsonl is empty"),

@@ -7,7 +7,6 @@ command did not write is ever overwritten.
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from typing import Any
 from dola.cli.output import json_line
 from dola.cli.prompts import Prompt
 from dola.errors import UsageError
+from dola.json_text import dumps, finite, loads
 
 
 class AnswerFile:
@@ -34,7 +34,7 @@ class AnswerFile:
     @property
     def seed(self) -> int | None:
         """The seed that the answers so far were drawn with, if any were."""
-        return self._records[0]["settings"]["seed"] if self._records else None
+        return self._records[0]["settings"].get("seed") if self._records else None
 
     def take_up(self, prompts: Sequence[Prompt], model: str, settings: Mapping[str, Any]) -> None:
         """Go on where the file ends, dropping a line that was half written.
@@ -44,13 +44,14 @@ class AnswerFile:
         """
         for record in self._records:
             index = record["index"]
-            if index >= len(prompts) or (record["prompt"], record["fields"]) != (prompts[index].text, prompts[index].fields):
+            fields, _ = finite(record["fields"])  # as prompts have them; earlier versions wrote NaN
+            if index >= len(prompts) or (record["prompt"], fields) != (prompts[index].text, prompts[index].fields):
                 raise self._refusal(f"its answer {index} is of another prompt: {str(record['prompt'])[:60]!r}")
             if record["model"] != model:
                 raise self._refusal(f"it was made with --model {record['model']}, and this is {model}")
             for name, value in settings.items():
                 if (there := record["settings"].get(name)) != value:
-                    raise self._refusal(f"it was made with {name} = {json.dumps(there)}, and here it is {json.dumps(value)}")
+                    raise self._refusal(f"it was made with {name} = {dumps(there)}, and here it is {dumps(value)}")
             self.done.add(index)
         with self.path.open("ab") as file:
             if file.seek(0, os.SEEK_END) > self._length:  # /dev/null cannot be truncated, and need not be
@@ -85,14 +86,35 @@ class AnswerFile:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def _record(self, number: int, line: bytes) -> dict[str, Any]:
-        with suppress(ValueError, KeyError, TypeError):
-            record: dict[str, Any] = json.loads(line)
-            keys = ("index", "prompt", "fields", "model", "settings")
-            if record["schema"] == self.schema and type(record["index"]) is int and all(key in record for key in keys):
-                return record
+        record: Any = None
+        with suppress(ValueError):
+            record = loads(line)
+        schema = record.get("schema") if isinstance(record, dict) else None
+        if schema == self.schema and _is_answer(record):
+            found: dict[str, Any] = record
+            return found
+        if isinstance(schema, str) and schema != self.schema and schema.startswith(self.schema.partition("/")[0] + "/"):
+            raise self._refusal(
+                f"its line {number} has schema {schema!r}, written by dola {record.get('dola')}; "
+                f"this version writes {self.schema!r}"
+            )
         raise self._refusal(f"its line {number} was not written by this command")
 
     def _refusal(self, why: str) -> UsageError:
         return UsageError(
             f"--output {str(self.path)!r} exists, and {why}.", hint="name another file, or remove it; nothing was changed"
         )
+
+
+def _is_answer(record: dict[str, Any]) -> bool:
+    """Whether an object has what is read of an answer, each of its kind."""
+    settings = record.get("settings")
+    return (
+        type(record.get("index")) is int
+        and record["index"] >= 0
+        and isinstance(record.get("prompt"), str)
+        and isinstance(record.get("fields"), dict)
+        and isinstance(record.get("model"), str)
+        and isinstance(settings, dict)
+        and (settings.get("seed") is None or type(settings["seed"]) is int)
+    )

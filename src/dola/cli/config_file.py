@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dola.errors import UsageError
+from dola.json_text import dumps
 from dola.settings_file import read_object
 
 
@@ -62,7 +62,12 @@ def _word(path: Path, key: str, value: Any) -> str:
         return ",".join(map(str, value))
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise UsageError(
-            f"--config {str(path)!r}: {key!r} is {json.dumps(value)}; allowed is a word or a number.",
+            f"--config {str(path)!r}: {key!r} is {dumps(value)}; allowed is a word or a number.",
             hint=f"give it as --{key} takes it, or leave it out",
+        )
+    if isinstance(value, str) and any(each == "\0" or "\ud800" <= each <= "\udfff" for each in value):
+        raise UsageError(
+            f"--config {str(path)!r}: {key!r} is {dumps(value)}, with a character that no option can have.",
+            hint=f"correct it, or give --{key} on the command line",
         )
     return str(value)

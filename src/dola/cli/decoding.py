@@ -106,24 +106,40 @@ def encode(tokenizer: Any, prompts: Sequence[str], *, chat: bool) -> Any:
 
 
 def check_length(model: Any, inputs: Any, max_new_tokens: int, *, option: str = "--max-new-tokens") -> None:
-    """Refuse prompts that are empty, or that leave no room for the answer, whose length `option` gave.
+    """Refuse a prompt that is empty, or that leaves no room for the answer, whose length `option` gave.
+
+    Raises:
+        InputError, UsageError: See `check_lengths`.
+    """
+    check_lengths(model, [("", inputs["input_ids"].shape[-1])], max_new_tokens, option=option)
+
+
+def check_lengths(
+    model: Any, prompts: Sequence[tuple[str, int]], max_new_tokens: int, *, option: str = "--max-new-tokens"
+) -> None:
+    """The same for several prompts: where each came from, and how many tokens it has. Speaks of the longest.
 
     Raises:
         InputError: No tokens at all.
         UsageError: Prompt and answer together are longer than the model's window, where it states one.
     """
-    length = inputs["input_ids"].shape[-1]
+    where, length = min(prompts, key=lambda each: each[1])
     if length == 0:
-        raise InputError("The prompt is empty: it has no tokens; at least one is needed.", hint="give a prompt")
+        raise InputError(f"{_the_prompt(where)} is empty: it has no tokens; at least one is needed.", hint="give a prompt")
+    where, length = max(prompts, key=lambda each: each[1])
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if window is None or length + max_new_tokens <= window:
         return
     room = window - length
     answer = f" and {option} is {max_new_tokens}; together the model takes {window}." if max_new_tokens else ""
     raise UsageError(
-        f"The prompt has {length} tokens{answer or f'; the model takes {window}.'}",
+        f"{_the_prompt(where)} has {length} tokens{answer or f'; the model takes {window}.'}",
         hint=f"{option} {room}" if room > 0 else f"shorten the prompt by {min(max_new_tokens, 1) - room} tokens or more",
     )
+
+
+def _the_prompt(where: str) -> str:
+    return f"{where}: the prompt" if where else "The prompt"
 
 
 def decode(model: Any, tokenizer: Any, inputs: Any, decoding: Decoding, *, streamer: Any = None) -> Batch:

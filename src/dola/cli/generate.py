@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dola.cli import options
+from dola.cli import options, prompt_files
 from dola.cli.answer_file import AnswerFile
 from dola.cli.decoding import Decoding, uses_chat
 from dola.cli.generate_run import Run
@@ -21,7 +21,7 @@ SCHEMA = {
     "model": "--model as given",
     "index": "number of the prompt, from 0",
     "prompt": "the prompt, before any chat template",
-    "fields": "the other fields of its line in a .jsonl file",
+    "fields": "the other fields of its object in a JSON file, or columns of its row in a table",
     "text": "the completion alone, without special tokens",
     "token_ids": "its tokens, with the one that ended it",
     "finish_reason": '"stop": the model ended it; "length": --max-new-tokens did',
@@ -58,7 +58,11 @@ def command(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option(help='Prompts from a file: one a line or, in a .jsonl or .ndjson file, objects with a "prompt".'),
+        typer.Option(help='Prompts from a file: one on each line; JSON (lines or an array) with a "prompt"; .csv or .tsv.'),
+    ] = None,
+    prompt_field: Annotated[
+        str | None,
+        typer.Option(help="Field or column of --file that holds the prompts.", show_default=prompt_files.FIELD),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write JSON lines to this file. Interrupted, the same command goes on where it ended.")
@@ -114,7 +118,7 @@ def command(
         )
     if batch_size is not None and file is None:
         raise UsageError("--batch-size is for the prompts of a file, and there is no --file.", hint="leave --batch-size out")
-    prompts = read_prompts(prompt, file)
+    prompts = read_prompts(prompt, file, field=prompt_field)
     answers = AnswerFile(output, SCHEMA_NAME) if output is not None else None
     if sample and seed is None:
         inherited = answers.seed if answers is not None else None

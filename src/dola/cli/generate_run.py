@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from dola.cli.answer_file import AnswerFile
-from dola.cli.decoding import Batch, Decoding, check_length, decode, encode
+from dola.cli.decoding import Batch, Decoding, check_lengths, decode, encode
 from dola.cli.output import note, print_json, printable, stderr
 from dola.cli.prompts import Prompt
 
@@ -46,8 +46,13 @@ class Run:
     candidate_layers: list[int] | None = None
 
     def __post_init__(self) -> None:
+        lengths: list[int] = []
         for start in range(0, len(self.prompts), self.batch_size):  # before the first hour of work, not after it
-            check_length(self.model, self._encoded(start), self.decoding.max_new_tokens)
+            inputs = self._encoded(start)
+            alone = len(inputs["input_ids"]) == 1  # not padded
+            lengths += [inputs["input_ids"].shape[-1]] if alone else inputs["attention_mask"].sum(dim=-1).tolist()
+        named = [(prompt.where, length) for prompt, length in zip(self.prompts, lengths, strict=True)]
+        check_lengths(self.model, named, self.decoding.max_new_tokens)
 
     def to_stdout(self, schema: str, *, json: bool, stream: bool) -> None:
         """Print completions; token by token if `stream`, on a terminal."""

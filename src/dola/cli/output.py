@@ -6,7 +6,6 @@ where NO_COLOR is set.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -19,6 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from dola import __version__
+from dola.json_text import dumps
 
 
 class _Console(Console):
@@ -42,6 +42,11 @@ def note(line: str) -> None:
     console = stderr()
     if console.is_terminal:
         console.print(line, style="dim", markup=False)
+
+
+def say(line: str) -> None:
+    """A line that must not be missed, on stderr, whoever watches: what was chosen or changed without being asked for."""
+    print(f"dola: {printable(line)}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -73,8 +78,8 @@ def waiting(what: str) -> Iterator[None]:
 
 
 def json_line(schema: str, result: Mapping[str, Any], *, ascii_only: bool = False) -> str:
-    """One JSON object on one line: `schema` is its name and version, as docs/cli.md documents it."""
-    return json.dumps({"schema": schema, "dola": __version__, **result}, ensure_ascii=ascii_only) + "\n"
+    """One strict JSON object on one line: `schema` is its name and version, as docs/cli.md documents it."""
+    return dumps({"schema": schema, "dola": __version__, **result}, ensure_ascii=ascii_only, tell=say) + "\n"
 
 
 def print_json(schema: str, result: Mapping[str, Any]) -> None:

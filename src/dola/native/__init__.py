@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from dola.embedded import cache_folder
+from dola.errors import ModelFileError
 
 logger = logging.getLogger("dola")
 
@@ -180,15 +182,22 @@ def _library() -> ctypes.CDLL:
     path = _compiled(_openmp())
     try:
         library = ctypes.CDLL(str(path))
-    except OSError as error:
+        _declare(library)
+    except (OSError, AttributeError) as error:  # damaged, or not what it is called
+        with suppress(OSError):
+            path.unlink()  # the next process compiles it again
         raise UnavailableError(f"{path} cannot be loaded: {error}") from error
+    return library
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    """The types of the library's functions."""
     pointer, long = ctypes.c_void_p, ctypes.c_long
     library.dola_head.argtypes = [ctypes.c_int, pointer, pointer, pointer, pointer, long, long, long, ctypes.c_int]
     library.dola_jsd.argtypes = [ctypes.c_int, pointer, pointer, pointer, long, long, long, ctypes.c_int]
     library.dola_log_z.argtypes = [ctypes.c_int, pointer, pointer, long, long, long, ctypes.c_int]
     library.dola_compare.argtypes = [ctypes.c_int, *[pointer] * 7, long, long, long, long, ctypes.c_int]
     library.dola_log_z.restype = library.dola_compare.restype = None
-    return library
 
 
 def _openmp() -> Path:
@@ -207,7 +216,10 @@ def _compiled(openmp: Path) -> Path:
         raise UnavailableError("no C compiler found (cc, gcc, or $CC)")
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
     key = hashlib.sha256(b"\0".join((SOURCE.read_bytes(), " ".join(FLAGS).encode(), version, bytes(openmp), _processor())))
-    target = cache_folder() / "native" / f"kernels-{key.hexdigest()[:16]}.so"
+    try:
+        target = cache_folder() / "native" / f"kernels-{key.hexdigest()[:16]}.so"
+    except ModelFileError as error:
+        raise UnavailableError(error.message) from error
     if target.exists():
         return target
     start = time.perf_counter()

@@ -6,11 +6,11 @@ The page's texts are put together here, so that the browser only lays out what i
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
+from dola.json_text import dumps
 from dola.layer_trace import LayerTrace
 from dola.plot.colours import CIVIDIS, hexadecimal
 from dola.token_text import visible
@@ -22,7 +22,7 @@ def page(traces: Sequence[LayerTrace]) -> str:
     parts = {
         "title": html.escape(f"dola trace: {title}"),
         "style": _file("page.css"),
-        "data": json.dumps(page_data(traces)).replace("<", "\\u003c"),  # no text can end the element that it stands in
+        "data": dumps(page_data(traces)).replace("<", "\\u003c"),  # no text can end the element that it stands in
         "script": _file("page.js"),
     }
     made = _file("page.html")

@@ -1,4 +1,4 @@
-"""Data sets, from files (.csv, .json, .jsonl) or from the Hugging Face hub, as rows that know where they stand.
+"""Data sets, from files (JSON, JSON lines, tables) or from the Hugging Face hub, as rows that know where they stand.
 
 Nothing is shipped with the package. The SHA-256 of what was read goes into every report; a file that differs from the published
 one is read all the same, and reported: its numbers are not comparable with published ones.
@@ -6,9 +6,7 @@ one is read all the same, and reported: its numbers are not comparable with publ
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,8 +16,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dola.errors import DataError, MissingExtraError
+from dola.records import CUT_OFF, JSON_SUFFIXES, TABLE_SUFFIXES, Entry, MalformedError, described, read_records
+from dola.tasks.lists import all_texts, exported_list
+from dola.text_file import decoded
 
-SUFFIXES = (".csv", ".json", ".jsonl")
+SUFFIXES = (*TABLE_SUFFIXES, *JSON_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Row:
         Raises:
             DataError: None of them is there, or it is empty.
         """
-        name = next((name for name in names if name in self.fields), names[0])
+        name = self._name(names)
         found = self.fields.get(name)
         if found is None or (isinstance(found, (str, list)) and not "".join(map(str, found)).strip()):
             state = "is empty" if name in self.fields else "is missing; there are " + ", ".join(map(repr, self.fields))
@@ -89,9 +90,38 @@ class Row:
         found = self.value(*names)
         if not isinstance(found, str):
             raise DataError(
-                f"{self.where}: the field {names[0]!r} is {found!r}, not text.", hint="write it as a string, in quotes"
+                f"{self.where}: the field {self._name(names)!r} is {described(found)}, not text.",
+                hint="write it as a string, in quotes",
             )
         return found
+
+    def texts(self, *names: str, separator: str | None = None) -> list[str]:
+        """The same, for a list of texts: one of JSON or of the hub, or a cell in which a table has one.
+
+        Args:
+            *names: See `value`.
+            separator: What parts the texts of a cell that is not a list as Python, numpy or JSON write it.
+
+        Raises:
+            DataError: As `value`; or it is not a list, or an item of it is not text.
+        """
+        found, where = self.value(*names), f"{self.where}: the field {self._name(names)!r}"
+        try:
+            listed = exported_list(found) if isinstance(found, str) else found
+            if isinstance(listed, list):
+                return all_texts(listed)
+        except ValueError as error:
+            whole = not isinstance(found, str) or found.rstrip().endswith(("]", ")"))
+            raise DataError(
+                f"{where}: {error}. It is {str(found)[:80]}", hint='write it as JSON: ["one", "two"]' if whole else CUT_OFF
+            ) from None
+        if isinstance(found, str) and separator is not None:
+            return found.split(separator)
+        raise DataError(f"{where} is {described(found)}, not a list of texts.", hint='write it as JSON: ["one", "two"]')
+
+    def _name(self, names: Sequence[str]) -> str:
+        """The first of these names that the row has a field of."""
+        return next((name for name in names if name in self.fields), names[0])
 
 
 @dataclass(frozen=True)
@@ -108,7 +138,7 @@ def open_data(
     """The rows of a file or hub data set, or of several, one after the other.
 
     Args:
-        source: One or more paths (.csv, .json, .jsonl) or hub data sets.
+        source: One or more paths (.csv, .tsv, .json, .jsonl) or hub data sets.
         published: SHA-256 of the files that published numbers were made with; sets `Origin.known`.
         expected: SHA-256 that the data must have, one for each source: those of an earlier run that is to be continued.
 
@@ -161,50 +191,25 @@ def _from_file(path: Path) -> tuple[str, str, list[dict[str, Any]]]:
 
 
 def _parse(path: Path, content: bytes) -> list[dict[str, Any]]:
-    parsers = {".csv": _parse_csv, ".json": _parse_json, ".jsonl": _parse_jsonl}
-    if (suffix := path.suffix.lower()) not in parsers:
+    text = decoded(content, path, name=str(path), error=DataError)
+    if (suffix := path.suffix.lower()) not in SUFFIXES:
         raise DataError(f"{str(path)!r} is no data file by its name.", hint=f"use a file that ends in {', '.join(SUFFIXES)}")
     try:
-        rows = parsers[suffix](content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not valid UTF-8: {error}.", hint="convert it with iconv -t utf-8") from None
-    except (csv.Error, ValueError) as error:
-        raise DataError(f"{path} cannot be read as {suffix}: {error}.", hint="get the file again; it may be cut off") from None
-    return rows
+        records = read_records(text, suffix)
+        assert records is not None
+        if suffix == ".json" and len(records.entries) == 1 and text.lstrip().startswith("{"):  # pandas writes columns so
+            raise MalformedError("it holds one object, not a list of objects", "with pandas: to_json(path, orient='records')")
+        return _objects(records.entries)
+    except MalformedError as error:
+        hint = error.hint or "correct it, or get the file again"
+        raise DataError(f"{path} cannot be read as {suffix}: {error.message}.", hint=hint) from None
 
 
-def _parse_csv(text: str) -> list[dict[str, Any]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    rows = []
-    for number, row in enumerate(reader, 1):
-        if None in row:
-            raise ValueError(f"row {number} has more cells than the header")
-        rows.append({name: value for name, value in row.items() if value is not None})  # a short row lacks its last fields
-    return rows
-
-
-def _parse_json(text: str) -> list[dict[str, Any]]:
-    return _objects(json.loads(text), "row")
-
-
-def _parse_jsonl(text: str) -> list[dict[str, Any]]:
-    values = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                values.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from None
-    return _objects(values, "object")
-
-
-def _objects(values: Any, what: str) -> list[dict[str, Any]]:
-    if not isinstance(values, list):
-        raise ValueError("it holds no list of objects")
-    for number, value in enumerate(values, 1):
-        if not isinstance(value, dict):
-            raise ValueError(f"{what} {number} is no object with fields")
-    return values
+def _objects(entries: list[Entry]) -> list[dict[str, Any]]:
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry.value, dict):
+            raise MalformedError(f"row {number} is {described(entry.value)}, not an object with fields")
+    return [entry.value for entry in entries]
 
 
 def _from_hub(hub: HubDataset) -> tuple[str, str, list[dict[str, Any]]]:

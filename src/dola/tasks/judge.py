@@ -17,6 +17,7 @@ from http.client import HTTPException
 from typing import Any, Protocol
 
 from dola.errors import InputError, JudgeError
+from dola.json_text import loads
 
 TRUTH_PROMPT = "Q: {question}\nA: {answer}\nTrue:"
 INFO_PROMPT = "Q: {question}\nA: {answer}\nHelpful:"
@@ -73,7 +74,7 @@ class EndpointJudge:
         timeout: Seconds to wait for one answer.
 
     Raises:
-        InputError: `base_url` is no web address.
+        InputError: `base_url` is not a web address, or the key cannot be sent.
     """
 
     def __init__(self, model: str, base_url: str, *, api_key: str | None = None, timeout: float = 60.0) -> None:
@@ -81,7 +82,11 @@ class EndpointJudge:
             raise InputError(f"{base_url!r} is no web address.", hint="use one such as http://localhost:8000/v1")
         self.model = model
         self.url = base_url.rstrip("/") + "/completions"
-        self.api_key = api_key or os.environ.get("OPENAI_API_KEY")
+        self.api_key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()  # files of keys end in a line feed
+        if not self.api_key.isprintable() or not self.api_key.isascii():
+            raise InputError(
+                "The key for the judge has characters that no HTTP header can hold.", hint="check api_key, or OPENAI_API_KEY"
+            )
         self.timeout = timeout
 
     def probability_of_yes(self, prompt: str) -> float:
@@ -103,7 +108,10 @@ class EndpointJudge:
         body = {"model": self.model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 5}
         answer = self._post(body)
         try:
-            return {str(token): float(value) for token, value in answer["choices"][0]["logprobs"]["top_logprobs"][0].items()}
+            found = {str(token): float(value) for token, value in answer["choices"][0]["logprobs"]["top_logprobs"][0].items()}
+            if not all(value < 1e-3 for value in found.values()):  # NaN as well; a probability of 1 may be rounded
+                raise ValueError("no log-probabilities")
+            return found
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
             raise JudgeError(
                 f"{self.url} answered without the log-probabilities of tokens: {json.dumps(answer)[:200]}",
@@ -115,7 +123,7 @@ class EndpointJudge:
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                return json.loads(response.read())
+                return loads(response.read())
         except urllib.error.HTTPError as error:
             with error:
                 said = error.read(200).decode(errors="replace").strip()

@@ -30,6 +30,8 @@ def items(data: Data) -> list[QuestionItem]:
 
 def _item(row: Row) -> QuestionItem:
     answer = row.value("answer")
+    if isinstance(answer, str):  # a table has no other way to hold it
+        answer = {"true": True, "false": False}.get(answer.strip().lower(), answer)
     if not isinstance(answer, bool):
         raise DataError(f"{row.where}: the field 'answer' is {answer!r}; it must be true or false.", hint="correct the row")
     question = row.text("question")

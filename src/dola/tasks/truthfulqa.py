@@ -52,9 +52,7 @@ def _choice_item(row: Row) -> ChoiceItem:
 
 def _answers(row: Row, *names: str) -> list[str]:
     """The answers of a field, each closed with a full stop."""
-    value = row.value(*names)
-    parts = value.split(";") if isinstance(value, str) else value
-    found = [_closed(part) for part in parts if part.strip()]
+    found = [_closed(part) for part in row.texts(*names, separator=";") if part.strip()]
     if not found:
         raise DataError(f"{row.where}: the field {names[0]!r} holds no answer.", hint="fill the row in, or leave it out")
     return found

@@ -6,13 +6,13 @@ A prompt is the question alone; whoever generates puts it through the model's ch
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
 from dola.errors import DataError, InputError
+from dola.json_text import dumps
 from dola.tasks.data import Data, Row
 from dola.tasks.items import QuestionItem
 
@@ -30,8 +30,8 @@ def items(data: Data) -> list[QuestionItem]:
 
 
 def _item(row: Row) -> QuestionItem:
-    turns = row.value("turns")
-    if not isinstance(turns, list) or len(turns) != 1 or not isinstance(turns[0], str):
+    turns = row.texts("turns")
+    if len(turns) != 1:
         raise DataError(
             f"{row.where}: the field 'turns' must be a list of one question, and is {turns!r}.",
             hint="use FastChat's data/vicuna_bench/question.jsonl",
@@ -55,7 +55,7 @@ def answer_line(item: QuestionItem, answer: str, model_id: str, *, when: float |
         "choices": [{"index": 0, "turns": [answer]}],
         "tstamp": time.time() if when is None else when,
     }
-    return json.dumps(fields, ensure_ascii=False)
+    return dumps(fields, ensure_ascii=False)
 
 
 def write_answers(path: Path, answers: Iterable[tuple[QuestionItem, str]], model_id: str) -> None:
