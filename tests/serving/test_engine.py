@@ -170,7 +170,7 @@ def test_sampling_draws_from_the_contrast(tiny_engine: Engine, judge: Judge):
         ({"dola_relative_top": 0.2}, "DoLa is off for requests that name no layers"),
         ({"dola_divergence": "kl", "dola_layers": "high"}, "unknown"),
         ({"dola_final_norm": "yes", "dola_layers": "high"}, "is not a bool"),
-        ({"dola_layer": "high"}, "is no option of DoLa"),
+        ({"dola_layer": "high"}, "is not an option of DoLa"),
         ({"dola_layers": "off", "dola_relative_top": 0.2}, "leave one of the two out"),
     ],
 )
