@@ -54,7 +54,8 @@ def test_what_drops_options_is_refused_where_dola_is_on(kind: str):
     with pytest.raises(ConfigError, match=f"This endpoint .{kind}. drops a request's DoLa options"):
         gate.check_request(_request(kind), ON)
     gate.check_request(_request(kind), OFF)
-    with pytest.raises(ConfigError, match="given where vLLM ignores it"):
+    gate.check_request(_request(kind, more={"vllm_xargs": {"dola_layers": "off"}}), OFF)
+    with pytest.raises(ConfigError, match="so it would decode plainly"):
         gate.check_request(_request(kind, more={"vllm_xargs": {"dola_layers": "high"}}), OFF)
 
 
@@ -83,3 +84,18 @@ def test_options_where_vllm_ignores_them_are_refused(engine: Any, more: Any, pat
     gate.check_request(_request("ChatCompletionRequest", more={"user_id": 3, "extra_body": {"guided": "x"}}), engine)
     with pytest.raises(ConfigError, match=r"chat_template_kwargs\.dola_layers"):
         gate.check_request(_request("ChatCompletionRequest", chat_template_kwargs={"dola_layers": "off"}), engine)
+
+
+def test_bodies_whose_models_forget_what_they_do_not_declare():
+    tokens, messages = ("token_ids", "sampling_params"), ("messages", "vllm_xargs")
+    gate.check_body({"token_ids": [1], "sampling_params": {"extra_args": {"dola_layers": "off"}}}, tokens)
+    gate.check_body({"messages": [{"dola_layers": 1}], "vllm_xargs": {"dola_layers": "off"}}, messages)
+    for declared, body, place in (
+        (tokens, {"vllm_xargs": {"dola_layers": "off"}}, "extra_args"),
+        (tokens, {"sampling_params": {"dola_layers": "off"}}, "extra_args"),
+        (messages, {"dola_layers": "off"}, "vllm_xargs"),
+        (("messages",), {"vllm_xargs": {"dola_layers": "off"}}, "/v1/chat/completions"),
+    ):
+        with pytest.raises(ConfigError, match="given where vLLM ignores it") as caught:
+            gate.check_body(body, declared)
+        assert place in caught.value.hint

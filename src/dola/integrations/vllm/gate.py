@@ -10,7 +10,7 @@ a check of ours around them. A vLLM that lacks one of them does not start with D
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import wraps
 from importlib import import_module
 from typing import Any
@@ -30,6 +30,9 @@ CARRYING = (
 
 NOTHING_DECODED = ("Tokenize", "Detokenize", "Derender")
 """How the names of kinds begin that make text or tokens and run no model."""
+
+PLACE = '"vllm_xargs": {"dola_layers": "off"}'
+"""Where options belong in most requests."""
 
 SERVING = "vllm.entrypoints.serve.engine.serving"
 ONLINE = "vllm.entrypoints.generate.beam_search.online"
@@ -89,26 +92,25 @@ def check_request(request: Any, engine: Served | None) -> None:
     kind = type(request).__name__
     if kind.startswith(NOTHING_DECODED):
         return
-    check_fields(_undeclared(request, carried=kind in CARRYING))
+    check_fields(_undeclared(request))
     if getattr(request, "use_beam_search", False):
         check_dropped("Beam search", 'leave out "use_beam_search"', _options(request), engine)
     elif kind not in CARRYING:
         check_dropped(f"This endpoint ({kind})", "use /v1/completions or /v1/chat/completions", _options(request), engine)
 
 
-def check_fields(fields: Mapping[str, Any]) -> None:
+def check_fields(fields: Mapping[str, Any], place: str = PLACE) -> None:
     """Refuse options of DoLa in fields that vLLM ignores.
+
+    Args:
+        fields: What a request says beside the fields that its model declares.
+        place: Where options belong in it.
 
     Raises:
         ConfigError: There are some.
     """
-    if (path := next(_ours(fields), None)) is None:
-        return
-    inside = "sampling_params" in path
-    raise ConfigError(
-        f"{'.'.join(path)!r} was given where vLLM ignores it.",
-        hint='"sampling_params": {"extra_args": {"dola_layers": "off"}}' if inside else '"vllm_xargs": {"dola_layers": "off"}',
-    )
+    if (path := next(_ours(fields), None)) is not None:
+        raise ConfigError(f"{'.'.join(path)!r} was given where vLLM ignores it.", hint=place)
 
 
 def check_dropped(what: str, instead: str, options: Mapping[str, Any] | None, engine: Served | None) -> None:
@@ -138,11 +140,12 @@ def _options(request: Any) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-def _undeclared(request: Any, *, carried: bool) -> dict[str, Any]:
-    """Fields of a request that its model does not declare, and those that end in a chat template."""
-    fields = dict(getattr(request, "model_extra", None) or {})
-    if carried:
-        fields.pop("vllm_xargs", None)  # a batch of chats hands on what it does not declare
+def _undeclared(request: Any) -> dict[str, Any]:
+    """Fields of a request that its model does not declare, and those that end in a chat template.
+
+    Not "vllm_xargs": a batch of chats hands it on undeclared, and where it is dropped, `check_dropped` says so.
+    """
+    fields = {name: value for name, value in (getattr(request, "model_extra", None) or {}).items() if name != "vllm_xargs"}
     if template := getattr(request, "chat_template_kwargs", None):
         fields["chat_template_kwargs"] = template
     return fields
@@ -197,14 +200,25 @@ def _reading_the_body(original: Any) -> Any:
     @wraps(original)
     async def create(self: Any, request: Any, raw_request: Any = None) -> Any:
         body = {} if raw_request is None else await raw_request.json()
-        declared = {*getattr(type(request), "model_fields", {})} - {"sampling_params"}
-        fields = {name: value for name, value in body.items() if name not in declared}
-        if isinstance(sampling := fields.get("sampling_params"), Mapping):
-            fields["sampling_params"] = {name: value for name, value in sampling.items() if name != "extra_args"}
         try:
-            check_fields(fields)
+            check_body(body, getattr(type(request), "model_fields", {}))
         except ConfigError as error:
             return self.create_error_response(str(error))
         return await original(self, request, raw_request)
 
     return create
+
+
+def check_body(body: Mapping[str, Any], declared: Iterable[str]) -> None:
+    """Refuse options of DoLa in fields of a body that its request's model does not declare, or does not hand on.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    fields = {name: value for name, value in body.items() if name not in {*declared} - {"sampling_params"}}
+    place = PLACE if "vllm_xargs" in declared else "use /v1/chat/completions: this endpoint takes no options of DoLa"
+    if "sampling_params" in declared:
+        place = '"sampling_params": {"extra_args": {"dola_layers": "off"}}'
+        if isinstance(sampling := fields.get("sampling_params"), Mapping):
+            fields["sampling_params"] = {name: value for name, value in sampling.items() if name != "extra_args"}
+    check_fields(fields, place)
