@@ -38,7 +38,12 @@ def test_requests_that_are_preempted_and_copies_of_one_request(tiny_folder: Any,
 
     preempted = []
     preempt = Scheduler._preempt_request
-    monkeypatch.setattr(Scheduler, "_preempt_request", lambda *given: [preempted.append(given[1]), preempt(*given)][1])
+
+    def noted(scheduler: Any, request: Any, *given: Any, **more: Any) -> Any:
+        preempted.append(request)
+        return preempt(scheduler, request, *given, **more)
+
+    monkeypatch.setattr(Scheduler, "_preempt_request", noted)
     judge, prompts, ways = Judge(tiny_folder), ["abc def", "Hello there", "1 2 3 4", "xyz"], [None, "high", [2, 4], "low"]
     settings = {"num_gpu_blocks_override": 7, "block_size": 32, "max_num_seqs": 4, "async_scheduling": True}
     with Engine(tiny_folder, {"layers": "high", "capture": "all", "default": "off"}, **settings) as engine:

@@ -86,7 +86,6 @@ def test_what_drops_options_is_refused(options: dict[str, Any], server: Server):
         ("/v1/completions", {"prompt": "abc", **beams}),
         ("/v1/chat/completions", {"messages": CHAT, **beams}),
         ("/generative_scoring", {"query": "abc", "items": ["def"], "label_token_ids": [5, 9]}),
-        ("/v1/systemone", {"state": "abc", "questions": {"q": {"type": "choice", "criteria": ["a", "b"]}}}),
     ):
         status, answer = server.post(path, **given, **xargs)
         assert status == 400, path
