@@ -42,12 +42,16 @@ def test_starts_vllms_server_with_dola_in_it(dola_command: Any, started: Any):
     assert "dola_layers" in ended.err
 
 
+def test_layers_are_handed_on_where_they_are_given(dola_command: Any, started: Any):
+    assert dola_command("serve", "m", "--layers", "high", "--model-impl", "vllm", "--additive", "x").code == 0
+    assert _dola(started[0])["layers"] == "high"
+
+
 def test_every_setting_is_handed_on(dola_command: Any, started: Any):
     more = ["--relative-top", "0.2", "--divergence", "reference", "--no-final-norm", "--capture", "all", "--default", "off"]
     assert dola_command("serve", "m", *more).code == 0
     assert dola_command("serve", "m", "--final-norm", "--capture", "1,3").code == 0
-    assert _dola(started[0]) == {
-        "layers": "high",
+    assert _dola(started[0]) == {  # no layers: the plugin takes those of the generation config, or "high"
         "relative_top": 0.2,
         "divergence": "reference",
         "final_norm": False,
@@ -74,6 +78,12 @@ def test_the_example_asks_for_dola_where_it_is_off_by_default(dola_command: Any,
         (["m", "--relative-top", "7"], "out of range"),
         (["m", "--default", "maybe"], "maybe"),
         (["m", "--additional-config", "{}"], "hands its own settings to vLLM"),
+        (["m", "--additional-config={}"], "hands its own settings to vLLM"),
+        (["m", "--additional_config", "{}"], "hands its own settings to vLLM"),
+        (["m", "--additional-config.dola.default", "off"], "hands its own settings to vLLM"),
+        (["m", "--additional-conf", "{}"], "hands its own settings to vLLM"),
+        (["m", "--model", "other"], "--model was given beside 'm'"),
+        (["m", "--model=other"], "--model was given beside 'm'"),
     ],
 )
 def test_mistakes(arguments: list[str], words: str, dola_command: Any, started: Any):

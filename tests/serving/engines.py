@@ -71,11 +71,17 @@ class Engine:
         gc.collect()
 
     def outputs(self, prompts: list[Any], options: Any = None, adapters: Any = None, **sampling: Any) -> list[Any]:
-        """vLLM's outputs; `options` are a request's DoLa options, `adapters` LoRARequests, for all prompts or one for each."""
+        """vLLM's outputs; `options` are a request's DoLa options, `adapters` LoRARequests, for all prompts or one for each.
+
+        `sampling` may have `prompt_logprobs` for each: only plain requests can have them.
+        """
         from vllm import SamplingParams
 
         each = options if isinstance(options, list) else [options] * len(prompts)
-        params = [SamplingParams(**{"temperature": 0, "max_tokens": 16, "extra_args": o, **sampling}) for o in each]
+        wanted = sampling.pop("prompt_logprobs", None)
+        lists = wanted if isinstance(wanted, list) else [wanted] * len(prompts)
+        given = {"temperature": 0, "max_tokens": 16, **sampling}
+        params = [SamplingParams(**given, extra_args=o, prompt_logprobs=n) for o, n in zip(each, lists, strict=True)]
         found: list[Any] = self.llm.generate(prompts, params, lora_request=adapters, use_tqdm=False)
         return found
 

@@ -80,14 +80,29 @@ def test_logprobs_are_of_the_contrast(tiny_engine: Engine, judge: Judge):
 
 
 def test_logprobs_of_a_prompt_are_the_models_own(tiny_engine: Engine, judge: Judge):
-    """Documented: what the model thinks of a given text is no decoding."""
-    output, plain = tiny_engine.outputs(["abc def", "abc def"], [HIGH, {}], prompt_logprobs=2)
-    for found, own in zip(output.prompt_logprobs[1:], plain.prompt_logprobs[1:], strict=True):
-        assert {token: value.logprob for token, value in found.items()} == pytest.approx(
-            {token: value.logprob for token, value in own.items()}, abs=1e-4
-        )
-    assert list(output.outputs[0].token_ids) == judge.tokens("abc def", "high")
-    assert list(plain.outputs[0].token_ids) == judge.tokens("abc def")
+    """Beside a request with DoLa, too. With DoLa they are refused: nobody would see that they are not DoLa's."""
+    prompts = ["abc def", "abc def"]
+    output, other = tiny_engine.outputs(prompts, [{}, HIGH], prompt_logprobs=[2, None])
+    ids = judge.tokenizer("abc def")["input_ids"]
+    with torch.no_grad():
+        own = judge.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    for position, found in enumerate(output.prompt_logprobs[1:]):
+        for token, value in found.items():
+            assert value.logprob == pytest.approx(own[position, token].item(), abs=1e-3)
+    assert list(output.outputs[0].token_ids) == judge.tokens("abc def")
+    assert list(other.outputs[0].token_ids) == judge.tokens("abc def", "high")
+    with pytest.raises(ValueError, match="the log-probabilities that vLLM has of a prompt are the model's own"):
+        tiny_engine.outputs(prompts, HIGH, prompt_logprobs=2)
+
+
+def test_beams_are_plain_where_dola_is_off_by_default(tiny_engine: Engine, judge: Judge):
+    """They build sampling parameters of their own: no request can ask for DoLa."""
+    from vllm.sampling_params import BeamSearchParams
+
+    found = tiny_engine.llm.beam_search([{"prompt": "abc def"}], BeamSearchParams(beam_width=2, max_tokens=6))
+    inputs = judge.tokenizer("abc def", return_tensors="pt")
+    expected = judge.model.generate(**inputs, num_beams=2, max_new_tokens=6, do_sample=False, early_stopping=True)
+    assert found[0].sequences[0].tokens == expected[0].tolist()
 
 
 def _decided(judge: Judge, prompt: str, steps: int, banned: Any, bias: dict[int, float] | None = None) -> tuple[list[int], int]:
@@ -170,7 +185,9 @@ def test_sampling_draws_from_the_contrast(tiny_engine: Engine, judge: Judge):
         ({"dola_relative_top": 0.2}, "DoLa is off for requests that name no layers"),
         ({"dola_divergence": "kl", "dola_layers": "high"}, "unknown"),
         ({"dola_final_norm": "yes", "dola_layers": "high"}, "is not a bool"),
-        ({"dola_layer": "high"}, "is no option of DoLa"),
+        ({"dola_layer": "high"}, "is not an option of DoLa"),
+        ({"dloa_layers": "high"}, "is not an option of DoLa"),
+        ({"layers": "high"}, "is not an option of DoLa"),
         ({"dola_layers": "off", "dola_relative_top": 0.2}, "leave one of the two out"),
     ],
 )

@@ -78,6 +78,22 @@ def test_another_implementation_of_a_known_architecture(tiny_folder: Path):
         _config(tiny_folder, model_impl="transformers")
 
 
+def test_a_vllm_whose_front_ends_cannot_be_checked(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Beams would be decoded by the default in silence: an engine with DoLa does not start."""
+    from dola.integrations.vllm import gate
+
+    for places in ((("vllm.entrypoints.anthropic.serving", "Renamed", "x"),), (("vllm.entrypoints.moved", "A", "x"),)):
+        monkeypatch.setattr(gate, "FORGETFUL", places)
+        with pytest.raises(ValueError, match=r"This vLLM has no vllm\.entrypoints\..*, where dola checks requests"):
+            _config(tiny_folder)
+        _config(tiny_folder, {})
+
+
+def test_settings_under_another_name(tiny_folder: Path):
+    with pytest.raises(ValueError, match="'DoLa' in additional_config is not a setting"):
+        _config(tiny_folder, {"DoLa": {"layers": "high"}})
+
+
 def _start(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     code = (
         "from vllm import LLM, SamplingParams\n"

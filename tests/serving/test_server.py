@@ -52,7 +52,7 @@ def test_the_command_has_shown_a_request(server: Server):
         ({"dola_relative_top": 3, "dola_layers": "high"}, "out of range"),
         ({"dola_relative_top": 0.3}, "DoLa is off for requests that name no layers"),
         ({"dola_divergence": "kl", "dola_layers": "high"}, "'jsd', 'reference'"),
-        ({"dola_penalty": 1}, "is no option of DoLa"),
+        ({"dola_penalty": 1}, "is not an option of DoLa"),
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])

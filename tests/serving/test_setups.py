@@ -32,7 +32,11 @@ def _requests_and_tokens(judge: Judge) -> tuple[list[Any], list[list[list[int]]]
     assert all(found != expected[0] for found in expected[1 : len(WAYS)])  # or all ways would seem right
     mixed = [WAYS[i % len(WAYS)] for i in range(len(PROMPTS))]
     requests.append(
-        {"prompts": PROMPTS, "options": [options_for(layers) for layers in mixed], "sampling": {"prompt_logprobs": 1}}
+        {
+            "prompts": PROMPTS,
+            "options": [options_for(layers) for layers in mixed],
+            "sampling": {"prompt_logprobs": [1 if layers is None else None for layers in mixed]},
+        }
     )
     expected.append([judge.tokens(prompt, layers) for prompt, layers in zip(PROMPTS, mixed, strict=True)])
     old = dola.DoLaConfig("high", divergence="reference", final_norm=False)

@@ -63,7 +63,7 @@ def test_a_request(extra: Any, expected: Any):
         ({"dola_layers": 4}, "neither a bucket"),
         ({"dola_layers": {"a": 1}}, "neither a bucket"),
         ({"dola_layers": "off", "dola_final_norm": True}, "leave one of the two out"),
-        ({"DoLa_layers": "high"}, "is no option"),
+        ({"DoLa_layers": "high"}, "is not an option"),
         ({"dola_final_norm": "no"}, "is not a bool"),
     ],
 )
@@ -206,3 +206,47 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFi
     monkeypatch.setenv("DOLA_VLLM", "0")
     plugin.register()
     assert "switched off" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name", ["dloa_layers", "dola_layer", "DOLA_LAYERS", "layers", "relative_top", "dolalayers", "dola-layers"]
+)
+def test_a_misspelt_option_is_not_ignored(name: str):
+    with pytest.raises(ConfigError, match="is not an option of DoLa; allowed are dola_layers"):
+        _served().of_request({name: "off"})
+    assert _served().of_request({"session_id": "a", "top_n_sigma": 1.0}) == DoLaConfig((4, 6))  # other plugins' options
+
+
+def test_settings_under_another_name_are_not_ignored():
+    for name in ("DoLa", "dola_layers", "dola.layers"):
+        engine = _engine()
+        engine.additional_config = {name: {"layers": "low"}}
+        with pytest.raises(ConfigError, match="is not a setting"):
+            plugin.served_by(engine)
+    engine.additional_config = {"dola_version": "0", "other": {}}
+    assert plugin.served_by(engine) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "override", "given", "expected"),
+    [
+        ("auto", {}, {}, (2,)),
+        ("auto", {}, {"layers": [5]}, (5,)),
+        ("auto", {"dola_layers": [6]}, {}, (6,)),
+        ("vllm", {}, {}, (4, 6)),
+        ("vllm", {"dola_layers": [6]}, {}, (6,)),
+        ("some/folder", {}, {}, (2,)),
+    ],
+)
+def test_layers_of_the_models_generation_config(source: str, override: Any, given: Any, expected: tuple[int, ...]):
+    engine = _engine(dola=given)
+    engine.model_config.hf_text_config.tie_word_embeddings = False
+    engine.model_config.generation_config, engine.model_config.override_generation_config = source, override
+    engine.model_config.try_get_generation_config = lambda: {"dola_layers": [2], "temperature": 0.5}
+    assert plugin.served_by(engine).config.layers == expected
+
+
+def test_the_rust_front_end_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    with pytest.raises(ConfigError, match="the Rust front end"):
+        plugin.served_by(_engine(dola={}))

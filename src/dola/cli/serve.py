@@ -70,7 +70,11 @@ def command(
             hint=f"python -c \"import dola; [part.save_pretrained('{model}-folder') for part in dola.load('{model}')]\", "
             f"then dola serve ./{model}-folder",
         )
-    if "--additional-config" in context.args:
+    if any(_names(argument, "--model") for argument in context.args):
+        raise UsageError(
+            f"--model was given beside {model!r}, and vLLM would serve the other one.", hint="name one model: dola serve MODEL"
+        )
+    if any(_names(argument, "--additional-config", shortest="--add") for argument in context.args):
         raise UsageError(
             "--additional-config was given, which is how this command hands its own settings to vLLM.",
             hint='start vLLM by its own command, with yours and "dola" in one object: see docs/serving.md',
@@ -82,6 +86,8 @@ def command(
     config = options.dola_config(layers, divergence=divergence, final_norm=final_norm, relative_top=relative_top)
     assert config is not None
     settings = _settings(config, capture, default)
+    if getattr(context.get_parameter_source("layers"), "name", "") == "DEFAULT":
+        del settings["layers"]  # the plugin looks for some in the model's generation config first
     arguments = ["--model", model, "--additional-config", json.dumps({"dola": settings}), *context.args]
     print(_example(model, context.args, default), file=sys.stderr, flush=True)
     # In this process's place, so that signals and exit codes are vLLM's.
@@ -99,6 +105,12 @@ def _check_vllm() -> None:
             continue
         if not supports(found):
             raise UsageError(f"{distribution} {found} is installed; dola serve works with {SUPPORTED}.x.", hint=INSTALL)
+
+
+def _names(argument: str, option: str, *, shortest: str = "") -> bool:
+    """Whether an argument is an option of vLLM, in one of its spellings: --a_b, --a-b=..., --a-b.key, or cut short."""
+    name = argument.partition("=")[0].partition(".")[0].replace("_", "-")
+    return name == option or (bool(shortest) and name.startswith(shortest) and option.startswith(name))
 
 
 def _settings(config: DoLaConfig, capture: str | None, default: Default) -> dict[str, Any]:

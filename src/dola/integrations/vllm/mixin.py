@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from dola.integrations.vllm.plugin import served_by
 from dola.integrations.vllm.readout import anatomy_of
 from dola.integrations.vllm.settings import Served
 from dola.integrations.vllm.sharded import ShardedHead, ShardedStep
+from dola.integrations.vllm.weights import Reading, check_weights, tracks_weights
 from dola.step import Step
 
 
@@ -35,6 +37,8 @@ class DoLaMixin:
     """Comes before a model class of vLLM among the bases. Without DoLa in the engine's settings it does nothing."""
 
     _dola: Decoder | None = None
+    _dola_checks: bool = False
+    """Whether the weights that are loaded next have to be all of them: the first ones of an engine with DoLa."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "", **kwargs: Any) -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix, **kwargs)  # type: ignore[call-arg]
@@ -45,6 +49,24 @@ class DoLaMixin:
             _capture(self, served.captured, vllm_config.model_config.architecture, width)
             self.embedding_modules = _without_heads(self)
             self.get_model_state_cls = partial(_state_class, batch)  # runner V2 asks for it; absent without DoLa
+            self._dola_source, self._dola_quantised = vllm_config.model_config.model, vllm_config.quant_config is not None
+            self._dola_checks = tracks_weights(vllm_config.load_config)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], *args: Any, **kwargs: Any) -> Any:
+        """As the model's; the first time, weights that the checkpoint lacks are refused.
+
+        Raises:
+            ModelFileError: Weights that are missing, or that do not fit.
+        """
+        load = super().load_weights  # type: ignore[misc]
+        if not self._dola_checks:  # later ones may be some of them: a trainer's, for instance
+            return load(weights, *args, **kwargs)
+        self._dola_checks = False
+        reading = Reading(weights)
+        with reading.named(self._dola_source):
+            loaded = load(reading, *args, **kwargs)
+        check_weights(self, self._dola_source, loaded, reading.names, quantised=self._dola_quantised)
+        return loaded
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output [T, d], with the captured layers behind it; between pipeline stages IntermediateTensors."""

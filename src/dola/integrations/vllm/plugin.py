@@ -9,24 +9,32 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 from dola import __version__
+from dola.config import DoLaConfig
 from dola.errors import ConfigError, ModelError
 from dola.integrations.vllm import INSTALL, SUPPORTED, supports
 from dola.integrations.vllm.architectures import ARCHITECTURES, UNTESTED
-from dola.integrations.vllm.settings import Served
+from dola.integrations.vllm.settings import ENGINE_HINT, Served, request_options
 
 logger = logging.getLogger("vllm.dola")
 
 STOCK_TORCH_COMPILE = 1
 """vLLM's CompilationMode that compiles a model as a whole."""
 
+VERSION = "dola_version"
+"""What our version is called in the engine's additional_config, where the plugin puts it."""
+
 SWITCH = "DOLA_VLLM"
 """Environment variable: 0 leaves vLLM as it is."""
 
 served: dict[str, Served | None] = {}
 """Engines of this process, by the id of their configuration; None for those without DoLa. Requests are checked by it."""
+
+
+_UNKNOWN = "unknown"
 
 
 def is_off() -> bool:
@@ -63,13 +71,16 @@ def _checked(original: Any) -> Any:
     """vLLM's hook for the settings of one architecture, with ours behind it."""
     from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
+    from dola.integrations.vllm import gate
+
     class Checked(original or VerifyAndUpdateConfig):  # type: ignore[misc]
         @staticmethod
         def verify_and_update_config(vllm_config: Any) -> None:
             (original or VerifyAndUpdateConfig).verify_and_update_config(vllm_config)
             served[vllm_config.instance_id] = found = served_by(vllm_config)
+            gate.install(required=found is not None)
             if found is not None:  # vLLM's cache of compiled graphs goes by its settings, and the graphs are ours
-                vllm_config.additional_config = {**vllm_config.additional_config, "dola_version": __version__}
+                vllm_config.additional_config = {**vllm_config.additional_config, VERSION: __version__}
             weakref.finalize(vllm_config, served.pop, vllm_config.instance_id, None)  # an engine that is gone checks nothing
 
     return Checked
@@ -82,13 +93,47 @@ def served_by(vllm_config: Any) -> Served | None:
         ConfigError: Settings of DoLa that are not allowed, or other settings of the engine that do not go with it.
         ModelError: An architecture that cannot be decoded with DoLa.
     """
-    additional = vllm_config.additional_config
-    given = additional.get("dola") if isinstance(additional, dict) else None
-    if given is None:
+    additional = vllm_config.additional_config if isinstance(vllm_config.additional_config, dict) else {}
+    if misspelt := [name for name in additional if name.lower().startswith("dola") and name not in ("dola", VERSION)]:
+        raise ConfigError(f'{misspelt[0]!r} in additional_config is not a setting; DoLa\'s are in "dola".', hint=ENGINE_HINT)
+    if (given := additional.get("dola")) is None:
         return None
     _check_engine(vllm_config)
-    text = vllm_config.model_config.hf_text_config
+    model = vllm_config.model_config
+    if isinstance(given, Mapping) and "layers" not in given and (layers := _layers_of_the_model(model)) is not None:
+        given = {**given, "layers": layers}
+    text = model.hf_text_config
     return Served.of(given, num_layers=text.num_hidden_layers, tied=bool(getattr(text, "tie_word_embeddings", False)))
+
+
+def _layers_of_the_model(model_config: Any) -> Any:
+    """`dola_layers` of the generation config that the engine uses; None where it names none."""
+    given = dict(getattr(model_config, "override_generation_config", None) or {})
+    if getattr(model_config, "generation_config", "vllm") != "vllm":
+        given = {**model_config.try_get_generation_config(), **given}
+    return given.get("dola_layers")
+
+
+def engines_of(vllm_config: Any = None) -> list[Served | None]:
+    """What the engine of this configuration serves; without one, what those of this process serve."""
+    found = served.get(getattr(vllm_config, "instance_id", ""), _UNKNOWN)
+    return list(served.values()) or [None] if isinstance(found, str) else [found]
+
+
+def config_of(engine: Served | None, extra_args: Mapping[str, Any] | None) -> DoLaConfig | None:
+    """How an engine decodes a request with these extra arguments: None is plainly.
+
+    Raises:
+        ConfigError: Options that are not allowed, or that ask an engine without DoLa for it.
+    """
+    if engine is not None:
+        return engine.of_request(extra_args)
+    if request_options(extra_args).get("layers", "off") != "off":
+        raise ConfigError(
+            f"This server does not decode with DoLa: {why_not() or 'it was started without it'}.",
+            hint="""--additional-config '{"dola": {"layers": "high"}}'""",
+        )
+    return None
 
 
 def _check_engine(vllm_config: Any) -> None:
@@ -107,6 +152,7 @@ def _check_engine(vllm_config: Any) -> None:
     refused = {
         "speculative decoding (speculative_config)": vllm_config.speculative_config,
         "batch-sharded sampling (enable_batch_sharded_sampling)": parallel.enable_batch_sharded_sampling,
+        "the Rust front end (VLLM_USE_RUST_FRONTEND)": os.environ.get("VLLM_USE_RUST_FRONTEND", "0") != "0",
         "stock torch.compile (compilation_config.mode=1)": vllm_config.compilation_config.mode == STOCK_TORCH_COMPILE,
         "pooling models (runner)": model.runner_type != "generate",
         "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
@@ -114,8 +160,9 @@ def _check_engine(vllm_config: Any) -> None:
     }
     for what, is_on in refused.items():
         if is_on:
+            why = _WHY.get(what.removeprefix("the ").partition(" ")[0], "it has not been made to")
             raise ConfigError(
-                f"{what} does not go with DoLa in vLLM: {_WHY.get(what.partition(' ')[0], 'it has not been made to')}.",
+                f"{what} does not go with DoLa in vLLM: {why}.",
                 hint=f'leave it out, or leave "dola" out of additional_config, or switch DoLa off for the process: {SWITCH}=0',
             )
 
@@ -125,5 +172,6 @@ _WHY = {
     "batch-sharded": "it reads the head past the place where layers are contrasted",
     "adapters": "vLLM applies them to one row of logits for each request, and DoLa reads several",
     "stock": "it compiles what joins the layers, too, and torch 2.13 made wrong tokens of that on CPUs: leave the mode to vLLM",
+    "Rust": "it runs no Python, so nothing checks what requests ask for",
     "pooling": "there are no tokens to decode",
 }

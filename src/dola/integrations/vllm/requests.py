@@ -21,7 +21,6 @@ from dola.errors import ConfigError
 from dola.integrations.vllm import plugin
 from dola.integrations.vllm.bans import decided_by_mature
 from dola.integrations.vllm.batch import Batch, Request, batch_of
-from dola.integrations.vllm.settings import request_options
 
 
 class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
@@ -47,20 +46,10 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
         Raises:
             ConfigError: A ValueError, which vLLM's server answers with HTTP 400 and its words.
         """
-        extra = sampling_params.extra_args
-        engines = [engine for engine in plugin.served.values() if engine is not None]
-        if not engines:
-            if request_options(extra).get("layers", "off") != "off":
-                reason = plugin.why_not() or "it was started without it"
-                raise ConfigError(
-                    f"This server does not decode with DoLa: {reason}.",
-                    hint="""--additional-config '{"dola": {"layers": "high"}}'""",
-                )
-            return
-        errors = []
-        for engine in engines:  # which of them is asked, a class method is not told
+        errors, engines = [], plugin.engines_of()
+        for engine in engines:  # which of them is asked, a class method does not learn
             try:
-                engine.of_request(extra)
+                _check(sampling_params, plugin.config_of(engine, sampling_params.extra_args))
             except ConfigError as error:
                 errors.append(error)
         if len(errors) == len(engines):
@@ -110,3 +99,14 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
             mature = batch[index]
         logits[index] = decided_by_mature(logits[index], mature, requests, processed=context is not None)
         return logits
+
+
+def _check(params: Any, config: DoLaConfig | None) -> None:
+    """Refuse what vLLM would answer with the model's own numbers, in a request that is decoded with DoLa."""
+    wanted = (name for name in ("prompt_logprobs", "prompt_logprob_token_ids") if getattr(params, name, None) is not None)
+    if config is not None and (name := next(wanted, None)):
+        raise ConfigError(
+            f"{name} (`echo` with `logprobs` asks for it, too) was given for a request that is decoded with DoLa; "
+            "the log-probabilities that vLLM has of a prompt are the model's own.",
+            hint='"dola_layers": "off" in this request\'s vllm_xargs gives those; dola.score gives DoLa\'s',
+        )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from dola.config import DoLaConfig
@@ -22,6 +23,9 @@ METHOD = ("layers", "relative_top", "divergence", "final_norm")
 """Settings of the method, of an engine as of a request, where they have the prefix `dola_`."""
 
 ENGINE = (*METHOD, "capture", "default")
+
+OPTIONS = tuple(f"dola_{name}" for name in METHOD)
+"""Options of a request."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,14 @@ class Served:
             ConfigError: No object, a name that is no setting, a value that is not allowed, layers that the model does not have.
         """
         if not isinstance(given, Mapping):
-            raise ConfigError(f'"dola" in additional_config is {given!r}, which is no object of settings.', hint=_ENGINE_HINT)
+            raise ConfigError(f'"dola" in additional_config is {given!r}, which is no object of settings.', hint=ENGINE_HINT)
         if unknown := [name for name in given if name not in ENGINE]:
             raise ConfigError(
-                f'{unknown[0]!r} in additional_config["dola"] is no setting; there are {", ".join(ENGINE)}.', hint=_ENGINE_HINT
+                f'{unknown[0]!r} in additional_config["dola"] is no setting; there are {", ".join(ENGINE)}.', hint=ENGINE_HINT
             )
         default = given.get("default", "on")
         if default not in ("on", "off"):
-            raise ConfigError(f'"default": {default!r} is unknown; allowed are "on" and "off".', hint=_ENGINE_HINT)
+            raise ConfigError(f'"default": {default!r} is unknown; allowed are "on" and "off".', hint=ENGINE_HINT)
         method = {name: given[name] for name in METHOD if name != "layers" and name in given}
         layers = candidate_layers(_layers(given.get("layers", "high")), num_layers, tied=tied)
         captured = candidate_layers(_layers(given.get("capture", layers)), num_layers, tied=tied)
@@ -70,6 +74,8 @@ class Served:
             ConfigError: As `of`; options that mean nothing together; layers that this engine does not capture.
         """
         given = request_options(extra_args)
+        if misspelt := [name for name in extra_args or {} if name not in OPTIONS and seems_ours(name)]:
+            raise _no_option(misspelt[0])
         layers = given.pop("layers", None)
         if layers is None and not self.default_on and given:
             raise ConfigError(
@@ -101,14 +107,23 @@ def request_options(extra_args: Mapping[str, Any] | None) -> dict[str, Any]:
     Raises:
         ConfigError: A name that begins like one of ours, and is none.
     """
-    given = {name: value for name, value in (extra_args or {}).items() if name.lower().startswith("dola")}
-    allowed = [f"dola_{name}" for name in METHOD]
-    if unknown := [name for name in given if name not in allowed]:
-        raise ConfigError(f"{unknown[0]!r} is no option of DoLa; there are {', '.join(allowed)}.", hint='"dola_layers": "high"')
+    given = {name: value for name, value in (extra_args or {}).items() if str(name).lower().startswith("dola")}
+    if unknown := [name for name in given if name not in OPTIONS]:
+        raise _no_option(unknown[0])
     options = {name.removeprefix("dola_"): value for name, value in given.items()}
     if options.get("final_norm") in (0, 1):  # JSON through a schema without booleans
         options["final_norm"] = bool(options["final_norm"])
     return options
+
+
+def seems_ours(name: object) -> bool:
+    """Whether a name is meant for DoLa: one of its options, misspelt or not, with the prefix or without."""
+    lowered = str(name).lower()
+    return lowered.startswith("dola") or lowered in METHOD or bool(get_close_matches(lowered, OPTIONS, n=1, cutoff=0.8))
+
+
+def _no_option(name: object) -> ConfigError:
+    return ConfigError(f"{name!r} is not an option of DoLa; allowed are {', '.join(OPTIONS)}.", hint='"dola_layers": "high"')
 
 
 def _layers(given: Any) -> str | Iterable[object]:
@@ -123,4 +138,4 @@ def _layers(given: Any) -> str | Iterable[object]:
     )
 
 
-_ENGINE_HINT = """additional_config={"dola": {"layers": "high", "capture": "all", "default": "on"}}"""
+ENGINE_HINT = """additional_config={"dola": {"layers": "high", "capture": "all", "default": "on"}}"""

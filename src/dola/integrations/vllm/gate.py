@@ -1,0 +1,224 @@
+"""Where vLLM would drop what a request says about DoLa: such requests are refused before they reach the engine.
+
+    options reach the plugin         SamplingParams.extra_args, over HTTP "vllm_xargs": checked by requests.py
+    options are dropped              beams, scores and label reads build sampling parameters of their own
+    options are ignored              a key beside "vllm_xargs": vLLM's requests take any field and keep quiet
+
+All front ends (HTTP, batch files) hand each request to `BaseServing._check_model`, and beams start in `beam_search`. Both get
+a check of ours around them. A vLLM that lacks one of them does not start with DoLa.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import wraps
+from importlib import import_module
+from typing import Any
+
+from dola.errors import ConfigError
+from dola.integrations.vllm import INSTALL, plugin
+from dola.integrations.vllm.settings import Served, seems_ours
+
+CARRYING = (
+    "CompletionRequest",
+    "ChatCompletionRequest",
+    "BatchChatCompletionRequest",
+    "ResponsesRequest",
+    "GenerateRequest",
+)
+"""Kinds of requests whose options reach the engine. All others that decode are refused while DoLa is on."""
+
+NOTHING_DECODED = ("Tokenize", "Detokenize", "Derender")
+"""How the names of kinds begin that make text or tokens and run no model."""
+
+PLACE = '"vllm_xargs": {"dola_layers": "off"}'
+"""Where options belong in most requests."""
+
+SERVING = "vllm.entrypoints.serve.engine.serving"
+ONLINE = "vllm.entrypoints.generate.beam_search.online"
+OFFLINE = "vllm.entrypoints.generate.beam_search.offline"
+FORGETFUL = (
+    ("vllm.entrypoints.anthropic.serving", "AnthropicServingMessages", "create_messages"),
+    ("vllm.entrypoints.cohere.serving", "CohereServingChatV2", "create_chat_v2"),
+    ("vllm.entrypoints.scale_out.token_in_token_out.serving", "ServingTokens", "serve_tokens"),
+)
+"""Front ends whose requests keep no field that they do not declare: the body of the HTTP request has them."""
+
+
+def install(*, required: bool) -> None:
+    """Put the checks around vLLM's front ends, once in a process.
+
+    Args:
+        required: Whether an engine with DoLa starts here.
+
+    Raises:
+        ConfigError: A place that this vLLM does not have, where the checks are required.
+    """
+    places = [
+        (SERVING, "BaseServing", "_check_model", _checking),
+        (ONLINE, "BeamSearchOnlineMixin", "beam_search", _refusing_beams),
+        (OFFLINE, "BeamSearchOfflineMixin", "beam_search", _refusing_beams),
+        *((*place, _reading_the_body) for place in FORGETFUL),
+    ]
+    for module, kind, name, check in places:
+        try:
+            owner = getattr(import_module(module), kind)
+            original = owner.__dict__[name]
+        except ImportError as error:
+            if (error.name or "").partition(".")[0] != "vllm":
+                continue  # a front end whose own dependencies are not installed cannot run
+            missing = module
+        except (AttributeError, KeyError):
+            missing = f"{module}.{kind}.{name}"
+        else:
+            if not hasattr(original, "dola_checks"):
+                setattr(owner, name, check(original))
+                owner.__dict__[name].dola_checks = True
+            continue
+        if required:
+            raise ConfigError(f"This vLLM has no {missing}, where dola checks requests.", hint=INSTALL)
+
+
+def check_request(request: Any, engine: Served | None) -> None:
+    """Refuse a request of a front end whose options vLLM would drop or ignore.
+
+    Args:
+        request: One of vLLM's request models.
+        engine: What its engine serves; None without DoLa.
+
+    Raises:
+        ConfigError: What would be decoded differs from what the request says.
+    """
+    kind = type(request).__name__
+    if kind.startswith(NOTHING_DECODED):
+        return
+    check_fields(_undeclared(request))
+    if getattr(request, "use_beam_search", False):
+        check_dropped("Beam search", 'leave out "use_beam_search"', _options(request), engine)
+    elif kind not in CARRYING:
+        check_dropped(f"This endpoint ({kind})", "use /v1/completions or /v1/chat/completions", _options(request), engine)
+
+
+def check_fields(fields: Mapping[str, Any], place: str = PLACE) -> None:
+    """Refuse options of DoLa in fields that vLLM ignores.
+
+    Args:
+        fields: What a request says beside the fields that its model declares.
+        place: Where options belong in it.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    if (path := next(_ours(fields), None)) is not None:
+        raise ConfigError(f"{'.'.join(path)!r} was given where vLLM ignores it.", hint=place)
+
+
+def check_dropped(what: str, instead: str, options: Mapping[str, Any] | None, engine: Served | None) -> None:
+    """Refuse what decodes by the engine's default whatever a request says, unless that is what the request says.
+
+    Raises:
+        ConfigError: The default is DoLa, or the request asks for DoLa.
+    """
+    asked = plugin.config_of(engine, options)
+    if engine is not None and engine.default_on:
+        raise ConfigError(
+            f"{what} drops a request's DoLa options in vLLM, and would read DoLa's scores here, because this server decodes "
+            'with DoLa by default. It is not supported, with "dola_layers": "off" either.',
+            hint=f'{instead}, or start the server with --default off ("default": "off" in the engine\'s dola settings)',
+        )
+    if asked is not None:
+        raise ConfigError(
+            f"{what} drops a request's DoLa options in vLLM, so it would decode plainly.", hint=f'{instead}, or "dola_layers"'
+        )
+
+
+def _options(request: Any) -> Mapping[str, Any] | None:
+    sampling = getattr(request, "sampling_params", None)
+    found: Mapping[str, Any] | None = (
+        getattr(request, "vllm_xargs", None) if sampling is None else getattr(sampling, "extra_args", None)
+    )
+    return found if isinstance(found, Mapping) else None
+
+
+def _undeclared(request: Any) -> dict[str, Any]:
+    """Fields of a request that its model does not declare, and those that end in a chat template.
+
+    Not "vllm_xargs": a batch of chats hands it on undeclared, and where it is dropped, `check_dropped` says so.
+    """
+    fields = {name: value for name, value in (getattr(request, "model_extra", None) or {}).items() if name != "vllm_xargs"}
+    if template := getattr(request, "chat_template_kwargs", None):
+        fields["chat_template_kwargs"] = template
+    return fields
+
+
+def _ours(fields: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Where options of DoLa are, as paths of keys."""
+    if not isinstance(fields, Mapping) or len(path) > 4:
+        return
+    for name, value in fields.items():
+        here = (*path, str(name))
+        if seems_ours(name):
+            yield here
+        yield from _ours(value, here)
+
+
+def _engine(front_end: Any) -> Served | None:
+    """What the engine of one of vLLM's front ends serves; of several without a hint which, the first with DoLa."""
+    client = getattr(front_end, "engine_client", None) or getattr(front_end, "llm_engine", None)
+    return next((engine for engine in plugin.engines_of(getattr(client, "vllm_config", None)) if engine), None)
+
+
+def _checking(original: Any) -> Any:
+    @wraps(original)
+    async def _check_model(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        found = await original(self, request, *args, **kwargs)
+        if found is not None:
+            return found
+        try:
+            check_request(request, _engine(self))
+        except ConfigError as error:
+            return self.create_error_response(str(error))
+        return None
+
+    return _check_model
+
+
+def _refusing_beams(original: Any) -> Any:
+    """For beams that come another way than through a request of the server."""
+
+    @wraps(original)
+    def beam_search(self: Any, *args: Any, **kwargs: Any) -> Any:
+        check_dropped("Beam search", "sample, or decode greedily", None, _engine(self))
+        return original(self, *args, **kwargs)
+
+    return beam_search
+
+
+def _reading_the_body(original: Any) -> Any:
+    """For requests whose models keep no field that they do not declare."""
+
+    @wraps(original)
+    async def create(self: Any, request: Any, raw_request: Any = None) -> Any:
+        body = {} if raw_request is None else await raw_request.json()
+        try:
+            check_body(body, getattr(type(request), "model_fields", {}))
+        except ConfigError as error:
+            return self.create_error_response(str(error))
+        return await original(self, request, raw_request)
+
+    return create
+
+
+def check_body(body: Mapping[str, Any], declared: Iterable[str]) -> None:
+    """Refuse options of DoLa in fields of a body that its request's model does not declare, or does not hand on.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    fields = {name: value for name, value in body.items() if name not in {*declared} - {"sampling_params"}}
+    place = PLACE if "vllm_xargs" in declared else "use /v1/chat/completions: this endpoint takes no options of DoLa"
+    if "sampling_params" in declared:
+        place = '"sampling_params": {"extra_args": {"dola_layers": "off"}}'
+        if isinstance(sampling := fields.get("sampling_params"), Mapping):
+            fields["sampling_params"] = {name: value for name, value in sampling.items() if name != "extra_args"}
+    check_fields(fields, place)
