@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dola.errors import MissingExtraError, TraceError
+from dola.install_hint import install_line
 from dola.token_text import percent, quoted
 
 if TYPE_CHECKING:
@@ -222,9 +223,7 @@ class LayerTrace:
         try:
             import pandas
         except ImportError:
-            raise MissingExtraError(
-                "A DataFrame needs pandas, which is not installed.", hint="pip install 'dola-decoding[plot]'"
-            ) from None
+            raise MissingExtraError("A DataFrame needs pandas, which is not installed.", hint=install_line("plot")) from None
         return pandas.DataFrame(
             {
                 "index": index,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dola.errors import DataError, MissingExtraError
+from dola.install_hint import install_line
 
 SUFFIXES = (".csv", ".json", ".jsonl")
 
@@ -212,7 +213,7 @@ def _from_hub(hub: HubDataset) -> tuple[str, str, list[dict[str, Any]]]:
     if find_spec("datasets") is None:
         raise MissingExtraError(
             f"{hub.id} is read from the Hugging Face hub, which needs the package datasets; it is not installed.",
-            hint="pip install 'dola-decoding[eval]', or give a file",
+            hint=f"{install_line('eval')}   # or give a file",
         )
     from datasets import load_dataset
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from dola import __version__
 from dola.errors import ConfigError, ModelError
-from dola.integrations.vllm import INSTALL, SUPPORTED, supports
+from dola.integrations.vllm import SUPPORTED, install_vllm, supports
 from dola.integrations.vllm.architectures import ARCHITECTURES, UNTESTED
 from dola.integrations.vllm.settings import Served
 
@@ -41,7 +41,7 @@ def why_not() -> str | None:
     import vllm
 
     if not supports(vllm.__version__):
-        return f"this is vLLM {vllm.__version__}, and dola supports {SUPPORTED}.x: {INSTALL}"
+        return f"this is vLLM {vllm.__version__}, and dola supports {SUPPORTED}.x: {install_vllm()}"
     return None
 
 
