@@ -128,7 +128,7 @@ def hint_of(said: str) -> str:
 
 
 def library(env: Environment) -> None:
-    """The library alone: both ways of its README, and a command that says how to get the command."""
+    """The library alone: both ways of its README."""
     env.helper(f"import command; command.save(pathlib.Path({str(env.place.model)!r}))")
     env.python(f"""
 import dola
@@ -138,9 +138,6 @@ out = dola.generate(model, **inputs, dola_layers="high", max_new_tokens=4)
 with dola.attach(model, "high"):
     assert model.generate(**inputs, max_new_tokens=4).tolist() == out.tolist()
 """)
-    said = env.dola("--version", code=2)
-    env.paste(hint_of(said))
-    env.dola("--version")
 
 
 def command(env: Environment) -> None:

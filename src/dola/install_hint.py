@@ -12,7 +12,6 @@ import shlex
 import shutil
 import sys
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -95,9 +94,17 @@ def _installer() -> str:
     if not sys.executable or (on_path and Path(on_path).absolute().parent == Path(sys.executable).absolute().parent):
         return "pip install"
     python = _quoted(sys.executable)
-    if find_spec("pip") is None and shutil.which("uv"):
+    if not _has_pip() and shutil.which("uv"):
         return f"uv pip install --python {python}"
     return f"{python} -m pip install"
+
+
+def _has_pip() -> bool:
+    """Not by find_spec: setuptools takes a search for pip for pip itself, and hands out another distutils from then on."""
+    try:
+        return bool(metadata.version("pip"))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def _quoted(argument: str) -> str:

@@ -75,20 +75,23 @@ def newer_than_tested() -> list[str]:
 
 def _fault(package: str, needed: str) -> Misfit | None:
     """What is wrong with one package."""
-    mend = pip_install(package + needed)
     try:
         with _silence():
             module = import_module(package)
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == package:
-            return Misfit(f"{package} is not installed; dola needs {package}{needed}.", mend)
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        named = f"{package} {_version(package) or ''}".rstrip()
-        return Misfit(f"{named} is installed but cannot be imported: {line}", mend)
+        return Misfit(_cannot_import(package, error), pip_install(package + needed))
     version = str(getattr(module, "__version__", ""))
     if _fits(version, needed):
         return None
-    return Misfit(f"{package} {version} is installed; dola needs {package}{needed}.", mend)
+    return Misfit(f"{package} {version} is installed; dola needs {package}{needed}.", pip_install(package + needed))
+
+
+def _cannot_import(package: str, error: Exception) -> str:
+    """What an import that failed says of a package."""
+    if isinstance(error, ModuleNotFoundError) and error.name == package:
+        return f"{package} is not installed; dola needs {package}{NEEDS[package]}."
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return f"{package} {_version(package) or ''}".rstrip() + f" is installed but cannot be imported: {line}"
 
 
 def _fits(version: str, needed: str) -> bool:

@@ -101,6 +101,18 @@ def test_every_line_is_of_an_argument_that_pip_reads(came_from, tmp_path):
 
 
 class TestWhichPip:
+    @staticmethod
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    def test_nobody_searches_for_pip(self, monkeypatch):
+        """setuptools would hand out another distutils from then on, and torch 2.6's triton fails."""
+        asked = []
+        monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=lambda name, *_: asked.append(name)), *sys.meta_path])
+        monkeypatch.setattr(install_hint.shutil, "which", lambda name: None)
+        assert install_line("ui")
+        assert asked == []
+
     def test_of_another_python_is_not_used(self, monkeypatch):
         monkeypatch.setattr(install_hint.shutil, "which", lambda name: "/usr/bin/pip")
         assert pip_install("x") == f"{sys.executable} -m pip install x"
@@ -112,7 +124,7 @@ class TestWhichPip:
 
     def test_an_environment_of_uv_has_none(self, monkeypatch):
         monkeypatch.setattr(install_hint.shutil, "which", lambda name: "/opt/uv" if name == "uv" else None)
-        monkeypatch.setattr(install_hint, "find_spec", lambda name: None)
+        monkeypatch.setattr(metadata, "version", self.missing)
         assert pip_install("x") == f"uv pip install --python {sys.executable} x"
 
     def test_an_embedded_python_does_not_know_itself(self, monkeypatch):
