@@ -117,7 +117,7 @@ def vllm_stand_in(folder: Path) -> Path:
     server = folder / "vllm" / "entrypoints" / "openai"
     server.mkdir(parents=True)
     (server / "api_server.py").write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
-    settings = '[project]\nname = "vllm"\nversion = "0.32.0"\n[tool.setuptools]\npackages = ["vllm.entrypoints.openai"]\n'
+    settings = '[project]\nname = "vllm"\nversion = "0.32.999"\n[tool.setuptools]\npackages = ["vllm.entrypoints.openai"]\n'
     (folder / "pyproject.toml").write_text(settings)
     return folder
 
@@ -146,7 +146,7 @@ def command(env: Environment) -> None:
     env.dola("compare", QUESTION, "--model", env.place.model, "--max-new-tokens", 2)
     env.dola("doctor", env.place.model)
     picture = env.place.folder / "hinted.png"
-    trace = ("trace", QUESTION, "--model", env.place.model, "--max-new-tokens", 2, "--png", picture)
+    trace = ("trace", QUESTION, "--model", env.place.model, "--png", picture)
     line = hint_of(env.dola(*trace, code=2))
     if str(env.place.clone) not in line:
         raise FailedError(f"the hint does not name the folder that dola was installed from: {line}")
@@ -158,7 +158,7 @@ def command(env: Environment) -> None:
 
 def plot(env: Environment) -> None:
     """The paper's figures, by the command and in Python."""
-    env.dola("trace", QUESTION, "--model", env.place.model, "--max-new-tokens", 2, "--png", env.place.folder / "figure.png")
+    env.dola("trace", QUESTION, "--model", env.place.model, "--png", env.place.folder / "figure.png")
     env.python("import dola.plot; from dola.plot import figure")
 
 
