@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 LOWEST = .venv-lowest
+LOWEST_PYTHON ?= $(shell python3.10 -c 'import ssl' 2>/dev/null && echo python3.10 || echo $(PYTHON))
+NEWEST = .venv-newest
 VLLM = .venv-vllm
 QUANTISED = .venv-quantised
 
-.PHONY: help demo test test-eval test-browser test-lowest test-quantised test-vllm-small test-vllm lint types models audit soak docs captures notebook screens readme clean
+.PHONY: help demo test test-eval test-browser test-lowest test-newest test-installs test-quantised test-vllm-small test-vllm lint types models audit soak docs captures notebook screens readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -32,14 +34,23 @@ test-browser: $(VENV)/.ready  ## the tests of pages, in a real Chromium, which h
 	$(BIN)/dola models pull smollm2
 	DOLA_REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/integration/test_trace_page.py tests/integration/test_ui.py $(PYTEST)
 
-$(LOWEST)/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install -c constraints.txt torch
-	$(LOWEST)/bin/python -m pip install -e '.[dev]' transformers==5.0.0
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+	@echo "== creating $(LOWEST) with $(LOWEST_PYTHON): downloads torch 2.6, on Linux with the libraries of CUDA, 3 GB"
+	$(LOWEST_PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install -c constraints-lowest.txt -e '.[dev]'
 	@touch $@
 
-test-lowest: $(LOWEST)/.ready  ## the tests with the lowest transformers that is supported
+test-lowest: $(LOWEST)/.ready  ## the tests with the lowest torch, transformers and Python that are supported
 	$(LOWEST)/bin/python -m pytest $(PYTEST)
+
+# Not a .ready: what is newest changes. Upgrading what is there takes seconds.
+test-newest:  ## the tests with the newest torch and transformers that pyproject.toml allows; downloads 3 GB the first time
+	test -d $(NEWEST) || $(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --upgrade --upgrade-strategy eager -e '.[dev]'
+	$(NEWEST)/bin/python -m pytest $(PYTEST)
+
+test-installs:  ## each install line of the docs in a clean environment, then what it promises; INSTALLS="cli ui" tries these alone
+	$(PYTHON) tests/installs.py $(INSTALLS)
 
 $(QUANTISED)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(QUANTISED)
@@ -106,4 +117,4 @@ soak: $(VENV)/.ready  ## 10,000 generations, whether anything grows; into benchm
 	$(BIN)/python benchmarks/soak.py
 
 clean:  ## remove the environments and caches of this folder (models stay in the user's cache)
-	rm -rf .venv .venv-lowest .venv-vllm .venv-quantised .venv-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-lowest .venv-newest .venv-vllm .venv-quantised .venv-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

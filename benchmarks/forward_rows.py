@@ -15,6 +15,7 @@ from transformers import DynamicCache
 import dola
 from dola.bench.ways import synchronize
 from dola.cost import forward_cost
+from dola.hidden import cache_name
 
 ROWS = (1, 2, 3, 4, 6, 8, 11, 16)
 
@@ -41,8 +42,8 @@ def main() -> None:
 @torch.no_grad()
 def times(model, ids, args) -> dict[int, float]:
     """Median seconds by the number of rows; all numbers take turns."""
-    cache = DynamicCache(config=model.config)
-    model(ids[:, : args.cached], past_key_values=cache, logits_to_keep=1)
+    cache, name = DynamicCache(config=model.config), cache_name(model)
+    model(ids[:, : args.cached], **{name: cache}, logits_to_keep=1)
     if hasattr(cache, "activate_past_recording"):
         cache.activate_past_recording()
     found = {n: [] for n in ROWS}
@@ -50,7 +51,7 @@ def times(model, ids, args) -> dict[int, float]:
         for n in ROWS:
             synchronize(model.device)
             start = time.perf_counter()
-            model(ids[:, args.cached : args.cached + n], past_key_values=cache, logits_to_keep=n)
+            model(ids[:, args.cached : args.cached + n], **{name: cache}, logits_to_keep=n)
             synchronize(model.device)
             found[n].append(time.perf_counter() - start)
             cache.crop(-n)

@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 
 import pytest
 
+from dola.install_hint import install_line
+
 NAMES = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
 
 
@@ -29,7 +31,7 @@ def chromium() -> Iterator[Any]:
     """A browser that Playwright drives, the machine's own Chromium."""
     for package in ("playwright", "axe_playwright_python"):
         if find_spec(package) is None:
-            lacking(f"{package} is not installed: pip install 'dola-decoding[browser]'")
+            lacking(f"{package} is not installed: {install_line('browser')}")
     path = next((found for name in NAMES if name and (found := shutil.which(name))), None)
     if path is None:
         lacking("there is no Chromium on the path: apt-get install chromium, or CHROMIUM=/path/to/it")

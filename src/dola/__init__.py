@@ -64,13 +64,19 @@ _HOME = {
 _SUBMODULES = ("anatomy", "config", "contrast", "errors", "generation", "layers", "models")
 """Modules that `import dola` alone makes reachable as `dola.errors` and so on."""
 
+_ALONE = ("errors", "layers")
+"""Modules that do without torch and transformers."""
+
 
 def __getattr__(name: str) -> Any:
-    if name in _SUBMODULES:
-        return import_module(f"{__name__}.{name}")
-    if name not in _HOME:
+    if name not in _HOME and name not in _SUBMODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if (home := _HOME.get(name, name)) not in _ALONE:
+        import_module(f"{__name__}.versions").check()  # before an import fails in the depths of transformers
+    module = import_module(f"{__name__}.{home}")
+    if name in _SUBMODULES:
+        return module
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

@@ -11,14 +11,16 @@ import shutil
 import sys
 from dataclasses import dataclass
 from importlib import metadata
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-import torch
-from packaging.requirements import Requirement
-
-from dola import native
+from dola import versions
 from dola.embedded import EMBEDDED, cache_folder
+from dola.install_hint import DISTRIBUTION, install_line, requirements
 
-DISTRIBUTION = "dola-decoding"
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
 PACKAGES = (
     DISTRIBUTION,
     *("torch", "transformers", "tokenizers", "huggingface-hub", "safetensors", "accelerate", "gguf", "typer", "rich"),
@@ -44,7 +46,7 @@ class Cpu:
     Attributes:
         cores: Logical cores of the machine.
         usable: Those that this process may run on.
-        torch_threads: Threads that torch computes with.
+        torch_threads: Threads that torch computes with; 0 where torch cannot be imported.
         capability: The widest vector instructions that torch uses.
         memory: Bytes of main memory, or None where the system does not tell.
     """
@@ -89,6 +91,7 @@ class Environment:
     Attributes:
         python, platform: Version and system.
         packages: Name to version, None where it is not installed.
+        misfit: What keeps dola from working with the installed torch and transformers, and the command that mends it, or None.
         cpu, devices: What there is to compute with.
         compiler: Path of the C++ compiler that torch.compile would use on the CPU, or None.
         kernels: "in use", or why dola's own CPU kernels are not: then DoLa is slower on the CPU.
@@ -101,6 +104,7 @@ class Environment:
     python: str
     platform: str
     packages: dict[str, str | None]
+    misfit: versions.Misfit | None
     cpu: Cpu
     devices: tuple[Device, ...]
     compiler: str | None
@@ -117,10 +121,11 @@ def look_around() -> Environment:
         python=platform.python_version(),
         platform=platform.platform(),
         packages={name: _version(name) for name in PACKAGES},
+        misfit=versions.misfit(),
         cpu=_cpu(),
         devices=_devices(),
         compiler=_compiler(),
-        kernels=f"not in use: {reason}" if (reason := native.why_not()) else "in use",
+        kernels=_kernels(),
         cache=str(cache_folder()),
         models=tuple(Embedded(alias, model.state) for alias, model in EMBEDDED.items()),
         extras=_extras(),
@@ -132,8 +137,12 @@ def look_around() -> Environment:
 def advice(environment: Environment) -> list[str]:
     """What would be worth changing on this machine."""
     found = []
+    if environment.misfit is not None:
+        found.append(f"{environment.misfit.message} dola cannot work until this is mended: {environment.misfit.hint}")
+    else:
+        found += versions.newer_than_tested()
     cpu = environment.cpu
-    if cpu.torch_threads < cpu.usable and not environment.devices:
+    if 0 < cpu.torch_threads < cpu.usable and not environment.devices:
         found.append(f"torch computes with {cpu.torch_threads} of {cpu.usable} cores; OMP_NUM_THREADS sets how many.")
     if environment.compiler is None:
         found.append(
@@ -157,8 +166,20 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _torch() -> ModuleType | None:
+    """torch, or None where it cannot be imported: `misfit` says why."""
+    try:
+        import torch
+    except Exception:
+        return None
+    return torch
+
+
 def _cpu() -> Cpu:
-    return Cpu(os.cpu_count() or 1, usable_cores(), torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), _memory())
+    cores = os.cpu_count() or 1
+    if (torch := _torch()) is None:
+        return Cpu(cores, usable_cores(), 0, "unknown", _memory())
+    return Cpu(cores, usable_cores(), torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), _memory())
 
 
 def _memory() -> int | None:
@@ -169,6 +190,8 @@ def _memory() -> int | None:
 
 
 def _devices() -> tuple[Device, ...]:
+    if (torch := _torch()) is None:
+        return ()
     found = []
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -176,6 +199,14 @@ def _devices() -> tuple[Device, ...]:
     if torch.backends.mps.is_available():
         found.append(Device("mps", "Apple GPU", None))
     return tuple(found)
+
+
+def _kernels() -> str:
+    if _torch() is None:
+        return "not in use: torch cannot be imported"
+    from dola import native
+
+    return f"not in use: {reason}" if (reason := native.why_not()) else "in use"
 
 
 def _compiler() -> str | None:
@@ -186,23 +217,12 @@ def _compiler() -> str | None:
 
 def _extras() -> tuple[Extra, ...]:
     """The extras as the distribution declares them. A source tree that was not installed declares none."""
-    try:
-        declared = metadata.requires(DISTRIBUTION) or []
-    except metadata.PackageNotFoundError:
-        return ()
-    requirements = [Requirement(line) for line in declared]
     found = []
     for extra in EXTRAS:
-        own = [r for r in requirements if r.marker is not None and _belongs(r, extra)]
-        missing = tuple(f"{r.name}{r.specifier}" for r in own if not _is_met(r))
-        found.append(Extra(extra, missing, f"pip install '{DISTRIBUTION}[{extra}]'"))
+        if own := requirements(extra):
+            missing = tuple(f"{r.name}{r.specifier}" for r in own if not _is_met(r))
+            found.append(Extra(extra, missing, install_line(extra)))
     return tuple(found)
-
-
-def _belongs(requirement: Requirement, extra: str) -> bool:
-    """Whether an extra asks for a requirement that others do without."""
-    marker = requirement.marker
-    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
 
 
 def _is_met(requirement: Requirement) -> bool:

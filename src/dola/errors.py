@@ -11,6 +11,7 @@
     ├── ModelFileError (ValueError)       a model name, folder or file that cannot be loaded
     ├── DownloadError (RuntimeError)      an embedded model that could not be fetched or is damaged
     ├── MissingExtraError (ImportError)   an optional dependency that is not installed
+    ├── VersionsError (ImportError)       torch or transformers is missing, or its version does not fit
     ├── DataError (ValueError)            a data set that cannot be read, or a row that lacks what its task needs
     ├── TraceError (ValueError)           a trace file of another version, truncated, or no trace at all
     ├── JudgeError (RuntimeError)         a judge of answers that did not answer, or not with yes or no
@@ -80,6 +81,10 @@ class DownloadError(DolaError, RuntimeError):
 
 class MissingExtraError(DolaError, ImportError):
     """An optional dependency is not installed."""
+
+
+class VersionsError(DolaError, ImportError):
+    """torch or transformers is missing, cannot be imported, or has a version that does not fit."""
 
 
 class DataError(DolaError, ValueError):

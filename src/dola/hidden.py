@@ -78,3 +78,9 @@ def cut_left(tokens: Sequence[int], length: int, bos_token_id: int | None) -> li
 def few_logits(lm: Any) -> dict[str, int]:
     """Arguments that have a forward of `lm` make the logits of the last position only, where it can."""
     return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(lm.forward).parameters else {}
+
+
+def cache_name(lm: Any) -> str:
+    """What a forward of `lm` calls the cache, its argument and its output: transformers 5.24 renamed `past_key_values`."""
+    parameters = inspect.signature(lm.forward).parameters
+    return "cache" if "cache" in parameters and "past_key_values" not in parameters else "past_key_values"

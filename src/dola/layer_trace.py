@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dola.errors import MissingExtraError, TraceError
+from dola.install_hint import install_line
 from dola.json_text import BrokenJSONError, dumps, values
 from dola.token_text import percent, quoted
 
@@ -236,9 +237,7 @@ class LayerTrace:
         try:
             import pandas
         except ImportError:
-            raise MissingExtraError(
-                "A DataFrame needs pandas, which is not installed.", hint="pip install 'dola-decoding[plot]'"
-            ) from None
+            raise MissingExtraError("A DataFrame needs pandas, which is not installed.", hint=install_line("plot")) from None
         return pandas.DataFrame(
             {
                 "index": index,

@@ -15,6 +15,7 @@ import torch
 
 from dola.embedded import EMBEDDED, Progress, cache_folder, fetch, remove
 from dola.errors import InputError, MissingExtraError, ModelFileError
+from dola.install_hint import install_line
 from dola.load_errors import in_our_words, kinds_of_names
 
 __all__ = ["EMBEDDED", "LoadedModel", "cache_folder", "fetch", "load", "remove"]
@@ -93,7 +94,7 @@ def _check_device(device: Any) -> None:
     if find_spec("accelerate") is None:
         raise MissingExtraError(
             f"device_map={device!r} needs the package accelerate, which is not installed.",
-            hint="pip install 'dola-decoding[cli]'",
+            hint=install_line("cli"),
         )
     if not isinstance(device, (str, torch.device)) or device in PLACEMENTS:
         return
@@ -175,5 +176,5 @@ def _require_gguf(name: str) -> None:
     if missing:
         raise MissingExtraError(
             f"{name!r} is a GGUF file, and to read it {' and '.join(missing)} must be installed.",
-            hint="pip install 'dola-decoding[cli]'",
+            hint=install_line("cli"),
         )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from dola.hidden import few_logits
+from dola.hidden import cache_name, few_logits
 
 LEAST_SHARED = 8
 """Shared tokens below which a forward of their own does not pay."""
@@ -125,7 +125,7 @@ class Runner:
 
     def __init__(self, lm: Any, sequences: Sequence[Line], wanted: set[Batch], before: Callable[[Batch | None], None]) -> None:
         self._lm, self._sequences, self._wanted, self._before = lm, sequences, wanted, before
-        self._few = few_logits(lm)
+        self._few, self._cache_name = few_logits(lm), cache_name(lm)
         self.logits: Tensor | None = None
 
     @torch.no_grad()
@@ -152,11 +152,11 @@ class Runner:
     def _forward(self, rows: Sequence[tuple[int, ...]], cache: Any, cached: int) -> Any:
         longest = max(map(len, rows))
         padded: Tensor = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows], device=self._lm.device)
-        use = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
+        use = {"use_cache": False} if cache is None else {self._cache_name: cache, "use_cache": True}
         mask = torch.ones(len(rows), cached + longest, dtype=torch.long, device=padded.device)  # what some models go by
         output = self._lm(padded, attention_mask=mask, **use, **self._few)
         self.logits = output[0] if isinstance(output, tuple) else output.logits
-        return None if cache is None else output.past_key_values
+        return None if cache is None else getattr(output, self._cache_name)
 
 
 def shares_prefixes(lm: Any) -> bool:

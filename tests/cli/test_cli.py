@@ -16,6 +16,7 @@ from dola.cli.options import PENALTY, Divergence
 from dola.contrast import DIVERGENCES
 from dola.errors import ModelFileError
 from dola.generate import RECOMMENDED_PENALTY
+from dola.install_hint import install_line
 
 HERE = Path(__file__).parent
 
@@ -77,8 +78,8 @@ def test_without_the_extra_the_command_prints_the_install_line(monkeypatch, caps
         main()
     assert stop.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith("dola: the command needs typer, rich, gguf")
-    assert "Hint: pip install 'dola-decoding[cli]'" in said
+    assert said.startswith("dola: The command needs typer and rich, which are not installed.\n")
+    assert f"Hint: {install_line('cli')}\n" in said
 
 
 def test_errors_of_the_library_are_told_in_words(dola_command, monkeypatch):

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from dola.install_hint import install_line
 from dola.ui import server
 
 
@@ -104,7 +105,7 @@ def test_without_the_extra_the_install_line_is_printed(served, folder, monkeypat
     monkeypatch.setattr(server, "find_spec", lambda name: None if name == "gradio" else find_spec("json"))
     ended = served("-m", folder, "--port", 0, installed=False)["ended"]
     assert ended.code == 2
-    assert ended.err == "dola: The page needs gradio, which is not installed.\nHint: pip install 'dola-decoding[ui]'\n"
+    assert ended.err == f"dola: The page needs gradio, which is not installed.\nHint: {install_line('ui')}\n"
 
 
 def test_an_ipv6_address_is_written_as_one():

@@ -27,6 +27,7 @@ from transformers import (
 import dola
 from dola.contrast import plausible
 from dola.errors import AttachError, InputError, LayersError
+from dola.hidden import cache_name
 from integration.oracle import oracle_of
 
 PROMPT = torch.tensor([[5, 17, 200, 33, 5, 17, 200, 33, 5, 17]])
@@ -169,10 +170,10 @@ def test_continued_from_a_cache(model, oracle, way):
     """Two turns of a chat: the second starts from the cache of the first."""
 
     def two_turns(way, model):
-        cache = DynamicCache(config=model.config)
-        first = walk(way, model, PROMPT, do_sample=False, past_key_values=cache, eos_token_id=None)
+        cache = {cache_name(model): DynamicCache(config=model.config)}
+        first = walk(way, model, PROMPT, do_sample=False, **cache, eos_token_id=None)
         second = torch.cat([first, torch.tensor([[9, 44, 201]])], dim=1)
-        return walk(way, model, second, do_sample=False, past_key_values=cache, eos_token_id=None)
+        return walk(way, model, second, do_sample=False, **cache, eos_token_id=None)
 
     found = two_turns(way, model)
     assert torch.equal(found, two_turns(plainly, oracle))

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-pytest.importorskip("lm_eval", reason="lm-eval is not installed: make test-eval, or pip install 'dola-decoding[eval]'")
-pytest.importorskip("datasets", reason="datasets is not installed: make test-eval, or pip install 'dola-decoding[eval]'")
+pytest.importorskip("lm_eval", reason="lm-eval is not installed: make test-eval")
+pytest.importorskip("datasets", reason="datasets is not installed: make test-eval")
 
 import samples
 from lm_eval import simple_evaluate

@@ -5,13 +5,15 @@ import re
 import pytest
 from notebook import NOTEBOOK, read, run
 
+from dola.install_hint import install_line
+
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?%?")
 
 
 @pytest.fixture(autouse=True)
 def _needs_the_extra():
     for package in ("nbclient", "ipykernel", "matplotlib", "pandas"):
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'dola-decoding[notebook]'")
+        pytest.importorskip(package, reason=f"{package} is not installed: {install_line('notebook')}")
 
 
 def outputs(notebook):

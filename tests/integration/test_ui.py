@@ -19,6 +19,7 @@ from command import environment, heed_ctrl_c
 import dola
 from dola import LayerTrace
 from dola.chat import encode_prompt
+from dola.install_hint import install_line
 from dola.token_text import visible
 
 PROMPT = "What is the capital of Washington State?"
@@ -61,7 +62,7 @@ def server(browser, smollm2, tmp_path_factory):
     """The address of a running `dola ui`, which calls nobody, and which Ctrl-C ends without a word."""
     for package in ("gradio", "uvicorn"):
         if find_spec(package) is None:
-            lacking(f"{package} is not installed: pip install 'dola-decoding[ui]'")
+            lacking(f"{package} is not installed: {install_line('ui')}")
     said = tmp_path_factory.mktemp("ui") / "stderr"
     options = ["--model", "smollm2", "--port", "0", "--max-prompt-tokens", "80", "--max-new-tokens", "400"]
     command = [sys.executable, "-c", WATCHED, "ui", *options]
@@ -281,7 +282,7 @@ def test_it_fits_a_telephone(visit):
 
 def test_the_space_serves_its_page(smollm2):
     if find_spec("gradio") is None:
-        lacking("gradio is not installed: pip install 'dola-decoding[ui]'")
+        lacking(f"gradio is not installed: {install_line('ui')}")
     app = Path(__file__).parents[2] / "hub" / "space" / "app.py"
     asked = environment(MODEL="smollm2", GRADIO_SERVER_NAME="127.0.0.1", GRADIO_SERVER_PORT="0", HF_HUB_OFFLINE="1")
     process = subprocess.Popen([sys.executable, app], stdout=subprocess.PIPE, text=True, env=asked, preexec_fn=heed_ctrl_c)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from dola.bench.results import Memory, Spread
 from dola.bench.source import SHAPES, Source
 from dola.bench.ways import Bench, Settings, Way
 from dola.errors import ConfigError, InputError, MissingExtraError
+from dola.install_hint import install_line
 from dola.layers import candidate_layers
 
 pytestmark = pytest.mark.usefixtures("_without_collecting_garbage")
@@ -346,7 +348,7 @@ def test_machine_says_what_matters():
 
 def test_charts_that_could_not_be_written_are_refused_first(monkeypatch, tmp_path):
     monkeypatch.setattr(chart, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'dola-decoding\[plot\]'"):
+    with pytest.raises(MissingExtraError, match=re.escape(install_line("plot"))):
         chart.check_chart(tmp_path / "a.svg")
     monkeypatch.setattr(chart, "find_spec", lambda name: name)
     chart.check_chart(tmp_path / "a.svg")

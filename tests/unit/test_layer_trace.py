@@ -16,6 +16,7 @@ from words import word_tokenizer
 import dola
 from dola import LayerTrace
 from dola.errors import ConfigError, MissingExtraError, TraceError
+from dola.install_hint import install_line
 from dola.layer_trace import PlausibleToken, TokenTrace
 from dola.plot import figure
 from dola.plot.colours import CIVIDIS, colour, ink
@@ -223,7 +224,7 @@ def test_a_data_frame(trace):
 
 def test_a_data_frame_without_pandas(trace, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'dola-decoding\[plot\]'"):
+    with pytest.raises(MissingExtraError, match=re.escape(install_line("plot"))):
         trace.to_pandas()
 
 

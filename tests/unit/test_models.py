@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from types import SimpleNamespace
 
 import gguf
@@ -16,6 +17,7 @@ from words import word_tokenizer
 import dola
 from dola import embedded
 from dola.errors import InputError, MissingExtraError, ModelError, ModelFileError
+from dola.install_hint import install_line
 
 models = importlib.import_module("dola.models")
 NO_SUCH = {"response": SimpleNamespace(headers={}, request=None, status_code=404)}
@@ -114,7 +116,7 @@ def test_without_the_gguf_package(monkeypatch, tmp_path):
     path = tmp_path / "a.gguf"
     path.write_bytes(b"GGUF")
     with pytest.raises(
-        MissingExtraError, match=r"gguf and accelerate must be installed(.|\n)*pip install 'dola-decoding\[cli\]'"
+        MissingExtraError, match=rf"gguf and accelerate must be installed(.|\n)*{re.escape(install_line('cli'))}"
     ):
         dola.load(path)
 
@@ -238,7 +240,7 @@ def test_a_device_without_accelerate(monkeypatch):
     monkeypatch.setattr(models, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="device_map='cpu' needs the package accelerate") as caught:
         dola.load("owner/name", device_map="cpu")
-    assert caught.value.hint == "pip install 'dola-decoding[cli]'"
+    assert caught.value.hint == install_line("cli")
 
 
 def write_gguf(path, architecture):

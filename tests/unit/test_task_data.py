@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import re
 import sys
 from types import SimpleNamespace
 
 import pytest
 
 from dola.errors import DataError, MissingExtraError
+from dola.install_hint import install_line
 from dola.tasks import TASKS
 from dola.tasks.data import Data, HubDataset, Row, open_data
 
@@ -259,7 +261,7 @@ def test_a_hub_that_does_not_answer(hub):
 
 def test_the_hub_needs_a_package(monkeypatch):
     monkeypatch.setattr("dola.tasks.data.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'dola-decoding\[eval\]'"):
+    with pytest.raises(MissingExtraError, match=re.escape(install_line("eval"))):
         open_data("owner/set")
 
 

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
+from dola.hidden import cache_name
+
 RELATIVE_TOP = 0.1
 IMPLAUSIBLE_PREMATURE = -1e-3
 
@@ -49,9 +51,10 @@ def decode_as_before(
     head = model.get_output_embeddings()
     penalty = RepetitionPenaltyLogitsProcessor(repetition_penalty) if repetition_penalty != 1.0 else None
     cache, fed = DynamicCache(config=model.config), input_ids
+    cached = {cache_name(model): cache}
     for _ in range(max_new_tokens):
         mask = torch.ones_like(input_ids)
-        output = model(fed, attention_mask=mask, past_key_values=cache, output_hidden_states=True, logits_to_keep=1)
+        output = model(fed, attention_mask=mask, **cached, output_hidden_states=True, logits_to_keep=1)
         mature = output.logits[:, -1].float()
         premature = [head(output.hidden_states[layer][:, -1]) for layer in layers]
         scores = contrast_as_before(mature, premature)

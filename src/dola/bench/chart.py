@@ -9,6 +9,7 @@ from typing import Any
 
 from dola.bench.results import BenchResult
 from dola.errors import ConfigError, MissingExtraError
+from dola.install_hint import install_line
 
 FORMATS = (".png", ".svg", ".pdf")
 COLOURS = {"dola": "#0072b2", "old": "#999999", "greedy+lookup": "#e69f00", "dola+lookup": "#009e73"}
@@ -23,7 +24,7 @@ def check_chart(path: Path, option: str = "--chart") -> None:
         ConfigError: A format that is not known, or a folder that does not exist.
     """
     if find_spec("matplotlib") is None:
-        raise MissingExtraError("A chart needs matplotlib, which is not installed.", hint="pip install 'dola-decoding[plot]'")
+        raise MissingExtraError("A chart needs matplotlib, which is not installed.", hint=install_line("plot"))
     if path.suffix not in FORMATS:
         raise ConfigError(f"{option} {path}: the file must end in {', '.join(FORMATS)}.", hint=f"use {option} {path.stem}.svg")
     if not path.parent.is_dir():

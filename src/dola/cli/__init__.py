@@ -1,17 +1,20 @@
-"""The `dola` command. Needs the `cli` extra; without it, it says how to get it."""
+"""The `dola` command. Needs typer and rich, which the extra `cli` has; without them, it says how to get them.
+
+What a single verb needs besides, that verb asks for: gguf where a GGUF file is loaded, vLLM in `dola serve`.
+"""
 
 import sys
 from importlib.util import find_spec
 
+from dola.install_hint import install_line
+
 
 def main() -> None:
     """Run the command line: exit code 0, or 2 after a mistake of the user's, told without a traceback."""
-    missing = [name for name in ("typer", "rich", "gguf") if find_spec(name) is None]
+    missing = [name for name in ("typer", "rich") if find_spec(name) is None]
     if missing:
-        print(
-            f"dola: the command needs {', '.join(missing)}; the `cli` extra has them.\nHint: pip install 'dola-decoding[cli]'",
-            file=sys.stderr,
-        )
+        needs = f"The command needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed."
+        print(f"dola: {needs}\nHint: {install_line('cli')}", file=sys.stderr)
         raise SystemExit(2)
     try:
         from dola.cli.app import run

@@ -19,6 +19,9 @@ SCHEMA = {
     "environment.python": "version",
     "environment.platform": "operating system",
     "environment.packages": "package -> version, or null where it is not installed",
+    "environment.misfit": "what keeps dola from working with the installed torch and transformers, and what mends it; or null",
+    "environment.misfit.message": "what does not fit",
+    "environment.misfit.hint": "the command that mends it",
     "environment.cpu.cores": "logical cores of the machine",
     "environment.cpu.usable": "cores that this process may use",
     "environment.cpu.torch_threads": "threads that torch computes with",
@@ -81,29 +84,32 @@ def command(
 ) -> None:
     """Report what is installed and, of a model, whether DoLa works on it. Example: dola doctor smollm2.
 
-    The first thing a bug report should hold. Exit code 1 if a check of the model failed.
+    The first thing a bug report should hold. Exit code 1 if a check of the model failed, or the versions of torch and
+    transformers do not fit: no model is examined then.
     """
     from dola.cli.doctor_page import render
     from dola.cli.output import print_json, stdout
 
-    with importing():
+    with importing(checked=False):  # what does not fit is a finding here
         from dola.environment import advice, look_around
+        from dola.versions import misfit
 
-        if model is not None:
+        fits = misfit() is None
+        if fits and model is not None:
             import dola.checkup  # noqa: F401
 
-    config = parse_layers(layers)
+    config = parse_layers(layers) if fits else None
     environment = look_around()
     said = advice(environment)
     examined = None
-    if model is not None:
+    if config is not None and model is not None:
         examined, more = _examine(model, config, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         said += more
     if json:
         print_json("dola.doctor/1", as_json(environment, examined, said))
     else:
         render(stdout(), environment, examined, said)
-    if examined is not None and not examined[2].healthy:
+    if not fits or (examined is not None and not examined[2].healthy):
         raise typer.Exit(1)
 
 

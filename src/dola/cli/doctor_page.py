@@ -53,7 +53,7 @@ def _section(console: Console, title: str, rows: Iterable[Row | tuple[str, str, 
     console.print(grid)
 
 
-def _machine(environment: Environment) -> list[Row]:
+def _machine(environment: Environment) -> list[Row | tuple[str, str, str]]:
     packages = environment.packages
     absent = ", ".join(name for name, version in packages.items() if version is None)
     cpu = environment.cpu
@@ -64,6 +64,7 @@ def _machine(environment: Environment) -> list[Row]:
         ("python", f"{environment.python} on {environment.platform}"),
         ("packages", ", ".join(f"{name} {version}" for name, version in packages.items() if version is not None)),
         *([("not installed", absent)] if absent else []),
+        *([("versions", f"{misfit.message} {misfit.hint}", "failed")] if (misfit := environment.misfit) else []),
         ("processor", f"{cpu.usable} of {cpu.cores} cores, torch uses {cpu.torch_threads}, {cpu.capability}{memory}"),
         ("accelerators", ", ".join(_device(*device) for device in _devices(environment)) or "none"),
         ("C++ compiler", environment.compiler or "none"),

@@ -69,8 +69,23 @@ def in_words() -> Iterator[None]:
 
 
 @contextmanager
-def importing() -> Iterator[None]:
+def importing(*, checked: bool = True) -> Iterator[None]:
     """Import torch and the like inside: Ctrl-C ends the process at once.
+
+    Args:
+        checked: First see that torch and transformers fit: `versions.check`, which raises VersionsError.
+    """
+    with _ended_by_ctrl_c():
+        if checked:
+            from dola.versions import check
+
+            check()
+        yield
+
+
+@contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """End the process at Ctrl-C, without an exception.
 
     An exception would not do: numpy and torch run Python code from C while they are imported, which loses a
     KeyboardInterrupt or makes an ImportError of it. Nothing is written yet, so nothing is lost.

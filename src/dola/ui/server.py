@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from dola.errors import MissingExtraError, UsageError
+from dola.install_hint import install_line
 
 if TYPE_CHECKING:
     from dola.ui.session import Session
@@ -27,7 +28,7 @@ def check_extra() -> None:
     if missing:
         raise MissingExtraError(
             f"The page needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed.",
-            hint="pip install 'dola-decoding[ui]'",
+            hint=install_line("ui"),
         )
 
 

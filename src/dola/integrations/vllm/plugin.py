@@ -15,7 +15,7 @@ from typing import Any
 from dola import __version__
 from dola.config import DoLaConfig
 from dola.errors import ConfigError, ModelError
-from dola.integrations.vllm import INSTALL, SUPPORTED, supports
+from dola.integrations.vllm import SUPPORTED, install_vllm, supports
 from dola.integrations.vllm.architectures import ARCHITECTURES, UNTESTED
 from dola.integrations.vllm.settings import ENGINE_HINT, Served, request_options
 
@@ -49,7 +49,7 @@ def why_not() -> str | None:
     import vllm
 
     if not supports(vllm.__version__):
-        return f"this is vLLM {vllm.__version__}, and dola supports {SUPPORTED}.x: {INSTALL}"
+        return f"this is vLLM {vllm.__version__}, and dola supports {SUPPORTED}.x: {install_vllm()}"
     return None
 
 
