@@ -165,7 +165,9 @@ def _not_understood(error: Exception, part: str, source: str) -> DolaError:
     said = " ".join(str(error).split())[:300]
     return ModelFileError(
         f"transformers cannot load the {part} of {source!r}: {type(error).__name__}: {said}",
-        hint="compare the model's JSON files with those that its makers published; if they are right, please report this",
+        hint="compare the model's JSON files with those that its makers published; if they are right, please report this"
+        if Path(source).is_dir()
+        else "check the name, the network, and environment variables that begin with HF_",
     )
 
 
