@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 REPORT = "LOAD REPORT"
 """In the table of weights, which `weights.py` has from transformers as lists."""
@@ -12,6 +14,12 @@ OTHERS = ("transformers.generation",)
 """Loggers whose subject is checked elsewhere: a model's generation config."""
 LONGEST = 400
 """Characters of a warning that are passed on."""
+
+LOG = logging.getLogger("transformers")
+_LOCK = threading.Lock()
+_OPEN: list[logging.Handler] = []
+_SAVED: list[Any] = []
+"""How the log was before the first of several loads at once; the last one to end puts that back."""
 
 
 @contextmanager
@@ -23,15 +31,23 @@ def passed_on(say: Callable[[str], None] | None) -> Iterator[None]:
     if say is None:
         yield
         return
-    log, handler = logging.getLogger("transformers"), _Lines(say)
-    level, handlers, propagate = log.level, list(log.handlers), log.propagate
-    log.handlers[:], log.propagate = [handler], False
-    log.setLevel(logging.WARNING)
+    handler = _Lines(say)
+    with _LOCK:
+        if not _OPEN:
+            _SAVED[:] = [LOG.level, list(LOG.handlers), LOG.propagate]
+            LOG.handlers[:], LOG.propagate = [], False
+            LOG.setLevel(logging.WARNING)
+        _OPEN.append(handler)
+        LOG.addHandler(handler)
     try:
         yield
     finally:
-        log.handlers[:], log.propagate = handlers, propagate
-        log.setLevel(level)
+        with _LOCK:
+            _OPEN.remove(handler)
+            LOG.removeHandler(handler)
+            if not _OPEN:
+                level, LOG.handlers[:], LOG.propagate = _SAVED
+                LOG.setLevel(level)
 
 
 class _Lines(logging.Handler):

@@ -66,6 +66,11 @@ def load(
     """
     from transformers import AutoModelForCausalLM
 
+    if kwargs.get("output_loading_info"):
+        raise InputError(
+            "output_loading_info is not an argument of dola.load, which returns a model and its tokenizer.",
+            hint="pass on_weights=print, or a function of yours: it gets a report of the weights",
+        )
     _check_dtype(kwargs.get("dtype"))
     _check_device(kwargs.get("device_map"))
     source, where = resolve(str(name), progress)

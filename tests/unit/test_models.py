@@ -184,7 +184,7 @@ def test_a_config_without_architecture(folder):
 
 def test_weights_of_another_model(folder):
     edit_config(folder, hidden_size=64)
-    with pytest.raises(ModelFileError, match=r"57 of the 57 weights of LlamaForCausalLM have other shapes than config\.json says"):
+    with pytest.raises(ModelFileError, match=r"57 of the 57 weights of LlamaForCausalLM have other shapes than config\.json"):
         dola.load(folder)
 
 

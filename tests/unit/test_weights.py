@@ -436,6 +436,24 @@ def test_running_out_of_memory_is_not_the_files_fault():
         raise RuntimeError("CUDA out of memory")
 
 
+def test_the_list_of_transformers_is_asked_for_otherwise(tmp_path):
+    with pytest.raises(dola.errors.InputError, match="output_loading_info") as caught:
+        dola.load(tmp_path, output_loading_info=True)
+    assert "on_weights=" in caught.value.hint
+
+
+def test_loads_at_once_leave_the_log_as_it_was():
+    root = logging.getLogger("transformers")
+    before = root.level, list(root.handlers), root.propagate
+    first, second = passed_on([].append), passed_on([].append)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert root.handlers != before[1]
+    second.__exit__(None, None, None)
+    assert (root.level, root.handlers, root.propagate) == before
+
+
 def test_warnings_of_transformers_are_passed_on_once():
     log, said = logging.getLogger("transformers.somewhere"), []
     root = logging.getLogger("transformers")
