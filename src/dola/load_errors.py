@@ -94,22 +94,35 @@ KNOWN = (
         "put the tokenizer's files beside the weights; old ones (tokenizer.model) need: pip install sentencepiece tiktoken",
     ),
     Known(
-        "ignore_mismatched_sizes",
+        "automatic conversion of the weights",
         ModelFileError,
-        "The weights of {source!r} do not have the shapes that its config says; the report above lists them.",
-        "weights and config are of different models, or cut short: fetch both again",
+        "The weights of {source!r} cannot be brought into the layout that transformers has for them: some are missing (an "
+        "expert's, perhaps), or do not have the shapes that config.json says.",
+        "the file is not whole, or of another model than config.json: fetch both again",
     ),
 )
 
 
+LFS, LARGEST_POINTER = b"version https://git-lfs", 1024
+"""How a pointer of Git LFS starts, and bytes that it never has."""
+
+
 @contextmanager
-def in_our_words(part: str, source: str, gguf: Path | None) -> Iterator[None]:
-    """Load one part of a model inside this: what goes wrong and is understood is raised as one of our errors."""
+def in_our_words(part: str, source: str, gguf: Path | None, *, ours: bool = False) -> Iterator[None]:
+    """Load one part of a model inside this: what goes wrong and is understood is raised as one of our errors.
+
+    With `ours`, the arguments have been checked, so that everything else that goes wrong is a matter of the model's files.
+    """
     try:
         yield
+    except DolaError:
+        raise
     except Exception as error:
-        if (ours := translate(error, part, source, gguf)) is not None:
-            raise ours from error
+        words = translate(error, part, source, gguf)
+        if words is None and ours and not _is_out_of_memory(error):
+            words = _not_understood(error, part, source)
+        if words is not None:
+            raise words from error
         raise
 
 
@@ -118,11 +131,15 @@ def translate(error: Exception, part: str, source: str, gguf: Path | None = None
 
     Args:
         error: What was raised.
-        part: "tokenizer" or "model": what was being loaded.
+        part: "tokenizer", "config.json", "model" or "adapter": what was being loaded.
         source: The hub id or folder.
         gguf: The GGUF file, if it is one.
     """
     line = first_line(error)
+    if (pointer := _lfs_pointer(source)) is not None:
+        return ModelFileError(
+            f"{pointer} is not the file itself but a pointer of Git LFS to it.", hint=f"git -C {source} lfs pull"
+        )
     if gguf is not None and (ours := _of_gguf(line, part, gguf)) is not None and not isinstance(error, TypeError):
         return ours
     for known in KNOWN:
@@ -141,6 +158,29 @@ def translate(error: Exception, part: str, source: str, gguf: Path | None = None
             hint="see that the tokenizer's files are there and whole: fetch them again",
         )
     return None
+
+
+def _not_understood(error: Exception, part: str, source: str) -> DolaError:
+    """Our error for what no other knows: most often a value in a JSON file that transformers does not expect."""
+    said = " ".join(str(error).split())[:300]
+    return ModelFileError(
+        f"transformers cannot load the {part} of {source!r}: {type(error).__name__}: {said}",
+        hint="compare the model's JSON files with those that its makers published; if they are right, please report this"
+        if Path(source).is_dir()
+        else "check the name, the network, and environment variables that begin with HF_",
+    )
+
+
+def _lfs_pointer(source: str) -> Path | None:
+    """A file of a folder that Git left as a pointer to it."""
+    for path in Path(source).glob("*") if Path(source).is_dir() else ():
+        if path.is_file() and path.stat().st_size < LARGEST_POINTER and path.read_bytes().startswith(LFS):
+            return path
+    return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error) for words in ("out of memory", "can't allocate memory"))
 
 
 def _of_gguf(line: str, part: str, gguf: Path) -> DolaError | None:

@@ -1,27 +1,26 @@
-"""Models by name: a hub id, a folder, a GGUF file, or the alias of an embedded model.
+"""Models by name: a hub id, a folder, a GGUF file, an adapter, or the alias of an embedded model.
 
-The normal path is `from_pretrained`. What is found out before it: whether the name can mean anything, whether dtype and device
-exist, whether the packages are there. What comes after it: its exceptions, in our words (`load_errors.py`).
+The normal path is `from_pretrained`. What is found out before it: whether the name can mean anything (`model_names.py`),
+whether dtype and device exist, whether the packages are there. What comes after it: its exceptions, in our words
+(`load_errors.py`), and whether the model has the weights of its file (`checked_loading.py`).
 """
 
 from __future__ import annotations
 
 import os
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from dola.checked_loading import OnWeights, load_tokenizer, load_weights
 from dola.embedded import EMBEDDED, Progress, cache_folder, fetch, remove
-from dola.errors import InputError, MissingExtraError, ModelFileError
+from dola.errors import InputError, MissingExtraError
 from dola.install_hint import install_line
-from dola.load_errors import in_our_words, kinds_of_names
+from dola.load_notes import passed_on
+from dola.model_names import gguf_settings, resolve
 
 __all__ = ["EMBEDDED", "LoadedModel", "cache_folder", "fetch", "load", "remove"]
-
-LEGACY_HUB_IDS = ("distilgpt2", "gpt2", "gpt2-large", "gpt2-medium", "gpt2-xl")
-"""Hub ids without an owner that are still in everybody's notebooks."""
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 """What error messages offer. Whatever torch knows by name and computes in is accepted."""
@@ -37,37 +36,56 @@ class LoadedModel(NamedTuple):
     tokenizer: Any
 
 
-def load(name: str | os.PathLike[str] = "smollm2", *, progress: Progress | None = None, **kwargs: Any) -> LoadedModel:
+def load(
+    name: str | os.PathLike[str] = "smollm2",
+    *,
+    progress: Progress | None = None,
+    on_weights: OnWeights | None = None,
+    **kwargs: Any,
+) -> LoadedModel:
     """Load a causal language model and its tokenizer, in eval mode, padding on the left.
 
     Code that a model brings along is not run, and nobody is asked whether to run it, unless `trust_remote_code=True` is given.
+    A model that does not have the weights of its file is refused; weights in the file that it has no place for are reported.
 
     Args:
-        name: A hub id, a folder, a `.gguf` file, or an alias: "smollm2", "gemma3-270m".
-        progress: Called with one line per step of a fetch; by default lines go to standard error.
+        name: A hub id, a folder, a `.gguf` file, or an alias: "smollm2", "gemma3-270m". The folder or hub id of a PEFT adapter
+            loads its base model with the adapter on it.
+        progress: Called with one line per step of a fetch and per note on the model; by default lines go to standard error.
+        on_weights: Called with what was found of the weights, of a base model and its adapter one after the other. The model
+            is then not refused for its weights.
         **kwargs: Passed to `AutoModelForCausalLM.from_pretrained` (dtype, device_map, revision, ...). GGUF weights are
             dequantised, to float32 unless `dtype` says otherwise.
 
     Raises:
         InputError: A dtype that torch does not have, or a device that this machine does not have.
-        ModelFileError: A name, folder, file, hub id or revision that holds no model that can be loaded; a gated model; a model
-            that needs `trust_remote_code=True`; no network.
+        ModelFileError: A name, folder, file, hub id or revision that holds no model that can be loaded; weights that are
+            missing or do not fit; a gated model; a model that needs `trust_remote_code=True`; no network.
         ModelError: No causal language model, or an architecture that transformers does not know.
         DownloadError: An embedded model could not be fetched.
         MissingExtraError: A package that this model or `device_map` needs.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
+    if kwargs.get("output_loading_info"):
+        raise InputError(
+            "output_loading_info is not an argument of dola.load, which returns a model and its tokenizer.",
+            hint="pass on_weights=print, or a function of yours: it gets a report of the weights",
+        )
     _check_dtype(kwargs.get("dtype"))
     _check_device(kwargs.get("device_map"))
-    source, where = _resolve(str(name), progress)
-    gguf = Path(source, where["gguf_file"]) if where else None
+    source, where = resolve(str(name), progress)
     kwargs["trust_remote_code"] = bool(kwargs.get("trust_remote_code"))  # with None, transformers asks on the terminal
-    code = {key: kwargs[key] for key in ("trust_remote_code", "revision", "token", "local_files_only") if key in kwargs}
-    with in_our_words("tokenizer", source, gguf):
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **code, **where)
-    with in_our_words("model", source, gguf):
-        model = AutoModelForCausalLM.from_pretrained(source, **{**_gguf_settings(where), **kwargs}, **where)
+    with passed_on(progress):
+        tokenizer = load_tokenizer(source, where, kwargs)
+        model = load_weights(
+            AutoModelForCausalLM,
+            source,
+            progress=progress,
+            on_weights=on_weights,
+            **{**gguf_settings(where), **kwargs},
+            **where,
+        )
     if where:  # or it would go by the folder of the file: the cache, for the embedded models
         model.config.name_or_path = str(name)
     if tokenizer.pad_token is None:
@@ -118,63 +136,3 @@ def devices() -> list[str]:
 
 def _is_device(asked: torch.device, name: str) -> bool:
     return str(asked) == name or (asked.index is None and asked.type == name.partition(":")[0])
-
-
-def _resolve(name: str, progress: Progress | None) -> tuple[str, dict[str, str]]:
-    """Where `from_pretrained` finds a model: its first argument, and `gguf_file=` for GGUF."""
-    path = Path(name)
-    if name in EMBEDDED:
-        _require_gguf(name)
-        path = fetch(name, progress=progress)
-    elif name.endswith(".gguf"):
-        if not path.is_file():
-            raise ModelFileError(f"There is no file {name!r}.", hint=f"check the path; {kinds_of_names()}")
-        with path.open("rb") as file:
-            if (magic := file.read(4)) != b"GGUF":
-                raise ModelFileError(f"{name!r} is not a GGUF file: it starts with {magic!r}.", hint="check the path")
-        _require_gguf(name)
-    else:
-        _check_name(name, path)
-        return name, {}
-    return str(path.parent), {"gguf_file": path.name}
-
-
-def _check_name(name: str, path: Path) -> None:
-    """Refuse a name that is neither a folder with a model nor can be a hub id."""
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelFileError(
-                f"The folder {name!r} holds no config.json, so no model.", hint=f"check the path; {kinds_of_names()}"
-            )
-    elif path.is_file():
-        raise ModelFileError(
-            f"{name!r} is a file, but no .gguf file.", hint=f"give the folder that it lies in; {kinds_of_names()}"
-        )
-    elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return  # a hub id
-    elif "/" in name or os.sep in name:
-        raise ModelFileError(f"There is no folder {name!r}.", hint=f"check the path; {kinds_of_names()}")
-    elif name not in LEGACY_HUB_IDS:
-        raise ModelFileError(
-            f"{name!r} is neither a folder nor an embedded model; those are {', '.join(EMBEDDED)}.",
-            hint=f"check the spelling; {kinds_of_names()}",
-        )
-
-
-def _gguf_settings(where: dict[str, str]) -> dict[str, Any]:
-    """A GGUF file is loaded dequantised. transformers before 5.23 knows no other way and has no setting for it."""
-    if not where:
-        return {}
-    import transformers
-
-    config = getattr(transformers, "GgufConfig", None)
-    return {"dtype": torch.float32, **({"quantization_config": config(dequantize=True)} if config else {})}
-
-
-def _require_gguf(name: str) -> None:
-    missing = [package for package in ("gguf", "accelerate") if find_spec(package) is None]  # transformers wants both
-    if missing:
-        raise MissingExtraError(
-            f"{name!r} is a GGUF file, and to read it {' and '.join(missing)} must be installed.",
-            hint=install_line("cli"),
-        )

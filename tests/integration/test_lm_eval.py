@@ -12,7 +12,9 @@ import pytest
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: make test-eval")
 pytest.importorskip("datasets", reason="datasets is not installed: make test-eval")
 
+import checkpoints
 import samples
+import torch
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
@@ -20,7 +22,7 @@ import dola
 from dola import DoLaConfig, Recipe
 from dola.cli import main
 from dola.cli.lm_eval import _decodes_plainly
-from dola.errors import ConfigError, LayersError
+from dola.errors import ConfigError, LayersError, ModelFileError
 from dola.evidence.evaluate import evaluate
 from dola.evidence.sample import Sample
 from dola.integrations.lm_eval import DolaLM
@@ -245,3 +247,72 @@ def test_an_embedded_model_by_its_alias(smollm2, monkeypatch):
     lm = DolaLM("smollm2", layers="26+28")
     assert lm.model is smollm2.model
     assert lm.dola_config == DoLaConfig([26, 28])
+
+
+def of_folder(folder, **settings):
+    return DolaLM(str(folder), device="cpu", dtype="float32", **settings)
+
+
+@pytest.mark.parametrize(
+    ("edit", "config", "message"),
+    [
+        (checkpoints.without("lm_head"), {}, "lacks 1 of the 57 weights"),
+        (checkpoints.renamed("base_model.model."), {}, "lacks 57 of the 57 weights"),
+        (dict, {"vocab_size": 500}, "have other shapes"),
+        (dict, {"num_hidden_layers": 4}, "has more layers than"),
+        (dict, {"num_hidden_layers": "6"}, r"the config\.json of"),
+    ],
+)
+def test_weights_that_are_not_the_files_are_refused(tmp_path, edit, config, message):
+    with pytest.raises(ModelFileError, match=message):
+        of_folder(checkpoints.save(tmp_path, edit, **config))
+
+
+def test_a_difference_of_weights_is_added_once(tmp_path):
+    """Also where the head is tied, whose one weight has two names."""
+    whole, tied, cut = (checkpoints.save(tmp_path / name) for name in ("whole", "tied", "cut"))
+    checkpoints.tie(tied)
+    for folder in (whole, tied):
+        once, twice = of_folder(folder).model, of_folder(folder, delta=str(folder)).model
+        for (name, before), after in zip(once.named_parameters(), twice.parameters(), strict=True):
+            assert torch.equal(2 * before, after), name
+    checkpoints.save(cut, checkpoints.without("lm_head"))
+    with pytest.raises(ModelFileError, match="lacks 1 of the 57 weights"):
+        of_folder(whole, delta=str(cut))
+    with pytest.raises(ModelFileError, match=r"are not those of the model that they are to be added to: lm_head\.weight"):
+        of_folder(whole, delta=str(tied))
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [
+        ("FOLDER", {"autogptq": True}, "does not say which of its weights the file lacks"),
+        ("FOLDER", {"gptqmodel": True}, "does not say which of its weights the file lacks"),
+        ("FOLDER", {"peft": "a", "delta": "b"}, "cannot be used together"),
+        ("smollm2", {"peft": "a"}, "peft= would be ignored with 'smollm2'"),
+        (object(), {"delta": "a"}, "delta= would be ignored with a model object"),
+    ],
+)
+def test_arguments_that_would_be_passed_over(folder, model, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        DolaLM(str(folder) if model == "FOLDER" else model, **settings)
+
+
+def test_an_adapter_is_checked(tmp_path):
+    peft = pytest.importorskip("peft")
+    base, adapter = checkpoints.save(tmp_path / "base"), tmp_path / "adapter"
+    settings = peft.LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    adapted = peft.get_peft_model(dola.load(base).model, settings).eval()
+    adapted.save_pretrained(adapter)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        assert torch.equal(of_folder(base, peft=str(adapter)).model(ids).logits, adapted(ids).logits)
+    file = adapter / "adapter_model.safetensors"
+    weights = checkpoints.load_file(file)
+    checkpoints.save_file({name: value for name, value in weights.items() if ".0." not in name}, file)
+    with pytest.raises(ModelFileError, match="lacks 2 of the adapter's weights"):
+        of_folder(base, peft=str(adapter))
+    with pytest.raises(ConfigError, match="is an adapter; lm-eval takes it as peft="):
+        of_folder(adapter)
+    with pytest.raises(ModelFileError, match=r"adapter_config\.json"):
+        of_folder(base, peft=str(tmp_path))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dola.checkup import Checkup
     from dola.config import DoLaConfig
     from dola.environment import Environment
+    from dola.weights import WeightsReport
 
 SCHEMA = {
     "environment.python": "version",
@@ -144,7 +145,8 @@ def _examine(name: str, config: DoLaConfig, **settings: Any) -> tuple[tuple[str,
     from dola.checkup import advice, check_up
 
     start = time.perf_counter()
-    model, tokenizer = options.load_model(name, **settings)
+    weights: list[WeightsReport] = []
+    model, tokenizer = options.load_model(name, on_weights=weights.append, **settings)
     seconds = time.perf_counter() - start
-    checkup = check_up(model, tokenizer, config)
+    checkup = check_up(model, tokenizer, config, weights)
     return (name, seconds, checkup), advice(checkup)

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from dola.errors import ConfigError, DolaError, InputError, MissingExtraError
+from dola.errors import ConfigError, DolaError, InputError, MissingExtraError, UsageError
 
 _FLAGS = "layers|relative_top|divergence|dtype|device|device_map|repeats|new_tokens|cache|prompt_lookup|repetition_penalty"
 _VALUE = r"\[[^]]*\]|[\"'][^\"']*[\"']|-?[\w.]+"
@@ -103,6 +103,13 @@ def _ended_by_ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, stop)
     try:
         yield
+    except ValueError as error:
+        if isinstance(error, DolaError):
+            raise
+        raise UsageError(  # huggingface_hub and others read their environment variables when they are imported
+            f"A library cannot be imported: {error}.",
+            hint="look for an environment variable with such a value: env | grep -E 'HF_|HUGGING|TORCH|TRANSFORMERS|OMP'",
+        ) from error
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ from dola.layers import BUCKETS, word_or_numbers
 if TYPE_CHECKING:
     from dola.config import DoLaConfig
     from dola.models import LoadedModel
+    from dola.weights import WeightsReport
 
 PENALTY = 1.2
 """`dola.generate.RECOMMENDED_PENALTY`, without the import of torch."""
@@ -197,8 +199,17 @@ def parse_layers(text: str) -> str | tuple[int, ...]:
     return layers
 
 
-def load_model(name: str, *, dtype: DType | None, device: str | None, trust_remote_code: bool) -> LoadedModel:
+def load_model(
+    name: str,
+    *,
+    dtype: DType | None,
+    device: str | None,
+    trust_remote_code: bool,
+    on_weights: Callable[[WeightsReport], None] | None = None,
+) -> LoadedModel:
     """Load a model as the options say, without the noise of the libraries.
+
+    Notes on the model go to stderr. `on_weights` takes what was found of its weights, as that of `dola.load`.
 
     Raises:
         UsageError: A device that is not there.
@@ -215,6 +226,8 @@ def load_model(name: str, *, dtype: DType | None, device: str | None, trust_remo
         settings: dict[str, Any] = _device_settings(device)
         if dtype is not None:
             settings["dtype"] = getattr(torch, dtype.value)
+        if on_weights is not None:
+            settings["on_weights"] = on_weights
         if trust_remote_code:
             settings["trust_remote_code"] = True
         return dola.load(name, progress=progress, **settings)

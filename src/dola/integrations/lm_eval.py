@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,14 +20,23 @@ from lm_eval.models.huggingface import HFLM  # whose package registers the built
 from torch import Tensor
 
 import dola
+from dola.checked_loading import load_weights
 from dola.config import DoLaConfig
 from dola.embedded import EMBEDDED
-from dola.errors import ConfigError
+from dola.errors import ConfigError, ModelFileError
+from dola.load_errors import in_our_words
 from dola.recipe import Recipe
 from dola.score import score
+from dola.weight_lists import listed
+from dola.weights import WeightsReport
 
 NORMALISATIONS = {"decoding": "masked", "full": "full", "none": "none"}
 """How log-likelihoods are normalised: as decoding does it, or as the reference's `post_softmax` on and off (Recipe.softmax)."""
+
+
+OTHER_LOADERS = ("autogptq", "gptqmodel")
+OF_A_FILE = ("peft", "delta", "gguf_file", "quantization_config", "load_in_4bit", "load_in_8bit", "subfolder")
+"""Arguments of HFLM that say how to load a file: it passes over them where it is given a model."""
 
 
 @register_model("dola")
@@ -44,6 +54,8 @@ class DolaLM(HFLM):  # type: ignore[misc]
         ConfigError: A value that is not allowed.
         LayersError: Layers that this model does not have; at the first request.
     """
+
+    AUTO_MODEL_CLASS: Any = None
 
     def __init__(
         self,
@@ -65,11 +77,41 @@ class DolaLM(HFLM):  # type: ignore[misc]
             settings: dict[str, Any] = {"relative_top": relative_top, "divergence": divergence, "final_norm": final_norm}
             self.dola_config = DoLaConfig(spelled_layers(layers), **settings)
         self._recipe = Recipe(self.dola_config, softmax=NORMALISATIONS[normalisation])
-        if isinstance(pretrained, str) and pretrained in EMBEDDED:
+        _check_arguments(pretrained, kwargs)
+        if isinstance(pretrained, str) and _is_gguf(pretrained):
             pretrained, kwargs["tokenizer"] = dola.load(pretrained, dtype=kwargs.pop("dtype", "auto"))
             if torch.cuda.is_available():
                 pretrained.to(kwargs.get("device") or "cuda")
         super().__init__(pretrained, **kwargs)
+
+    def _get_config(self, pretrained: str, **kwargs: Any) -> None:
+        with in_our_words("config.json", pretrained, None, ours=True):
+            super()._get_config(pretrained, **kwargs)
+
+    def _create_tokenizer(self, pretrained: Any, tokenizer: Any, **kwargs: Any) -> None:
+        source = tokenizer if isinstance(tokenizer, str) else pretrained
+        with in_our_words("tokenizer", source if isinstance(source, str) else "the model", None, ours=True):
+            super()._create_tokenizer(pretrained, tokenizer, **kwargs)
+
+    def _create_model(
+        self, pretrained: str, *args: Any, peft: str | None = None, delta: str | None = None, **kwargs: Any
+    ) -> None:
+        """Load a model whose weights are those of its file, then an adapter or a difference of weights onto it; as HFLM."""
+        auto = self.AUTO_MODEL_CLASS
+        self.AUTO_MODEL_CLASS = Checked(auto)
+        try:
+            with in_our_words("adapter", str(peft), None, ours=bool(peft)):
+                super()._create_model(pretrained, *args, peft=peft, **kwargs)
+        finally:
+            self.AUTO_MODEL_CLASS = auto
+        revision = kwargs.get("revision", "main")
+        if peft:
+            result = self._model.load_adapter(peft, self._model.active_adapter, revision=revision)
+            lists = {"missing_keys": result.missing_keys, "unexpected_keys": result.unexpected_keys, "mismatched_keys": ()}
+            WeightsReport.of(peft, self._model, lists, adapter=True).refuse()
+        if delta:
+            code = {"revision": revision, "trust_remote_code": kwargs.get("trust_remote_code")}
+            _add(self._model, Checked(auto).from_pretrained(delta, dtype=self._model.dtype, **code), delta)
 
     def _loglikelihood_tokens(
         self,
@@ -99,6 +141,67 @@ class DolaLM(HFLM):  # type: ignore[misc]
         attached = nullcontext() if self.dola_config is None else dola.attach(self.model, self.dola_config)
         with attached:
             return super()._model_generate(context, max_length, stop, **generation_kwargs)  # type: ignore[no-any-return]
+
+
+class Checked:
+    """An auto class of transformers whose models have all weights of their files."""
+
+    def __init__(self, auto: Any) -> None:
+        self._auto = auto
+
+    def from_pretrained(self, pretrained: str, **kwargs: Any) -> Any:
+        """A model; as the class's own method.
+
+        Raises:
+            ModelFileError: Weights that are missing or do not fit, and whatever else keeps a model from being loaded.
+        """
+        return load_weights(self._auto, pretrained, **{**kwargs, "trust_remote_code": bool(kwargs.get("trust_remote_code"))})
+
+
+def _check_arguments(pretrained: Any, kwargs: dict[str, Any]) -> None:
+    """Refuse arguments of HFLM that it would pass over, and loaders that do not say which weights a file lacks."""
+    given = [name for name in (*OTHER_LOADERS, *OF_A_FILE) if kwargs.get(name)]
+    if loaders := [name for name in given if name in OTHER_LOADERS]:
+        raise ConfigError(
+            f"{loaders[0]}= loads a model with a library that does not say which of its weights the file lacks.",
+            hint=f"leave out {loaders[0]}=: transformers loads such checkpoints by the quantization_config in config.json",
+        )
+    if kwargs.get("peft") and kwargs.get("delta"):
+        raise ConfigError("peft= and delta= cannot be used together.", hint="leave one of them out")
+    adapter = isinstance(pretrained, str) and Path(pretrained, "adapter_config.json").is_file()
+    if adapter and not Path(pretrained, "config.json").is_file():
+        raise ConfigError(
+            f"pretrained={pretrained!r} is an adapter; lm-eval takes it as peft=, and its base model as pretrained=.",
+            hint=f"--model_args pretrained=BASE,peft={pretrained}",
+        )
+    if given and (not isinstance(pretrained, str) or _is_gguf(pretrained)):
+        what = repr(pretrained) if isinstance(pretrained, str) else "a model object"
+        raise ConfigError(
+            f"{given[0]}= would be ignored with {what}.", hint="give the folder or hub id of a model, or leave it out"
+        )
+
+
+def _is_gguf(name: str) -> bool:
+    """Whether a name is that of a GGUF file, which `dola.load` loads with its tokenizer."""
+    return name in EMBEDDED or name.endswith(".gguf")
+
+
+def _add(model: Any, delta: Any, name: str) -> None:
+    """Add a difference of weights to a model, each weight once, tied ones too."""
+    ours, theirs = dict(model.named_parameters()), dict(delta.named_parameters())
+    wrong = [
+        key
+        for key in ours.keys() | theirs.keys()
+        if key not in ours or key not in theirs or ours[key].shape != theirs[key].shape
+    ]
+    if wrong:
+        raise ModelFileError(
+            f"The weights of delta={name!r} are not those of the model that they are to be added to: {listed(sorted(wrong))}.",
+            hint="use the model that the difference was taken from",
+        )
+    with torch.no_grad():
+        for key, parameter in ours.items():
+            parameter.add_(theirs[key].to(parameter))
 
 
 def spelled_layers(given: str | int | Sequence[int]) -> str | Sequence[int]:

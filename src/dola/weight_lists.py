@@ -1,0 +1,83 @@
+"""Lists of weights by name, and what their names say: which are of whole layers, and which are scales of quantised weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import NamedTuple
+
+SHOWN = 4
+"""How many names a message lists; weights that differ by the numbers in their names count once."""
+
+SCALES = re.compile(r"[._](SCB|absmax|nested_absmax|quant_map|weight_scale\w*|weight_zero_point|scale_weight|scales|qzeros)$")
+
+
+class Lists(NamedTuple):
+    """Names of weights.
+
+    Attributes:
+        source: The name of the model or adapter that was loaded.
+        kind: The model's class, or "adapter".
+        names: All weights that the model has, in its order.
+        head: Path of the language-modelling head.
+        architectures: The classes that config.json names.
+        missing: Weights that the file lacks.
+        mismatched: Weights with another shape in the file: (its shape, the model's).
+        unexpected: Weights in the file that the model has no place for.
+    """
+
+    source: str
+    kind: str
+    names: tuple[str, ...]
+    head: str
+    architectures: tuple[str, ...]
+    missing: tuple[str, ...]
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    unexpected: tuple[str, ...]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message: those that differ in their numbers as one pattern with a count, and how many more there are."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        kinds.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
+    shown = [alike[0] if len(alike) == 1 else f"{kind} ({len(alike)})" for kind, alike in islice(kinds.items(), SHOWN)]
+    more = sum(map(len, islice(kinds.values(), SHOWN, None)))
+    return ", ".join(shown) + (f", and {more} more" if more else "")
+
+
+def cut_layers(lists: Lists) -> tuple[str, ...]:
+    """Whole layers of the file beyond the model's last one, by their paths: they look just like layers that the model has.
+
+    Layers with parts of their own, such as those that predict several tokens at once, are not among them.
+    """
+    known: dict[str, set[str]] = {}
+    there = set()
+    for name in lists.names:
+        for path, number, rest in numbered(name):
+            known.setdefault(path, set()).add(rest)
+            there.add(f"{path}{number}")
+    beyond: dict[str, set[str]] = {}
+    for name in lists.unexpected:
+        for path, number, rest in numbered(name):
+            if (path in known or not known) and f"{path}{number}" not in there:
+                beyond.setdefault(f"{path}{number}", set()).add(rest)
+                break
+    return tuple(layer for layer, rests in beyond.items() if not known or rests <= known[layer[: layer.rindex(".") + 1]])
+
+
+def unscaled(lists: Lists) -> tuple[str, ...]:
+    """Scales in the file of quantised weights that were read as if they were plain numbers."""
+    names = set(lists.names)
+    return tuple(
+        name
+        for name in lists.unexpected
+        if (match := SCALES.search(name)) and {f"{name[: match.start()]}.weight", name[: match.start()]} & names
+    )
+
+
+def numbered(name: str) -> Iterable[tuple[str, int, str]]:
+    """For every number in a name: what comes before it, the number, what comes after it."""
+    for match in re.finditer(r"(?<=\.)(\d+)\.", name):
+        yield name[: match.start()], int(match[1]), name[match.end() :]
