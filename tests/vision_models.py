@@ -32,6 +32,24 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "image_token_id": IMAGE,
         "vision_start_token_id": 399,
     },
+    "qwen2_5_vl": {
+        "vision_config": {
+            **PATCHES,
+            "intermediate_size": 32,
+            "out_hidden_size": 32,
+            "window_size": 16,
+            "fullatt_block_indexes": [1],
+        },
+        "text_config": {**TEXT, "rope_parameters": ROPE},
+        "image_token_id": IMAGE,
+        "vision_start_token_id": 399,
+    },
+    "idefics3": {
+        "vision_config": {**VISION, "patch_size": 4},
+        "text_config": {"model_type": "llama", **TEXT},
+        "image_token_id": IMAGE,
+        "scale_factor": 2,
+    },
     "gemma3": {
         "vision_config": {**VISION, "patch_size": 4, "model_type": "siglip_vision_model"},
         "text_config": {**TEXT, "sliding_window": 16},
@@ -41,11 +59,37 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 
+QFORMER = {"vocab_size": 401, "encoder_hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
+QUERIES: dict[str, Any] = {
+    "vision_config": {**VISION, "patch_size": 8},
+    "qformer_config": {**QFORMER, "intermediate_size": 64},
+    "text_config": {"model_type": "llama", **TEXT},
+    "num_query_tokens": SOFT_TOKENS,
+    "image_token_index": IMAGE,
+}
+BY_A_PART: dict[str, dict[str, Any]] = {
+    "blip-2": QUERIES,
+    "instructblip": QUERIES,
+    "instructblipvideo": {**QUERIES, "video_token_index": IMAGE},
+    "kosmos-2": {
+        "vision_config": {**VISION, "patch_size": 8},
+        "text_config": {
+            "vocab_size": 401, "embed_dim": 32, "layers": 4, "ffn_dim": 64, "attention_heads": 4,
+            "max_position_embeddings": 256,
+        },
+        "latent_query_num": SOFT_TOKENS,
+    },
+}  # fmt: skip
+"""Models whose `generate` is that of a part of theirs, in which the language model is."""
+PARTS = dict.fromkeys(BY_A_PART, "language_model") | {"kosmos-2": "text_model"}
+
 
 def build(model_type: str) -> Any:
     """The model, its head scaled as `any_model` does."""
-    config = CONFIG_MAPPING[model_type](**CONFIGS[model_type])
+    config = CONFIG_MAPPING[model_type](**{**CONFIGS, **BY_A_PART}[model_type])
     model = any_model.build(config, auto=AutoModelForImageTextToText)
+    if model_type in PARTS:
+        getattr(model, PARTS[model_type]).generation_config.eos_token_id = None
     spread_logits(model, prompt(model_type))
     return model
 
@@ -55,11 +99,21 @@ def prompt(model_type: str, seed: int = 0) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
     ids = torch.tensor([[5, 399, *[IMAGE] * SOFT_TOKENS, 33, 8, 91]])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if model_type == "qwen2_vl":
+    if model_type in ("qwen2_vl", "qwen2_5_vl"):
         pixels = torch.randn(16, 3 * 2 * 4 * 4, generator=generator)
         types = (ids == IMAGE).int()
         return {**inputs, "pixel_values": pixels, "image_grid_thw": torch.tensor([[1, 4, 4]]), "mm_token_type_ids": types}
     inputs["pixel_values"] = torch.randn(1, 3, 16, 16, generator=generator)
+    if model_type == "instructblipvideo":
+        ids = torch.tensor([[*[IMAGE] * 4 * SOFT_TOKENS, 33, 8, 91]])
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        inputs["pixel_values"] = torch.randn(1, 4, 3, 16, 16, generator=generator)
+    if "instructblip" in model_type:
+        inputs |= {"qformer_input_ids": torch.tensor([[3, 4]]), "qformer_attention_mask": torch.ones(1, 2, dtype=torch.long)}
+    if model_type == "idefics3":
+        inputs["pixel_values"] = inputs["pixel_values"][None]
+    if model_type == "kosmos-2":
+        inputs["image_embeds_position_mask"] = (ids == IMAGE).long()
     if model_type == "gemma3":
         inputs["token_type_ids"] = (ids == IMAGE).long()
     return inputs

@@ -24,6 +24,7 @@ from dola import native
 from dola.adapters import FINAL_NORMS, AltUp, register_anatomy, registered_anatomy, why_not
 from dola.errors import ModelError, ReadoutError
 from dola.places import describe_hooks, foreign_hooks, readers_of
+from dola.wrappers import causal_lm, inside, unwrap
 
 __all__ = ["READOUT_TOLERANCE", "Anatomy", "Scale", "SoftCap", "register_anatomy", "unwrap"]
 
@@ -94,7 +95,7 @@ class Anatomy:
             ModelError: An encoder-decoder, a model without a head, without blocks, or with fewer than two of them; a registered
                 factory that fails.
         """
-        lm = unwrap(model)
+        lm = causal_lm(model)
         registered = registered_anatomy(lm, cls)
         return cls.by_structure(lm) if registered is None else registered
 
@@ -105,12 +106,15 @@ class Anatomy:
         Raises:
             ModelError: As `of`.
         """
-        lm: Any = unwrap(model)
+        lm: Any = causal_lm(model)
         name = type(lm).__name__
         config = getattr(lm, "config", None)
         if config is None or not hasattr(lm, "get_output_embeddings"):
-            raise ModelError(f"{name} is not a Hugging Face model.", hint=_LOAD)
-        if getattr(config, "is_encoder_decoder", False):
+            raise ModelError(f"{name} is not a Hugging Face model.", hint=_use(inside(lm)))
+        text_config = config.get_text_config()
+        if any(
+            getattr(part, "is_encoder_decoder", False) for part in (config, text_config)
+        ):  # InstructBLIP has it in the text's
             raise ModelError(
                 f"{name} is an encoder-decoder; DoLa contrasts the layers of a decoder-only model.",
                 hint="use a causal language model, one that AutoModelForCausalLM loads",
@@ -119,8 +123,7 @@ class Anatomy:
             raise ModelError(f"{name} cannot be contrasted: {reason}.", hint="use a model of another architecture")
         embedding_head = lm.get_output_embeddings()
         if embedding_head is None:
-            raise ModelError(f"{name} has no LM head, so its layers cannot be read out as tokens.", hint=_LOAD)
-        text_config = config.get_text_config()
+            raise ModelError(f"{name} has no LM head, so its layers cannot be read out as tokens.", hint=_use(inside(lm)))
         path, blocks = _find_blocks(lm, text_config)
         if len(blocks) < 2:
             raise ModelError(
@@ -249,17 +252,6 @@ class Anatomy:
         if self.stream is not None:
             parts["residual stream from"] = _name(self.stream)
         return ", ".join(f"{part}: {found}" for part, found in parts.items())
-
-
-def unwrap(model: Any) -> Any:
-    """The causal LM inside torch.compile and PEFT wrappers."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif hasattr(model, "get_base_model"):
-            model = model.get_base_model()
-        else:
-            return model
 
 
 def _find_blocks(lm: Any, config: Any) -> tuple[str, nn.ModuleList]:
@@ -403,6 +395,10 @@ def _is_tied(lm: Any, head: nn.Module, config: Any) -> bool:
 
 def _name(part: Step | None) -> str:
     return "none" if part is None else repr(part) if isinstance(part, (SoftCap, Scale, Cut, Chain)) else type(part).__name__
+
+
+def _use(found: str | None) -> str:
+    return f"use {found}" if found else _LOAD
 
 
 _LOAD = "load the model with AutoModelForCausalLM.from_pretrained(...)"

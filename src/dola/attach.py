@@ -16,8 +16,7 @@ import functools
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
@@ -26,14 +25,17 @@ from torch import Tensor, nn
 from transformers import modeling_utils
 
 from dola.anatomy import Anatomy
+from dola.changes import Changes
 from dola.config import DoLaConfig
 from dola.cost import forward_cost
 from dola.errors import AttachError, CaptureError, InputError, ModelError
 from dola.generation import Generation, check_not_empty, current_generation, is_compiled, run, tapped
+from dola.gradients import check_transforms, without_gradient
 from dola.hidden import check_eval
 from dola.layers import candidate_layers, check_indices
-from dola.places import Hooks, Places, foreign_hooks, hooks_on, last_in, readers_of
+from dola.places import Places, foreign_hooks, hooks_on, last_in, readers_of
 from dola.step import Reading, Step
+from dola.wrappers import around, inside
 
 Self = TypeVar("Self", bound="Session")
 
@@ -61,7 +63,7 @@ def attach(model: Any, config: DoLaConfig | str | Sequence[int] = "high", *, ana
         LayersError: Layers that this model does not have.
     """
     found = Anatomy.of(model) if anatomy is None else anatomy
-    return Attachment(found, as_config(config, found), named=anatomy is not None)
+    return Attachment(found, as_config(config, found), around(model, found.lm), named=anatomy is not None)
 
 
 def as_config(config: DoLaConfig | str | Sequence[int], anatomy: Anatomy) -> DoLaConfig:
@@ -82,6 +84,7 @@ class Call:
     last_block_ran: bool = False
     mature: Tensor | None = None
     reading: Reading | None = None
+    last_output: Any = None
 
 
 class _State:
@@ -99,9 +102,11 @@ class Session:
         config: The configuration in use.
         layers: The candidate premature layers it means for this model, in Hugging Face's numbering.
         anatomy: The parts of the model.
+
+    `outer` is the model that holds `anatomy.lm` as the part that generates, where a user passed such a one.
     """
 
-    def __init__(self, anatomy: Anatomy, config: DoLaConfig, *, named: bool = False) -> None:
+    def __init__(self, anatomy: Anatomy, config: DoLaConfig, outer: nn.Module | None = None, *, named: bool = False) -> None:
         self.anatomy, self.config = anatomy, config
         self.layers = candidate_layers(config.layers, anatomy.num_layers, tied=anatomy.tied)
         self._step = Step(anatomy, config)
@@ -114,31 +119,44 @@ class Session:
                 hint="call model.dola.remove() first",
             )
         self._forget_compiled_code()
-        self._handles = [
-            self._lm.register_forward_pre_hook(_Hook(self, self._open), with_kwargs=True),
-            self._lm.register_forward_hook(_Hook(self, self._close), with_kwargs=True, always_call=True),
-        ]
-        self._hook_parts(anatomy)
+        self._outer, self._changes, self._part_changes = outer, Changes(), Changes()
+        try:
+            self._change_model()
+        except BaseException:
+            self._undo()
+            raise
+
+    def _change_model(self) -> None:
+        """Put the hooks on. An exception undoes all of them."""
+        changes = self._changes
+        if self._outer is not None:
+            given = _Arguments(self._outer.forward)
+            check = _Hook(self, lambda module, args, kwargs: _check_labels(given.of(args, kwargs)("labels")))
+            changes.before(self._outer, check, with_kwargs=True)
+        changes.before(self._lm, _Hook(self, self._open), with_kwargs=True)
+        self._closes = changes.after(self._lm, _Hook(self, self._close), with_kwargs=True, always_call=True)
+        self._hook_parts(self.anatomy)
 
     def _hook_parts(self, anatomy: Anatomy) -> None:
         """Put hooks on the parts of the model, and take note of where these are."""
-        blocks, head = anatomy.blocks, anatomy.head
-        self._part_handles = [
-            blocks[-1].register_forward_hook(_Hook(self, self._capture_last)),
-            *(blocks[j].register_forward_pre_hook(_Hook(self, self._capturer(j)), with_kwargs=True) for j in self.layers),
-        ]
-        self._ordered = [*_places_of(self._handles[1:]), *_places_of(self._part_handles)]
+        changes, blocks, head = self._part_changes, anatomy.blocks, anatomy.head
+        ordered = [self._closes, changes.after(blocks[-1], _Hook(self, self._capture_last))]
+        for j in self.layers:
+            ordered.append(changes.before(blocks[j], _Hook(self, self._capturer(j)), with_kwargs=True))
         if isinstance(head, nn.Module):
-            self._part_handles += [
-                head.register_forward_pre_hook(_Hook(self, self._before_head)),
-                head.register_forward_hook(_Hook(self, self._after_head)),
-            ]
+            changes.before(head, _Hook(self, self._before_head))
+            changes.after(head, _Hook(self, self._after_head))
+        self._ordered: list[tuple[Any, int]] = [(handle.hooks_dict_ref(), handle.id) for handle in ordered]
         self._places = Places(anatomy)
         self._readers = readers_of(anatomy)
         self._watched_hooks = hooks_on([*self._places.owners, blocks[-1], *self._readers])
         self._seen_hooks: tuple[tuple[int, ...], ...] = ()
         self._readout_checked = False
         self._look_at_hooks()
+
+    def _undo(self) -> None:
+        self._part_changes.undo()
+        self._changes.undo()
 
     def _keep_up(self) -> None:
         """Follow what others did to the model since the last forward: parts that they replaced, hooks that they put on."""
@@ -168,8 +186,7 @@ class Session:
             return  # a list of blocks that was cut, perhaps for one forward: `_check_captures` says which layer did not run
         if found is None or found.num_layers != self.anatomy.num_layers:
             raise self._changed(path)
-        for handle in self._part_handles:
-            handle.remove()
+        self._part_changes.undo()
         self.anatomy = self._step.anatomy = found
         self._step.forget_plans()
         self._hook_parts(found)
@@ -213,8 +230,7 @@ class Session:
 
     def remove(self) -> None:
         """Take the hooks off."""
-        for handle in (*self._handles, *self._part_handles):
-            handle.remove()
+        self._undo()
         self._forget_compiled_code()
 
     def __enter__(self: Self) -> Self:  # typing.Self is of Python 3.11
@@ -262,12 +278,9 @@ class Session:
     def _open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the forward: refuse what has no meaning, and note the positions asked for."""
         given = self._arguments.of(args, kwargs)
-        if given("labels") is not None:
-            raise InputError(
-                "labels= was given: DoLa's scores are not a likelihood to train on, so there is no loss.",
-                hint="call the model without labels=, or remove DoLa first: model.dola.remove()",
-            )
+        _check_labels(given("labels"))
         check_eval(module)
+        check_transforms()
         check_not_empty(given("input_ids"), given("inputs_embeds"))
         if torch.compiler.is_compiling():
             self._check_traced()
@@ -289,6 +302,7 @@ class Session:
     def _capture_last(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if (call := self._call) is not None:
             call.last_block_ran = True
+            call.last_output = output if torch.is_grad_enabled() else None
         if not self._readout_checked:
             self._keep_hidden(self.anatomy.num_layers, output)
 
@@ -296,10 +310,16 @@ class Session:
         if (call := self._call) is None:
             raise CaptureError(
                 f"Layer {layer} of {type(self._lm).__name__} ran outside a call of the model, so its logits would be plain.",
-                hint="call model(...), not model.forward(...) or an inner module, or remove DoLa first",
+                hint=self._hint_outside(),
             )
         # A copy: a view would keep the whole prompt's states alive, and some blocks add to their input in place.
         call.hidden[layer] = select_positions(self.anatomy.residual(passed).detach(), call.keep).clone()
+
+    def _hint_outside(self) -> str:
+        """What to do where a part of the model has run by itself: its own `generate`, if it has one, may be what runs."""
+        found = inside(self._lm)
+        other = f"attach to {found}" if found else "remove DoLa first"
+        return f"call model(...), not model.forward(...) or an inner module, or {other}"
 
     @torch.no_grad()
     def _close(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
@@ -307,7 +327,8 @@ class Session:
         call, self._call = self._call, None
         if output is None or call is None:  # the forward, or the hook before it, raised
             return None
-        logits = (output[0] if isinstance(output, tuple) else output.logits).detach()
+        own_logits = output[0] if isinstance(output, tuple) else output.logits
+        logits = own_logits.detach()
         self._check_captures(call, logits)
         generation = current_generation(self._lm)
         scores = self._contrast(call, logits)
@@ -317,10 +338,17 @@ class Session:
             self._explain_not_finite(call, logits, scores)
         if generation is not None:
             generation.record(scores=scores, mature=logits)
+        if call.last_output is not None:
+            scores = without_gradient(scores, (call.last_output, own_logits, *self._weights_read()))
         if isinstance(output, tuple):
             return (scores, *output[1:])
         output.logits = scores
         return output
+
+    def _weights_read(self) -> Iterator[Tensor]:
+        """The weights between the last block and the logits."""
+        parts = (self.anatomy.final_norm, self.anatomy.projection, self.anatomy.head)
+        return (weight for part in parts if isinstance(part, nn.Module) for weight in part.parameters())
 
     def _check_captures(self, call: Call, logits: Tensor) -> None:
         for layer in self.layers:
@@ -433,38 +461,31 @@ class _Hook:
         self.session.__reduce__()
 
 
-def _places_of(handles: Sequence[Any]) -> list[tuple[Hooks, int]]:
-    """Where hooks are: the dictionary of each, and its key there."""
-    return [(handle.hooks_dict_ref(), handle.id) for handle in handles]
+def _check_labels(labels: Any) -> None:
+    if labels is not None:
+        raise InputError(
+            "labels= was given: DoLa's scores are not a likelihood to train on, so there is no loss.",
+            hint="call the model without labels=, or remove DoLa first: model.dola.remove()",
+        )
 
 
 class Attachment(Session):
     """DoLa on a model for everybody who uses it, until removed. Made by `attach`; the model has it as `model.dola`."""
 
-    def __init__(self, anatomy: Anatomy, config: DoLaConfig, *, named: bool = False) -> None:
-        super().__init__(anatomy, config, named=named)
-        self._lm.dola = self
-        self._tap = ExitStack()
-        self._replaced = self._lm.__dict__.get("generate")  # somebody else's wrapper, or nothing
-        self._generate: Any = None
-        if hasattr(self._lm, "generate"):
-            self._generate = functools.wraps(self._lm.generate)(functools.partial(self.generate, self._lm.generate))
-            self._lm.generate = self._generate
-            self._tap.enter_context(tapped(self._lm))
+    def _change_model(self) -> None:
+        lm, changes = self._lm, self._changes
+        changes.put(lm, "dola", self)
+        if self._outer is not None:
+            changes.put(self._outer, "dola", self)
+        if hasattr(lm, "generate"):
+            changes.put(lm, "generate", functools.wraps(lm.generate)(functools.partial(self.generate, lm.generate)))
+            changes.enter(tapped(lm))
+        super()._change_model()
 
     def remove(self) -> None:
         """Give the model back as it was. Calling it again does nothing."""
-        if self._lm.__dict__.get("dola") is not self:
-            return
-        super().remove()
-        self._tap.close()
-        del self._lm.dola
-        if self._lm.__dict__.get("generate") is not self._generate:
-            return  # somebody wrapped it since: theirs to undo, and without hooks it decodes plainly
-        if self._replaced is not None:
-            self._lm.generate = self._replaced
-        else:
-            del self._lm.generate
+        if self._lm.__dict__.get("dola") is self:
+            super().remove()
 
     def __repr__(self) -> str:
         layers = ", ".join(map(str, self.layers))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from transformers import GenerationConfig, GenerationMixin
@@ -17,8 +17,9 @@ from transformers import GenerationConfig, GenerationMixin
 from dola.anatomy import Anatomy
 from dola.attach import Session, as_config
 from dola.config import DoLaConfig
-from dola.errors import ConfigError, InputError
+from dola.errors import ConfigError, InputError, ModelError
 from dola.generation import current_generation
+from dola.wrappers import around
 
 logger = logging.getLogger("dola")
 
@@ -43,7 +44,7 @@ def generate(model: Any, *args: Any, dola_layers: DoLaConfig | str | Sequence[in
         AttachError: DoLa is attached to this model already.
         ConfigError, ModelError, InputError: As `attach`.
     """
-    return _contrasted(model, model.generate, args, kwargs, dola_layers)
+    return _contrasted(model, None, args, kwargs, dola_layers)
 
 
 def install(config: DoLaConfig | None = None) -> None:
@@ -62,30 +63,43 @@ def install(config: DoLaConfig | None = None) -> None:
         raise ConfigError(
             f"install(config={config!r}) is no DoLaConfig.", hint="write dola.install() or dola.install(DoLaConfig.reference())"
         )
-    if _installed is None:
-        _originals.update(generate=GenerationMixin.generate, get_generation_mode=GenerationConfig.get_generation_mode)
-        GenerationMixin.generate = _generate_with_dola_layers(_originals["generate"])
-        GenerationConfig.get_generation_mode = _mode_without_dola(_originals["get_generation_mode"])
     if settings != DoLaConfig.reference(settings.layers):
         _once(
             "dola.install: tokens follow the paper's method and differ from transformers 4's; for version 4's exact tokens, "
             "call dola.install(DoLaConfig.reference())."
         )
+    if _installed is None:
+        try:
+            _put(GenerationMixin, "generate", _generate_with_dola_layers)
+            _put(GenerationConfig, "get_generation_mode", _mode_without_dola)
+        except BaseException:
+            _put_back()
+            raise
     _installed = settings
 
 
 def uninstall() -> None:
     """Undo `install`. Without it, do nothing."""
     global _installed
-    if _installed is None:
-        return
-    GenerationMixin.generate = _originals.pop("generate")
-    GenerationConfig.get_generation_mode = _originals.pop("get_generation_mode")
+    _put_back()
     _installed = None
 
 
 _installed: DoLaConfig | None = None
-_originals: dict[str, Any] = {}
+_originals: dict[tuple[Any, str], Any] = {}
+"""What stood in the places of the methods that `install` replaces, by class and name."""
+
+
+def _put(kind: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
+    _originals[kind, name] = getattr(kind, name)
+    setattr(kind, name, wrapper(_originals[kind, name]))
+
+
+def _put_back() -> None:
+    while _originals:
+        (kind, name), original = next(reversed(_originals.items()))
+        setattr(kind, name, original)
+        del _originals[kind, name]
 
 
 def _contrasted(model: Any, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any], layers: Any) -> Any:
@@ -95,9 +109,20 @@ def _contrasted(model: Any, original: Any, args: tuple[Any, ...], kwargs: dict[s
             hint="attach instead: with dola.attach(model, ...): model.generate(...)",
         )
     anatomy = Anatomy.of(model)
+    if original is None:
+        original = _generate_of(model)
     _warn_of_low_penalty(anatomy.lm, kwargs)
-    with Session(anatomy, as_config(layers, anatomy)) as session:
+    with Session(anatomy, as_config(layers, anatomy), around(model, anatomy.lm)) as session:
         return session.generate(original, *args, **kwargs)
+
+
+def _generate_of(model: Any) -> Any:
+    if not hasattr(model, "generate"):
+        raise ModelError(
+            f"{type(model).__name__} has no generate().",
+            hint="attach to it and decode from its logits: with dola.attach(model, ...): model(**inputs).logits",
+        )
+    return model.generate
 
 
 def _generate_with_dola_layers(original: Any) -> Any:

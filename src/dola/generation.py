@@ -18,18 +18,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import PromptLookupCandidateGenerator
 from transformers.generation import logits_process as builtin
 
-from dola.anatomy import unwrap
+from dola.changes import Changes
 from dola.contrast import plausible
 from dola.drafts import Drafts
 from dola.errors import InputError
+from dola.wrappers import unwrap
 
 
 def _builtin(*names: str) -> tuple[type, ...]:
@@ -112,7 +112,7 @@ class Generation:
 
     @contextmanager
     def stepping_aside(self) -> Iterator[None]:
-        """While inside, forwards of the model in this thread are plain. Compiled code, which holds the contrast, does not run."""
+        """While inside, forwards of the model in this thread are plain, and not by compiled code, which contrasts."""
         before, self.aside = self.aside, True
         try:
             with uncompiled() if self.may_run_model else nullcontext():
@@ -234,38 +234,60 @@ def run(generation: Generation, generate: Callable[..., Any], args: tuple[Any, .
 
 
 @dataclass
-class _Tap:
-    """How many contrasted calls of a model are under way, and what stood in the places of its taps on the instance."""
+class _Taps:
+    """What the contrasted calls of one model share while they run: who they are, and their changes to the model.
 
-    replaced: dict[str, Any]
-    calls: int = 0
+    The model holds it, so that both end together. A table of models would keep them alive, through their methods in it.
+    """
+
+    changes: Changes
+    callers: set[object]
 
 
-_taps: WeakKeyDictionary[nn.Module, _Tap] = WeakKeyDictionary()
-_taps_lock = threading.Lock()
+_TAPS_NAME = "_dola_taps"
+_taps_lock = threading.RLock()  # a generator that is dropped inside `with attach(...)` ends in any thread, this one too
 
 
-@contextmanager
-def tapped(lm: Any) -> Iterator[None]:
-    """While any thread is inside, the methods of `lm` in _TAPS go through the functions there."""
-    with _taps_lock:
-        if lm not in _taps:
-            _taps[lm] = _Tap({name: lm.__dict__.get(name) for name in _TAPS})
-            for name, replaced in _taps[lm].replaced.items():
-                original = replaced or functools.partial(getattr(type(lm), name), lm)
-                setattr(lm, name, functools.partial(_TAPS[name], lm, original))
-        _taps[lm].calls += 1
-    try:
-        yield
-    finally:
+class tapped:  # noqa: N801  used as a function
+    """While any thread is inside, the methods of `lm` in _TAPS go through the functions there.
+
+    Not made by `contextmanager`: when a model is dropped with its attachment, Python would resume the generator, which would
+    then look for a model that has gone.
+    """
+
+    def __init__(self, lm: Any) -> None:
+        self._lm = lm
+
+    def __enter__(self) -> None:
+        try:
+            with _taps_lock:
+                taps: _Taps = vars(self._lm).get(_TAPS_NAME) or _put_taps(self._lm)
+                taps.callers.add(self)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
         with _taps_lock:
-            _taps[lm].calls -= 1
-            if _taps[lm].calls == 0:
-                for name, replaced in _taps.pop(lm).replaced.items():
-                    if replaced is None:
-                        delattr(lm, name)
-                    else:
-                        setattr(lm, name, replaced)
+            taps: _Taps | None = vars(self._lm).get(_TAPS_NAME)
+            if taps is not None:
+                taps.callers.discard(self)
+                if not taps.callers:
+                    taps.changes.undo()
+
+
+def _put_taps(lm: Any) -> _Taps:
+    """Put the functions of _TAPS over the methods that `lm` has: all of them, or none where one fails."""
+    taps = _Taps(Changes(), set())
+    try:
+        taps.changes.put(lm, _TAPS_NAME, taps)
+        for name, tap in _TAPS.items():
+            if hasattr(lm, name):  # a `generate` of one's own may have neither
+                taps.changes.put(lm, name, functools.partial(tap, lm, getattr(lm, name)))
+    except BaseException:
+        taps.changes.undo()
+        raise
+    return taps
 
 
 def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> LogitsProcessorList:

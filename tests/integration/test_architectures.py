@@ -9,9 +9,12 @@ import transformers
 import vision_models
 from families import spread_logits
 from model_matrix import CHECKS, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, PAGE, WRONG, Outcome, Trial, judge, page, run
+from transformers import AutoModelForImageTextToText
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import dola
 from dola.anatomy import Anatomy, Scale
+from dola.errors import InputError, ModelError
 
 KINDS = {
     "gpt_bigcode": "multi-query attention",
@@ -111,6 +114,51 @@ def test_a_vision_language_model_decodes_images_with_dola(model_type):
     called = dola.generate(model, **{**inputs, "use_cache": True}, dola_layers="high", **settings)
     assert attached.tolist() == called.tolist()
     assert attached.tolist() == _stepwise(model, inputs, attached.shape[1] - inputs["input_ids"].shape[1])
+
+
+@pytest.mark.parametrize("model_type", vision_models.BY_A_PART)
+def test_a_model_that_generates_with_a_part_of_it_decodes_as_that_part(model_type):
+    model, inputs = vision_models.build(model_type), vision_models.prompt(model_type)
+    part = getattr(model, vision_models.PARTS[model_type])
+    settings = {"max_new_tokens": 6, "do_sample": False, "repetition_penalty": 1.2}
+    plain, logits = model.generate(**inputs, **settings).tolist(), model(**inputs).logits
+    banned = [[token] for token in set(plain[0][-6:])]
+    with dola.attach(part, "high"):
+        right = [model.generate(**inputs, **settings, **more).tolist() for more in ({}, {"bad_words_ids": banned})]
+        scores = model(**inputs).logits
+    with dola.attach(model, "high") as attached:
+        assert model.dola is part.dola is attached
+        assert [model.generate(**inputs, **settings, **more).tolist() for more in ({}, {"bad_words_ids": banned})] == right
+        assert torch.equal(model(**inputs).logits, scores)
+        assert not torch.equal(model(**vision_models.prompt(model_type, seed=1)).logits, scores)  # the image is read
+        with pytest.raises(InputError, match="labels= was given"):
+            model(**inputs, labels=inputs["input_ids"])
+    assert not torch.equal(scores, logits)
+    assert dola.generate(model, **inputs, **settings).tolist() == right[0]
+    assert model.generate(**inputs, **settings).tolist() == plain
+    assert torch.equal(model(**inputs).logits, logits)
+    assert not hasattr(model, "dola")
+
+
+@pytest.mark.parametrize("model_type", ["blip-2", "instructblip"])
+def test_an_encoder_decoder_inside_stays_refused(model_type):
+    text = {"model_type": "t5", "vocab_size": 401, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4}
+    config = CONFIG_MAPPING[model_type](**{**vision_models.QUERIES, "text_config": text})
+    model = any_model.build(config, auto=AutoModelForImageTextToText)
+    for way in (dola.attach, dola.generate):
+        with pytest.raises(ModelError, match="encoder-decoder"):
+            way(model)
+
+
+def test_a_captioner_without_a_head_names_its_decoder():
+    model = any_model.build(any_model.config_of("blip"), auto=AutoModelForImageTextToText)
+    with pytest.raises(ModelError, match=r"no LM head(.|\n)*use model\.text_decoder, the BlipTextLMHeadModel inside"):
+        dola.attach(model)
+    image = {"pixel_values": torch.randn(1, 3, 16, 16)}
+    plain = model.generate(**image, max_new_tokens=6).tolist()
+    with dola.attach(model.text_decoder):
+        assert model.generate(**image, max_new_tokens=6).tolist() != plain
+    assert model.generate(**image, max_new_tokens=6).tolist() == plain
 
 
 def _stepwise(model, inputs, count):

@@ -201,14 +201,8 @@ def test_a_broken_candidate_layer_is_told_from_a_broken_model(llama, ids):
         llama(ids)
         capture = attached._keep_hidden
         attached._keep_hidden = lambda layer, hidden: capture(layer, hidden * torch.nan)
-        for handle in attached._handles[3:]:
-            handle.remove()
-        handle = llama.model.layers[3].register_forward_pre_hook(attached._capturer(3), with_kwargs=True)
-        try:
-            with pytest.raises(InputError, match="those of a candidate layer are not"):
-                llama(ids)
-        finally:
-            handle.remove()
+        with pytest.raises(InputError, match="those of a candidate layer are not"):
+            llama(ids)
 
 
 def test_padding_without_a_distribution_is_nobodys_error(llama):
@@ -303,12 +297,6 @@ def test_what_is_captured_belongs_to_the_thread(llama):
         for thread in threads:
             thread.join()
     assert all(torch.equal(a, b) for a, b in zip(expected, results, strict=True))
-
-
-def test_gradients_do_not_flow_and_are_not_needed(ids):
-    model = tiny("llama")
-    model.lm_head.weight.requires_grad_(True)
-    assert not scores_of(model, ids).requires_grad
 
 
 @pytest.mark.parametrize("copy_it", [copy.deepcopy, pickle.dumps], ids=["deepcopy", "pickle"])

@@ -134,7 +134,7 @@ def test_scores_that_are_not_the_contrast(monkeypatch):
 
 
 def test_hooks_that_stay(monkeypatch):
-    monkeypatch.setattr(Session, "remove", lambda self: None)
+    monkeypatch.setattr("dola.changes._unhook", lambda module, hook, keys: None)
     checkup = check_up(tiny("llama"), TOKENIZER)
     assert text(checkup, "plain again") == "DoLa left hooks on the model"
 

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from dola.errors import ConfigError
-from dola.integrations.vllm import INSTALL, plugin
+from dola.integrations.vllm import install_vllm, plugin
 from dola.integrations.vllm.settings import Served, seems_ours
 
 CARRYING = (
@@ -76,7 +76,7 @@ def install(*, required: bool) -> None:
                 owner.__dict__[name].dola_checks = True
             continue
         if required:
-            raise ConfigError(f"This vLLM has no {missing}, where dola checks requests.", hint=INSTALL)
+            raise ConfigError(f"This vLLM has no {missing}, where dola checks requests.", hint=install_vllm())
 
 
 def check_request(request: Any, engine: Served | None) -> None:

@@ -1,0 +1,70 @@
+"""What a session changes on a model, and how it is undone: hooks of modules, attributes of instances.
+
+Each change is noted before it is made: an exception may come from the call that makes it, or from Ctrl-C right after it. So
+whatever happens on the way, `undo` leaves the model as it was.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+_MISSING = object()
+_TABLES = ("_forward_pre_hooks", "_forward_hooks")
+_MARKS = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
+
+
+class Changes:
+    """Changes to the modules of one model, undone in the reverse order."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], object]] = []
+
+    def before(self, module: nn.Module, hook: Callable[..., Any], **options: Any) -> RemovableHandle:
+        """Call `hook` before each forward of `module`; options as of `register_forward_pre_hook`."""
+        self._undo.append(functools.partial(_unhook, module, hook, set()))
+        return module.register_forward_pre_hook(hook, **options)
+
+    def after(self, module: nn.Module, hook: Callable[..., Any], **options: Any) -> RemovableHandle:
+        """Call `hook` after each forward of `module`; options as of `register_forward_hook`."""
+        self._undo.append(functools.partial(_unhook, module, hook, set()))
+        return module.register_forward_hook(hook, **options)
+
+    def put(self, owner: Any, name: str, value: Any) -> None:
+        """Set an attribute of the instance `owner`. One that somebody else has set since stays when this is undone."""
+        self._undo.append(functools.partial(_put_back, owner, name, value, vars(owner).get(name, _MISSING)))
+        vars(owner)[name] = value
+
+    def enter(self, context: AbstractContextManager[Any]) -> None:
+        """Enter `context`; leaving it undoes this, and does nothing where it was not entered."""
+        self._undo.append(functools.partial(context.__exit__, None, None, None))
+        context.__enter__()
+
+    def undo(self) -> None:
+        """Undo all of them. Interrupted, the next call does the rest; without any left, do nothing."""
+        while self._undo:
+            self._undo[-1]()
+            self._undo.pop()
+
+
+def _unhook(module: nn.Module, hook: Callable[..., Any], keys: set[int]) -> None:
+    """Take `hook` off, whether its registration returned or failed. `keys` keeps torch's keys of it for a second try."""
+    keys.update(key for table in _TABLES for key, found in getattr(module, table).items() if found is hook)
+    for name in (*_TABLES, *_MARKS):
+        for key in keys:
+            getattr(module, name).pop(key, None)
+
+
+def _put_back(owner: Any, name: str, value: Any, before: Any) -> None:
+    attributes = vars(owner)
+    if attributes.get(name) is not value:
+        return
+    if before is _MISSING:
+        del attributes[name]
+    else:
+        attributes[name] = before
