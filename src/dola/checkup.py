@@ -72,12 +72,12 @@ class Checkup:
         return all(check.status != FAILED for check in self.checks)
 
 
-def check_up(model: Any, tokenizer: Any, config: DoLaConfig | str | Sequence[int] = "high") -> Checkup:
+def check_up(model: Any, tokenizer: Any, config: DoLaConfig | str | Sequence[int] | None = None) -> Checkup:
     """Examine a model.
 
     Args:
         model, tokenizer: As `dola.load` returns them.
-        config: What to try: a DoLaConfig, or its layers.
+        config: What to try: a DoLaConfig, or its layers; without it as of `dola.attach`.
 
     Raises:
         LayersError: Layers that this model does not have.

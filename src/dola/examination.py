@@ -23,6 +23,8 @@ from dola.config import DoLaConfig
 from dola.contrast import DIVERGENCES, contrast, log_probs
 from dola.errors import LayersError
 from dola.generate import RECOMMENDED_PENALTY, generate
+from dola.generation_call import generate_as_asked, odd_ids, own_config
+from dola.generation_fields import FIELDS, review, shown
 from dola.layers import candidate_layers
 
 PROMPT = "The capital of Washington State is"
@@ -69,14 +71,14 @@ class Timings:
 class Examination:
     """The checks of one model. Each is a method that returns its status and a text, and leaves what later ones need."""
 
-    def __init__(self, model: Any, tokenizer: Any, config: DoLaConfig | str | Sequence[int]) -> None:
+    def __init__(self, model: Any, tokenizer: Any, config: DoLaConfig | str | Sequence[int] | None) -> None:
         self.model, self.tokenizer, self.asked = model, tokenizer, config
         self.anatomy: Anatomy | None = None
         self.layers: tuple[int, ...] = ()
         self.timings: Timings | None = None
 
     def run(self) -> tuple[Check, ...]:
-        """All checks in order. The first five are what the others stand on."""
+        """All checks in order: the generation config's by itself, then five that the remaining ones need."""
         foundations = (
             ("parts", self._find_parts),
             ("layers", self._resolve_layers),
@@ -90,9 +92,9 @@ class Examination:
             ("plain again", self._decode_plainly_again),
             ("speed", self._time),
         )
-        checks: list[Check] = []
+        checks: list[Check] = [_outcome("generation config", self._review)]
         for name, check in (*foundations, *tries):
-            broken = next((c.name for c in checks[: len(foundations)] if c.status == FAILED), None)
+            broken = next((c.name for c in checks[1 : 1 + len(foundations)] if c.status == FAILED), None)
             checks.append(Check(name, NOT_RUN, f"needs {broken!r} to be right") if broken else _outcome(name, check))
         return tuple(checks)
 
@@ -141,10 +143,22 @@ class Examination:
         text = f"the last layer's readout differs from the model's logits by {error:.1e}, allowed {tolerance:.0e} (relative)"
         return (OK, text) if error <= tolerance else (FAILED, f"{text}; found: {self._found().describe()}")
 
+    def _review(self) -> tuple[str, str]:
+        """What the verbs make of the model's own generation config."""
+        found = review(own_config(self.model))
+        if found.refused:
+            names = ", ".join(shown(name, value) for name, value in found.refused.items())
+            return FAILED, f"{names} cannot be done: {FIELDS[next(iter(found.refused))].why}; remove it from the config"
+        groups = {"kept": found.kept, "replaced by options": found.option, "set aside": found.aside, "unknown": found.unknown}
+        listed = [f"{what}: {', '.join(shown(*each) for each in of.items())}" for what, of in groups.items() if of]
+        odd = odd_ids(self.model)
+        text = "; ".join([*listed, *(sentence.rstrip(".") for sentence in odd)]) or "it sets nothing"
+        return (WARNING if found.aside or found.unknown or odd else OK), text
+
     def _open_doors(self) -> tuple[str, str]:
         with attach(self.model, self.config):
             attached = self._two_tokens(self.model.generate)
-        called = self._two_tokens(lambda **inputs: generate(self.model, **inputs, dola_layers=self.config))
+        called = self._two_tokens(lambda **call: generate(self.model, **{**call, "dola_layers": self.config}))
         text = f"two tokens with DoLa: {self.tokenizer.decode(attached)!r}"
         if attached == called:
             return OK, f"{text}, by attach and by generate"
@@ -217,17 +231,15 @@ class Examination:
         return self._decode(decode, 2)
 
     def _decode(self, decode: Callable[..., Any], count: int) -> list[int]:
-        output = decode(
-            **self.inputs,
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=count,
-            min_new_tokens=count,
-            repetition_penalty=RECOMMENDED_PENALTY,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
-        tokens: list[int] = output[0, self.inputs["input_ids"].shape[1] :].tolist()
-        return tokens
+        call = {
+            "do_sample": False,
+            "max_new_tokens": count,
+            "min_new_tokens": count,
+            "repetition_penalty": RECOMMENDED_PENALTY,
+            "stop_strings": None,
+        }
+        made = generate_as_asked(self.model, self.tokenizer, self.inputs, call, generate=decode, report=False)
+        return made.rows[0]
 
     @torch.no_grad()
     def _forward(self) -> tuple[Tensor, Tensor, tuple[Tensor, ...] | None]:
