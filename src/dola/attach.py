@@ -38,9 +38,7 @@ from dola.step import Reading, Step
 Self = TypeVar("Self", bound="Session")
 
 
-def attach(
-    model: Any, config: DoLaConfig | str | Sequence[int] | None = None, *, anatomy: Anatomy | None = None
-) -> Attachment:
+def attach(model: Any, config: DoLaConfig | str | Sequence[int] | None = None, *, anatomy: Anatomy | None = None) -> Attachment:
     """Make `model` decode with DoLa until the returned attachment is removed.
 
     Every forward then returns the contrast in place of its logits, for every thread that uses the model; `generate` is
@@ -94,7 +92,7 @@ def _own_config(layers: Any, anatomy: Anatomy) -> DoLaConfig:
         candidate_layers(config.layers, anatomy.num_layers, tied=anatomy.tied)
     except ConfigError as error:
         raise type(error)(
-            f"dola_layers={layers!r} of the generation config cannot be used: {error.message}",
+            f"The generation config's dola_layers cannot be used: {error.message.replace('layers=', 'dola_layers=')}",
             hint='correct it there, or give layers yourself, for instance layers="high"',
         ) from None
     return config

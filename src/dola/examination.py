@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, cast
@@ -21,7 +21,7 @@ from dola.anatomy import READOUT_TOLERANCE, Anatomy
 from dola.attach import as_config, attach
 from dola.config import DoLaConfig
 from dola.contrast import DIVERGENCES, contrast, log_probs
-from dola.errors import LayersError
+from dola.errors import ConfigError, LayersError, ModelError
 from dola.generate import RECOMMENDED_PENALTY, generate
 from dola.generation_call import generate_as_asked, odd_ids, own_config
 from dola.generation_fields import FIELDS, review, shown
@@ -92,7 +92,7 @@ class Examination:
             ("plain again", self._decode_plainly_again),
             ("speed", self._time),
         )
-        checks: list[Check] = [_outcome("generation config", self._review)]
+        checks: list[Check] = [_outcome("generation config", self._review, LayersError)]
         for name, check in (*foundations, *tries):
             broken = next((c.name for c in checks[1 : 1 + len(foundations)] if c.status == FAILED), None)
             checks.append(Check(name, NOT_RUN, f"needs {broken!r} to be right") if broken else _outcome(name, check))
@@ -106,7 +106,12 @@ class Examination:
 
     def _resolve_layers(self) -> tuple[str, str]:
         anatomy = self._found()
-        self.config = as_config(self.asked, anatomy)
+        try:
+            self.config = as_config(self.asked, anatomy)
+        except ConfigError:
+            if self.asked is not None:
+                raise
+            self.config = DoLaConfig()  # the check of the generation config has failed
         self.layers = candidate_layers(self.config.layers, anatomy.num_layers, tied=anatomy.tied)
         return OK, f"candidate layers {', '.join(map(str, self.layers))} of {anatomy.num_layers}"
 
@@ -146,6 +151,8 @@ class Examination:
     def _review(self) -> tuple[str, str]:
         """What the verbs make of the model's own generation config."""
         found = review(own_config(self.model))
+        with suppress(ModelError):  # whose parts are not found: the next check says so
+            as_config(None, Anatomy.of(self.model))
         if found.refused:
             names = ", ".join(shown(name, value) for name, value in found.refused.items())
             return FAILED, f"{names} cannot be done: {FIELDS[next(iter(found.refused))].why}; remove it from the config"
@@ -282,10 +289,11 @@ def _marks(lm: Any) -> dict[str, int]:
     return {"hooks": hooks, **replaced}
 
 
-def _outcome(name: str, check: Callable[[], tuple[str, str]]) -> Check:
+def _outcome(name: str, check: Callable[[], tuple[str, str]], described: type[Exception] | tuple[()] = ()) -> Check:
+    """The outcome of a check. `described` are layers of the model's own; others are the caller's mistake."""
     try:
         return Check(name, *check())
-    except LayersError:  # the caller's mistake, not the model's
-        raise
     except Exception as error:
+        if isinstance(error, LayersError) and not isinstance(error, described):
+            raise
         return Check(name, FAILED, f"{type(error).__name__}: {getattr(error, 'message', error)}")

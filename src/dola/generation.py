@@ -299,7 +299,8 @@ def check_not_empty(input_ids: Any, inputs_embeds: Any = None) -> None:
 def _refuse_methods(config: Any) -> None:
     """Refuse what transformers 5 decodes by code from the hub, and would ask to trust."""
     beams = (config.num_beams or 1) > 1
-    asked = {name: getattr(config, name, None) for name in ("penalty_alpha", "constraints", "force_words_ids", "num_beam_groups")}
+    names = ("penalty_alpha", "constraints", "force_words_ids", "num_beam_groups")
+    asked = {name: getattr(config, name, None) for name in names}
     methods = {
         "penalty_alpha": not beams and not config.do_sample and (asked["penalty_alpha"] or 0) > 0 and (config.top_k or 0) > 1,
         "constraints": asked["constraints"] is not None,

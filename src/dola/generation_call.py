@@ -2,8 +2,8 @@
 
     generate_as_asked -> FIELDS (generation_fields.py) -> model.generate(...) -> rows, each up to what ended it
 
-Arguments of `generate` win over the model's generation config, so nothing on the model is replaced, and calls in several threads
-do not see each other.
+Arguments of `generate` win over the model's generation config. So nothing on the model is replaced, and calls in several
+threads do not see each other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList, StopStringCriteria
 
@@ -66,13 +65,14 @@ def generate_as_asked(
     if report:
         refuse(found)
         say(model, found, call)
-    stop = [*_strings(call.get("stop_strings")), *_strings(found.kept.get("stop_strings"))]
+    wanted = [given for given in (call.get("stop_strings"), found.kept.get("stop_strings")) if given is not None]
+    stop = [each for given in wanted for each in (given if isinstance(given, (list, tuple)) else [given])]
     call = {**switched_off(found, call), **call, "pad_token_id": padding(model, tokenizer)}
     if "stop_strings" in {**found.kept, **call}:
         call["stop_strings"] = None  # `_Stops` does it
 
     def run(**changed: Any) -> tuple[Tensor, _Stops | None]:
-        stops = _Stops(tokenizer, stop) if stop and "stop_strings" not in changed else None
+        stops = _Stops(tokenizer, stop) if wanted and "stop_strings" not in changed else None
         criteria = [*(call.get("stopping_criteria") or ()), *([stops] if stops else ())]
         settings = {**call, **changed, "stopping_criteria": StoppingCriteriaList(criteria)}
         output = (generate or model.generate)(**inputs, **settings)
@@ -81,7 +81,7 @@ def generate_as_asked(
     try:
         sequences, stops = run()
     except Exception as error:
-        if (ours := _blamed(error, found, run)) is not None:
+        if (ours := blamed(error, found, run)) is not None:
             raise ours from error
         raise
     length = inputs["input_ids"].shape[1]
@@ -91,7 +91,7 @@ def generate_as_asked(
 
 
 def as_generate(model: Any, config: DoLaConfig | None) -> Callable[..., Any]:
-    """The model's `generate`, with DoLa for each call where there is a config. What it is given of `dola_layers` is left out."""
+    """The model's `generate`, with DoLa for each call where there is a config, whatever a call says of `dola_layers`."""
     from dola.generate import generate
 
     if config is not None:
@@ -111,7 +111,7 @@ def refuse(found: Review) -> None:
         name, value = next(iter(found.refused.items()))
         raise ModelError(
             f"The model's generation config sets {shown(name, value)}: {FIELDS[name].why}.",
-            hint=f"remove {name} from generation_config.json in the model's folder, or set model.generation_config.{name} = None",
+            hint=f"remove {name} from generation_config.json in the model's folder; in Python, set it to None",
         )
 
 
@@ -128,7 +128,7 @@ _said: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
 def padding(model: Any, tokenizer: Any) -> int:
-    """An id to pad with that the model has an embedding for. What is padded is masked, or comes after the end: nobody reads it."""
+    """An id to pad with that the model has an embedding for. Padding is masked, or comes after the end: nobody reads it."""
     own, size = own_config(model), _vocabulary(model)
     eos = getattr(own, "eos_token_id", None)
     options = (
@@ -156,7 +156,7 @@ def _end_tokens(model: Any) -> set[int]:
         return end_tokens(own_config(model))
     except TypeError as error:
         raise ModelError(
-            f"The model's generation config has {error}.",
+            f"{error} in the model's generation config.",
             hint="correct eos_token_id in generation_config.json in the model's folder",
         ) from None
 
@@ -169,11 +169,7 @@ def odd_ids(model: Any) -> list[str]:
     if not odd:
         return []
     listed = ", ".join(map(str, odd))
-    return [f"eos_token_id of the model's generation config has {listed}; the model has tokens 0 to {size - 1}. No text ends so."]
-
-
-def _strings(given: Any) -> list[Any]:
-    return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+    return [f"No text ends with {listed} (eos_token_id of the model's generation config): tokens are 0 to {size - 1}."]
 
 
 class _Stops(StoppingCriteria):  # type: ignore[misc]
@@ -206,11 +202,16 @@ def _cut(rows: list[list[int]], stopped: Mapping[int, int], ends: set[int]) -> G
     return made
 
 
-def _blamed(error: Exception, found: Review, run: Callable[..., Any]) -> DolaError | None:
+def blamed(error: Exception, found: Review, run: Callable[..., Any]) -> DolaError | None:
     """Our error, if the call works without some fields that the model's own generation config sets; or None.
 
     transformers reports odd values with whatever Python raises where it meets them, often in the middle of a call. So the
     call is tried without these fields: which one is at fault is found out, not guessed.
+
+    Args:
+        error: What the call raised.
+        found: The review of the generation config.
+        run: The call, with arguments of `generate` to change.
     """
     asked = {**found.kept, **found.unknown}
     if isinstance(error, (DolaError, MemoryError)) or "out of memory" in str(error) or not asked:

@@ -1,9 +1,9 @@
 """What each field of a model's own generation config means where a verb decodes: kept, replaced, set aside or refused.
 
-A verb promises DoLa, or greedy decoding or sampling, with the options of its call. A model's `generation_config.json` may ask for
-more, and `generate` would do it: beams, several answers, another method. FIELDS is the one place that says what becomes of each
-field of transformers 5.0 to 5.23; `generation_call.py` applies it. A field that is not here is reported and left to
-transformers. `dola.generate` and `attach` take all that transformers takes: of this table they use `own_layers` alone.
+A verb promises DoLa, or greedy decoding or sampling, with the options of its call. A model's `generation_config.json` may ask
+for more, and `generate` would do it: beams, several answers, another method. FIELDS is the one place that says what becomes of
+each field of transformers 5.0 to 5.23; `generation_call.py` applies it. A field that is not here is reported and left to
+transformers. `dola.generate` and `attach` take all that transformers takes; they use `own_layers` alone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _all(meaning: str, why: str, fields: Mapping[str, Any], **settings: Any) -> 
     return {name: Field(meaning, why, off, **settings) for name, off in fields.items()}
 
 
-_OPTION = "this call has its own"
+_OPTION = "options of this call replace it"
 _FILTER = "this call draws from all tokens but those that its own options leave out"
 _REPETITION = "the repetition penalty of this call is its only rule on repetition"
 _BEAMS = "one answer is decoded, without beams"
@@ -105,7 +105,7 @@ METADATA = ("transformers_version", "_from_model_config", "_commit_hash", "_orig
 """Attributes of a GenerationConfig that say nothing of decoding."""
 
 HARNESS = tuple(name for name, of in FIELDS.items() if of.meaning == OPTION and not of.quiet)
-"""Fields that lm-evaluation-harness honours and that are no obstacle to DoLa: its model type "dola" keeps them, as "hf" does."""
+"""Options that lm-evaluation-harness takes from the generation config: its model type "dola" keeps them, as "hf" does."""
 
 Found = dict[str, Any]
 """Fields with the values that a generation config has."""
@@ -164,7 +164,8 @@ def differences(found: Review, call: Mapping[str, Any], kept: Collection[str] = 
     reasons: dict[str, list[str]] = {}
     for name, value in {**found.option, **found.aside}.items():
         known = FIELDS[name]
-        silent = known.quiet or (known.sampling and not call.get("do_sample")) or name in kept
+        idle = known.sampling and not call.get("do_sample") and isinstance(value, (int, float))
+        silent = known.quiet or idle or name in kept
         if not silent and (name not in call or call[name] != value):
             reasons.setdefault(known.why, []).append(shown(name, value))
     said = []
@@ -198,6 +199,6 @@ def end_tokens(config: Any) -> set[int]:
     ends = getattr(config, "eos_token_id", None)
     listed = [] if ends is None else list(ends) if isinstance(ends, (list, tuple, set)) else [ends]
     for end in listed:
-        if isinstance(end, bool) or not isinstance(end, (int, float)) or end != int(end):
+        if isinstance(end, bool) or not isinstance(end, (int, float)) or not float(end).is_integer():
             raise TypeError(f"eos_token_id={ends!r} is neither a token id nor a list of token ids")
     return {int(end) for end in listed}

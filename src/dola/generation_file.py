@@ -22,14 +22,16 @@ from dola.generation_fields import review, shown
 logger = logging.getLogger("dola")
 
 NAME = "generation_config.json"
+_PLACES = ("revision", "token", "local_files_only", "cache_dir", "subfolder")
 
 
-def checked_generation_config(source: str, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def checked_generation_config(source: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What `from_pretrained` needs so that the generation config of a model is the one of its file.
 
     Args:
         source: The folder or hub id.
-        settings: What tells how to reach the hub: revision, token, local_files_only.
+        settings: Arguments of `from_pretrained`: those that say where files are, and a `generation_config` that replaces the
+            file.
 
     Returns:
         `generation_config=` where a field had to be left out, and else nothing.
@@ -37,14 +39,16 @@ def checked_generation_config(source: str, settings: Mapping[str, Any] | None = 
     Raises:
         ModelFileError: A file that is not JSON, or a field that transformers refuses and that cannot be left out.
     """
-    path = _find(source, settings or {})
+    path = None if settings.get("generation_config") is not None else _find(source, settings)
     if path is None:
         return {}
     given = _read(path)
-    error = _problem(given)
+    error, found = _problem(given), review(given)
+    if given.get("_from_model_config") and found.unknown:  # or they would be attributes, and `generation_call` would say so
+        listed = ", ".join(shown(name, value) for name, value in found.unknown.items())
+        logger.warning("%s: fields that transformers does not read: %s", path, listed)
     if error is None:
         return {}
-    found = review(given)
     spare = [*found.option, *found.aside]
     left_out = next(([name] for name in spare if _problem(given, name) is None), spare)
     line = (str(error).strip() or repr(error)).splitlines()[0]
@@ -63,11 +67,12 @@ def checked_generation_config(source: str, settings: Mapping[str, Any] | None = 
 def _find(source: str, settings: Mapping[str, Any]) -> Path | None:
     """Where the file is, fetched if the source is a hub id; None where there is none."""
     if Path(source).is_dir():
-        path = Path(source, NAME)
+        path = Path(source, settings.get("subfolder") or "", NAME)
         return path if path.exists() else None
+    where = {name: settings[name] for name in _PLACES if name in settings}
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
     try:
-        found = cached_file(source, NAME, **quiet, **settings)
+        found = cached_file(source, NAME, **quiet, **where)
     except OSError:  # a name or revision that does not exist: loading the model says so
         return None
     return None if found is None else Path(found)
@@ -80,7 +85,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ModelFileError(f"{str(path)!r} cannot be read: {error.strerror}.", hint="check its permissions") from None
     except ValueError as error:
         raise ModelFileError(
-            f"{str(path)!r} is not JSON: {error}.", hint="it may be cut short; fetch it again, or remove it for transformers' defaults"
+            f"{str(path)!r} is not JSON: {error}.", hint="fetch the file again, or remove it for transformers' defaults"
         ) from None
     if not isinstance(given, dict):
         raise ModelFileError(f"{str(path)!r} holds {type(given).__name__}, not an object.", hint="fetch it again, or remove it")

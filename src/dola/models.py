@@ -15,6 +15,7 @@ import torch
 
 from dola.embedded import EMBEDDED, Progress, cache_folder, fetch, remove
 from dola.errors import InputError, MissingExtraError, ModelFileError
+from dola.generation_file import checked_generation_config
 from dola.load_errors import in_our_words, kinds_of_names
 
 __all__ = ["EMBEDDED", "LoadedModel", "cache_folder", "fetch", "load", "remove"]
@@ -65,6 +66,7 @@ def load(name: str | os.PathLike[str] = "smollm2", *, progress: Progress | None 
     code = {key: kwargs[key] for key in ("trust_remote_code", "revision", "token", "local_files_only") if key in kwargs}
     with in_our_words("tokenizer", source, gguf):
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **code, **where)
+    kwargs = {**checked_generation_config(source, kwargs), **kwargs}
     with in_our_words("model", source, gguf):
         model = AutoModelForCausalLM.from_pretrained(source, **{**_gguf_settings(where), **kwargs}, **where)
     if where:  # or it would go by the folder of the file: the cache, for the embedded models

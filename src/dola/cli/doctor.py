@@ -73,7 +73,13 @@ def command(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="A hub id, a folder, a .gguf file, or an alias.", show_default=False)
     ] = None,
-    layers: Annotated[str, typer.Option(help="What to try: low, high, all, or layers as 24,28.")] = "high",
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="What to try: low, high, all, or layers as 24,28.",
+            show_default="dola_layers of the model's generation config, else high",
+        ),
+    ] = None,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -92,7 +98,7 @@ def command(
         if model is not None:
             import dola.checkup  # noqa: F401
 
-    config = parse_layers(layers)
+    config = None if layers is None else parse_layers(layers)
     environment = look_around()
     said = advice(environment)
     examined = None
@@ -131,7 +137,7 @@ def as_json(environment: Environment, examined: tuple[str, float, Checkup] | Non
     return {"environment": asdict(environment), "model": model, "advice": advice}
 
 
-def _examine(name: str, config: DoLaConfig, **settings: Any) -> tuple[tuple[str, float, Checkup], list[str]]:
+def _examine(name: str, config: DoLaConfig | None, **settings: Any) -> tuple[tuple[str, float, Checkup], list[str]]:
     """Load a model as `generate` does and check it up: its name, the seconds it took to load, the findings; and advice."""
     import time
 
