@@ -78,7 +78,7 @@ class Examination:
         self.timings: Timings | None = None
 
     def run(self) -> tuple[Check, ...]:
-        """All checks in order: the generation config's by itself, then five that the remaining ones need."""
+        """All checks in order: the first five are what the others need, but for the generation config's, which needs none."""
         foundations = (
             ("parts", self._find_parts),
             ("layers", self._resolve_layers),
@@ -92,10 +92,11 @@ class Examination:
             ("plain again", self._decode_plainly_again),
             ("speed", self._time),
         )
-        checks: list[Check] = [_outcome("generation config", self._review, LayersError)]
+        checks: list[Check] = []
         for name, check in (*foundations, *tries):
-            broken = next((c.name for c in checks[1 : 1 + len(foundations)] if c.status == FAILED), None)
+            broken = next((c.name for c in checks[: len(foundations)] if c.status == FAILED), None)
             checks.append(Check(name, NOT_RUN, f"needs {broken!r} to be right") if broken else _outcome(name, check))
+        checks.append(_outcome("generation config", self._review, LayersError))
         return tuple(checks)
 
     def _find_parts(self) -> tuple[str, str]:

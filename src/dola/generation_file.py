@@ -1,4 +1,4 @@
-"""A model's generation_config.json before the model is loaded.
+"""A model's generation_config.json, or what its config.json has in place of one, before the model is loaded.
 
 `from_pretrained` passes over a file that is not JSON without a word, and ends in Python's own errors where a field has an odd
 value. Here the file is read first: what the verbs do not use anyway is left out, and said; the rest is refused by its name.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,11 @@ from dola.generation_fields import review, shown
 logger = logging.getLogger("dola")
 
 NAME = "generation_config.json"
+_MAKERS: dict[str, Callable[[dict[str, Any]], GenerationConfig]] = {
+    NAME: lambda fields: GenerationConfig(**fields),
+    "config.json": GenerationConfig.from_model_config,
+}
+"""How transformers makes a generation config of a file; of the second where there is no first one."""
 _PLACES = ("revision", "token", "local_files_only", "cache_dir", "subfolder")
 
 
@@ -42,21 +47,28 @@ def checked_generation_config(source: str, settings: Mapping[str, Any]) -> dict[
     path = None if settings.get("generation_config") is not None else _find(source, settings)
     if path is None:
         return {}
-    given = _read(path)
-    error, found = _problem(given), review(given)
-    if given.get("_from_model_config") and found.unknown:  # or they would be attributes, and `generation_call` would say so
+    try:
+        given, make = _read(path), _MAKERS[path.name]
+    except ModelFileError:
+        if path.name == NAME:
+            raise
+        return {}  # loading the model says what is wrong with its config.json
+    error, found = _problem(make, given), review(given)
+    if (
+        path.name == NAME and given.get("_from_model_config") and found.unknown
+    ):  # they become no attributes of it
         listed = ", ".join(shown(name, value) for name, value in found.unknown.items())
         logger.warning("%s: fields that transformers does not read: %s", path, listed)
     if error is None:
         return {}
     spare = [*found.option, *found.aside]
-    left_out = next(([name] for name in spare if _problem(given, name) is None), spare)
+    left_out = next(([name] for name in spare if _problem(make, given, name) is None), spare)
     line = (str(error).strip() or repr(error)).splitlines()[0]
-    if _problem(given, *left_out) is None:
+    if _problem(make, given, *left_out) is None:
         listed = ", ".join(shown(name, given[name]) for name in left_out)
         logger.warning("%s: left out %s, which transformers refuses: %s", path, listed, line)
-        return {"generation_config": GenerationConfig(**_without(given, *left_out))}
-    culprit = next((name for name in given if _problem(given, name) is None), None)
+        return {"generation_config": make(_without(given, *left_out))}
+    culprit = next((name for name in given if _problem(make, given, name) is None), None)
     what = shown(culprit, given[culprit]) if culprit else "its values"
     raise ModelFileError(
         f"transformers refuses {what} in {str(path)!r}: {type(error).__name__}: {line}",
@@ -65,17 +77,17 @@ def checked_generation_config(source: str, settings: Mapping[str, Any]) -> dict[
 
 
 def _find(source: str, settings: Mapping[str, Any]) -> Path | None:
-    """Where the file is, fetched if the source is a hub id; None where there is none."""
+    """The file that the generation config is read from, fetched if the source is a hub id; None where there is none."""
     if Path(source).is_dir():
-        path = Path(source, settings.get("subfolder") or "", NAME)
-        return path if path.exists() else None
+        paths = (Path(source, settings.get("subfolder") or "", name) for name in _MAKERS)
+        return next((path for path in paths if path.exists()), None)
     where = {name: settings[name] for name in _PLACES if name in settings}
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
     try:
-        found = cached_file(source, NAME, **quiet, **where)
+        paths = (cached_file(source, name, **quiet, **where) for name in _MAKERS)
+        return next((Path(path) for path in paths if path is not None), None)
     except OSError:  # a name or revision that does not exist: loading the model says so
         return None
-    return None if found is None else Path(found)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -96,12 +108,12 @@ def _without(given: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name not in names}
 
 
-def _problem(given: Mapping[str, Any], *left_out: str) -> Exception | None:
+def _problem(make: Callable[[dict[str, Any]], Any], given: Mapping[str, Any], *left_out: str) -> Exception | None:
     """What GenerationConfig raises for these fields, or None."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            GenerationConfig(**_without(given, *left_out))
+            make(_without(given, *left_out))
     except Exception as error:
         return error
     return None
