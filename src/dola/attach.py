@@ -28,8 +28,9 @@ from dola.anatomy import Anatomy
 from dola.changes import Changes
 from dola.config import DoLaConfig
 from dola.cost import forward_cost
-from dola.errors import AttachError, CaptureError, InputError, ModelError
+from dola.errors import AttachError, CaptureError, ConfigError, InputError, ModelError
 from dola.generation import Generation, check_not_empty, current_generation, is_compiled, run, tapped
+from dola.generation_fields import own_layers
 from dola.gradients import check_transforms, without_gradient
 from dola.hidden import check_eval
 from dola.layers import candidate_layers, check_indices
@@ -40,7 +41,7 @@ from dola.wrappers import around, inside
 Self = TypeVar("Self", bound="Session")
 
 
-def attach(model: Any, config: DoLaConfig | str | Sequence[int] = "high", *, anatomy: Anatomy | None = None) -> Attachment:
+def attach(model: Any, config: DoLaConfig | str | Sequence[int] | None = None, *, anatomy: Anatomy | None = None) -> Attachment:
     """Make `model` decode with DoLa until the returned attachment is removed.
 
     Every forward then returns the contrast in place of its logits, for every thread that uses the model; `generate` is
@@ -51,7 +52,8 @@ def attach(model: Any, config: DoLaConfig | str | Sequence[int] = "high", *, ana
 
     Args:
         model: Any decoder-only Hugging Face model with a language-modelling head, in eval mode.
-        config: A DoLaConfig, or just its `layers`: "high", "low", "all", or indices (0 is the embedding output).
+        config: A DoLaConfig, or just its `layers`: "high", "low", "all", or indices (0 is the embedding output). Without it
+            the layers are `model.generation_config.dola_layers` where that is set, and else "high".
         anatomy: The parts of a model in which they are not found by themselves.
 
     Returns:
@@ -66,12 +68,37 @@ def attach(model: Any, config: DoLaConfig | str | Sequence[int] = "high", *, ana
     return Attachment(found, as_config(config, found), around(model, found.lm), named=anatomy is not None)
 
 
-def as_config(config: DoLaConfig | str | Sequence[int], anatomy: Anatomy) -> DoLaConfig:
-    """The DoLaConfig that a user's `config` or bare `layers` stands for."""
+def as_config(
+    config: DoLaConfig | str | Sequence[int] | None, anatomy: Anatomy, *, generation_config: Any = None
+) -> DoLaConfig:
+    """The DoLaConfig that a user's `config` or bare `layers` means.
+
+    Without one the layers are the `dola_layers` of the call's `generation_config`, then those of the model's, then "high".
+
+    Raises:
+        ConfigError: Layers that are not allowed.
+    """
+    if config is None:
+        return _own_config(own_layers(generation_config, getattr(anatomy.lm, "generation_config", None)), anatomy)
     if isinstance(config, DoLaConfig):
         return config
     # Indices are checked before DoLaConfig does it without knowing the depth.
     return DoLaConfig(config if isinstance(config, str) else check_indices(config, anatomy.num_layers))
+
+
+def _own_config(layers: Any, anatomy: Anatomy) -> DoLaConfig:
+    """The DoLaConfig of a generation config's `dola_layers`."""
+    if layers is None:
+        return DoLaConfig()
+    try:
+        config = as_config(layers, anatomy)
+        candidate_layers(config.layers, anatomy.num_layers, tied=anatomy.tied)
+    except ConfigError as error:
+        raise type(error)(
+            f"The generation config's dola_layers cannot be used: {error.message.replace('layers=', 'dola_layers=')}",
+            hint='correct it there, or give layers yourself, for instance layers="high"',
+        ) from None
+    return config
 
 
 @dataclass
@@ -490,6 +517,23 @@ class Attachment(Session):
     def __repr__(self) -> str:
         layers = ", ".join(map(str, self.layers))
         return f"<dola on {type(self._lm).__name__}: layers {layers} of {self.anatomy.num_layers}, {self.config}>"
+
+    def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the model's own `generate` with DoLa, whose layers a call cannot change.
+
+        Raises:
+            InputError: `dola_layers` of the call, or of its generation config, that are not the attached ones.
+        """
+        config = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
+        asked = kwargs.pop("dola_layers", None)
+        asked = own_layers(config) if asked is None else asked
+        given = self.config if asked is None else as_config(asked, self.anatomy)
+        if given.layers != self.config.layers or (isinstance(asked, DoLaConfig) and asked != self.config):
+            raise InputError(
+                f"dola_layers={asked!r} was given, and DoLa is attached to this model with layers={self.config.layers!r}.",
+                hint="leave dola_layers out, or call model.dola.remove() and attach with these layers",
+            )
+        return super().generate(original, *args, **kwargs)
 
     def is_active(self) -> bool:
         """Everywhere but in a call-scoped session's own calls, which began before this was attached, and in forwards that the

@@ -76,14 +76,14 @@ class Checkup:
 def check_up(
     model: Any,
     tokenizer: Any,
-    config: DoLaConfig | str | Sequence[int] = "high",
+    config: DoLaConfig | str | Sequence[int] | None = None,
     weights: Sequence[WeightsReport] = (),
 ) -> Checkup:
     """Examine a model.
 
     Args:
         model, tokenizer: As `dola.load` returns them.
-        config: What to try: a DoLaConfig, or its layers.
+        config: What to try: a DoLaConfig, or its layers; without it as of `dola.attach`.
         weights: What `dola.load(..., on_weights=weights.append)` found of its weights. Only whoever loads a model can see
             this; without it there is no check of them.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, cast
@@ -21,8 +21,10 @@ from dola.anatomy import READOUT_TOLERANCE, Anatomy
 from dola.attach import as_config, attach
 from dola.config import DoLaConfig
 from dola.contrast import DIVERGENCES, contrast, log_probs
-from dola.errors import LayersError
+from dola.errors import ConfigError, LayersError, ModelError
 from dola.generate import RECOMMENDED_PENALTY, generate
+from dola.generation_call import generate_as_asked, odd_ids, own_config
+from dola.generation_fields import FIELDS, review, shown
 from dola.layers import candidate_layers
 from dola.weights import WeightsReport
 
@@ -74,7 +76,7 @@ class Examination:
         self,
         model: Any,
         tokenizer: Any,
-        config: DoLaConfig | str | Sequence[int],
+        config: DoLaConfig | str | Sequence[int] | None,
         weights: Sequence[WeightsReport] = (),
     ) -> None:
         self.model, self.tokenizer, self.asked, self.weights = model, tokenizer, config, weights
@@ -83,7 +85,7 @@ class Examination:
         self.timings: Timings | None = None
 
     def run(self) -> tuple[Check, ...]:
-        """All checks in order. The foundations are what the others rely on."""
+        """All checks in order. The foundations are what the others rely on; weights and generation config need none of them."""
         foundations = (
             ("parts", self._find_parts),
             ("layers", self._resolve_layers),
@@ -102,6 +104,7 @@ class Examination:
         for name, check in (*foundations, *tries):
             broken = next((c.name for c in checks if c.name in needed and c.status == FAILED), None)
             checks.append(Check(name, NOT_RUN, f"needs {broken!r} to be right") if broken else _outcome(name, check))
+        checks.append(_outcome("generation config", self._review, LayersError))
         return tuple(checks)
 
     def _compare_weights(self) -> tuple[str, str]:
@@ -119,7 +122,12 @@ class Examination:
 
     def _resolve_layers(self) -> tuple[str, str]:
         anatomy = self._found()
-        self.config = as_config(self.asked, anatomy)
+        try:
+            self.config = as_config(self.asked, anatomy)
+        except ConfigError:
+            if self.asked is not None:
+                raise
+            self.config = DoLaConfig()  # the check of the generation config has failed
         self.layers = candidate_layers(self.config.layers, anatomy.num_layers, tied=anatomy.tied)
         return OK, f"candidate layers {', '.join(map(str, self.layers))} of {anatomy.num_layers}"
 
@@ -156,10 +164,24 @@ class Examination:
         text = f"the last layer's readout differs from the model's logits by {error:.1e}, allowed {tolerance:.0e} (relative)"
         return (OK, text) if error <= tolerance else (FAILED, f"{text}; found: {self._found().describe()}")
 
+    def _review(self) -> tuple[str, str]:
+        """What the verbs make of the model's own generation config."""
+        found = review(own_config(self.model))
+        with suppress(ModelError):  # whose parts are not found: the next check says so
+            as_config(None, Anatomy.of(self.model))
+        if found.refused:
+            names = ", ".join(shown(name, value) for name, value in found.refused.items())
+            return FAILED, f"{names} cannot be done: {FIELDS[next(iter(found.refused))].why}; remove it from the config"
+        groups = {"kept": found.kept, "replaced by options": found.option, "set aside": found.aside, "unknown": found.unknown}
+        listed = [f"{what}: {', '.join(shown(*each) for each in of.items())}" for what, of in groups.items() if of]
+        odd = odd_ids(self.model)
+        text = "; ".join([*listed, *(sentence.rstrip(".") for sentence in odd)]) or "it sets nothing"
+        return (WARNING if found.aside or found.unknown or odd else OK), text
+
     def _open_doors(self) -> tuple[str, str]:
         with attach(self.model, self.config):
             attached = self._two_tokens(self.model.generate)
-        called = self._two_tokens(lambda **inputs: generate(self.model, **inputs, dola_layers=self.config))
+        called = self._two_tokens(lambda **call: generate(self.model, **{**call, "dola_layers": self.config}))
         text = f"two tokens with DoLa: {self.tokenizer.decode(attached)!r}"
         if attached == called:
             return OK, f"{text}, by attach and by generate"
@@ -232,17 +254,15 @@ class Examination:
         return self._decode(decode, 2)
 
     def _decode(self, decode: Callable[..., Any], count: int) -> list[int]:
-        output = decode(
-            **self.inputs,
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=count,
-            min_new_tokens=count,
-            repetition_penalty=RECOMMENDED_PENALTY,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
-        tokens: list[int] = output[0, self.inputs["input_ids"].shape[1] :].tolist()
-        return tokens
+        call = {
+            "do_sample": False,
+            "max_new_tokens": count,
+            "min_new_tokens": count,
+            "repetition_penalty": RECOMMENDED_PENALTY,
+            "stop_strings": None,
+        }
+        made = generate_as_asked(self.model, self.tokenizer, self.inputs, call, generate=decode, report=False)
+        return made.rows[0]
 
     @torch.no_grad()
     def _forward(self) -> tuple[Tensor, Tensor, tuple[Tensor, ...] | None]:
@@ -285,10 +305,11 @@ def _marks(lm: Any) -> dict[str, int]:
     return {"hooks": hooks, **replaced}
 
 
-def _outcome(name: str, check: Callable[[], tuple[str, str]]) -> Check:
+def _outcome(name: str, check: Callable[[], tuple[str, str]], described: type[Exception] | tuple[()] = ()) -> Check:
+    """The outcome of a check. `described` are layers of the model's own; others are the caller's mistake."""
     try:
         return Check(name, *check())
-    except LayersError:  # the caller's mistake, not the model's
-        raise
     except Exception as error:
+        if isinstance(error, LayersError) and not isinstance(error, described):
+            raise
         return Check(name, FAILED, f"{type(error).__name__}: {getattr(error, 'message', error)}")

@@ -27,7 +27,7 @@ RECOMMENDED_PENALTY = 1.2
 """Paper, section 3.1: without it the contrast loops in long texts."""
 
 
-def generate(model: Any, *args: Any, dola_layers: DoLaConfig | str | Sequence[int] = "high", **kwargs: Any) -> Any:
+def generate(model: Any, *args: Any, dola_layers: DoLaConfig | str | Sequence[int] | None = None, **kwargs: Any) -> Any:
     """`model.generate(...)` with DoLa, for this call only.
 
         out = dola.generate(model, **inputs, dola_layers="high", repetition_penalty=1.2)
@@ -35,7 +35,8 @@ def generate(model: Any, *args: Any, dola_layers: DoLaConfig | str | Sequence[in
     Args:
         model: Any decoder-only Hugging Face model with a language-modelling head, wrapped by PEFT or torch.compile or not.
         *args, **kwargs: All of `generate`'s arguments.
-        dola_layers: "high", "low", "all", layer indices (0 is the embedding output), or a DoLaConfig.
+        dola_layers: "high", "low", "all", layer indices (0 is the embedding output), or a DoLaConfig. Without it the layers
+            are the `dola_layers` of `generation_config=`, then those of `model.generation_config`, then "high".
 
     Returns:
         What `model.generate` returns. `scores` are the contrast behind the processors, `logits` the model's own.
@@ -112,7 +113,9 @@ def _contrasted(model: Any, original: Any, args: tuple[Any, ...], kwargs: dict[s
     if original is None:
         original = _generate_of(model)
     _warn_of_low_penalty(anatomy.lm, kwargs)
-    with Session(anatomy, as_config(layers, anatomy), around(model, anatomy.lm)) as session:
+    given = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
+    config = as_config(layers, anatomy, generation_config=given)
+    with Session(anatomy, config, around(model, anatomy.lm)) as session:
         return session.generate(original, *args, **kwargs)
 
 

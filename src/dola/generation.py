@@ -5,8 +5,8 @@ What the contrast says of the others is only that they are implausible, so such 
 decide it: by the same processors applied to the mature logits. A penalty that merely scales scores cannot get there.
 
 This is the one place that replaces methods of a model, on the instance and only while a contrasted call is under way:
-`_get_logits_processor` and `_get_stopping_criteria`, to see what runs between forwards, and `_get_candidate_generator`, to try
-no more drafts than pay.
+`_get_logits_processor` and `_get_stopping_criteria`, to see what runs between forwards; `_get_candidate_generator`, to try no
+more drafts than pay; and `_prepare_generation_config`, to take `dola_layers` out before transformers reads it.
 """
 
 from __future__ import annotations
@@ -309,6 +309,20 @@ def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **k
     return (MatureFallback if can_ban else Watch)(processors, generation)
 
 
+def _prepare_generation_config(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Clear `dola_layers`, for which transformers 5 would look for a method that it no longer has.
+
+    Raises:
+        InputError: Another method of decoding, which would be looked for there as well.
+    """
+    prepared = original(*args, **kwargs)
+    if current_generation(lm) is not None or hasattr(lm, "dola"):
+        config = prepared[0]
+        config.dola_layers = None
+        _refuse_methods(config)
+    return prepared
+
+
 def _get_candidate_generator(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Prompt lookup is held to what pays; an assistant model paces itself."""
     candidates, generation = original(*args, **kwargs), current_generation(lm)
@@ -327,6 +341,7 @@ def _get_stopping_criteria(lm: Any, original: Callable[..., Any], *args: Any, **
 
 
 _TAPS = {
+    "_prepare_generation_config": _prepare_generation_config,
     "_get_logits_processor": _get_logits_processor,
     "_get_candidate_generator": _get_candidate_generator,
     "_get_stopping_criteria": _get_stopping_criteria,
@@ -351,6 +366,24 @@ def check_not_empty(input_ids: Any, inputs_embeds: Any = None) -> None:
                 f"The prompt has no tokens ({name} of shape {list(given.shape)}); at least one is needed.",
                 hint="give a prompt, or the tokenizer's beginning-of-sequence token",
             )
+
+
+def _refuse_methods(config: Any) -> None:
+    """Refuse what transformers 5 decodes by code from the hub, and would ask to trust."""
+    beams = (config.num_beams or 1) > 1
+    names = ("penalty_alpha", "constraints", "force_words_ids", "num_beam_groups")
+    asked = {name: getattr(config, name, None) for name in names}
+    methods = {
+        "penalty_alpha": not beams and not config.do_sample and (asked["penalty_alpha"] or 0) > 0 and (config.top_k or 0) > 1,
+        "constraints": asked["constraints"] is not None,
+        "force_words_ids": asked["force_words_ids"] is not None,
+        "num_beam_groups": beams and (asked["num_beam_groups"] or 1) > 1,
+    }
+    for name in (name for name, is_asked in methods.items() if is_asked):
+        raise InputError(
+            f"{name}={asked[name]!r} does not go with DoLa: it asks for another method of decoding.",
+            hint=f"pass {name}=None, or remove it from the generation config",
+        )
 
 
 def _refuse_modes(config: Any, drafted: bool) -> None:

@@ -54,7 +54,7 @@ def follow(
     model: Any,
     tokenizer: Any,
     prompt: Sequence[int],
-    config: DoLaConfig | str | Sequence[int] = "high",
+    config: DoLaConfig | str | Sequence[int] | None = None,
     *,
     generate: int,
     decode: Sequence[str] = ("greedy", "dola"),

@@ -5,7 +5,6 @@ tokens --one forward--> residual streams of all layers --layer_reader.py--> numb
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,8 @@ from dola.anatomy import Anatomy
 from dola.attach import as_config
 from dola.config import DoLaConfig
 from dola.errors import InputError
-from dola.generate import generate as generate_with_dola
 from dola.generation import check_not_empty
+from dola.generation_call import as_generate, generate_as_asked
 from dola.hidden import check_eval, window
 from dola.layer_reader import LayerReader
 from dola.layer_trace import LayerTrace, TokenTrace
@@ -27,7 +26,7 @@ def trace(
     model: Any,
     tokenizer: Any,
     prompt: str | Sequence[int],
-    config: DoLaConfig | str | Sequence[int] = "high",
+    config: DoLaConfig | str | Sequence[int] | None = None,
     *,
     generate: int = 0,
     decode: str = "dola",
@@ -50,7 +49,7 @@ def trace(
         model: A decoder-only Hugging Face model in eval mode, without DoLa on it.
         tokenizer: Its tokenizer.
         prompt: A text, or its tokens.
-        config: A DoLaConfig, or just its `layers`.
+        config: A DoLaConfig, or just its `layers`; without it as of `attach`.
         generate: How many tokens to generate, at most; 0 reads the prompt.
         decode: How: "dola", or "greedy" for what plain decoding says.
         repetition_penalty: Of the tokens that are generated, in both ways.
@@ -151,9 +150,7 @@ def check_length(lm: Any, ids: Sequence[int], generate: int) -> None:
 def tokens_behind(model: Any, tokenizer: Any, ids: Sequence[int], config: DoLaConfig | None, **settings: Any) -> list[int]:
     """Tokens that are generated behind `ids`, by DoLa or, without a config, by the model alone; one beam, nothing drawn."""
     prompt = torch.tensor([ids], device=model.device)
-    plain = {"attention_mask": torch.ones_like(prompt), "pad_token_id": tokenizer.pad_token_id}
-    call = {**plain, "do_sample": False, "num_beams": 1, **settings}
-    way = model.generate if config is None else functools.partial(generate_with_dola, model, dola_layers=config)
-    output = way(prompt, **call)
-    row: list[int] = getattr(output, "sequences", output)[0, len(ids) :].tolist()
+    inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
+    call = {"do_sample": False, "num_beams": 1, **settings}
+    (row,) = generate_as_asked(model, tokenizer, inputs, call, generate=as_generate(model, config)).rows
     return row

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dola.cli.options import TrustRemoteCode
+from dola.cli.options import TrustRemoteCode, settle_layers
 from dola.layers import word_or_numbers
 
 if TYPE_CHECKING:
@@ -82,7 +83,13 @@ def command(
     ] = "",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    layers: Annotated[str, typer.Option(help="high, low, all, or layer numbers: 8,16,24.")] = "high",
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="high, low, all, or layer numbers: 8,16,24.",
+            show_default="dola_layers of the model's generation config, else high",
+        ),
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     prompts: Annotated[
         str,
@@ -111,7 +118,7 @@ def command(
     prompts = prompts or "mixed"
     source = Source(random_weights or model or "smollm2", dtype, device, bool(random_weights), trust_remote_code)
     settings = Settings(
-        dola=DoLaConfig(word_or_numbers(layers)),  # which judges what it is given
+        dola=DoLaConfig() if layers is None else DoLaConfig(word_or_numbers(layers)),  # which judges what it is given
         new_tokens=new_tokens,
         repeats=repeats,
         cache=cache,
@@ -123,7 +130,7 @@ def command(
     )
     sizes, lengths = _numbers("--batch-sizes", batch_sizes), _lengths(prompts, prompt_lengths, bool(random_weights))
     _check_whole(sizes, lengths)
-    result = _measured(source, settings, (prompts, sizes, lengths), threads, chart)
+    result = _measured(source, settings, (prompts, sizes, lengths), layers, threads, chart)
     if json:
         from dola.cli.output import print_json
 
@@ -147,7 +154,7 @@ def _check_source(model: str, random_weights: str, prompts: str) -> None:
 
 
 def _measured(
-    source: Any, settings: Any, asked: tuple[str, list[int], list[int]], threads: int, chart: Path | None
+    source: Any, settings: Any, asked: tuple[str, list[int], list[int]], layers: str | None, threads: int, chart: Path | None
 ) -> BenchResult:
     """Load, measure, and write the chart; progress goes to stderr."""
     import torch
@@ -165,6 +172,8 @@ def _measured(
     with loading(source.model) as progress:
         quiet_libraries()
         loaded = source.load(progress)
+    settings = replace(settings, dola=settle_layers(settings.dola, layers, loaded.model)[0])
+    _say_unused(loaded.model)
     result = measure(loaded.model, _cases(loaded, *asked, settings.repeats), settings, source=source, progress=_say)
     if chart is not None:
         save_chart(result, chart)
@@ -228,6 +237,18 @@ def _check_positive(option: str, number: int) -> None:
 
     if number < 1:
         raise ConfigError(f"{option} {number} is out of range; 1 is the least.", hint=f"write {option} 1")
+
+
+def _say_unused(model: Any) -> None:
+    """Say what the model's own generation config asks for: all ways are timed without it."""
+    from dola.generation_call import own_config
+    from dola.generation_fields import review, shown
+
+    found = review(own_config(model))
+    asked = {**found.kept, **found.option, **found.aside, **found.refused, **found.unknown}
+    listed = [shown(name, value) for name, value in asked.items() if not name.endswith("token_id") and name != "dola_layers"]
+    if listed:
+        _say(f"Timed without what the model's generation config asks for: {', '.join(listed)}.")
 
 
 def _say(line: str) -> None:

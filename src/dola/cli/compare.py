@@ -24,7 +24,8 @@ SCHEMA = {
     "model": "--model as given",
     "prompt": "the prompt, before any chat template",
     "prompt_tokens": "its length, chat template included",
-    "columns[].title": "as it is printed: greedy; greedy with the penalty; DoLa low and high, or one for each --layers",
+    "columns[].title": "as it is printed: greedy; greedy with the penalty; DoLa low, high and the model's own layers, "
+    "or one for each --layers",
     "columns[].layers": '"low", "high", "all" or a list of layers; null where DoLa is off',
     "columns[].candidate_layers": "the layers that this means in this model; null where DoLa is off",
     "columns[].relative_top": "of DoLa; null where it is off",
@@ -55,7 +56,8 @@ def command(
     layers: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Layers of a DoLa column: {options.LAYERS_HELP}. Repeat it for more columns.", show_default="low, high"
+            help=f"Layers of a DoLa column: {options.LAYERS_HELP}. Repeat it for more columns.",
+            show_default="low, high, and dola_layers of the model's generation config",
         ),
     ] = None,
     divergence: options.DivergenceOption = None,
@@ -82,14 +84,18 @@ def command(
     """
     if "off" in (layers or []):
         raise UsageError("--layers off is no column: the first two are without DoLa already.", hint="leave it out")
-    configs = [
-        options.dola_config(
-            chosen, divergence=divergence, final_norm=final_norm, relative_top=relative_top, reference=reference
-        )
-        for chosen in layers or ["low", "high"]
-    ]
+    settings: dict[str, Any] = {
+        "divergence": divergence,
+        "final_norm": final_norm,
+        "relative_top": relative_top,
+        "reference": reference,
+    }
+    configs = [options.dola_config(chosen, **settings) for chosen in layers or ["low", "high"]]
     (asked,) = read_prompts(prompt, verb="compare")
     loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    if not layers:
+        own, _ = options.settle_layers(options.dola_config(None, **settings), None, loaded)
+        configs += [own] if own not in configs else []
     found = answers(
         loaded,
         tokenizer,
@@ -102,14 +108,14 @@ def command(
     if not json:
         render(stdout(), asked.text, found)
         return
-    settings = {
+    used = {
         "max_new_tokens": max_new_tokens,
         "chat": uses_chat(tokenizer, chat),
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "device": str(loaded.device),
     }
     head = {"model": model, "prompt": asked.text, "prompt_tokens": found[0].prompt_tokens}
-    print_json(SCHEMA_NAME, {**head, "columns": [_column(answer) for answer in found], "settings": settings})
+    print_json(SCHEMA_NAME, {**head, "columns": [_column(answer) for answer in found], "settings": used})
 
 
 def _column(answer: Answer) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any
 
 from dola.chat import apply_chat, has_chat
 from dola.errors import InputError, UsageError
-from dola.filters import NO_FILTERS, without_top_h
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Decoding:
         max_new_tokens: Length of a completion, at most.
         repetition_penalty: 1 is none.
         sample: Whether tokens are drawn, rather than the best taken.
-        temperature, top_p: Of sampling. 1 changes nothing. No other filter is applied: top-k is off.
+        temperature, top_p: Of sampling. 1 changes nothing. No other filter is applied: top-k, 50 in transformers, is off.
         seed: Of sampling.
     """
 
@@ -35,13 +34,10 @@ class Decoding:
     seed: int | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """For `model.generate`. One beam, one answer, no other filter: a model's own generation config may ask for more."""
-        drawn = {**NO_FILTERS, "temperature": self.temperature, "top_p": self.top_p} if self.sample else {}
+        """For `generate_as_asked`, which sees to what a model's own generation config asks for beyond them."""
+        drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0} if self.sample else {}
         return {
             "do_sample": self.sample,
-            "num_beams": 1,
-            "num_return_sequences": 1,
-            "no_repeat_ngram_size": 0,
             "max_new_tokens": self.max_new_tokens,
             "repetition_penalty": self.repetition_penalty,
             **drawn,
@@ -55,7 +51,7 @@ class Completion:
     Attributes:
         text: The completion alone, without special tokens.
         token_ids: Its tokens, with the one that ended it.
-        finish_reason: "stop" where the model ended it, "length" where `max_new_tokens` did.
+        finish_reason: "stop" where an end token or a stop string of the model ended it, "length" where `max_new_tokens` did.
         prompt_tokens: Length of the prompt, chat template included.
     """
 
@@ -143,33 +139,27 @@ def _the_prompt(where: str) -> str:
 
 
 def decode(model: Any, tokenizer: Any, inputs: Any, decoding: Decoding, *, streamer: Any = None) -> Batch:
-    """Complete a batch of encoded prompts with a model, DoLa on it or not."""
+    """Complete a batch of encoded prompts with a model, DoLa on it or not.
+
+    Raises:
+        ModelError: A generation config of the model that cannot be used.
+    """
+    from dola.generation_call import generate_as_asked
+
     inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
     if decoding.seed is not None:
         import torch
 
         torch.manual_seed(decoding.seed)
     start = time.perf_counter()
-    with without_top_h(model):
-        output = model.generate(**inputs, **decoding.arguments(), pad_token_id=tokenizer.pad_token_id, streamer=streamer)
-    rows = output[:, inputs["input_ids"].shape[1] :].tolist()
+    made = generate_as_asked(model, tokenizer, inputs, {**decoding.arguments(), "streamer": streamer})
     seconds = time.perf_counter() - start
-    ends = _end_tokens(model)
     lengths = inputs["attention_mask"].sum(dim=-1).tolist()
-    return Batch([_completion(tokenizer, row, length, ends) for row, length in zip(rows, lengths, strict=True)], seconds)
-
-
-def _completion(tokenizer: Any, row: list[int], prompt_tokens: int, ends: set[int]) -> Completion:
-    """One row [T], without the padding behind its end."""
-    stop = next((position for position, token in enumerate(row) if token in ends), None)
-    token_ids = row if stop is None else row[: stop + 1]
-    text = tokenizer.decode(token_ids, skip_special_tokens=True)
-    return Completion(text, token_ids, "length" if stop is None else "stop", prompt_tokens)
-
-
-def _end_tokens(model: Any) -> set[int]:
-    ends = model.generation_config.eos_token_id
-    return set() if ends is None else set(ends) if isinstance(ends, (list, tuple)) else {ends}
+    completions = []
+    for row, ended, length in zip(made.rows, made.ended, lengths, strict=True):
+        text = tokenizer.decode(row, skip_special_tokens=True)
+        completions.append(Completion(text, row, "stop" if ended else "length", length))
+    return Batch(completions, seconds)
 
 
 def pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:

@@ -64,7 +64,7 @@ SCHEMA = {
     "model.timings.dola": "the same with DoLa",
     "model.timings.tokens": "tokens that each run generated",
     "model.timings.runs": "runs of each",
-    "model.checks[].name": "parts, layers, tokenizer, plain, readout, doors, contrast, plain again, speed",
+    "model.checks[].name": "parts, layers, tokenizer, plain, readout, doors, contrast, plain again, speed, generation config",
     "model.checks[].status": "ok, warning, failed, or not run",
     "model.checks[].text": "what was found",
     "model.healthy": "whether no check failed: the exit code is 0 then, else 1",
@@ -77,7 +77,13 @@ def command(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="A hub id, a folder, a .gguf file, or an alias.", show_default=False)
     ] = None,
-    layers: Annotated[str, typer.Option(help="What to try: low, high, all, or layers as 24,28.")] = "high",
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="What to try: low, high, all, or layers as 24,28.",
+            show_default="dola_layers of the model's generation config, else high",
+        ),
+    ] = None,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -99,7 +105,7 @@ def command(
         if fits and model is not None:
             import dola.checkup  # noqa: F401
 
-    config = parse_layers(layers) if fits else None
+    config = parse_layers(layers) if fits and layers is not None else None
     environment = look_around()
     said = advice(environment)
     examined = None
@@ -138,7 +144,7 @@ def as_json(environment: Environment, examined: tuple[str, float, Checkup] | Non
     return {"environment": asdict(environment), "model": model, "advice": advice}
 
 
-def _examine(name: str, config: DoLaConfig, **settings: Any) -> tuple[tuple[str, float, Checkup], list[str]]:
+def _examine(name: str, config: DoLaConfig | None, **settings: Any) -> tuple[tuple[str, float, Checkup], list[str]]:
     """Load a model as `generate` does and check it up: its name, the seconds it took to load, the findings; and advice."""
     import time
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dola.environment import Environment
 
 STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "not run": "dim"}
-NAMES = 17
+NAMES = 19
 """Width of the column of names."""
 
 Row = tuple[str, str]

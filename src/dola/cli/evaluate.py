@@ -61,7 +61,11 @@ def command(
     data: evaluation.Data = None,
     model: options.Model = "smollm2",
     layers: Annotated[
-        str | None, typer.Option(help=f"One more row beside low and high: {options.LAYERS_HELP}.", show_default="none")
+        str | None,
+        typer.Option(
+            help=f"One more row beside low and high: {options.LAYERS_HELP}.",
+            show_default="dola_layers of the model's generation config, if any",
+        ),
     ] = None,
     divergence: options.DivergenceOption = None,
     final_norm: options.FinalNorm = None,
@@ -145,6 +149,8 @@ def command(
     evaluation.set_threads(threads)
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     loaded, tokenizer = options.load_model(model, **loading)
+    if layers is None:
+        own = options.settle_layers(own, layers, loaded)[0] or own
     from dola.evidence.evaluate import evaluate
     from dola.evidence.report import markdown as as_markdown
 

@@ -24,13 +24,13 @@ SCHEMA = {
     "fields": "the other fields of its object in a JSON file, or columns of its row in a table",
     "text": "the completion alone, without special tokens",
     "token_ids": "its tokens, with the one that ended it",
-    "finish_reason": '"stop": the model ended it; "length": --max-new-tokens did',
+    "finish_reason": '"stop": an end token or a stop string of the model ended it; "length": --max-new-tokens did',
     "prompt_tokens": "length of the prompt, chat template included",
     "timings.load_seconds": "loading the model, once for all prompts",
     "timings.generate_seconds": "the batch that the prompt was in, the prompts' own forward included",
     "timings.tokens_per_second": "new tokens of that batch per second",
     "timings.batch": "how many prompts were in that batch",
-    "settings.layers": '--layers as given; "off" is without DoLa',
+    "settings.layers": 'the layers used: --layers, or those of the model\'s generation config; "off" is without DoLa',
     "settings.candidate_layers": "the layers that this means in this model; null without DoLa",
     "settings.relative_top": "of DoLa; null without it",
     "settings.divergence": "of DoLa; null without it",
@@ -69,7 +69,7 @@ def command(
     ] = None,
     model: options.Model = "smollm2",
     chat: options.Chat = None,
-    layers: options.Layers = "high",
+    layers: options.OwnLayers = None,
     divergence: options.DivergenceOption = None,
     final_norm: options.FinalNorm = None,
     relative_top: options.RelativeTop = None,
@@ -133,17 +133,19 @@ def command(
     )
     start = time.perf_counter()
     loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    load_seconds = time.perf_counter() - start
+    dola, named = options.settle_layers(dola, layers, loaded)
     run = Run(
         model=loaded,
         tokenizer=tokenizer,
         name=model,
-        layers=layers,
+        layers=named,
         config=dola,
         decoding=decoding,
         chat=uses_chat(tokenizer, chat),
         batch_size=batch_size or BATCH_SIZE,
         prompts=prompts,
-        load_seconds=time.perf_counter() - start,
+        load_seconds=load_seconds,
     )
     if answers is not None:
         run.to_file(answers)

@@ -23,7 +23,8 @@ class Run:
 
     Attributes:
         model, tokenizer: As `dola.load` returns them.
-        name, layers: The options as given.
+        name: --model as given.
+        layers: The layers used, as --layers takes them.
         config: DoLa's settings, or None where it is off.
         decoding: How tokens are chosen once there are scores.
         chat: Whether prompts go through the chat template.

@@ -24,9 +24,9 @@ def command(context: typer.Context) -> None:
     options, its tasks. Besides its model types there is dola, a Hugging Face model that scores and generates with DoLa, and
     dola-vllm, which generates on vLLM, where that is installed.
 
-    Of --model_args, dola takes all that "hf" takes, and: layers (high, low, all, off, or numbers joined by +: layers=26+28),
-    relative_top, divergence, final_norm, and normalisation (decoding; full and none are the reference's). `dola lm-eval run
-    --help` is the harness's own help.
+    Of --model_args, dola takes all that "hf" takes, and: layers (high, low, all, off, or numbers joined by +: layers=26+28;
+    by default dola_layers of the model's generation config, else high), relative_top, divergence, final_norm, and normalisation
+    (decoding; full and none are the reference's). `dola lm-eval run --help` is the harness's own help.
 
     \b
     Examples:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -85,6 +86,15 @@ LAYERS_HELP = "high (short answers), low (longer reasoning), all, numbers such a
 Layers = Annotated[
     str, typer.Option(help=f"Layers to contrast: {LAYERS_HELP}, or off.", autocompletion=_complete("high", "low", "all", "off"))
 ]
+OwnLayers = Annotated[
+    str | None,
+    typer.Option(
+        "--layers",
+        help=f"Layers to contrast: {LAYERS_HELP}, or off.",
+        show_default="dola_layers of the model's generation config, else high",
+        autocompletion=_complete("high", "low", "all", "off"),
+    ),
+]
 DivergenceOption = Annotated[
     Divergence | None,
     typer.Option("--divergence", help="How the layer is chosen: the paper's, or the old code's formula.", show_default="jsd"),
@@ -139,14 +149,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else
 
 
 def dola_config(
-    layers: str,
+    layers: str | None,
     *,
     divergence: Divergence | None = None,
     final_norm: bool | None = None,
     relative_top: float | None = None,
     reference: bool = False,
 ) -> DoLaConfig | None:
-    """The configuration that the options mean; None for `--layers off`.
+    """The configuration that the options mean; None for `--layers off`. Without layers it has those of DoLaConfig.
 
     Raises:
         UsageError: Options that contradict each other.
@@ -174,7 +184,7 @@ def dola_config(
     with importing():  # torch comes with it
         from dola.config import DoLaConfig
 
-    chosen = parse_layers(layers)
+    chosen = DoLaConfig.layers if layers is None else parse_layers(layers)
     base = DoLaConfig.reference(chosen) if reference else DoLaConfig(chosen)
     changes: dict[str, Any] = {
         "divergence": divergence and divergence.value,
@@ -197,6 +207,39 @@ def parse_layers(text: str) -> str | tuple[int, ...]:
             hint="--layers high, or for instance --layers 24,28",
         )
     return layers
+
+
+def settle_layers(config: DoLaConfig | None, given: str | None, model: Any) -> tuple[DoLaConfig | None, str]:
+    """The configuration with the layers of the model's generation config, where `--layers` was not given; and its layers' name.
+
+    Says on stderr which layers are used where the generation config names some.
+
+    Raises:
+        ConfigError: Layers of the generation config that cannot be used.
+    """
+    from dola.anatomy import Anatomy
+    from dola.attach import as_config
+    from dola.generation_call import own_config
+    from dola.generation_fields import own_layers, shown
+
+    own = own_layers(own_config(model))
+    if given is not None or own is None or config is None:
+        named = "high" if given is None else given
+        if own is not None and spelled(own) != named:
+            _say(f"{shown('dola_layers', own)} of the model's generation config is set aside: --layers {named} was given.")
+        return config, named
+    layers = as_config(None, Anatomy.of(model)).layers
+    _say(f"--layers was not given: {shown('dola_layers', own)} of the model's generation config is used.")
+    return dataclasses.replace(config, layers=layers), spelled(layers)
+
+
+def spelled(layers: Any) -> str:
+    """Layers as `--layers` takes them."""
+    return ",".join(map(str, layers)) if isinstance(layers, (list, tuple)) else str(layers)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def load_model(

@@ -77,7 +77,7 @@ def command(
             "--chat/--no-chat", help="Use the model's chat template.", show_default="with --generate, where it has one"
         ),
     ] = None,
-    layers: options.Layers = "high",
+    layers: options.OwnLayers = None,
     divergence: options.DivergenceOption = None,
     final_norm: options.FinalNorm = None,
     relative_top: options.RelativeTop = None,
@@ -118,6 +118,7 @@ def command(
             raise UsageError("--layers off leaves nothing to trace.", hint="name layers: --layers high")
         (asked,) = read_prompts(prompt, verb="trace")
         loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        settled, _ = options.settle_layers(dola, layers, loaded)
         templated = uses_chat(tokenizer, chat) if chat is not None or generate else False
         inputs = encode(tokenizer, [asked.text], chat=templated)
         check_length(loaded, inputs, generate or 0, option="--generate")
@@ -129,7 +130,7 @@ def command(
                     loaded,
                     tokenizer,
                     inputs["input_ids"][0].tolist(),
-                    dola,
+                    settled,
                     generate=generate or 0,
                     decode=decode,
                     repetition_penalty=repetition_penalty,

@@ -12,6 +12,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from dola.anatomy import Anatomy
+from dola.attach import as_config
 from dola.chat import has_chat
 from dola.config import DoLaConfig
 from dola.errors import UsageError
@@ -67,7 +69,8 @@ def evaluate(
         sample: The items.
         name: Of the model, for the report.
         dola: Threshold, divergence and final norm of the DoLa rows; layers other than "low" and "high", which every report
-            has, get a row of their own. By default DoLaConfig's, with the threshold of the paper's run of this task.
+            has, get a row of their own. By default DoLaConfig's, with the threshold of the paper's run of this task and the
+            layers that `attach` has by default.
         repetition_penalty: Of DoLa, and of a control, where text is generated.
         batch_size: Prompts at a time, where text is generated.
         judges: Needed for tasks of the kind "open".
@@ -82,7 +85,9 @@ def evaluate(
         LayersError: Layers that this model does not have.
     """
     task = sample.task
-    own = DoLaConfig(relative_top=task.paper.relative_top) if dola is None else dola
+    if dola is None:
+        dola = replace(as_config(None, Anatomy.of(model)), relative_top=task.paper.relative_top)
+    own = dola
     if task.kind == "choice":
         return _choice(model, tokenizer, sample, own, name=name, results=results, progress=progress)
     if task.kind == "open" and judges is None:

@@ -15,8 +15,7 @@ from dola.anatomy import Anatomy
 from dola.chat import encode_prompt
 from dola.errors import InputError
 from dola.evidence.ways import Way
-from dola.filters import NO_FILTERS, without_top_h
-from dola.generate import generate
+from dola.generation_call import as_generate, generate_as_asked, padding
 from dola.hidden import check_eval, cut_left, window
 from dola.layers import candidate_layers
 from dola.results_file import ResultsFile, what_model
@@ -135,8 +134,7 @@ def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]
 
 
 def _written(model: Any, tokenizer: Any, prompts: list[list[int]], way: Way, settings: Generation) -> list[str]:
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    pad = 0 if pad is None else pad  # hidden by the mask, and behind an end nothing is read
+    pad = padding(model, tokenizer)
     longest = max(map(len, prompts))
     rows = [[pad] * (longest - len(prompt)) + prompt for prompt in prompts]
     masks = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
@@ -145,22 +143,14 @@ def _written(model: Any, tokenizer: Any, prompts: list[list[int]], way: Way, set
         "attention_mask": torch.tensor(masks, device=model.device),
     }
     sampling: dict[str, Any] = {"do_sample": False}
-    if settings.temperature is not None:  # and no other filter: a model's own generation config may have some
-        sampling = {**NO_FILTERS, "do_sample": True, "temperature": settings.temperature}
+    if settings.temperature is not None:  # from all tokens: transformers' own top-k is 50
+        sampling = {"do_sample": True, "temperature": settings.temperature, "top_k": 0}
     mode: Mapping[str, Any] = {
         **sampling,
-        "num_beams": 1,
-        "num_return_sequences": 1,
         "max_new_tokens": settings.max_new_tokens,
         "repetition_penalty": way.repetition_penalty,
-        "pad_token_id": pad,
-        **({"stop_strings": list(settings.stop), "tokenizer": tokenizer} if settings.stop else {}),
+        **({"stop_strings": list(settings.stop)} if settings.stop else {}),
     }
     assert way.recipe is not None
-    with without_top_h(model):
-        if way.recipe.dola is None:
-            output = model.generate(**inputs, **mode)
-        else:
-            output = generate(model, **inputs, **mode, dola_layers=way.recipe.dola)
-    texts: list[str] = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return texts
+    made = generate_as_asked(model, tokenizer, inputs, mode, generate=as_generate(model, way.recipe.dola))
+    return [tokenizer.decode(row, skip_special_tokens=True) for row in made.rows]

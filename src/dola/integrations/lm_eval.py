@@ -9,8 +9,10 @@ model. HFLM takes log_softmax of whatever its forward returns and reads the head
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,22 @@ from lm_eval.models.huggingface import HFLM  # whose package registers the built
 from torch import Tensor
 
 import dola
+from dola.anatomy import Anatomy
+from dola.attach import as_config
 from dola.checked_loading import load_weights
 from dola.config import DoLaConfig
 from dola.embedded import EMBEDDED
 from dola.errors import ConfigError, ModelFileError
+from dola.generation_call import blamed, own_config, refuse, say
+from dola.generation_fields import HARNESS, own_layers, review, shown, switched_off
+from dola.generation_file import checked_generation_config
 from dola.load_errors import in_our_words
 from dola.recipe import Recipe
 from dola.score import score
 from dola.weight_lists import listed
 from dola.weights import WeightsReport
+
+logger = logging.getLogger("dola")
 
 NORMALISATIONS = {"decoding": "masked", "full": "full", "none": "none"}
 """How log-likelihoods are normalised: as decoding does it, or as the reference's `post_softmax` on and off (Recipe.softmax)."""
@@ -45,7 +54,8 @@ class DolaLM(HFLM):  # type: ignore[misc]
 
     Args:
         pretrained: A hub id, a folder, a model object, or one of dola's embedded models.
-        layers: As in DoLaConfig; in --model_args indices are joined by "+" ("layers=16+18"); "off" is the model itself.
+        layers: As in DoLaConfig; in --model_args indices are joined by "+" ("layers=16+18"); "off" is the model itself. Without
+            them those of the model's generation config (`dola_layers`), and else "high".
         relative_top, divergence, final_norm: As in DoLaConfig.
         normalisation: "decoding", "full" or "none": see NORMALISATIONS.
         **kwargs: All arguments of HFLM.
@@ -60,7 +70,7 @@ class DolaLM(HFLM):  # type: ignore[misc]
     def __init__(
         self,
         pretrained: Any,
-        layers: str | int | Sequence[int] = "high",
+        layers: str | int | Sequence[int] | None = None,
         relative_top: float = 0.1,
         divergence: str = "jsd",
         final_norm: bool = True,
@@ -75,14 +85,26 @@ class DolaLM(HFLM):  # type: ignore[misc]
         self.dola_config: DoLaConfig | None = None
         if layers != "off":
             settings: dict[str, Any] = {"relative_top": relative_top, "divergence": divergence, "final_norm": final_norm}
-            self.dola_config = DoLaConfig(spelled_layers(layers), **settings)
-        self._recipe = Recipe(self.dola_config, softmax=NORMALISATIONS[normalisation])
+            self.dola_config = DoLaConfig("high" if layers is None else spelled_layers(layers), **settings)
         _check_arguments(pretrained, kwargs)
         if isinstance(pretrained, str) and _is_gguf(pretrained):
             pretrained, kwargs["tokenizer"] = dola.load(pretrained, dtype=kwargs.pop("dtype", "auto"))
             if torch.cuda.is_available():
                 pretrained.to(kwargs.get("device") or "cuda")
+        elif isinstance(pretrained, str):
+            kwargs.update(checked_generation_config(pretrained, kwargs))
         super().__init__(pretrained, **kwargs)
+        if layers is None:
+            self.dola_config = self._with_own_layers()
+        self._recipe = Recipe(self.dola_config, softmax=NORMALISATIONS[normalisation])
+
+    def _with_own_layers(self) -> DoLaConfig | None:
+        """The configuration with the layers of the model's generation config, where that names some."""
+        own = own_layers(own_config(self.model))
+        if own is None or self.dola_config is None:
+            return self.dola_config
+        logger.warning("layers= was not given: %s of the model's generation config is used.", shown("dola_layers", own))
+        return replace(self.dola_config, layers=as_config(None, Anatomy.of(self.model)).layers)
 
     def _get_config(self, pretrained: str, **kwargs: Any) -> None:
         with in_our_words("config.json", pretrained, None, ours=True):
@@ -137,10 +159,27 @@ class DolaLM(HFLM):  # type: ignore[misc]
         return found
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
-        """Tokens behind a context [B, T], decoded with DoLa; as HFLM."""
-        attached = nullcontext() if self.dola_config is None else dola.attach(self.model, self.dola_config)
-        with attached:
-            return super()._model_generate(context, max_length, stop, **generation_kwargs)  # type: ignore[no-any-return]
+        """Tokens after a context [B, T], decoded with DoLa; as HFLM, without fields of the generation config that do not go."""
+        found = review(own_config(self.model))
+        refuse(found)
+        say(self.model, found, generation_kwargs, kept=HARNESS)
+        generation_kwargs = {**switched_off(found, generation_kwargs, kept=HARNESS), **generation_kwargs}
+        if "stop_strings" in found.kept:
+            generation_kwargs["tokenizer"] = self.tokenizer
+        generation_kwargs.pop("max_length", None)
+        generate, fixed = super()._model_generate, ("use_cache", "pad_token_id", "streamer")
+
+        def run(**changed: Any) -> Tensor:
+            call = {**generation_kwargs, **{name: value for name, value in changed.items() if name not in fixed}}
+            with nullcontext() if self.dola_config is None else dola.attach(self.model, self.dola_config):
+                return generate(context, max_length, stop, **call)  # type: ignore[no-any-return]
+
+        try:
+            return run()
+        except Exception as error:
+            if (ours := blamed(error, found, run)) is not None:
+                raise ours from error
+            raise
 
 
 class Checked:
