@@ -107,6 +107,13 @@ def advice(checkup: Checkup) -> list[str]:
             f"The readout is not the model's own. Was the final norm guessed right ({checkup.parts.final_norm})? "
             "Name the parts yourself: dola.attach(model, ..., anatomy=dola.Anatomy(...))."
         )
+    if "tokenizer" in failed:
+        found.append("Tokenizer and model do not fit: use the tokenizer that the model was trained with.")
+    if "chat template" in failed:
+        found.append(
+            "Chats cannot be decoded with this model: use --no-chat, or fix the template in its folder (chat_template.jinja or "
+            "tokenizer_config.json)."
+        )
     if failed & {"doors", "contrast", "plain again"}:
         found.append("This should not happen with any model: please report it, with the output of this command and --json.")
     if checkup.parameters < SMALL:

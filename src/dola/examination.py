@@ -21,9 +21,11 @@ from dola.anatomy import READOUT_TOLERANCE, Anatomy
 from dola.attach import as_config, attach
 from dola.config import DoLaConfig
 from dola.contrast import DIVERGENCES, contrast, log_probs
+from dola.encoding import Encoder
 from dola.errors import LayersError
 from dola.generate import RECOMMENDED_PENALTY, generate
 from dola.layers import candidate_layers
+from dola.text_checks import chat_report, odd_about
 
 PROMPT = "The capital of Washington State is"
 OK, WARNING, FAILED, NOT_RUN = "ok", "warning", "failed", "not run"
@@ -85,6 +87,7 @@ class Examination:
             ("readout", self._read_out),
         )
         tries = (
+            ("chat template", self._chat),
             ("doors", self._open_doors),
             ("contrast", self._recompute),
             ("plain again", self._decode_plainly_again),
@@ -110,19 +113,17 @@ class Examination:
 
     def _encode(self) -> tuple[str, str]:
         """Token ids that the model has embeddings for."""
-        self.inputs = self.tokenizer(PROMPT, return_tensors="pt").to(self.model.device)
-        ids = self.inputs["input_ids"]
-        known, size = len(self.tokenizer), self.model.get_input_embeddings().weight.shape[0]
-        if not ids.numel():
+        encoder = Encoder.of(self.model, self.tokenizer)
+        ids = encoder.text(PROMPT)
+        if not ids:
             return FAILED, f"{PROMPT!r} gives no tokens"
-        if ids.max() >= size:
-            return (
-                FAILED,
-                f"it gives token {int(ids.max())}, and the model has embeddings for {size}: they do not belong together",
-            )
-        if known > size:
-            return WARNING, f"it knows {known} tokens, and the model has embeddings for {size}"
-        return OK, f"{known} tokens, embeddings for {size}"
+        self.inputs = encoder.padded([ids], device=self.model.device)
+        sizes = f"{len(self.tokenizer)} tokens, embeddings for {encoder.rows}"
+        odd = odd_about(encoder, self.model, PROMPT)
+        return (WARNING, f"{sizes}; {'; '.join(odd)}") if odd else (OK, sizes)
+
+    def _chat(self) -> tuple[str, str]:
+        return OK, chat_report(Encoder.of(self.model, self.tokenizer))
 
     def _decode_plainly(self) -> tuple[str, str]:
         self.logits, self.last_hidden, self.hidden_states = self._forward()
@@ -224,7 +225,7 @@ class Examination:
             max_new_tokens=count,
             min_new_tokens=count,
             repetition_penalty=RECOMMENDED_PENALTY,
-            pad_token_id=self.tokenizer.pad_token_id,
+            pad_token_id=Encoder.of(self.model, self.tokenizer).pad_token_id,
         )
         tokens: list[int] = output[0, self.inputs["input_ids"].shape[1] :].tolist()
         return tokens

@@ -14,6 +14,7 @@ import torch
 from dola.anatomy import Anatomy
 from dola.attach import as_config
 from dola.config import DoLaConfig
+from dola.encoding import Encoder
 from dola.errors import InputError
 from dola.generate import generate as generate_with_dola
 from dola.generation import check_not_empty
@@ -59,8 +60,8 @@ def trace(
         **settings: More arguments of `generate`.
 
     Raises:
-        InputError: No tokens, more than the model's window holds, a value out of range, a model in training mode, or logits
-            that define no distribution.
+        InputError: No tokens, a token that the model has no embedding for, more tokens than the model's window holds, a value
+            out of range, a model in training mode, or logits that define no distribution.
         AttachError: DoLa is attached to the model.
         LayersError: Layers that this model does not have.
         ReadoutError: The parts of the model that were found do not reproduce its logits.
@@ -69,7 +70,8 @@ def trace(
     config = as_config(config, anatomy)
     check_arguments(anatomy.lm, generate, decode, top_k, settings)
     reader = LayerReader(anatomy, config, top_k)
-    ids = list(tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt)
+    encoder = Encoder.of(model, tokenizer)
+    ids = encoder.text(prompt) if isinstance(prompt, str) else encoder.checked(prompt)
     check_length(anatomy.lm, ids, generate)
     read, first = ids, 0
     after: list[int | None] = [*ids[1:], None]
@@ -151,7 +153,7 @@ def check_length(lm: Any, ids: Sequence[int], generate: int) -> None:
 def tokens_behind(model: Any, tokenizer: Any, ids: Sequence[int], config: DoLaConfig | None, **settings: Any) -> list[int]:
     """Tokens that are generated behind `ids`, by DoLa or, without a config, by the model alone; one beam, nothing drawn."""
     prompt = torch.tensor([ids], device=model.device)
-    plain = {"attention_mask": torch.ones_like(prompt), "pad_token_id": tokenizer.pad_token_id}
+    plain = {"attention_mask": torch.ones_like(prompt), "pad_token_id": Encoder.of(model, tokenizer).pad_token_id}
     call = {**plain, "do_sample": False, "num_beams": 1, **settings}
     way = model.generate if config is None else functools.partial(generate_with_dola, model, dola_layers=config)
     output = way(prompt, **call)

@@ -17,7 +17,7 @@ from dola.contrast import contrast
 from dola.errors import LayersError
 from dola.examination import contrast_error
 
-NAMES = ["parts", "layers", "tokenizer", "plain", "readout", "doors", "contrast", "plain again", "speed"]
+NAMES = ["parts", "layers", "tokenizer", "plain", "readout", "chat template", "doors", "contrast", "plain again", "speed"]
 TOKENIZER = word_tokenizer()
 Session = importlib.import_module("dola.attach").Session
 
@@ -96,7 +96,10 @@ def test_a_tokenizer_of_another_model():
     model.resize_token_embeddings(7)
     checkup = check_up(model, word_tokenizer(401))
     assert statuses(checkup)["tokenizer"] == "failed"
-    assert text(checkup, "tokenizer") == ("it gives token 9, and the model has embeddings for 7: they do not belong together")
+    assert text(checkup, "tokenizer") == (
+        "InputError: The text has the token 7 ('Washington'), which the model does not know; the model has embeddings for 7 tokens."
+    )
+    assert "Tokenizer and model do not fit" in advice(checkup)[0]
 
 
 def test_a_tokenizer_that_gives_nothing(monkeypatch):

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dola.chat import apply_chat, has_chat
-from dola.errors import InputError, UsageError
+from dola.chat import can_chat, has_chat
+from dola.encoding import Encoder
+from dola.errors import UsageError
 from dola.filters import NO_FILTERS, without_top_h
 
 
@@ -84,37 +85,31 @@ def uses_chat(tokenizer: Any, chat: bool | None) -> bool:
     Raises:
         UsageError: A chat template was asked for, and there is none.
     """
-    if chat and not has_chat(tokenizer):
+    if chat and not can_chat(tokenizer):
         raise UsageError(
             "--chat was given, and this model has no chat template.", hint="leave --chat out, or use an instruct model"
         )
     return has_chat(tokenizer) if chat is None else chat
 
 
-def encode(tokenizer: Any, prompts: Sequence[str], *, chat: bool) -> Any:
+def encode(model: Any, tokenizer: Any, prompts: Sequence[str], *, chat: bool) -> dict[str, Any]:
     """Input ids and attention mask [B, T] of prompts, padded on the left, through the chat template if `chat`.
 
     Raises:
-        UsageError: A batch for a tokenizer that cannot pad, or a chat template that refuses a prompt.
+        InputError: A prompt without tokens; a token that the model has no embedding for; a chat template that refuses a
+            prompt, or loses its words.
     """
-    if len(prompts) > 1 and tokenizer.pad_token_id is None:
-        raise UsageError("This model's tokenizer has no padding token, so prompts cannot share a batch.", hint="--batch-size 1")
-    settings: dict[str, Any] = {"return_tensors": "pt", "padding": len(prompts) > 1}
-    if not chat:
-        return tokenizer(list(prompts), **settings)
-    return apply_chat(tokenizer, prompts, error=UsageError, hint="--no-chat", **settings)
+    encoder = Encoder.of(model, tokenizer)
+    return encoder.padded([encoder.prompt(prompt, chat=chat, hint="--no-chat") for prompt in prompts])
 
 
 def check_length(model: Any, inputs: Any, max_new_tokens: int, *, option: str = "--max-new-tokens") -> None:
-    """Refuse prompts that are empty, or that leave no room for the answer, whose length `option` gave.
+    """Refuse prompts that leave no room for the answer, whose length `option` gave.
 
     Raises:
-        InputError: No tokens at all.
         UsageError: Prompt and answer together are longer than the model's window, where it states one.
     """
     length = inputs["input_ids"].shape[-1]
-    if length == 0:
-        raise InputError("The prompt is empty: it has no tokens; at least one is needed.", hint="give a prompt")
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if window is None or length + max_new_tokens <= window:
         return
@@ -135,7 +130,8 @@ def decode(model: Any, tokenizer: Any, inputs: Any, decoding: Decoding, *, strea
         torch.manual_seed(decoding.seed)
     start = time.perf_counter()
     with without_top_h(model):
-        output = model.generate(**inputs, **decoding.arguments(), pad_token_id=tokenizer.pad_token_id, streamer=streamer)
+        pad = Encoder.of(model, tokenizer).pad_token_id
+        output = model.generate(**inputs, **decoding.arguments(), pad_token_id=pad, streamer=streamer)
     rows = output[:, inputs["input_ids"].shape[1] :].tolist()
     seconds = time.perf_counter() - start
     ends = _end_tokens(model)

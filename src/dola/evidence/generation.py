@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from dola.anatomy import Anatomy
-from dola.chat import encode_prompt
+from dola.encoding import Encoder
 from dola.errors import InputError
 from dola.evidence.ways import Way
 from dola.filters import NO_FILTERS, without_top_h
@@ -22,6 +22,8 @@ from dola.layers import candidate_layers
 from dola.results_file import ResultsFile, what_model
 from dola.tasks import Generation
 from dola.tasks.items import QuestionItem
+
+FIX_TEMPLATE = "fix the chat template in the model's folder (chat_template.jinja or tokenizer_config.json)"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def generate_texts(
         progress: Whether to show a progress bar on stderr.
 
     Raises:
-        InputError: A window that an answer alone fills, a model in training mode, or a results file of another run.
+        InputError: A prompt without tokens or with one that the model has no embedding for, a chat template that fails or loses
+            words, a window that an answer alone fills, a model in training mode, or a results file of another run.
         LayersError: Layers that this model does not have.
     """
     check_eval(model)
@@ -118,7 +121,8 @@ def _prompts(
             f"Answers have up to {max_new_tokens} tokens; the model's window of {longest} leaves no room for a prompt.",
             hint="use a model with a longer window",
         )
-    prompts = [encode_prompt(tokenizer, item.prompt, chat=chat) for item in items]
+    encoder = Encoder.of(model, tokenizer)
+    prompts = [encoder.prompt(item.prompt, chat=chat, hint=FIX_TEMPLATE) for item in items]
     if room is None:
         return prompts, []
     truncated = [i for i, tokens in enumerate(prompts) if len(tokens) > room]
@@ -135,15 +139,8 @@ def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]
 
 
 def _written(model: Any, tokenizer: Any, prompts: list[list[int]], way: Way, settings: Generation) -> list[str]:
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    pad = 0 if pad is None else pad  # hidden by the mask, and behind an end nothing is read
-    longest = max(map(len, prompts))
-    rows = [[pad] * (longest - len(prompt)) + prompt for prompt in prompts]
-    masks = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    inputs = {
-        "input_ids": torch.tensor(rows, device=model.device),
-        "attention_mask": torch.tensor(masks, device=model.device),
-    }
+    encoder = Encoder.of(model, tokenizer)
+    inputs = encoder.padded(prompts, device=model.device)
     sampling: dict[str, Any] = {"do_sample": False}
     if settings.temperature is not None:  # and no other filter: a model's own generation config may have some
         sampling = {**NO_FILTERS, "do_sample": True, "temperature": settings.temperature}
@@ -153,7 +150,7 @@ def _written(model: Any, tokenizer: Any, prompts: list[list[int]], way: Way, set
         "num_return_sequences": 1,
         "max_new_tokens": settings.max_new_tokens,
         "repetition_penalty": way.repetition_penalty,
-        "pad_token_id": pad,
+        "pad_token_id": encoder.pad_token_id,
         **({"stop_strings": list(settings.stop), "tokenizer": tokenizer} if settings.stop else {}),
     }
     assert way.recipe is not None

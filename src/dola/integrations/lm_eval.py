@@ -22,6 +22,7 @@ import dola
 from dola.config import DoLaConfig
 from dola.embedded import EMBEDDED
 from dola.errors import ConfigError
+from dola.integrations.lm_eval_text import CheckedBatches
 from dola.recipe import Recipe
 from dola.score import score
 
@@ -30,7 +31,7 @@ NORMALISATIONS = {"decoding": "masked", "full": "full", "none": "none"}
 
 
 @register_model("dola")
-class DolaLM(HFLM):  # type: ignore[misc]
+class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
     """A Hugging Face model that scores and generates with DoLa.
 
     Args:
@@ -70,6 +71,8 @@ class DolaLM(HFLM):  # type: ignore[misc]
             if torch.cuda.is_available():
                 pretrained.to(kwargs.get("device") or "cuda")
         super().__init__(pretrained, **kwargs)
+        if not self._encoder.has_row(self.tokenizer.pad_token_id):  # HFLM adds one where there is none, and generates with it
+            self.tokenizer.pad_token_id = self._encoder.pad_token_id
 
     def _loglikelihood_tokens(
         self,
