@@ -101,46 +101,61 @@ def _failure(problem: Exception) -> str:
 
 def _lost(render: Callable[[Any], Any], messages: Sequence[Message], form: Sequence[Message], prompt: Any) -> str:
     """What a template did to the words of `messages`, rendered as `form`; "" where they are in the prompt."""
-    contents = [(str(message["role"]), message["content"]) for message in messages if _is_checked(message)]
     prompt = prompt if isinstance(prompt, str) else ""
-    stand_in = next((each for each in _STAND_INS if each not in {plain(text) for _, text in contents}), _STAND_INS[0])
-    without = _without(render, form, stand_in)
-    for role, text in contents:
-        times = sum(plain(text) == plain(other) for _, other in contents)
-        part = {"type": "text", "text": text}
-        if not _keeps(prompt, without, text, times) or str(part) in prompt or json.dumps(part) in prompt:
-            did = "drops" if prompt == without or not prompt.strip() else "drops or changes"
-            return f"chat template {did} the words of the {role} message: {short(text)} gives the prompt {short(prompt)}"
-    return ""
+    words = [_words(message) for message in messages]
+    stand_in = next((each for each in _STAND_INS if each not in map(plain, words)), _STAND_INS[0])
+    without = _without(render, [_other(*each, stand_in) for each in zip(messages, form, words, strict=True)])
+    checked = [(message, text) for message, text in zip(messages, words, strict=True) if text]
+    lost = [message for message, text in checked if not _keeps(prompt, without, text, words) or _prints_part(prompt, message)]
+    # A prompt can hold the words by chance, so it must be longer as well: by all of them, for one character each.
+    if not lost and len(plain(prompt)) - len(plain(without)) < sum(len(plain(text)) - 1 for _, text in checked):
+        lost = [message for message, _ in checked[-1:]]
+    if not lost:
+        return ""
+    did = "drops" if prompt == without or not prompt.strip() else "drops or changes"
+    whose = f"{did} the words of the {lost[0]['role']} message"
+    return f"chat template {whose}: {short(lost[0]['content'])} gives the prompt {short(prompt)}"
 
 
-def _is_checked(message: Message) -> bool:
-    content = message.get("content")
-    return message.get("role") in CHECKED and isinstance(content, str) and bool(plain(content))
+def _prints_part(prompt: str, message: Message) -> bool:
+    """Whether a template prints a part of a message as Python or JSON writes it, in place of its text."""
+    part = {"type": "text", "text": message["content"]}
+    return str(part) in prompt or json.dumps(part) in prompt
 
 
-def _without(render: Callable[[Any], Any], form: Sequence[Message], stand_in: str) -> str:
-    """The prompt with other words in place of those that are looked for; "" where the template refuses these."""
+def _words(message: Message) -> str:
+    """What must be in the prompt: of a system text without its directives, such as /no_think, which templates obey."""
+    role, content = message.get("role"), message.get("content")
+    if role not in CHECKED or not isinstance(content, str) or not plain(content):
+        return ""
+    return content if role == "user" else " ".join(word for word in content.split() if not word.startswith("/"))
 
-    def other(message: Message) -> Message:
-        if message.get("role") not in CHECKED:
-            return message
-        content = stand_in if isinstance(message.get("content"), str) else [{"type": "text", "text": stand_in}]
-        return {**message, "content": content}
 
+def _other(message: Message, form: Message, words: str, stand_in: str) -> Message:
+    """A message of the same form with other words, and the same directives."""
+    if not words:
+        return form
+    kept = [] if message["role"] == "user" else [word for word in message["content"].split() if word.startswith("/")]
+    text = " ".join([stand_in, *kept])
+    return {**form, "content": text if isinstance(form["content"], str) else [{"type": "text", "text": text}]}
+
+
+def _without(render: Callable[[Any], Any], messages: Sequence[Message]) -> str:
+    """The prompt of other messages; "" where a template refuses them."""
     try:
-        prompt = render([other(message) for message in form])
+        prompt = render(messages)
     except Exception:
         return ""
     return prompt if isinstance(prompt, str) else ""
 
 
-def _keeps(prompt: str, without: str, text: str, times: int) -> bool:
-    """Whether `text` is in `prompt` so many times more often than in the prompt that was made without it.
+def _keeps(prompt: str, without: str, text: str, words: Sequence[str]) -> bool:
+    """Whether `text` is in `prompt` as often as it is one of `words`, not counting where it is in the prompt without them.
 
     Templates strip, change newlines, escape, and mark each line, none of which loses a word.
     """
     found, before = plain(prompt), plain(without)
+    times = sum(plain(text) == plain(other) for other in words)
 
     def holds(words: str, least: int = 1) -> bool:
         return found.count(plain(words)) - before.count(plain(words)) >= least
@@ -148,9 +163,7 @@ def _keeps(prompt: str, without: str, text: str, times: int) -> bool:
     if any(holds(form, times) for form in _escaped(text)):
         return True
     lines = [line for line in text.splitlines() if plain(line)]
-    if len(lines) < 2 or len(found) - len(before) < len(plain(text)) - 1:  # the other prompt holds one character instead
-        return False
-    return any(all(map(holds, form)) for form in zip(*map(_escaped, lines), strict=True))
+    return len(lines) > 1 and any(all(map(holds, form)) for form in zip(*map(_escaped, lines), strict=True))
 
 
 def _escaped(text: str) -> tuple[str, ...]:
@@ -163,7 +176,7 @@ def _escaped(text: str) -> tuple[str, ...]:
 
 def plain(text: str) -> str:
     """A text without what templates change and readers do not see: white space, case, forms of one character."""
-    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return "".join(unicodedata.normalize("NFKD", text).casefold().split())
 
 
 def short(text: str, length: int = 80) -> str:

@@ -84,6 +84,27 @@ def test_a_cut_that_leaves_the_last_line_elsewhere_in_the_text_is_seen():
         chat_ids(odd_tokenizer(template=template), "Who wrote Hamlet?\nam")
 
 
+def test_a_cut_that_the_template_completes_by_chance_is_seen():
+    with pytest.raises(InputError, match="drops or changes"):
+        chat_ids(odd_tokenizer(template=LOSES["cut"]), "Who<answer>")
+
+
+@pytest.mark.parametrize("system", ["/no_think", "Be brief. /no_think", "Be brief.", "/no_think Be  brief.\n"])
+def test_directives_of_a_system_text_are_for_the_template(system):
+    """As SmolLM3's, which takes them out and says what they mean."""
+    template = (
+        "{% set s = messages[0]['content'] %}{% if '/no_think' in s %}Quick!{% else %}Think long and hard first.{% endif %}"
+        "{{ s.replace('/no_think', '') | trim }}{{ messages[1]['content'] }}"
+    )
+    tokenizer = odd_tokenizer(template=template)
+    messages = [{"role": "system", "content": system}, *asked("Why?")]
+    assert "Why?" in faithful(lambda form: rendered(tokenizer, form), messages)[1]
+    tokenizer.chat_template = template.replace("| trim", "| length")
+    if "brief" in system:
+        with pytest.raises(InputError, match="words of the system message"):
+            faithful(lambda form: rendered(tokenizer, form), messages)
+
+
 def test_a_message_of_white_space_has_no_words_to_lose():
     assert chat_ids(odd_tokenizer(template=KEEPS["strips"]), " \n ") == chat_ids(odd_tokenizer(template=KEEPS["strips"]), "")
 

@@ -97,7 +97,8 @@ def test_a_tokenizer_of_another_model():
     checkup = check_up(model, word_tokenizer(401))
     assert statuses(checkup)["tokenizer"] == "failed"
     assert text(checkup, "tokenizer") == (
-        "InputError: The text has the token 7 ('Washington'), which the model does not know; the model has embeddings for 7 tokens."
+        "InputError: The text has the token 7 ('Washington'), which the model does not know; "
+        "the model has embeddings for 7 tokens."
     )
     assert "Tokenizer and model do not fit" in advice(checkup)[0]
 
