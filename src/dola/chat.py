@@ -85,7 +85,8 @@ def rendered(tokenizer: Any, messages: Any, **settings: Any) -> Any:
     """The prompt that a tokenizer makes of messages, as a text. `settings` are arguments of `apply_chat_template`."""
     if has_chat(tokenizer):
         return tokenizer.apply_chat_template(messages, tokenize=False, **settings)
-    return tokenizer.decode(tokenizer.apply_chat_template(messages, return_dict=True, **settings)["input_ids"])
+    ids = tokenizer.apply_chat_template(messages, return_dict=True, **settings)["input_ids"]
+    return tokenizer.decode(ids, skip_special_tokens=True)  # with them, SentencePiece shows bytes and spaces by their names
 
 
 def _in_parts(message: Message) -> Message:

@@ -93,7 +93,8 @@ def _ends_of_another(tokenizer: Any, model: Any) -> list[str]:
     """Whether what ends the model's texts is an ordinary piece of text here, as it is in another model's vocabulary."""
     ends = getattr(model.config.get_text_config(), "eos_token_id", None)
     ends = ends if isinstance(ends, (list, tuple)) else [ends]
-    special = set(getattr(tokenizer, "all_special_ids", ())) | set(getattr(tokenizer, "added_tokens_decoder", ()))
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {*getattr(tokenizer, "all_special_ids", ()), *(added if isinstance(added, dict) else ())}
     known = [token for token in ends if isinstance(token, int)]
     if not known or not special or special.intersection(known):
         return []

@@ -172,7 +172,7 @@ class Renders:
         assert tokenize, "unsafe, as MistralCommonBackend says"
         return {"input_ids": [ord(letter) for letter in f"[INST]{messages[0]['content']}[/INST]"]}
 
-    def decode(self, ids):
+    def decode(self, ids, skip_special_tokens=False):
         return "".join(map(chr, ids))
 
 
