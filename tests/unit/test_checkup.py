@@ -252,7 +252,7 @@ def test_a_tokenizer_that_loses_words():
 
 def test_a_vocabulary_of_another_model():
     model = tiny("llama", eos_token_id=77)
-    assert "end token 77 is 'word67' here, which is no special token" in text(check_up(model, TOKENIZER), "tokenizer")
+    assert "end token 77 is 'word77' here, which is no special token" in text(check_up(model, TOKENIZER), "tokenizer")
 
 
 @pytest.mark.parametrize(
