@@ -29,6 +29,7 @@ from dola.bench.machine import Machine
 from dola.bench.measure import measure
 from dola.bench.source import Source
 from dola.bench.ways import Bench, Settings, Way, synchronize
+from dola.encoding import Encoder
 
 
 def main(arguments=None) -> None:
@@ -45,7 +46,7 @@ def main(arguments=None) -> None:
             if tokenizer is None:
                 case = random_case(model.config.vocab_size, **shape)
             else:
-                case = cut_case(tokenizer, texts("mixed"), **shape)
+                case = cut_case(Encoder.of(model, tokenizer), texts("mixed"), **shape)
             rows.append(row(model, case, k, blocks, bandwidth, rate, args))
             print(rows[-1], file=sys.stderr)
     machine = Machine.here(device)

@@ -117,6 +117,13 @@ def advice(checkup: Checkup) -> list[str]:
         )
     if "weights" in failed:
         found.append("The weights are not those of the file, so every other check is of another model. Repair that first.")
+    if "tokenizer" in failed:
+        found.append("Tokenizer and model do not fit: use the tokenizer that the model was trained with.")
+    if "chat template" in failed:
+        found.append(
+            "Chats cannot be decoded with this model: use --no-chat, or fix the template in its folder (chat_template.jinja or "
+            "tokenizer_config.json)."
+        )
     if failed & {"doors", "contrast", "plain again"}:
         found.append("This should not happen with any model: please report it, with the output of this command and --json.")
     if checkup.parameters < SMALL:

@@ -21,11 +21,13 @@ from dola.anatomy import READOUT_TOLERANCE, Anatomy
 from dola.attach import as_config, attach
 from dola.config import DoLaConfig
 from dola.contrast import DIVERGENCES, contrast, log_probs
+from dola.encoding import Encoder
 from dola.errors import ConfigError, LayersError, ModelError
 from dola.generate import RECOMMENDED_PENALTY, generate
 from dola.generation_call import generate_as_asked, odd_ids, own_config
 from dola.generation_fields import FIELDS, review, shown
 from dola.layers import candidate_layers
+from dola.text_checks import chat_report, odd_about
 from dola.weights import WeightsReport
 
 PROMPT = "The capital of Washington State is"
@@ -94,6 +96,7 @@ class Examination:
             ("readout", self._read_out),
         )
         tries = (
+            ("chat template", self._chat),
             ("doors", self._open_doors),
             ("contrast", self._recompute),
             ("plain again", self._decode_plainly_again),
@@ -133,19 +136,17 @@ class Examination:
 
     def _encode(self) -> tuple[str, str]:
         """Token ids that the model has embeddings for."""
-        self.inputs = self.tokenizer(PROMPT, return_tensors="pt").to(self.model.device)
-        ids = self.inputs["input_ids"]
-        known, size = len(self.tokenizer), self.model.get_input_embeddings().weight.shape[0]
-        if not ids.numel():
+        encoder = Encoder.of(self.model, self.tokenizer)
+        ids = encoder.text(PROMPT)
+        if not ids:
             return FAILED, f"{PROMPT!r} gives no tokens"
-        if ids.max() >= size:
-            return (
-                FAILED,
-                f"it gives token {int(ids.max())}, and the model has embeddings for {size}: they do not belong together",
-            )
-        if known > size:
-            return WARNING, f"it knows {known} tokens, and the model has embeddings for {size}"
-        return OK, f"{known} tokens, embeddings for {size}"
+        self.inputs = encoder.padded([ids], device=self.model.device)
+        sizes = f"{len(self.tokenizer)} tokens, embeddings for {encoder.rows}"
+        odd = odd_about(encoder, self.model, PROMPT)
+        return (WARNING, f"{sizes}; {'; '.join(odd)}") if odd else (OK, sizes)
+
+    def _chat(self) -> tuple[str, str]:
+        return OK, chat_report(Encoder.of(self.model, self.tokenizer))
 
     def _decode_plainly(self) -> tuple[str, str]:
         self.logits, self.last_hidden, self.hidden_states = self._forward()

@@ -19,6 +19,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList, StopStringCrite
 
 from dola.anatomy import unwrap
 from dola.config import DoLaConfig
+from dola.encoding import Encoder
 from dola.errors import DolaError, ModelError
 from dola.generation_fields import FIELDS, Review, differences, end_tokens, review, shown, switched_off
 
@@ -67,7 +68,7 @@ def generate_as_asked(
         say(model, found, call)
     wanted = [given for given in (call.get("stop_strings"), found.kept.get("stop_strings")) if given is not None]
     stop = [each for given in wanted for each in (given if isinstance(given, (list, tuple)) else [given])]
-    call = {**switched_off(found, call), **call, "pad_token_id": padding(model, tokenizer)}
+    call = {**switched_off(found, call), **call, "pad_token_id": Encoder.of(model, tokenizer).pad_token_id}
     if "stop_strings" in {**found.kept, **call}:
         call["stop_strings"] = None  # `_Stops` does it
 
@@ -125,19 +126,6 @@ def say(model: Any, found: Review, call: Mapping[str, Any], kept: Collection[str
 
 
 _said: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
-
-
-def padding(model: Any, tokenizer: Any) -> int:
-    """An id to pad with that the model has an embedding for. Padding is masked, or comes after the end: nobody reads it."""
-    own, size = own_config(model), _vocabulary(model)
-    eos = getattr(own, "eos_token_id", None)
-    options = (
-        getattr(tokenizer, "pad_token_id", None),
-        getattr(own, "pad_token_id", None),
-        getattr(tokenizer, "eos_token_id", None),
-        eos[0] if isinstance(eos, list) and eos else eos,
-    )
-    return next((option for option in options if type(option) is int and 0 <= option < size), 0)
 
 
 def _vocabulary(model: Any) -> int:

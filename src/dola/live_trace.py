@@ -22,6 +22,7 @@ from torch import Tensor
 from dola.anatomy import Anatomy
 from dola.attach import as_config
 from dola.config import DoLaConfig
+from dola.encoding import Encoder
 from dola.errors import CaptureError
 from dola.hidden import captured
 from dola.layer_reader import LayerReader
@@ -81,6 +82,7 @@ def follow(
     config = as_config(config, anatomy)
     for name in decode:
         check_arguments(anatomy.lm, generate, name, top_k, {})
+    prompt = Encoder.of(model, tokenizer).checked(prompt)
     check_length(anatomy.lm, prompt, generate)
     stop = threading.Event() if stop is None else stop
     events: SimpleQueue[Progress | Exception] = SimpleQueue()

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from dola.anatomy import Anatomy
 from dola.config import DoLaConfig
+from dola.encoding import Encoder
 from dola.errors import InputError
 from dola.hidden import captured, cut_left, window
 from dola.layer_scores import LayerScorer, TokenScores
@@ -85,6 +86,7 @@ def score(
         scores.values["dola"][0]  # [-1.1, -3.5]
 
     Text is tokenised as the reference does it: context and continuation together, and the context alone to know where it ends.
+    Tokens that the tokenizer appends to a text, such as an end token, belong to neither and are left out.
 
     Args:
         model: A decoder-only Hugging Face model, without DoLa on it.
@@ -98,8 +100,8 @@ def score(
         progress: Whether to show a progress bar on stderr.
 
     Raises:
-        InputError: No tokens in a context or a continuation, a continuation longer than the model's window, lists that do not
-            match, a model in training mode, or a results file of another run.
+        InputError: No tokens in a context or a continuation, a token that the model has no embedding for, a continuation longer
+            than the model's window, lists that do not match, a model in training mode, or a results file of another run.
         AttachError: DoLa is attached to the model.
         LayersError: Layers that this model does not have.
         ReadoutError: The parts of the model that were found do not reproduce its logits.
@@ -107,7 +109,7 @@ def score(
     anatomy = Anatomy.of(model)
     recipes = {name: config if isinstance(config, Recipe) else Recipe(config) for name, config in configs.items()}
     scorer = LayerScorer(anatomy, recipes)
-    lines, truncated = _lines(anatomy.lm, tokenizer, contexts, continuations)
+    lines, truncated = _lines(anatomy.lm, Encoder.of(model, tokenizer), contexts, continuations)
     if truncated:
         warnings.warn(
             f"{len(truncated)} of {len(contexts)} contexts do not fit the model's window of {window(anatomy.lm)} tokens with "
@@ -131,7 +133,7 @@ class _Scored(Line):
 
 
 def _lines(
-    lm: Any, tokenizer: Any, contexts: Sequence[Text], continuations: Sequence[Sequence[Text]]
+    lm: Any, encoder: Encoder, contexts: Sequence[Text], continuations: Sequence[Sequence[Text]]
 ) -> tuple[list[_Scored], list[int]]:
     """What is to be scored, and which items had to be cut."""
     if len(contexts) != len(continuations):
@@ -143,8 +145,9 @@ def _lines(
     for item, (context, texts) in enumerate(zip(contexts, continuations, strict=True)):
         if isinstance(texts, str) or not texts:
             raise InputError(f"item {item} has no list of continuations: {texts!r}.", hint="give at least one, in a list")
+        known = encoder.text(context) if isinstance(context, str) else encoder.checked(context)
         for place, text in enumerate(texts):
-            before, after = _tokens(tokenizer, context, text)
+            before, after = _tokens(encoder, context, known, text)
             where = f"of item {item}, continuation {place}"
             if not before:
                 raise InputError(f"the context {where}, has no tokens.", hint="begin it with the beginning-of-sequence token")
@@ -156,20 +159,18 @@ def _lines(
                         f"the continuation {where}, has {len(after)} tokens; the model's window is {window(lm)}.",
                         hint="shorten it, or use a model with a longer window",
                     )
-                before = cut_left(before, len(before) - over, getattr(tokenizer, "bos_token_id", None))
+                before = cut_left(before, len(before) - over, getattr(encoder.tokenizer, "bos_token_id", None))
                 truncated.add(item)
             lines.append(_Scored((*before, *after[:-1]), len(before) - 1, item, place, tuple(after)))
     return lines, sorted(truncated)
 
 
-def _tokens(tokenizer: Any, context: Text, continuation: Text) -> tuple[list[int], list[int]]:
+def _tokens(encoder: Encoder, context: Text, before: list[int], continuation: Text) -> tuple[list[int], list[int]]:
+    """The tokens of a context, given as `before`, and those of its continuation. Two texts are made into tokens together."""
     if isinstance(context, str) and isinstance(continuation, str):
-        whole, before = tokenizer(context + continuation)["input_ids"], tokenizer(context)["input_ids"]
+        whole = encoder.text(context + continuation)
         return whole[: len(before)], whole[len(before) :]
-    before = tokenizer(context)["input_ids"] if isinstance(context, str) else list(context)
-    if isinstance(continuation, str):
-        return before, tokenizer(continuation, add_special_tokens=False)["input_ids"]
-    return before, list(continuation)
+    return before, encoder.bare(continuation) if isinstance(continuation, str) else encoder.checked(continuation)
 
 
 class _Run:

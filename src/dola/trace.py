@@ -13,6 +13,7 @@ import torch
 from dola.anatomy import Anatomy
 from dola.attach import as_config
 from dola.config import DoLaConfig
+from dola.encoding import Encoder
 from dola.errors import InputError
 from dola.generation import check_not_empty
 from dola.generation_call import as_generate, generate_as_asked
@@ -58,8 +59,8 @@ def trace(
         **settings: More arguments of `generate`.
 
     Raises:
-        InputError: No tokens, more than the model's window holds, a value out of range, a model in training mode, or logits
-            that define no distribution.
+        InputError: No tokens, a token that the model has no embedding for, more tokens than the model's window holds, a value
+            out of range, a model in training mode, or logits that define no distribution.
         AttachError: DoLa is attached to the model.
         LayersError: Layers that this model does not have.
         ReadoutError: The parts of the model that were found do not reproduce its logits.
@@ -68,7 +69,8 @@ def trace(
     config = as_config(config, anatomy)
     check_arguments(anatomy.lm, generate, decode, top_k, settings)
     reader = LayerReader(anatomy, config, top_k)
-    ids = list(tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt)
+    encoder = Encoder.of(model, tokenizer)
+    ids = encoder.text(prompt) if isinstance(prompt, str) else encoder.checked(prompt)
     check_length(anatomy.lm, ids, generate)
     read, first = ids, 0
     after: list[int | None] = [*ids[1:], None]

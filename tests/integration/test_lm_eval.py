@@ -15,14 +15,16 @@ pytest.importorskip("datasets", reason="datasets is not installed: make test-eva
 import checkpoints
 import samples
 import torch
+from families import tiny
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
+from odd_tokenizers import KEEPS, LOSES, PARTS, odd_tokenizer
 
 import dola
 from dola import DoLaConfig, Recipe
 from dola.cli import main
 from dola.cli.lm_eval import _decodes_plainly
-from dola.errors import ConfigError, LayersError, ModelFileError
+from dola.errors import ConfigError, InputError, LayersError, ModelFileError
 from dola.evidence.evaluate import evaluate
 from dola.evidence.sample import Sample
 from dola.integrations.lm_eval import DolaLM
@@ -316,3 +318,61 @@ def test_an_adapter_is_checked(tmp_path):
         of_folder(adapter)
     with pytest.raises(ModelFileError, match=r"adapter_config\.json"):
         of_folder(base, peft=str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def odd_folder(tmp_path_factory):
+    """As `folder`, with a tokenizer that puts tokens at both ends, gives no mask, and pads with what the model cannot read."""
+    path = tmp_path_factory.mktemp("odd")
+    tiny("llama", max_position_embeddings=6000).save_pretrained(path)
+    odd_tokenizer("both", mask=False, pad="beyond", template=PARTS["parts"]).save_pretrained(path)
+    return path
+
+
+def test_tokens_that_the_tokenizer_appends_are_left_out(run, odd_folder, tasks):
+    lm = DolaLM(str(odd_folder), device="cpu")
+    for ours, theirs in zip(
+        likelihoods(run(lm, "local_factor")), scored(odd_folder, tasks, Recipe(DoLaConfig("high"))), strict=True
+    ):
+        assert ours == pytest.approx(theirs, abs=1e-3)
+    model, words = dola.load(str(odd_folder))
+    for prompt, text in zip(PROMPTS, written(run(lm, "local_writing")), strict=True):
+        ids = torch.tensor([[1, *words(prompt, add_special_tokens=False)["input_ids"]]])
+        call = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(ids)}
+        out = dola.generate(model, ids, **call, dola_layers="high")
+        assert text == words.decode(out[0, ids.shape[1] :], skip_special_tokens=True).partition("##")[0]
+    assert lm.tok_encode("Hi</s>")[-1] == 2
+    assert lm.tok_encode("Hi")[-1] != 2
+    assert lm.tok_encode("Hi there", left_truncate_len=1) == lm.tok_encode("Hi there")[-1:]
+    ids, mask = lm.tok_batch_encode(["Hi", "Hello there"], left_truncate_len=3)
+    assert ids.shape == mask.shape == (2, 3)
+    lm.tokenizer.model_max_length = 2
+    for side, expected in (("right", [1, 44]), ("left", [1, 77])):
+        lm.tokenizer.truncation_side = side
+        assert lm.tok_batch_encode(["Hi"], truncation=True)[0].tolist() == [expected]
+
+
+def test_a_batch_of_the_harness_is_refused_where_the_model_does_not_know_a_token(odd_folder):
+    lm = DolaLM(str(odd_folder), device="cpu")
+    with pytest.raises(InputError, match="<padding>"):
+        lm.tok_batch_encode(["Hi<padding>"])
+
+
+def test_chats_keep_their_words_or_are_refused(odd_folder):
+    lm = DolaLM(str(odd_folder), device="cpu")
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    assert lm.apply_chat_template(chat) == "<user>Be brief.<answer><user>Why?<answer>"
+    lm.tokenizer.chat_template = LOSES["another key"]
+    with pytest.raises(InputError, match="drops the words of the system message"):
+        lm.apply_chat_template(chat)
+    refuses = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[-1]['content'] }}"
+    )
+    lm.tokenizer.chat_template = refuses
+    assert lm.apply_chat_template(chat[1:]) == "Why?"
+    with pytest.raises(InputError, match="drops or changes the words of the system message") as refused:  # HFLM leaves it out
+        lm.apply_chat_template(chat)
+    assert "--system_instruction" in refused.value.hint
+    filled = [*chat[1:], {"role": "assistant", "content": "Be"}]
+    lm.tokenizer.chat_template = KEEPS["no generation prompt"]
+    assert lm.apply_chat_template(filled, add_generation_prompt=False).endswith("assistant: Be")

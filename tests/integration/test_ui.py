@@ -18,7 +18,7 @@ from command import environment, heed_ctrl_c
 
 import dola
 from dola import LayerTrace
-from dola.chat import encode_prompt
+from dola.encoding import Encoder
 from dola.install_hint import install_line
 from dola.token_text import visible
 
@@ -166,7 +166,7 @@ def test_tokens_stream_and_the_layers_are_those_of_trace(visit, smollm2, tmp_pat
     assert all(text.startswith(each) for each in growing)
     traces = saved(page, tmp_path / "t.jsonl")
     model, tokenizer = smollm2
-    prompt = encode_prompt(tokenizer, PROMPT, chat=True)
+    prompt = Encoder.of(model, tokenizer).chat(PROMPT)
     for trace, decode in zip(traces, ("greedy", "dola"), strict=True):
         expected = dola.trace(model, tokenizer, prompt, "high", generate=20, decode=decode)
         assert [token.token for token in trace.tokens] == [token.token for token in expected.tokens]
@@ -225,7 +225,7 @@ def test_two_people_at_once_get_their_own_answers(visit, smollm2, tmp_path):
         wait_for(page, "Done")
         traces = saved(page, tmp_path / f"{number}.jsonl")
         assert [trace.settings["layers"] for trace in traces] == [wanted[prompt]] * 2
-        ids = encode_prompt(tokenizer, prompt, chat=True)
+        ids = Encoder.of(model, tokenizer).chat(prompt)
         for trace, decode in zip(traces, ("greedy", "dola"), strict=True):
             expected = dola.trace(model, tokenizer, ids, wanted[prompt], generate=10, decode=decode)
             assert [token.token for token in trace.tokens] == [token.token for token in expected.tokens]

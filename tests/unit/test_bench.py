@@ -22,6 +22,7 @@ from dola.bench.measure import _first_difference, measure
 from dola.bench.results import Memory, Spread
 from dola.bench.source import SHAPES, Source
 from dola.bench.ways import Bench, Settings, Way
+from dola.encoding import Encoder
 from dola.errors import ConfigError, InputError, MissingExtraError
 from dola.install_hint import install_line
 from dola.layers import candidate_layers
@@ -45,8 +46,9 @@ class Words:
 class ChatWords(Words):
     chat_template = "there is one"
 
-    def apply_chat_template(self, messages, **kwargs):
-        return {"input_ids": [7, *self(messages[0]["content"])["input_ids"]]}
+    def apply_chat_template(self, messages, tokenize=True, **kwargs):
+        text = messages[0]["content"]
+        return {"input_ids": [7, *self(text)["input_ids"]]} if tokenize else f"<user>{text}"
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,7 @@ def test_shipped_prompts():
 
 @pytest.mark.parametrize("length", [5, 64, 9000])
 def test_cut_prompts_have_their_length_and_differ(length):
-    case = cut_case(Words(), texts("mixed"), batch_size=4, length=length, batches=3)
+    case = cut_case(Encoder(Words()), texts("mixed"), batch_size=4, length=length, batches=3)
     assert [prompts.shape for prompts in case.prompts] == [(4, length)] * 3
     assert (case.batch_size, case.prompt_tokens) == (4, length)
     rows = {tuple(row) for prompts in case.prompts for row in prompts.tolist()}
@@ -110,11 +112,11 @@ def test_cut_prompts_have_their_length_and_differ(length):
 
 def test_a_tokenizer_that_makes_nothing_is_refused():
     with pytest.raises(InputError, match="no token"):
-        cut_case(lambda text: {"input_ids": []}, {"a": "b"}, batch_size=1, length=3, batches=1)
+        cut_case(Encoder(lambda text, **_: {"input_ids": []}), {"a": "b"}, batch_size=1, length=3, batches=1)
 
 
 def test_whole_prompts_use_the_chat_template_where_there_is_one():
-    plain, chat = (whole_cases(tokenizer, {"greeting": "hello there"})[0] for tokenizer in (Words(), ChatWords()))
+    plain, chat = (whole_cases(Encoder(tokenizer), {"greeting": "hello there"})[0] for tokenizer in (Words(), ChatWords()))
     assert plain.name == "greeting, 3 tokens"
     assert chat.prompts[0].tolist() == [[7, *plain.prompts[0][0].tolist()]]
 

@@ -6,6 +6,8 @@ import importlib
 import pytest
 import torch
 from families import FAMILIES, tiny
+from odd_tokenizers import KEEPS, LOSES, PARTS, odd_tokenizer
+from tokenizers import normalizers
 from transformers import T5Config, T5ForConditionalGeneration
 from words import word_tokenizer
 
@@ -17,7 +19,7 @@ from dola.contrast import contrast
 from dola.errors import LayersError
 from dola.examination import contrast_error
 
-NAMES = ["parts", "layers", "tokenizer", "plain", "readout", "doors", "contrast", "plain again", "speed"]
+NAMES = ["parts", "layers", "tokenizer", "plain", "readout", "chat template", "doors", "contrast", "plain again", "speed"]
 TOKENIZER = word_tokenizer()
 Session = importlib.import_module("dola.attach").Session
 
@@ -97,7 +99,11 @@ def test_a_tokenizer_of_another_model():
     model.resize_token_embeddings(7)
     checkup = check_up(model, word_tokenizer(401))
     assert statuses(checkup)["tokenizer"] == "failed"
-    assert text(checkup, "tokenizer") == ("it gives token 9, and the model has embeddings for 7: they do not belong together")
+    assert text(checkup, "tokenizer") == (
+        "InputError: The text has the token 7 ('Washington'), which the model does not know; "
+        "the model has embeddings for 7 tokens."
+    )
+    assert "Tokenizer and model do not fit" in advice(checkup)[0]
 
 
 def test_a_tokenizer_that_gives_nothing(monkeypatch):
@@ -217,3 +223,63 @@ def test_contrast_error_without_a_plausibility_constraint():
     mature, premature = torch.tensor([0.0, 1, 2]).double(), torch.tensor([[2.0, 1, 0]]).double()
     config = DoLaConfig("all", relative_top=0.0)
     assert contrast_error(contrast(mature, premature, relative_top=0.0), mature, premature, config, 1e-6) == 0
+
+
+@pytest.mark.parametrize(
+    ("oddities", "words"),
+    [
+        ({"adds": "both"}, "it appends 2 ('</s>') to every text: dola leaves that out"),
+        ({"adds": "two at the end"}, "it appends 2 ('</s>') 2 ('</s>') to every text"),
+        ({"mask": False}, "it gives no attention mask: dola makes it"),
+        ({"extra": 2}, "the model has no embedding for token 401 ('<extra0>') and 1 more: a text that holds one is refused"),
+        ({"pad": "beyond"}, "no embedding for token 401 ('<padding>'), the padding token '<padding>' among them: a text"),
+    ],
+)
+def test_what_is_odd_about_a_tokenizer(oddities, words):
+    checkup = check_up(tiny("llama"), odd_tokenizer(**oddities))
+    assert statuses(checkup)["tokenizer"] == "warning"
+    assert words in text(checkup, "tokenizer")
+    assert checkup.healthy
+
+
+def test_a_tokenizer_that_loses_words():
+    tokenizer = word_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("State", "word9")
+    checkup = check_up(tiny("llama"), tokenizer)
+    assert statuses(checkup)["tokenizer"] == "warning"
+    lost = "it loses words: 'The capital of Washington State is' comes back as 'The capital of Washington"
+    assert lost in text(checkup, "tokenizer")
+
+
+def test_a_vocabulary_of_another_model():
+    model = tiny("llama", eos_token_id=77)
+    assert "end token 77 is 'word77' here, which is no special token" in text(check_up(model, TOKENIZER), "tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("template", "status", "words"),
+    [
+        (None, "ok", "there is none"),
+        (KEEPS["plain"], "ok", "it takes a question as a text, "),
+        (KEEPS["plain"], "ok", "it takes a system text"),
+        (KEEPS["alternates"], "ok", "it takes no system text"),
+        (PARTS["parts"], "ok", "it takes a question as a list of parts, and loses it as a text"),
+        (LOSES["another key"], "failed", "drops the words of the user message: 'Who wrote Hamlet?' gives the prompt '<user>"),
+        (LOSES["raises"], "failed", "The model's chat template fails: no."),
+        (f"<extra0>{KEEPS['plain']}", "failed", "The text has the token 401 ('<extra0>')"),
+    ],
+)
+def test_chat_templates(template, status, words):
+    checkup = check_up(tiny("llama"), odd_tokenizer(extra=1 if template and "extra" in template else 0, template=template))
+    assert statuses(checkup)["chat template"] == status
+    assert words in text(checkup, "chat template")
+    assert checkup.healthy == (status == "ok")
+    assert any("use --no-chat" in sentence for sentence in advice(checkup)) == (status == "failed")
+
+
+def test_chats_by_code_in_place_of_a_template():
+    class Coded(type(TOKENIZER)):
+        def apply_chat_template(self, messages, **_): ...
+
+    made = Coded(tokenizer_object=TOKENIZER.backend_tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="</s>")
+    assert "code of the tokenizer's own: used with --chat" in text(check_up(tiny("llama"), made), "chat template")

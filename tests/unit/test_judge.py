@@ -72,7 +72,7 @@ def test_a_models_probability_is_that_of_the_two_answers():
 
 def test_a_tokenizer_that_cannot_tell_yes_from_no():
     with pytest.raises(JudgeError, match="the same"):
-        ModelJudge(None, lambda text: {"input_ids": [3] * len(text.split())}).probability_of_yes("True:")
+        ModelJudge(None, lambda text, **_: {"input_ids": [3] * len(text.split())}).probability_of_yes("True:")
 
 
 def test_a_server_is_asked_for_one_token(server, monkeypatch):

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dola.chat import encode_prompt, has_chat
+from dola.chat import has_chat
+from dola.encoding import Encoder
 from dola.errors import ConfigError, InputError
 
 
@@ -66,22 +67,23 @@ def read_texts(path: Path) -> dict[str, str]:
     return found
 
 
-def cut_case(tokenizer: Any, source: dict[str, str], *, batch_size: int, length: int, batches: int) -> Case:
+def cut_case(encoder: Encoder, source: dict[str, str], *, batch_size: int, length: int, batches: int) -> Case:
     """Prompts of exactly `length` tokens, each a different stretch of natural text; long ones go on with the next text.
 
     A stretch that is longer than all texts together repeats them.
     """
     passages = list(source.values())
     prompts = [
-        torch.tensor([_stretch(tokenizer, passages, batch * batch_size + row, length) for row in range(batch_size)])
+        torch.tensor([_stretch(encoder, passages, batch * batch_size + row, length) for row in range(batch_size)])
         for batch in range(batches)
     ]
     return Case(f"batch {batch_size}, {length} tokens", tuple(prompts))
 
 
-def whole_cases(tokenizer: Any, source: dict[str, str]) -> list[Case]:
+def whole_cases(encoder: Encoder, source: dict[str, str]) -> list[Case]:
     """Each text as it is, a case of its own, through the chat template where the tokenizer has one."""
-    found = {name: torch.tensor([encode_prompt(tokenizer, text, chat=has_chat(tokenizer))]) for name, text in source.items()}
+    chat = has_chat(encoder.tokenizer)
+    found = {name: torch.tensor([encoder.prompt(text, chat=chat)]) for name, text in source.items()}
     return [Case(f"{name}, {ids.shape[1]} tokens", (ids,)) for name, ids in found.items()]
 
 
@@ -103,16 +105,16 @@ def check_window(model: Any, cases: list[Case], new_tokens: int) -> None:
             )
 
 
-def _stretch(tokenizer: Any, passages: list[str], number: int, length: int) -> list[int]:
+def _stretch(encoder: Encoder, passages: list[str], number: int, length: int) -> list[int]:
     """Token ids of the `number`-th stretch: it starts with one of the texts and, once all were used, later inside of it."""
     start = number % len(passages)
     rotated = passages[start:] + passages[:start]
     words = rotated[0].split(" ")
     rotated[0] = " ".join(words[number // len(passages) * 3 % len(words) :])
     text = "\n\n".join(rotated)
-    ids: list[int] = tokenizer(text)["input_ids"]
+    ids = encoder.text(text)
     if not ids:
         raise InputError("The tokenizer makes no token of the prompts.", hint="check the tokenizer, or use other --prompts")
     while len(ids) < length:
-        ids = ids + tokenizer("\n\n" + "\n\n".join(passages), add_special_tokens=False)["input_ids"]
+        ids = ids + encoder.bare("\n\n" + "\n\n".join(passages))
     return ids[:length]

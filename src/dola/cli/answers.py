@@ -84,7 +84,7 @@ def answers(
     configs = [as_config(chosen, anatomy) for chosen in layers]
     for each in configs:  # a mistake in the last column is told before the first is decoded
         candidate_layers(each.layers, anatomy.num_layers, tied=anatomy.tied)
-    inputs = encode(tokenizer, [prompt], chat=uses_chat(tokenizer, chat))
+    inputs = encode(model, tokenizer, [prompt], chat=uses_chat(tokenizer, chat))
     check_length(model, inputs, max_new_tokens)
     penalised = Decoding(max_new_tokens, repetition_penalty)
     _warm_up(model, tokenizer, inputs, [None, *configs])

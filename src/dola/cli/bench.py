@@ -184,15 +184,17 @@ def _measured(
 def _cases(loaded: LoadedModel, prompts: str, sizes: list[int], lengths: list[int], repeats: int) -> list[Case]:
     """What is decoded: every batch size with every prompt length, or the prompts as they are where there are no lengths."""
     from dola.bench.cases import cut_case, random_case, read_texts, texts, whole_cases
+    from dola.encoding import Encoder
 
     batches = min(repeats, 4)  # several prompts for one row of the table, each as often as the others or once less
     shapes = [{"batch_size": size, "length": length, "batches": batches} for size in sizes for length in lengths]
     if loaded.tokenizer is None:
         return [random_case(loaded.model.config.vocab_size, **shape) for shape in shapes]
+    encoder = Encoder.of(loaded.model, loaded.tokenizer)
     found = texts(prompts) if prompts in ("mixed", "copy") else read_texts(Path(prompts))
     if not lengths:
-        return whole_cases(loaded.tokenizer, found)
-    return [cut_case(loaded.tokenizer, found, **shape) for shape in shapes]
+        return whole_cases(encoder, found)
+    return [cut_case(encoder, found, **shape) for shape in shapes]
 
 
 def _lengths(prompts: str, given: str, random_weights: bool) -> list[int]:

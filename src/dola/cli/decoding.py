@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dola.chat import apply_chat, has_chat
-from dola.errors import InputError, UsageError
+from dola.chat import can_chat, has_chat
+from dola.encoding import Encoder
+from dola.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -80,32 +81,29 @@ def uses_chat(tokenizer: Any, chat: bool | None) -> bool:
     Raises:
         UsageError: A chat template was asked for, and there is none.
     """
-    if chat and not has_chat(tokenizer):
+    if chat and not can_chat(tokenizer):
         raise UsageError(
             "--chat was given, and this model has no chat template.", hint="leave --chat out, or use an instruct model"
         )
     return has_chat(tokenizer) if chat is None else chat
 
 
-def encode(tokenizer: Any, prompts: Sequence[str], *, chat: bool) -> Any:
+def encode(model: Any, tokenizer: Any, prompts: Sequence[str], *, chat: bool) -> dict[str, Any]:
     """Input ids and attention mask [B, T] of prompts, padded on the left, through the chat template if `chat`.
 
     Raises:
-        UsageError: A batch for a tokenizer that cannot pad, or a chat template that refuses a prompt.
+        InputError: A prompt without tokens; a token that the model has no embedding for; a chat template that refuses a
+            prompt, or loses its words.
     """
-    if len(prompts) > 1 and tokenizer.pad_token_id is None:
-        raise UsageError("This model's tokenizer has no padding token, so prompts cannot share a batch.", hint="--batch-size 1")
-    settings: dict[str, Any] = {"return_tensors": "pt", "padding": len(prompts) > 1}
-    if not chat:
-        return tokenizer(list(prompts), **settings)
-    return apply_chat(tokenizer, prompts, error=UsageError, hint="--no-chat", **settings)
+    encoder = Encoder.of(model, tokenizer)
+    return encoder.padded([encoder.prompt(prompt, chat=chat, hint="--no-chat") for prompt in prompts])
 
 
 def check_length(model: Any, inputs: Any, max_new_tokens: int, *, option: str = "--max-new-tokens") -> None:
-    """Refuse a prompt that is empty, or that leaves no room for the answer, whose length `option` gave.
+    """Refuse a prompt that leaves no room for the answer, whose length `option` gave.
 
     Raises:
-        InputError, UsageError: See `check_lengths`.
+        UsageError: See `check_lengths`.
     """
     check_lengths(model, [("", inputs["input_ids"].shape[-1])], max_new_tokens, option=option)
 
@@ -116,12 +114,8 @@ def check_lengths(
     """The same for several prompts: where each came from, and how many tokens it has. Speaks of the longest.
 
     Raises:
-        InputError: No tokens at all.
         UsageError: Prompt and answer together are longer than the model's window, where it states one.
     """
-    where, length = min(prompts, key=lambda each: each[1])
-    if length == 0:
-        raise InputError(f"{_the_prompt(where)} is empty: it has no tokens; at least one is needed.", hint="give a prompt")
     where, length = max(prompts, key=lambda each: each[1])
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if window is None or length + max_new_tokens <= window:

@@ -64,7 +64,8 @@ SCHEMA = {
     "model.timings.dola": "the same with DoLa",
     "model.timings.tokens": "tokens that each run generated",
     "model.timings.runs": "runs of each",
-    "model.checks[].name": "parts, layers, tokenizer, plain, readout, doors, contrast, plain again, speed, generation config",
+    "model.checks[].name": "weights, parts, layers, tokenizer, plain, readout, chat template, doors, contrast, plain again, "
+    "speed, generation config",
     "model.checks[].status": "ok, warning, failed, or not run",
     "model.checks[].text": "what was found",
     "model.healthy": "whether no check failed: the exit code is 0 then, else 1",

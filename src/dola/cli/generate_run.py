@@ -109,7 +109,7 @@ class Run:
 
     def _encoded(self, start: int) -> Any:
         texts = [prompt.text for prompt in self.prompts[start : start + self.batch_size]]
-        return encode(self.tokenizer, texts, chat=self.chat)
+        return encode(self.model, self.tokenizer, texts, chat=self.chat)
 
     def _records(self, start: int, batch: Batch) -> Iterator[dict[str, Any]]:
         timings = {

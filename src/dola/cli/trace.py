@@ -120,7 +120,7 @@ def command(
         loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         settled, _ = options.settle_layers(dola, layers, loaded)
         templated = uses_chat(tokenizer, chat) if chat is not None or generate else False
-        inputs = encode(tokenizer, [asked.text], chat=templated)
+        inputs = encode(loaded, tokenizer, [asked.text], chat=templated)
         check_length(loaded, inputs, generate or 0, option="--generate")
         from dola.trace import trace
 

@@ -12,15 +12,17 @@ import torch
 from tqdm.auto import tqdm
 
 from dola.anatomy import Anatomy
-from dola.chat import encode_prompt
+from dola.encoding import Encoder
 from dola.errors import InputError
 from dola.evidence.ways import Way
-from dola.generation_call import as_generate, generate_as_asked, padding
+from dola.generation_call import as_generate, generate_as_asked
 from dola.hidden import check_eval, cut_left, window
 from dola.layers import candidate_layers
 from dola.results_file import ResultsFile, what_model
 from dola.tasks import Generation
 from dola.tasks.items import QuestionItem
+
+FIX_TEMPLATE = "fix the chat template in the model's folder (chat_template.jinja or tokenizer_config.json)"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def generate_texts(
         progress: Whether to show a progress bar on stderr.
 
     Raises:
-        InputError: A window that an answer alone fills, a model in training mode, or a results file of another run.
+        InputError: A prompt without tokens or with one that the model has no embedding for, a chat template that fails or loses
+            words, a window that an answer alone fills, a model in training mode, or a results file of another run.
         LayersError: Layers that this model does not have.
     """
     check_eval(model)
@@ -117,7 +120,8 @@ def _prompts(
             f"Answers have up to {max_new_tokens} tokens; the model's window of {longest} leaves no room for a prompt.",
             hint="use a model with a longer window",
         )
-    prompts = [encode_prompt(tokenizer, item.prompt, chat=chat) for item in items]
+    encoder = Encoder.of(model, tokenizer)
+    prompts = [encoder.prompt(item.prompt, chat=chat, hint=FIX_TEMPLATE) for item in items]
     if room is None:
         return prompts, []
     truncated = [i for i, tokens in enumerate(prompts) if len(tokens) > room]
@@ -134,14 +138,7 @@ def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]
 
 
 def _written(model: Any, tokenizer: Any, prompts: list[list[int]], way: Way, settings: Generation) -> list[str]:
-    pad = padding(model, tokenizer)
-    longest = max(map(len, prompts))
-    rows = [[pad] * (longest - len(prompt)) + prompt for prompt in prompts]
-    masks = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    inputs = {
-        "input_ids": torch.tensor(rows, device=model.device),
-        "attention_mask": torch.tensor(masks, device=model.device),
-    }
+    inputs = Encoder.of(model, tokenizer).padded(prompts, device=model.device)
     sampling: dict[str, Any] = {"do_sample": False}
     if settings.temperature is not None:  # from all tokens: transformers' own top-k is 50
         sampling = {"do_sample": True, "temperature": settings.temperature, "top_k": 0}

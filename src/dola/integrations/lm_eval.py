@@ -31,6 +31,7 @@ from dola.errors import ConfigError, ModelFileError
 from dola.generation_call import blamed, own_config, refuse, say
 from dola.generation_fields import HARNESS, own_layers, review, shown, switched_off
 from dola.generation_file import checked_generation_config
+from dola.integrations.lm_eval_text import CheckedBatches
 from dola.load_errors import in_our_words
 from dola.recipe import Recipe
 from dola.score import score
@@ -49,7 +50,7 @@ OF_A_FILE = ("peft", "delta", "gguf_file", "quantization_config", "load_in_4bit"
 
 
 @register_model("dola")
-class DolaLM(HFLM):  # type: ignore[misc]
+class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
     """A Hugging Face model that scores and generates with DoLa.
 
     Args:
@@ -94,6 +95,8 @@ class DolaLM(HFLM):  # type: ignore[misc]
         elif isinstance(pretrained, str):
             kwargs.update(checked_generation_config(pretrained, kwargs))
         super().__init__(pretrained, **kwargs)
+        if not self._encoder.has_row(self.tokenizer.pad_token_id):  # HFLM adds one where there is none, and generates with it
+            self.tokenizer.pad_token_id = self._encoder.pad_token_id
         if layers is None:
             self.dola_config = self._with_own_layers()
         self._recipe = Recipe(self.dola_config, softmax=NORMALISATIONS[normalisation])

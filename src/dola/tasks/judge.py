@@ -16,6 +16,7 @@ import urllib.request
 from http.client import HTTPException
 from typing import Any, Protocol
 
+from dola.encoding import Encoder
 from dola.errors import InputError, JudgeError
 from dola.json_text import loads
 
@@ -53,7 +54,8 @@ class ModelJudge:
         """See `Judge`. One forward, up to the token in which the two answers differ."""
         import torch
 
-        yes, no = (self.tokenizer(prompt + answer)["input_ids"] for answer in (" yes", " no"))
+        encoder = Encoder.of(self.model, self.tokenizer)
+        yes, no = (encoder.text(prompt + answer) for answer in (" yes", " no"))
         position = next((index for index, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), None)
         if position is None:
             raise JudgeError("To this judge's tokenizer ' yes' and ' no' are the same.", hint="use another model as the judge")

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dola.chat import encode_prompt, has_chat
+from dola.chat import has_chat
 from dola.config import DoLaConfig
+from dola.encoding import Encoder
 from dola.errors import InputError
 from dola.layers import word_or_numbers
 
@@ -90,13 +91,14 @@ class Request:
                 hint="1 is none, 1.2 is what the paper uses",
             )
 
-    def tokens(self, tokenizer: Any, limits: Limits) -> list[int]:
+    def tokens(self, encoder: Encoder, limits: Limits) -> list[int]:
         """The prompt's tokens.
 
         Raises:
-            InputError: More than the limits allow, or a chat template that refuses the prompt.
+            InputError: More than the limits allow; a token that the model has no embedding for; a chat template that refuses
+                the prompt, or loses its words.
         """
-        ids = encode_prompt(tokenizer, self.prompt, chat=self.chat and has_chat(tokenizer))
+        ids = encoder.prompt(self.prompt, chat=self.chat and has_chat(encoder.tokenizer))
         if len(ids) > limits.prompt_tokens:
             raise InputError(
                 f"The prompt has {len(ids):,} tokens, what the model's template adds included; "

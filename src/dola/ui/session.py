@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from dola.encoding import Encoder
 from dola.errors import DolaError
 from dola.layer_trace import LayerTrace
 from dola.live_trace import Progress, follow
@@ -86,7 +87,7 @@ class Session:
 
     def _decode(self, request: Request, stop: threading.Event) -> Iterator[View]:
         model, tokenizer = self.models.get(request.model)
-        prompt = request.tokens(tokenizer, self.limits)
+        prompt = request.tokens(Encoder.of(model, tokenizer), self.limits)
         newest: dict[str, Progress] = {}
         traces: tuple[LayerTrace, ...] = ()
         begun = time.monotonic()

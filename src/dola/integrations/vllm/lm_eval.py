@@ -17,11 +17,12 @@ from lm_eval.models.vllm_causallms import VLLM
 from dola.config import DoLaConfig
 from dola.errors import ConfigError, UsageError
 from dola.integrations.lm_eval import spelled_layers
+from dola.integrations.lm_eval_text import CheckedText
 from dola.integrations.vllm.plugin import why_not
 
 
 @register_model("dola-vllm")
-class DolaVLLM(VLLM):  # type: ignore[misc]
+class DolaVLLM(CheckedText, VLLM):  # type: ignore[misc]
     """A model on vLLM that generates with DoLa.
 
     Args:
