@@ -26,10 +26,11 @@ from transformers import modeling_utils
 
 from dola.anatomy import Anatomy
 from dola.changes import Changes
+from dola.compiled import not_compiled_alone
 from dola.config import DoLaConfig
 from dola.cost import forward_cost
 from dola.errors import AttachError, CaptureError, ConfigError, InputError, ModelError
-from dola.generation import Generation, check_not_empty, current_generation, is_compiled, run, tapped
+from dola.generation import FOLLOWS_THREADS, Generation, check_not_empty, current_generation, is_compiled, run, tapped
 from dola.generation_fields import own_layers
 from dola.gradients import check_transforms, without_gradient
 from dola.hidden import check_eval
@@ -140,6 +141,7 @@ class Session:
         self._lm, self._named = anatomy.lm, named
         self._arguments = _Arguments(anatomy.lm.forward)
         self._state, self._traced = _ThreadState(), _State()
+        self._traced.call = None  # in its dict from the start: compiled code is made anew where a name comes up later
         if (other := getattr(self._lm, "dola", None)) is not None:
             raise AttachError(
                 f"{type(self._lm).__name__} has DoLa attached already: {other!r}.",
@@ -277,6 +279,13 @@ class Session:
         generation = current_generation(self._lm)
         return generation is not None and generation.owner is self and not generation.is_aside()
 
+    def is_concerned(self) -> bool:
+        """Whether a hook that is called in this thread is this session's to act on: in a forward that it has opened, or may open.
+
+        The forward comes first: compiled code is made anew where something that it has looked at becomes another.
+        """
+        return self._call is not None or self.is_active()
+
     @property
     def _call(self) -> Call | None:
         """The forward that this thread is in. torch.compile does not follow what is written to a thread's own state while it
@@ -291,8 +300,8 @@ class Session:
             self._traced.call = call
         else:
             self._state.call = call
-            if call is None:
-                self._traced.call = None
+            if call is None or not FOLLOWS_THREADS:  # this hook runs beside the compiled code, the next ones inside it
+                self._traced.call = call
 
     def _forget_compiled_code(self) -> None:
         """Have torch.compile trace anew what it has compiled: it does not notice that hooks have come or gone."""
@@ -330,7 +339,7 @@ class Session:
         if (call := self._call) is not None:
             call.last_block_ran = True
             call.last_output = output if torch.is_grad_enabled() else None
-        if not self._readout_checked:
+        if torch.compiler.is_compiling() or not self._readout_checked:  # compiled code would be made again once it is checked
             self._keep_hidden(self.anatomy.num_layers, output)
 
     def _keep_hidden(self, layer: int, passed: Any) -> None:
@@ -397,6 +406,8 @@ class Session:
             if logits.isfinite().any():
                 self.anatomy.check_readout(last, logits)
             return
+        if self._readout_checked:
+            return
         row = logits.flatten(0, -2)[-1:]
         if row.amax().isfinite():  # padding may be NaN, and then says nothing
             self.anatomy.check_readout(last.flatten(0, -2)[-1:], row)
@@ -426,11 +437,13 @@ class Session:
         if call is None or call.mature is None:
             return None
         if call.reading is None:
-            logits = output.unflatten(0, (-1, len(call.mature)))
+            logits = output.unflatten(0, (len(self.layers) + 1, -1))
             call.mature, call.reading = logits[0], Reading(logits)
         return call.mature
 
     def _is_lazy(self) -> bool:
+        if torch.compiler.is_compiling():  # nothing is skipped in a graph, and a look would have it compiled for either
+            return False
         generation = current_generation(self._lm)
         return self.config.lazy and generation is not None and generation.lazy
 
@@ -481,8 +494,9 @@ class _Hook:
     session: Session
     hook: Callable[..., Any]
 
+    @not_compiled_alone
     def __call__(self, module: nn.Module, *arguments: Any) -> Any:
-        return self.hook(module, *arguments) if self.session.is_active() else None
+        return self.hook(module, *arguments) if self.session.is_concerned() else None
 
     def __reduce__(self) -> NoReturn:
         self.session.__reduce__()

@@ -64,16 +64,27 @@ class Step:
     def forget_plans(self) -> None:
         """Decide again what to read together: the model has other parts now."""
         self._plans.clear()
+        _ = self.anatomy.vocabulary
 
     def reads_together(self, hidden: Tensor, candidates: int, *, lazy: bool) -> bool:
         """Whether the head is to read the candidates with the mature rows, its input `hidden` [..., d]."""
+        if torch.compiler.is_compiling():
+            return self._compiles_together(hidden, candidates)
         rows, kernel = hidden.shape[:-1].numel(), self._suits_kernel(hidden)
         key = (rows, candidates, hidden.device.type, hidden.dtype, kernel, lazy)
-        if torch.compiler.is_compiling():  # decided while it traces; a dictionary that grows would have it trace anew
-            return self._plan(*key)
         if key not in self._plans:
             self._plans[key] = self._plan(*key)
         return self._plans[key]
+
+    def _compiles_together(self, hidden: Tensor, candidates: int) -> bool:
+        """The same while torch.compile traces: by what holds for any number of rows, or each number would be compiled for.
+
+        A step of decoding has one position a row, and one read of the head is then the cheaper one, whatever the rows. What is
+        left of the batch is one comparison: its memory.
+        """
+        if self.config.raw_head or hidden.dim() != 3 or hidden.shape[1] != 1:
+            return False
+        return bool(self.anatomy.vocabulary * candidates * hidden.shape[0] <= _most_elements(hidden.device.type))
 
     def _plan(self, rows: int, candidates: int, device: str, dtype: torch.dtype, kernel: bool, lazy: bool) -> bool:
         if self.config.raw_head:  # parity comes first: the old code's tokens hang on its rounding where scores tie
@@ -118,8 +129,8 @@ class Step:
             return self._contrast(mature, read, lazy)
         scores = mature.new_empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
         size = chunk_rows(mature.device.type, len(read) * mature.shape[-1])
-        for start in range(0, len(mature), size):
-            rows = slice(start, start + size)
+        for chunk in range(-(-mature.shape[0] // size)):  # compiled code then holds for all batches of so many chunks
+            rows = slice(chunk * size, (chunk + 1) * size)
             scores[rows] = self._contrast(mature[rows], [layer[rows] for layer in read], lazy)
         return scores
 

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, StopStringCriteria
 import dola
 from dola.cli.decoding import Decoding, decode
 from dola.errors import ConfigError, InputError, ModelError, ModelFileError
-from dola.generation_call import generate_as_asked, padding
+from dola.generation_call import generate_as_asked
 from dola.generation_fields import ASIDE, FIELDS, HARNESS, KEPT, REFUSED, end_tokens, review, switched_off
 from dola.generation_file import checked_generation_config
 from dola.live_trace import follow
@@ -37,7 +37,7 @@ def made():
 
 @pytest.fixture
 def inputs(made):
-    return dict(made(["Hi there", "Once upon a time"], return_tensors="pt", padding=True, padding_side="left"))
+    return dict(made(["Hi there", "Once upon a time"], return_tensors="pt"=True_side="left"))
 
 
 def rows(model, made, inputs, **call):
@@ -168,13 +168,11 @@ def test_an_end_token_that_the_model_cannot_write_is_said(model, made, inputs, c
 
 @pytest.mark.parametrize("name", ["pad_token_id", "eos_token_id"])
 @pytest.mark.parametrize("value", [None, 100_000, -5])
-def test_padding_is_an_id_that_the_model_has(model, name, value):
-    made = tokenizer()
+def test_ids_to_pad_with_that_the_model_lacks_change_no_token(model, made, inputs, name, value):
+    expected = rows(model, made, inputs)
     setattr(made, name, None)
-    model.generation_config = GenerationConfig(pad_token_id=7)
-    assert padding(model, made) == (7 if name == "pad_token_id" else 0)
     model.generation_config = GenerationConfig(**{name: value})
-    assert 0 <= padding(model, made) < 401
+    assert rows(model, made, inputs) == expected
 
 
 def test_the_field_at_fault_is_named(model, made, inputs):
