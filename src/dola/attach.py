@@ -141,7 +141,7 @@ class Session:
         self._lm, self._named = anatomy.lm, named
         self._arguments = _Arguments(anatomy.lm.forward)
         self._state, self._traced = _ThreadState(), _State()
-        self._traced.call = None  # in its dict from the start: compiled code is made anew where a name comes up later
+        self._traced.call = None  # in its dict from the start: compiled code is made again where a name comes up later
         if (other := getattr(self._lm, "dola", None)) is not None:
             raise AttachError(
                 f"{type(self._lm).__name__} has DoLa attached already: {other!r}.",
@@ -280,9 +280,9 @@ class Session:
         return generation is not None and generation.owner is self and not generation.is_aside()
 
     def is_concerned(self) -> bool:
-        """Whether a hook that is called in this thread is this session's to act on: in a forward that it has opened, or may open.
+        """Whether a hook that runs in this thread is this session's to act on: in a forward that it has opened, or may open.
 
-        The forward comes first: compiled code is made anew where something that it has looked at becomes another.
+        The forward comes first: compiled code is made again where something that it has looked at becomes another.
         """
         return self._call is not None or self.is_active()
 

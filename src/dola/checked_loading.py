@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from dola.adapter_folder import HUB, Adapter, base_alone, find_adapter, put_on
 from dola.embedded import Progress, to_stderr
 from dola.errors import ModelFileError
+from dola.generation_file import checked_generation_config
 from dola.load_errors import in_our_words
 from dola.model_names import check_gguf, gguf_settings, resolve
 from dola.weights import WeightsReport
@@ -67,7 +67,7 @@ def _load_checked(auto: Any, source: str, shown: str, judge: _Judge, kwargs: dic
     name = kwargs.get("gguf_file")
     gguf = Path(source, name) if name and Path(source, name).is_file() else None
     header = check_gguf(gguf) if gguf else None
-    _check_generation_config(Path(source))
+    kwargs = {**checked_generation_config(source, kwargs), **kwargs}
     asked = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}  # mismatched ones are on the list
     with in_our_words("model", shown, gguf, ours=_are_ours(kwargs)):
         model, info = auto.from_pretrained(source, **asked)
@@ -127,19 +127,6 @@ def load_tokenizer(source: str, where: dict[str, str], kwargs: dict[str, Any]) -
                 with in_our_words("config.json", source, None, ours=_are_ours(kwargs)):
                     AutoConfig.from_pretrained(source, **code)
             raise
-
-
-def _check_generation_config(folder: Path) -> None:
-    """Refuse a generation_config.json that transformers would pass over without a word."""
-    path = folder / "generation_config.json"
-    if not path.is_file():
-        return
-    try:
-        fault = None if isinstance(json.loads(path.read_bytes()), dict) else "it does not hold a JSON object"
-    except ValueError as error:
-        fault = str(error)
-    if fault is not None:
-        raise ModelFileError(f"{path} is not a generation config: {fault}", hint="fetch it again, or remove it")
 
 
 def _are_ours(kwargs: dict[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """How the hooks get along with torch.compile: a part of the graph inside it, left as they are beside it.
 
-torch runs the hooks of the outermost module outside the code that it compiles, for `generate` as for `torch.compile(model)`, and
-then compiles each of these hooks by itself. That multiplies compilations (one for each hook and shape), and what decodes in
+torch runs the hooks of the outermost module outside the code that it compiles, for `generate` as for `torch.compile(model)`.
+It then compiles each of these hooks by itself. That multiplies compilations (one for each hook and shape), and what decodes in
 chunks and looks at values does not compile well. A hook that is reached while torch traces the model is still traced.
 """
 

@@ -16,7 +16,6 @@ import torch
 from dola.checked_loading import OnWeights, load_tokenizer, load_weights
 from dola.embedded import EMBEDDED, Progress, cache_folder, fetch, remove
 from dola.errors import InputError, MissingExtraError
-from dola.generation_file import checked_generation_config
 from dola.install_hint import install_line
 from dola.load_notes import passed_on
 from dola.model_names import gguf_settings, resolve
@@ -79,7 +78,6 @@ def load(
     kwargs["trust_remote_code"] = bool(kwargs.get("trust_remote_code"))  # with None, transformers asks on the terminal
     with passed_on(progress):
         tokenizer = load_tokenizer(source, where, kwargs)
-        kwargs = {**checked_generation_config(source, kwargs), **kwargs}
         model = load_weights(
             AutoModelForCausalLM,
             source,

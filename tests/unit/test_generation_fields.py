@@ -37,7 +37,7 @@ def made():
 
 @pytest.fixture
 def inputs(made):
-    return dict(made(["Hi there", "Once upon a time"], return_tensors="pt"=True_side="left"))
+    return dict(made(["Hi there", "Once upon a time"], return_tensors="pt", padding=True, padding_side="left"))
 
 
 def rows(model, made, inputs, **call):

@@ -30,7 +30,6 @@ from dola.embedded import EMBEDDED
 from dola.errors import ConfigError, ModelFileError
 from dola.generation_call import blamed, own_config, refuse, say
 from dola.generation_fields import HARNESS, own_layers, review, shown, switched_off
-from dola.generation_file import checked_generation_config
 from dola.integrations.lm_eval_text import CheckedBatches
 from dola.load_errors import in_our_words
 from dola.recipe import Recipe
@@ -92,8 +91,6 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
             pretrained, kwargs["tokenizer"] = dola.load(pretrained, dtype=kwargs.pop("dtype", "auto"))
             if torch.cuda.is_available():
                 pretrained.to(kwargs.get("device") or "cuda")
-        elif isinstance(pretrained, str):
-            kwargs.update(checked_generation_config(pretrained, kwargs))
         super().__init__(pretrained, **kwargs)
         if not self._encoder.has_row(self.tokenizer.pad_token_id):  # HFLM adds one where there is none, and generates with it
             self.tokenizer.pad_token_id = self._encoder.pad_token_id
