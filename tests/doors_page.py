@@ -88,6 +88,11 @@ PROMISED = [
         "layers are read as the model computes them, hooks included; a hook that makes that impossible is named",
         "test_places::test_a_steering_hook_counts_whenever_it_was_registered",
     ),
+    (
+        "biases that force a token: `sequence_bias` of 100, processors of one's own that add or set",
+        "the token that plain decoding with the same biases would choose, where that is not plausible",
+        "test_forcing::test_sequence_bias_follows_the_rule",
+    ),
     ("`watermarking_config`", "the watermark on the contrast", "test_doors::test_watermarking"),
     (
         "threads on one model",
@@ -135,7 +140,8 @@ version has was right.
 
 Two things to know. With an assistant or prompt lookup in bfloat16, tokens may differ from decoding without drafts, as they do without DoLa: products of other shapes
 round otherwise. And a processor that *lifts* scores acts on the contrast, where implausible tokens lie 1,000 below: a small `sequence_bias` does not lift
-one over a plausible token.
+one over a plausible token. A bias by which plain decoding would choose an implausible token (100, to force a label) is followed: the mature scores with
+the same biases decide that row.
 
 """
 

@@ -11,6 +11,7 @@ more drafts than pay; and `_prepare_generation_config`, to take `dola_layers` ou
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 import threading
@@ -438,9 +439,13 @@ class Watch(LogitsProcessorList):  # type: ignore[misc]
 class MatureFallback(Watch):
     """The processors of one `generate` call, with rows that lost their plausible set decided by the mature logits.
 
-    Each processor runs once per step, as it does without DoLa, because grammars keep state. Only when a row loses its last
-    plausible token are the processors so far applied to its mature logits too: a mask is carried over as it stands, anything
-    else is called again. From there on the row goes the way of all rows.
+    Two kinds of rows are decided so: those in which the last plausible token was banned, and those in which a bias lifts an
+    implausible token so high that plain decoding with the same biases and bans would choose it. The gap below the plausible set
+    is no part of what a bias of 100 was meant to bridge.
+
+    Each processor runs once per step, as it does without DoLa, because grammars keep state. Only when such a row comes up are
+    the processors so far applied to its mature logits too: a mask is carried over as it stands, of anything else a copy is
+    called, in the state that it was in. From there on the row goes the way of all rows.
     """
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
@@ -455,14 +460,20 @@ class MatureFallback(Watch):
     def _decide(self, input_ids: Tensor, scores: Tensor, mature: Tensor, plausible_tokens: Tensor, **kwargs: Any) -> Tensor:
         passed: list[_Applied] = []
         alive = torch.ones(len(scores), dtype=torch.bool, device=scores.device)  # rows still decided by the contrast
+        biases: list[_Applied] = []  # what bans or lifts: all but penalties and warpers
+        own = mature
         for processor in self:
-            before = scores.clone()  # some processors write into what they are given
+            before, state = scores.clone(), _copied(processor)  # some processors write into what they are given
             self._generation.ran_aside = False
             scores = _apply(processor, input_ids, scores, kwargs)
-            passed.append(_Applied(processor, before, scores.clone(), self._generation.ran_aside))
+            step = _Applied(state, before, scores.clone(), self._generation.ran_aside)
+            passed.append(step)
             if isinstance(processor, NEVER_BAN):
                 continue
+            biases.append(step)
             lost = alive & _lost_plausible(scores, plausible_tokens)
+            if step.lifts(plausible_tokens):
+                lost |= alive & _forced(biases, input_ids, own, plausible_tokens, kwargs)
             if lost.any():
                 for step in passed:
                     mature = step.on_mature(input_ids, mature, kwargs)
@@ -474,12 +485,17 @@ class MatureFallback(Watch):
 
 @dataclass
 class _Applied:
-    """One processor, what it made of the contrast, and whether it has run the model."""
+    """One processor as it was before its call, what it made of the contrast, and whether it has run the model."""
 
     processor: LogitsProcessor
     before: Tensor
     after: Tensor
     ran_model: bool
+
+    def lifts(self, plausible_tokens: Tensor) -> bool:
+        """Whether it raised a token that is not plausible, and can be asked what it would have made of the mature logits."""
+        known = isinstance(self.processor, ONLY_BAN) or self.ran_model
+        return not known and bool(((self.after > self.before) & ~plausible_tokens).any())
 
     def on_mature(self, input_ids: Tensor, mature: Tensor, kwargs: dict[str, Any]) -> Tensor:
         changed = self.after != self.before
@@ -492,12 +508,29 @@ class _Applied:
                 "plausible token of it is banned.",
                 hint=f"leave out {name}, or the constraint that bans tokens",
             )
-        return _apply(self.processor, input_ids, mature.clone(), kwargs)
+        return _apply(_copied(self.processor), input_ids, mature.clone(), kwargs)
 
 
 def _apply(processor: Any, input_ids: Tensor, scores: Tensor, kwargs: dict[str, Any]) -> Tensor:
     """One processor, called as its list would call it."""
     return LogitsProcessorList([processor])(input_ids, scores, **kwargs)  # type: ignore[no-any-return]
+
+
+def _copied(processor: Any) -> Any:
+    """A processor that keeps the state it has now: some count their calls."""
+    try:
+        return copy.copy(processor)
+    except Exception:  # one that cannot be copied
+        return processor
+
+
+def _forced(
+    biases: list[_Applied], input_ids: Tensor, mature: Tensor, plausible_tokens: Tensor, kwargs: dict[str, Any]
+) -> Tensor:
+    """Rows [B] in which plain decoding with the same biases and bans would choose a token that is not plausible."""
+    for step in biases:
+        mature = step.on_mature(input_ids, mature, kwargs)
+    return ~plausible_tokens.gather(-1, mature.argmax(dim=-1, keepdim=True))[:, 0]
 
 
 def _lost_plausible(scores: Tensor, plausible_tokens: Tensor) -> Tensor:

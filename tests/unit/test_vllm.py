@@ -134,6 +134,26 @@ def test_rows_that_lost_their_plausible_set():
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("processed", [False, True])
+def test_a_bias_that_would_force_a_token_in_plain_decoding_forces_it(processed):
+    """Row 0 is forced, row 1 has a bias that plain decoding would not follow, row 2 a forced token that is banned."""
+    torch.manual_seed(1)
+    mature = torch.randn(3, 9) * 4
+    scores = contrast(mature, torch.randn(2, 3, 9) * 4)
+    outside = [int((~plausible(row)).nonzero()[0, 0]) for row in mature]
+    requests, behind = [], scores.clone()
+    for row, value in enumerate([100.0, 0.5, 100.0]):
+        requests.append(Request(DoLaConfig((4,)), bias={outside[row]: value}))
+        behind[row, outside[row]] += value
+    behind[2, outside[2]] = -math.inf
+    biased = mature.clone()
+    biased[0, outside[0]] += 100.0
+    found = decided_by_mature(behind, mature, requests, processed=biased * 1.5 if processed else None)
+    assert int(found[0].argmax()) == outside[0]
+    assert torch.equal(found[0], biased[0] * (1.5 if processed else 1.0))
+    assert torch.equal(found[1:], behind[1:])
+
+
 def test_without_a_threshold_only_minus_infinity_is_lost():
     scores, mature = torch.tensor([[-2000.0, -3000.0], [-math.inf, -math.inf]]), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     found = decided_by_mature(scores, mature, [Request(DoLaConfig((4,), relative_top=0))] * 2)

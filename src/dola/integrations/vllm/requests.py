@@ -91,13 +91,14 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
         self._batch.held = None
         requests = [self._batch.requests[row] for row in rows]
         index = torch.tensor(rows, device=logits.device)
+        processed = None
         if context is not None:  # biases and penalties are on the contrast already: put them on the mature scores
             batch = logits.clone()
             batch[index] = mature
             for processor in takewhile(lambda processor: processor is not self, self._batch.processors):
                 batch = processor.apply(batch, context)
-            mature = batch[index]
-        logits[index] = decided_by_mature(logits[index], mature, requests, processed=context is not None)
+            processed = batch[index]
+        logits[index] = decided_by_mature(logits[index], mature, requests, processed=processed)
         return logits
 
 
