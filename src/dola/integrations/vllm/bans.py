@@ -2,7 +2,7 @@
 those in which a bias lifts another token so high that plain decoding with the same biases would choose it.
 
 Scores leave no doubt: a plausible one is above -(ln |V| + ln(1/relative_top)), and the others are 1,000 below their mature
-log-probability (contrast.IMPLAUSIBLE). No logit bias bridges that, because it is within 100: the OpenAI API forces a token by 100.
+log-probability (contrast.IMPLAUSIBLE). No logit bias bridges that: the largest is 100, by which the OpenAI API forces a token.
 """
 
 from __future__ import annotations
