@@ -112,9 +112,8 @@ class Anatomy:
         if config is None or not hasattr(lm, "get_output_embeddings"):
             raise ModelError(f"{name} is not a Hugging Face model.", hint=_use(inside(lm)))
         text_config = config.get_text_config()
-        if any(
-            getattr(part, "is_encoder_decoder", False) for part in (config, text_config)
-        ):  # InstructBLIP has it in the text's
+        # InstructBLIP says it in its text config alone.
+        if any(getattr(part, "is_encoder_decoder", False) for part in (config, text_config)):
             raise ModelError(
                 f"{name} is an encoder-decoder; DoLa contrasts the layers of a decoder-only model.",
                 hint="use a causal language model, one that AutoModelForCausalLM loads",

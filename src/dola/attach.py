@@ -62,7 +62,8 @@ def attach(model: Any, config: DoLaConfig | str | Sequence[int] | None = None, *
 
     Raises:
         AttachError: DoLa is attached to this model already.
-        ModelError: The model has no decoder blocks or no head, or is an encoder-decoder.
+        ModelError: The model has no decoder blocks or no head, is an encoder-decoder, or is a wrapper (FSDP, DataParallel):
+            the error says where in it the causal LM is. After any exception the model is as it was.
         LayersError: Layers that this model does not have.
     """
     found = Anatomy.of(model) if anatomy is None else anatomy
@@ -112,7 +113,7 @@ class Call:
     last_block_ran: bool = False
     mature: Tensor | None = None
     reading: Reading | None = None
-    last_output: Any = None
+    last_output: Any = None  # where a backward pass could follow: what the last block returned
 
 
 class _State:
@@ -338,7 +339,8 @@ class Session:
     def _capture_last(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if (call := self._call) is not None:
             call.last_block_ran = True
-            call.last_output = output if torch.is_grad_enabled() else None
+            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                call.last_output = output
         if torch.compiler.is_compiling() or not self._readout_checked:  # compiled code would be made again once it is checked
             self._keep_hidden(self.anatomy.num_layers, output)
 
