@@ -52,7 +52,7 @@ def misfit() -> Misfit | None:
 
     with _silence():
         available = is_torch_available()
-    return None if available else _switched_off()
+    return _no_models() if available else _switched_off()
 
 
 def newer_than_tested() -> list[str]:
@@ -79,19 +79,36 @@ def _fault(package: str, needed: str) -> Misfit | None:
         with _silence():
             module = import_module(package)
     except Exception as error:
-        return Misfit(_cannot_import(package, error), pip_install(package + needed))
+        return _cannot_import(package, error)
     version = str(getattr(module, "__version__", ""))
     if _fits(version, needed):
         return None
     return Misfit(f"{package} {version} is installed; dola needs {package}{needed}.", pip_install(package + needed))
 
 
-def _cannot_import(package: str, error: Exception) -> str:
-    """What an import that failed says of a package."""
-    if isinstance(error, ModuleNotFoundError) and error.name == package:
-        return f"{package} is not installed; dola needs {package}{NEEDS[package]}."
+def _no_models() -> Misfit | None:
+    """What keeps the models of transformers from being imported: `import transformers` alone imports none of them.
+
+    A package that it uses where it finds it may be too old, such as accelerate 1.1 for transformers 5.0.
+    """
+    try:
+        import_module("transformers.modeling_utils")
+    except Exception as error:
+        return _cannot_import("transformers", error)
+    return None
+
+
+def _cannot_import(package: str, error: Exception) -> Misfit:
+    """What an import that failed says, and what mends it: another package that it names, or this one."""
+    needed = package + NEEDS[package]
+    name = (getattr(error, "name", None) or package).partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and name == package:
+        return Misfit(f"{package} is not installed; dola needs {needed}.", pip_install(needed))
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return f"{package} {_version(package) or ''}".rstrip() + f" is installed but cannot be imported: {line}"
+    said = f"{package} {_version(package) or ''}".rstrip() + f" is installed but cannot be imported: {line}"
+    if name not in NEEDS:
+        return Misfit(said, pip_install("--upgrade", metadata.packages_distributions().get(name, [name])[0]))
+    return Misfit(said, pip_install("--force-reinstall", needed) if package == "torch" else pip_install(needed))
 
 
 def _fits(version: str, needed: str) -> bool:

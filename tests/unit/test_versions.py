@@ -150,7 +150,36 @@ def test_a_package_that_cannot_be_imported(monkeypatch, error, line):
         raise error
 
     monkeypatch.setattr(versions, "import_module", fail)
-    assert misfit().message.startswith(f"torch {TORCH} is installed but cannot be imported: {line}")
+    found = misfit()
+    assert found.message.startswith(f"torch {TORCH} is installed but cannot be imported: {line}")
+    mended = "--upgrade numpy" if "numpy" in line else f"--force-reinstall 'torch{NEEDS['torch']}'"
+    assert found.hint.endswith(f"pip install {mended}")
+
+
+@pytest.mark.parametrize(
+    ("error", "mended"),
+    [
+        (
+            ImportError("cannot import name 'x' from 'accelerate.utils.modeling'", name="accelerate.utils.modeling"),
+            "--upgrade accelerate",
+        ),
+        (ModuleNotFoundError("No module named 'PIL'", name="PIL"), "--upgrade pillow"),
+        (ImportError("tokenizers>=0.22 is required, but found tokenizers==0.19"), f"'transformers{NEEDS['transformers']}'"),
+    ],
+)
+def test_models_that_cannot_be_imported(monkeypatch, error, mended):
+    """`import transformers` works, and every class of a model fails."""
+
+    def fail(name):
+        if name == "transformers.modeling_utils":
+            raise error
+        return sys.modules[name]
+
+    monkeypatch.setattr(versions, "import_module", fail)
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: {"PIL": ["pillow"]})
+    found = misfit()
+    assert found.message == f"transformers {transformers.__version__} is installed but cannot be imported: {error}"
+    assert found.hint.endswith(f"pip install {mended}")
 
 
 def test_a_package_without_metadata(monkeypatch):
