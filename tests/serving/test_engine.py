@@ -81,6 +81,8 @@ def test_logprobs_are_of_the_contrast(tiny_engine: Engine, judge: Judge):
 
 def test_logprobs_of_a_prompt_are_the_models_own(tiny_engine: Engine, judge: Judge):
     """Beside a request with DoLa, too. With DoLa they are refused: nobody would see that they are not DoLa's."""
+    from vllm.exceptions import VLLMValidationError
+
     prompts = ["abc def", "abc def"]
     output, other = tiny_engine.outputs(prompts, [{}, HIGH], prompt_logprobs=[2, None])
     ids = judge.tokenizer("abc def")["input_ids"]
@@ -91,7 +93,7 @@ def test_logprobs_of_a_prompt_are_the_models_own(tiny_engine: Engine, judge: Jud
             assert value.logprob == pytest.approx(own[position, token].item(), abs=1e-3)
     assert list(output.outputs[0].token_ids) == judge.tokens("abc def")
     assert list(other.outputs[0].token_ids) == judge.tokens("abc def", "high")
-    with pytest.raises(ValueError, match="the log-probabilities that vLLM has of a prompt are the model's own"):
+    with pytest.raises(VLLMValidationError, match="the log-probabilities that vLLM has of a prompt are the model's own"):
         tiny_engine.outputs(prompts, HIGH, prompt_logprobs=2)
 
 
