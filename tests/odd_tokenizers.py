@@ -77,7 +77,8 @@ def odd_tokenizer(
         side: The side on which it pads.
         template: Its chat template.
     """
-    made = tokenizer(padding_side=side)
+    names = {} if mask else {"model_input_names": ["input_ids"]}  # which a folder keeps only if it is given here
+    made = tokenizer(padding_side=side, **names)
     special = [(token, made.convert_tokens_to_ids(token)) for token in ("<s>", "</s>")]
     made.backend_tokenizer.post_processor = TemplateProcessing(single=ADDS[adds], special_tokens=special)
     if extra or pad == "beyond":
@@ -87,8 +88,6 @@ def odd_tokenizer(
         made.add_special_tokens({"pad_token": "<padding>"})
     if pad == "none":
         made.pad_token = None
-    if not mask:
-        made.model_input_names = ["input_ids"]
     made.chat_template = template
     return made
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from families import tiny
+from odd_tokenizers import LOSES, save_odd
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 from typer.testing import CliRunner
@@ -231,3 +232,18 @@ def test_the_real_model_is_healthy(smollm2, monkeypatch):
     assert done.exit_code == 0, done.stdout
     assert "30 x LlamaDecoderLayer at model.layers" in done.stdout
     assert "' Seattle.'" in done.stdout
+
+
+def test_a_folder_whose_tokenizer_is_odd(tmp_path):
+    """As from_pretrained reads it: what a program sees is what the files say."""
+    save_odd(tmp_path, adds="both", mask=False, pad="beyond", template=LOSES["another key"])
+    done = runner.invoke(app, ["doctor", str(tmp_path), "--json"])
+    result = json.loads(done.stdout)
+    checks = {check["name"]: (check["status"], check["text"]) for check in result["model"]["checks"]}
+    status, text = checks["tokenizer"]
+    assert (done.exit_code, status, checks["chat template"][0]) == (1, "warning", "failed")
+    for words in ("appends 2 ('</s>')", "no attention mask", "the padding token '<padding>' among them"):
+        assert words in text
+    assert "drops the words" in checks["chat template"][1]
+    assert any("use --no-chat" in sentence for sentence in result["advice"])
+    assert [name for name, (status, _) in checks.items() if status == "failed"] == ["chat template"]

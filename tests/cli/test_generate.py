@@ -9,6 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 from command import fields, save
+from families import tiny
+from odd_tokenizers import save_odd
+from transformers import AutoTokenizer
 
 import dola
 from dola.cli.generate import SCHEMA, SCHEMA_NAME
@@ -225,3 +228,23 @@ def test_a_generation_config_of_the_model_adds_no_filters(dola_command, folder, 
         ended = dola_command(*options, "-m", changed)
         assert ended.code == 0
         assert ended.out == dola_command(*options, "-m", folder).out
+
+
+def test_a_folder_whose_tokenizer_appends_an_end_token(tmp_path, dola_command):
+    save_odd(tmp_path, adds="both")
+    assert AutoTokenizer.from_pretrained(tmp_path)("Hi")["input_ids"] == [1, 44, 77, 2]
+    arguments = ["-m", tmp_path, "--layers", "off", "--repetition-penalty", 1, "--max-new-tokens", 3, "--json"]
+    found = json.loads(dola_command("generate", "Hi", *arguments).out)
+    ids = torch.tensor([[1, 44, 77]])
+    expected = tiny("llama").generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=3)
+    assert (found["token_ids"], found["prompt_tokens"]) == (expected[0, 3:].tolist(), 3)
+
+
+def test_prompts_of_a_file_for_a_tokenizer_that_cannot_pad(dola_command, base_folder, tmp_path):
+    """A batch decodes what each prompt decodes alone."""
+    (tmp_path / "two.txt").write_text("Hi\nHello there, old friend\n")
+    arguments = ["generate", "-m", base_folder, "--file", tmp_path / "two.txt", "--max-new-tokens", 5, "--json"]
+    together, alone = (dola_command(*arguments, "--batch-size", size) for size in (2, 1))
+    assert (together.code, together.err) == (0, "")
+    tokens = [[json.loads(line)["token_ids"] for line in ended.out.splitlines()] for ended in (together, alone)]
+    assert tokens[0] == tokens[1]

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import torch
+from odd_tokenizers import odd_tokenizer
 from reference import dola_float64 as judge
 from transformers import MambaConfig, MambaForCausalLM
 from words import word_tokenizer
@@ -197,6 +198,29 @@ def test_text_is_split_where_the_context_alone_ends(llama):
     ids = tokenizer("word20 word21 word22 word23")["input_ids"]
     expected = score(llama, {"vanilla": None}, contexts=[ids[:-2]], continuations=[[ids[-2:]]])
     assert found.values == expected.values
+
+
+@pytest.mark.parametrize("adds", ["end", "both", "two at the end"])
+def test_tokens_that_the_tokenizer_appends_are_not_scored(llama, adds):
+    """Cut at the length of a context with its end token, the continuation's first token would be that end token."""
+    contexts, continuations = ["The capital is", "Hi</s>"], [[" Olympia", " Seattle, it is", "</s>"], [" there</s>", "x"]]
+    plain = odd_tokenizer("start" if adds != "end" else "nothing")
+    wanted = dola.score(llama, plain, contexts, continuations, CONFIGS, progress=False)
+    found = dola.score(llama, odd_tokenizer(adds), contexts, continuations, CONFIGS, progress=False)
+    assert (found.values, found.tokens, found.greedy) == (wanted.values, wanted.tokens, wanted.greedy)
+    before, whole = (plain(text)["input_ids"] for text in ("The capital is", "The capital is Olympia"))
+    log_p = llama(torch.tensor([whole])).logits[0].log_softmax(dim=-1)
+    by_hand = sum(float(log_p[i - 1, whole[i]]) for i in range(len(before), len(whole)))
+    assert found.values["vanilla"][0][0] == pytest.approx(by_hand, abs=1e-3)
+
+
+def test_a_token_that_the_model_has_no_embedding_for(llama):
+    tokenizer = odd_tokenizer(extra=1)
+    for context, continuation in (("Hi<extra0>", " there"), ("Hi", "<extra0>"), ([5], "<extra0>"), ([401], [5]), ([5], [401])):
+        with pytest.raises(InputError, match=r"token 401 \('<extra0>'\), .* embeddings for 401 tokens"):
+            dola.score(llama, tokenizer, [context], [[continuation]], {"vanilla": None}, progress=False)
+    with pytest.raises(InputError, match="'Hi' is a text, and there is no tokenizer"):
+        score(llama, contexts=["Hi"], continuations=[[[5]]])
 
 
 def test_a_context_beyond_the_window_is_cut_on_the_left_and_said(llama):

@@ -18,6 +18,8 @@ from dola.chat import has_chat
 from dola.encoding import Encoder
 from dola.errors import ConfigError, InputError
 
+CUT = "use --prompt-lengths 64,512: prompts that are cut to a length do without the chat template"
+
 
 @dataclass(frozen=True, eq=False)
 class Case:
@@ -83,7 +85,7 @@ def cut_case(encoder: Encoder, source: dict[str, str], *, batch_size: int, lengt
 def whole_cases(encoder: Encoder, source: dict[str, str]) -> list[Case]:
     """Each text as it is, a case of its own, through the chat template where the tokenizer has one."""
     chat = has_chat(encoder.tokenizer)
-    found = {name: torch.tensor([encoder.prompt(text, chat=chat)]) for name, text in source.items()}
+    found = {name: torch.tensor([encoder.prompt(text, chat=chat, hint=CUT)]) for name, text in source.items()}
     return [Case(f"{name}, {ids.shape[1]} tokens", (ids,)) for name, ids in found.items()]
 
 
