@@ -54,9 +54,7 @@ def checked_generation_config(source: str, settings: Mapping[str, Any]) -> dict[
             raise
         return {}  # loading the model says what is wrong with its config.json
     error, found = _problem(make, given), review(given)
-    if (
-        path.name == NAME and given.get("_from_model_config") and found.unknown
-    ):  # they become no attributes of it
+    if path.name == NAME and given.get("_from_model_config") and found.unknown:  # they become no attributes of it
         listed = ", ".join(shown(name, value) for name, value in found.unknown.items())
         logger.warning("%s: fields that transformers does not read: %s", path, listed)
     if error is None:
