@@ -150,7 +150,7 @@ def test_a_broken_model_is_described_and_the_exit_code_is_1(monkeypatch):
     done = runner.invoke(app, ["doctor", "broken"])
     assert done.exit_code == 1
     assert "failed: the model's logits are NaN" in done.stdout
-    assert done.stdout.rstrip().endswith("DoLa cannot be relied on with this model as it is: 3 ok, 1 failed, 6 not run.")
+    assert done.stdout.rstrip().endswith("DoLa cannot be relied on with this model as it is: 4 ok, 1 failed, 6 not run.")
     again = runner.invoke(app, ["doctor", "broken", "--json"])
     assert (again.exit_code, json.loads(again.stdout)["model"]["healthy"]) == (1, False)
 

@@ -1,8 +1,9 @@
-"""A model's own generation_config.json, through every verb that decodes: right or refused by name, nothing silent."""
+"""A model's own generation_config.json, through every verb that decodes: right, or refused in plain words."""
 
 import json
 import logging
 import shutil
+import sys
 
 import pytest
 import samples
@@ -41,7 +42,7 @@ def changed(folder, tmp_path):
 def stderr(capsys):
     """Log lines, which go to stderr where nothing else is set up; pytest has handlers of its own."""
     handler = logging.StreamHandler()
-    handler.emit = lambda record: print(record.getMessage(), file=__import__("sys").stderr)
+    handler.emit = lambda record: print(record.getMessage(), file=sys.stderr)
     logging.getLogger("dola").addHandler(handler)
     yield
     logging.getLogger("dola").removeHandler(handler)

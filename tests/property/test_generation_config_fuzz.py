@@ -1,4 +1,4 @@
-"""Any value in any field of a model's own generation config: the tokens of plain transformers, or said, or refused by name.
+"""Any value in any field of a model's own generation config: plain transformers' tokens, or it is said, or refused by name.
 
 The judge is `model.generate` of transformers with the whole generation config and the arguments of the command. Where the
 command's tokens are others, or the judge fails, a line on stderr or the error must name the field. Nothing here reads the table
@@ -28,12 +28,11 @@ from dola.generation_file import NAME, checked_generation_config
 ODD = [None, 0, 1, 3, -1, 2.5, 1e9, float("nan"), True, False, "", "abc", "0.7", [], [2], [5000], [[2, 3]], {}, {"a": 1}]
 PROPER = {
     "assistant_early_exit": 2, "bad_words_ids": [[20], [30, 31]], "begin_suppress_tokens": [20, 30],
-    "cache_config": {"nbits": 4},
-    "cache_implementation": "static", "compile_config": {"backend": "inductor"}, "constraints": [{"ids": [4]}],
-    "early_stopping": "never", "encoder_repetition_penalty": 0.3, "eos_token_id": [2, 320],
-    "exponential_decay_length_penalty": [1, 9.0], "force_words_ids": [[9]], "forced_bos_token_id": 9, "forced_eos_token_id": 9,
-    "guidance_scale": 1.7, "length_penalty": 0.2, "max_new_tokens": 2, "max_time": 1e-9, "min_p": 0.9,
-    "no_repeat_ngram_size": 1,
+    "cache_config": {"nbits": 4}, "cache_implementation": "static", "compile_config": {"backend": "inductor"},
+    "constraints": [{"ids": [4]}], "early_stopping": "never", "encoder_repetition_penalty": 0.3,
+    "eos_token_id": [2, 320], "exponential_decay_length_penalty": [1, 9.0], "force_words_ids": [[9]],
+    "forced_bos_token_id": 9, "forced_eos_token_id": 9, "guidance_scale": 1.7, "length_penalty": 0.2,
+    "max_new_tokens": 2, "max_time": 1e-9, "min_p": 0.9, "no_repeat_ngram_size": 1,
     "num_assistant_tokens_schedule": "heuristic", "num_beams": 4, "num_return_sequences": 2, "penalty_alpha": 0.6,
     "prefill_chunk_size": 2, "prompt_lookup_num_tokens": 3, "repetition_penalty": 3.0,
     "sequence_bias": [[[7], 90.0], [[20, 30], -9.0]], "speculation_type": "dflash", "stop_strings": ["e", "rn"],
@@ -41,10 +40,12 @@ PROPER = {
     "watermarking_config": {"bias": 9.0, "greenlist_ratio": 0.5},
 }  # fmt: skip
 FIELDS = sorted(name for name in GenerationConfig().__dict__ if name not in METADATA)
-DECODING = [name for name in FIELDS if name != "dola_layers"]  # that is the affair of --layers: test_attach and test_own_config
+DECODING = [
+    name for name in FIELDS if name != "dola_layers"
+]  # that is the affair of --layers: test_generation_fields and test_own_config
 GREEDY = Decoding(4, 1.2)
 SAMPLED = Decoding(4, 1.0, sample=True, temperature=2.0, seed=5)
-HIGH, LOW = (dola.DoLaConfig(layers) for layers in ("high", "low"))
+HIGH = dola.DoLaConfig("high")
 FAILED = "failed"
 
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from dola.environment import Environment
 
 STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "not run": "dim"}
-NAMES = 19
-"""Width of the column of names."""
+NAMES = 17
+"""Width of the column of names, where none is longer."""
 
 Row = tuple[str, str]
 
@@ -42,10 +42,11 @@ def render(
 
 def _section(console: Console, title: str, rows: Iterable[Row | tuple[str, str, str]]) -> None:
     console.print(Text(f"\n{title}", style="bold"))
+    listed = list(rows)
     grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=NAMES, no_wrap=True)
+    grid.add_column(width=max(NAMES, *(len(name) + 2 for name, *_ in listed)), no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, text, *status in rows:
+    for name, text, *status in listed:
         found = Text(text)
         for word in status:
             found = Text.assemble((f"{word}: ", STYLES[word]), text)  # `+` would style the whole of it
