@@ -1,6 +1,6 @@
 """Compiled models with DoLa attached: as many compilations as plain models have on the same calls, and the same scores.
 
-Batches of 1 to 9 rows are one more than torch compiles a function for before it gives up, so that code which is compiled for each
+Batches of 1 to 9 rows are one more than torch compiles a function for before it gives up. So code that is compiled for each
 number of rows fails here.
 """
 
@@ -96,7 +96,7 @@ def test_a_wrapper_compiles_as_often_as_without_dola(base: Any, given: dict[str,
 
 
 def test_a_mix_of_calls_compiles_as_often_as_without_dola(base: Any):
-    """A wrapper and `generate` in turns, beams, processors, scores returned: what DoLa looks at then differs from call to call."""
+    """A wrapper and `generate` in turns, beams, processors, returned scores: what DoLa looks at differs from call to call."""
 
     def calls(model: Any) -> None:
         forward = torch.compile(model, backend="eager")

@@ -63,7 +63,7 @@ def _failing(original, n, error, *, after):
 STEPS = [
     *((nn.Module, "register_forward_pre_hook", n) for n in range(4)),
     *((nn.Module, "register_forward_hook", n) for n in range(3)),
-    *((Changes, "put", n) for n in range(5)),
+    *((Changes, "put", n) for n in range(7)),
     *((Changes, "enter", n) for n in range(1)),
 ]
 """What attaching to the tiny model does: its calls, counted. `test_every_step_is_in_the_list` holds the counts."""
@@ -166,7 +166,7 @@ def _interrupted_at(n, work, functions):
 
 def test_what_fails_in_the_call_itself_leaves_nothing(llama, ids):
     before = state_of(llama)
-    for settings in ({"guidance_scale": 3.0}, {"max_new_tokens": -5}, {"no_such_argument": 1}, {"dola_layers": [99]}):
+    for settings in ({"assistant_early_exit": 2}, {"max_new_tokens": -5}, {"no_such_argument": 1}, {"dola_layers": [99]}):
         with pytest.raises(ValueError):  # noqa: PT011  whatever says it
             dola.generate(llama, ids, **{**FAST, **settings})
         assert state_of(llama) == before
