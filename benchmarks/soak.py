@@ -74,11 +74,11 @@ def generations(model: Any, count: int) -> Any:
             dola.uninstall()
         else:
             try:
-                dola.generate(model, prompt, dola_layers=layers, guidance_scale=2.0, **settings)
+                dola.generate(model, prompt, dola_layers=layers, assistant_early_exit=2, **settings)
             except dola.errors.InputError:
                 pass
             else:
-                raise AssertionError("guidance_scale was not refused")
+                raise AssertionError("assistant_early_exit was not refused")
         yield number + 1
 
 

@@ -178,6 +178,7 @@ class Session:
             changes.after(head, _Hook(self, self._after_head))
         self._ordered: list[tuple[Any, int]] = [(handle.hooks_dict_ref(), handle.id) for handle in ordered]
         self._places = Places(anatomy)
+        _ = anatomy.vocabulary  # worked out now: torch.compile cannot trace it
         self._readers = readers_of(anatomy)
         self._watched_hooks = hooks_on([*self._places.owners, blocks[-1], *self._readers])
         self._seen_hooks: tuple[tuple[int, ...], ...] = ()

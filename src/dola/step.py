@@ -59,12 +59,10 @@ class Step:
         self.anatomy, self.config = anatomy, config
         self.rows = self.rows_saved = 0
         self._plans: dict[tuple[object, ...], bool] = {}
-        _ = anatomy.vocabulary  # worked out now: torch.compile cannot trace it
 
     def forget_plans(self) -> None:
         """Decide again what to read together: the model has other parts now."""
         self._plans.clear()
-        _ = self.anatomy.vocabulary
 
     def reads_together(self, hidden: Tensor, candidates: int, *, lazy: bool) -> bool:
         """Whether the head is to read the candidates with the mature rows, its input `hidden` [..., d]."""

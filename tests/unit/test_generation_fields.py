@@ -168,7 +168,8 @@ def test_an_end_token_that_the_model_cannot_write_is_said(model, made, inputs, c
 
 @pytest.mark.parametrize("name", ["pad_token_id", "eos_token_id"])
 @pytest.mark.parametrize("value", [None, 100_000, -5])
-def test_ids_to_pad_with_that_the_model_lacks_change_no_token(model, made, inputs, name, value):
+def test_ids_to_pad_with_that_the_model_lacks_change_no_token(model, inputs, name, value):
+    made = tokenizer()
     expected = rows(model, made, inputs)
     setattr(made, name, None)
     model.generation_config = GenerationConfig(**{name: value})

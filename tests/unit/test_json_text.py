@@ -96,6 +96,7 @@ ELSEWHERE = {
     "tasks/judge.py": "a request with numbers of our own, and a message",
     "tasks/data.py": "a digest, which must stay what it was",
     "bench/memory.py": "between two processes of dola",
+    "chat.py": "words as a chat template may have put them into a prompt, to compare with",
     "cli/serve.py": "settings, which DoLaConfig has checked",
 }
 """Where json.dumps may be called, and why."""

@@ -110,7 +110,7 @@ def command(
     environment = look_around()
     said = advice(environment)
     examined = None
-    if config is not None and model is not None:
+    if fits and model is not None:
         examined, more = _examine(model, config, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         said += more
     if json:
