@@ -81,7 +81,7 @@ def test_a_model(folder):
         "  layers all      0 to 5",
     ):
         assert line in lines
-    assert sum(": " in line and line.split(": ")[0].endswith(" ok") for line in lines) == 10
+    assert sum(": " in line and line.split(": ")[0].endswith(" ok") for line in lines) == 12
     assert lines[-1] == "No check failed: 10 ok."
     assert all(len(line) <= 80 for line in lines)
 

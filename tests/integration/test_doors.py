@@ -18,6 +18,8 @@ from transformers import (
     CompileConfig,
     DynamicCache,
     GenerationConfig,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
     TextGenerationPipeline,
     TextIteratorStreamer,
     TextStreamer,
@@ -494,7 +496,10 @@ def obeys(name, new):
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_constraints_are_contrast_then_mask_or_the_mature_scores(model, oracle, way, name, penalty):
-    """Step by step: the processors on the contrast or, where they leave no plausible token, on the model's own logits."""
+    """Step by step: the processors on the contrast or, where they leave no plausible token, on the model's own logits.
+
+    These decide as well where the processors but for the penalty would have them choose a token that is not plausible.
+    """
     settings = {"do_sample": False, "repetition_penalty": penalty, **COMMON, **CONSTRAINTS[name]}
     out = way(model, PROMPT, **settings)
     assert obeys(name, out[0, 10:].tolist())
@@ -508,7 +513,9 @@ def test_constraints_are_contrast_then_mask_or_the_mature_scores(model, oracle, 
         own, contrasted = (m(out[:, :length]).logits[:, -1].detach() for m in (model, oracle))
         inside = plausible(own)
         scores = processors(out[:, :length], contrasted.clone())
-        if scores.masked_fill(~inside, -torch.inf).amax() <= scores.masked_fill(inside, -torch.inf).amax():
+        constraints = LogitsProcessorList(p for p in processors if not isinstance(p, RepetitionPenaltyLogitsProcessor))
+        forced = not inside[0, constraints(out[:, :length], own.clone()).argmax()]
+        if forced or scores.masked_fill(~inside, -torch.inf).amax() <= scores.masked_fill(inside, -torch.inf).amax():
             scores = processors(out[:, :length], own.clone())
         assert int(scores.argmax()) == int(out[0, length])
 
