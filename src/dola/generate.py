@@ -18,7 +18,7 @@ from dola.anatomy import Anatomy
 from dola.attach import Session, as_config
 from dola.config import DoLaConfig
 from dola.errors import ConfigError, InputError, ModelError
-from dola.generation import current_generation
+from dola.generation import current_generation, is_aside
 from dola.wrappers import around
 
 logger = logging.getLogger("dola")
@@ -138,7 +138,7 @@ def _generate_with_dola_layers(original: Any) -> Any:
             given = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
             found = (getattr(config, "dola_layers", None) for config in (given, self.generation_config))
             layers = next((value for value in found if value is not None), None)
-        if layers is None or current_generation(self) is not None:
+        if layers is None or (current_generation(self) is not None and not is_aside(self)):
             return original(self, *args, **kwargs)
         if not isinstance(layers, DoLaConfig):
             layers = _with_layers(layers, Anatomy.of(self))
