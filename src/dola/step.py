@@ -42,6 +42,16 @@ class Reading:
     logits: Tensor
     log_z: Tensor | None = None
 
+    def of(self, logits: Tensor) -> Reading:
+        """The same without `log_z` where the mature row is not `logits`: a model may run its head for other things first."""
+        if self.log_z is None:
+            return self
+        mature = self.logits[0]
+        if logits.shape != mature.shape:
+            return Reading(self.logits)
+        same = logits.data_ptr() == mature.data_ptr() or torch.equal(logits, mature.to(logits))
+        return self if same else Reading(self.logits)
+
     def flat(self) -> Reading:
         """The same with one dimension of rows: [K+1, R, V] and [K+1, R]."""
         return Reading(self.logits.flatten(1, -2), None if self.log_z is None else self.log_z.flatten(1))
