@@ -58,7 +58,7 @@ def attach(model: Any, config: DoLaConfig | str | Sequence[int] | None = None, *
         anatomy: The parts of a model in which they are not found by themselves.
 
     Returns:
-        The attachment: a context manager with `.remove()`, also at hand as `model.dola`.
+        The attachment: a context manager with `.remove()`, also available as `model.dola`.
 
     Raises:
         AttachError: DoLa is attached to this model already.
@@ -257,7 +257,7 @@ class Session:
             self._call = None  # torch runs no hooks after Ctrl-C
 
     def forward_cost(self) -> Callable[[int], float]:
-        """Modelled time of a forward over so many tokens behind a cache, relative to one token."""
+        """Modelled time of a forward over so many tokens after a cache, relative to one token."""
         weight = next(self._lm.parameters())
         return functools.partial(
             forward_cost,
@@ -314,7 +314,7 @@ class Session:
                 self._traced.call = call
 
     def _forget_compiled_code(self) -> None:
-        """Have torch.compile trace anew what it has compiled: it does not notice that hooks have come or gone."""
+        """Have torch.compile trace again what it has compiled: it does not notice that hooks were added or removed."""
         if "torch._dynamo" in sys.modules and self._may_be_compiled():
             torch._dynamo.reset()
 
@@ -528,7 +528,7 @@ def _nothing(*arguments: Any) -> None:
 def _check_labels(labels: Any) -> None:
     if labels is not None:
         raise InputError(
-            "labels= was given: DoLa's scores are not a likelihood to train on, so there is no loss.",
+            "labels= was given: DoLa's scores are not a likelihood to train on, so they have no loss.",
             hint="call the model without labels=, or remove DoLa first: model.dola.remove()",
         )
 

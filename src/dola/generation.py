@@ -51,7 +51,7 @@ NEVER_BAN = _builtin(
     "TopPLogitsWarper",
     "TypicalLogitsWarper",
 )
-"""Processors behind which a plausible token still leads, so that nothing has to be checked."""
+"""Processors after which a plausible token still leads, so that nothing has to be checked."""
 
 ONLY_BAN = _builtin(
     "ForcedBOSTokenLogitsProcessor",
@@ -163,7 +163,7 @@ class Generation:
             )
 
     def mature_rows(self, scores: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The mature logits [B, V] behind the scores that the processors were given, and which tokens were plausible.
+        """The mature logits [B, V] of the scores that the processors were given, and which tokens were plausible.
 
         Found by value among the last forward's positions: speculative decoding processes several positions of one forward,
         and runs its processors over scores of its own that have no mature counterpart (None).

@@ -80,7 +80,7 @@ def score(
     batch_tokens: int | None = None,
     progress: bool = True,
 ) -> Scores:
-    """Teacher-forced log-likelihoods of continuations behind their contexts.
+    """Teacher-forced log-likelihoods of continuations after their contexts.
 
         scores = dola.score(model, tokenizer, ["The capital of Washington is"], [[" Olympia", " Seattle"]],
                             {"vanilla": None, "dola": dola.DoLaConfig("high")})
@@ -95,7 +95,7 @@ def score(
         contexts: One for each item.
         continuations: A list for each item.
         configs: By name: None for the model's own log-likelihood, a DoLaConfig for that of decoding with it, or a Recipe.
-        results: A file that keeps what has been found, item by item. Where it exists, the run goes on from it.
+        results: A file that keeps what has been found, item by item. Where it exists, the run continues from it.
         facts: What else `results` must be of, by name; the SHA-256 of a data set, for instance.
         batch_tokens: Tokens of a batch, padding and cached ones included.
         progress: Whether to show a progress bar on stderr.
@@ -295,7 +295,7 @@ def _sum(counts: list[dict[str, int]]) -> dict[int, int]:
 
 
 def _what_is_run(lm: Any, lines: list[_Scored], recipes: Mapping[str, Recipe], batch_tokens: int) -> dict[str, str]:
-    """What must be the same for a results file to be gone on with: everything that the numbers depend on."""
+    """What must be the same for a run to continue from a results file: everything that the numbers depend on."""
     sequences = repr([(line.item, line.place, line.tokens, line.targets) for line in lines])
     return {
         **what_model(lm),

@@ -47,9 +47,7 @@ class Reading:
         if self.log_z is None:
             return self
         mature = self.logits[0]
-        if logits.shape != mature.shape:
-            return Reading(self.logits)
-        same = logits.data_ptr() == mature.data_ptr() or torch.equal(logits, mature.to(logits))
+        same = logits.data_ptr() == mature.data_ptr() or torch.equal(logits, mature.to(logits))  # False for other shapes
         return self if same else Reading(self.logits)
 
     def flat(self) -> Reading:
@@ -95,7 +93,7 @@ class Step:
         return bool(self.anatomy.vocabulary * candidates * hidden.shape[0] <= _most_elements(hidden.device.type))
 
     def _plan(self, rows: int, candidates: int, device: str, dtype: torch.dtype, kernel: bool, lazy: bool) -> bool:
-        if self.config.raw_head:  # parity comes first: the old code's tokens hang on its rounding where scores tie
+        if self.config.raw_head:  # parity comes first: the old code's tokens depend on its rounding where scores tie
             return False
         if self.anatomy.vocabulary * rows * candidates > _most_elements(device):
             return False
@@ -131,7 +129,7 @@ class Step:
             read: The candidates' logits, where they have been read together with the mature ones, or the K captures [R, d].
             lazy: Whether rows with a single plausible token may go without a contrast.
         """
-        if not torch.compiler.is_compiling():  # a counter would have compiled code made anew at every step
+        if not torch.compiler.is_compiling():  # a counter would have torch compile again at every step
             self.rows += len(mature)
         if isinstance(read, Reading):
             return self._contrast(mature, read, lazy)

@@ -381,24 +381,26 @@ REMOVALS = {
 
 
 @pytest.mark.parametrize("take", REMOVALS.values(), ids=REMOVALS)
-def test_hooks_that_somebody_took_off_are_missed(llama, ids, take):
+def test_hooks_that_somebody_took_off_are_missed(ids, take):
     """As scripts do that clear all hooks at their end. Without the error the logits are plain, in silence."""
-    plain = llama(ids).logits
-    with dola.attach(llama, "high"):
-        llama(ids)
-        take(llama)
+    model = tiny("llama")
+    plain = model(ids).logits
+    with dola.attach(model, "high"):
+        model(ids)
+        take(model)
         with pytest.raises(dola.DolaError):
-            llama(ids)
+            model(ids)
         with pytest.raises(AttachError, match="Something removed DoLa's hooks from LlamaForCausalLM"):
-            llama.generate(ids, max_new_tokens=1, do_sample=False)
-    assert torch.equal(llama(ids).logits, plain)
+            model.generate(ids, max_new_tokens=1, do_sample=False)
+    assert torch.equal(model(ids).logits, plain)
 
 
-def test_generate_misses_all_hooks_together(llama, ids):
-    with dola.attach(llama, "high"):
-        clear("_forward_hooks", "_forward_pre_hooks")(llama)
+def test_generate_misses_all_hooks_together(ids):
+    model = tiny("llama")
+    with dola.attach(model, "high"):
+        clear("_forward_hooks", "_forward_pre_hooks")(model)
         with pytest.raises(AttachError, match="Something removed DoLa's hooks"):
-            llama.generate(ids, max_new_tokens=1, do_sample=False)
+            model.generate(ids, max_new_tokens=1, do_sample=False)
 
 
 def test_a_generate_that_somebody_kept_is_plain_after_remove(ids):
