@@ -6,7 +6,7 @@ decoders share:
     embeddings -> blocks[0] .. blocks[N-1] -> final norm -> (projection) -> head -> (soft-cap or scale) -> logits
                   |________ candidates ________|            |____________________ readout ___________________|
 
-A wrong guess cannot pass in silence: on the first forward the readout of the last block is compared with the model's logits.
+A wrong guess is always noticed: on the first forward the readout of the last block is compared with the model's logits.
 What structure cannot tell of a model type is said in `adapters.py`, or by others: `register_anatomy`.
 """
 
@@ -161,7 +161,7 @@ class Anatomy:
         Args:
             hidden: Residual stream after any block. Any leading shape; rows do not influence one another.
             final_norm: False skips the final norm only.
-            logit_transform: False skips the soft-cap or scale behind the head.
+            logit_transform: False skips the soft-cap or scale after the head.
         """
         logits = self._read_head(self.head_input(hidden, final_norm=final_norm))
         return logits if self.logit_transform is None or not logit_transform else self.logit_transform(logits)
@@ -215,7 +215,7 @@ class Anatomy:
 
     @torch.no_grad()
     def _check_rows(self, hidden: Tensor) -> None:
-        """Raise ModelError where the head's logits of a row hang on the rows beside it: a layer then has no logits of its own.
+        """Raise ModelError where the head's logits of a row depend on the rows beside it: a layer has none of its own then.
 
         So it is where a head rounds all its inputs by one scale, made from the largest of them (int8 activations "per tensor"):
         beside a row that is a hundred times larger, little is left of a row. One that rounds each row by itself keeps it. And
@@ -276,18 +276,18 @@ def _find_blocks(lm: Any, config: Any) -> tuple[str, nn.ModuleList]:
 
 def _find_final_norm(lm: nn.Module, path: str, blocks: nn.ModuleList) -> Step | None:
     """The norm beside the blocks: the last one registered after them, or one that calls itself final. Where there is none, the
-    norm behind the module that holds them, as RoBERTa-PreLayerNorm has it."""
-    norms, behind_blocks = [], False
+    norm after the module that holds them, as RoBERTa-PreLayerNorm has it."""
+    norms, after_blocks = [], False
     for name, child in lm.get_submodule(path.rpartition(".")[0]).named_children():
-        if _is_norm(name, child) and (behind_blocks or "final" in name):
+        if _is_norm(name, child) and (after_blocks or "final" in name):
             norms.append((name, child))
-        behind_blocks = behind_blocks or child is blocks
+        after_blocks = after_blocks or child is blocks
     if norms:
-        return next((norm for name, norm in norms if name == "norm"), norms[-1][1])  # Gemma 4 has one for its inputs behind it
+        return next((norm for name, norm in norms if name == "norm"), norms[-1][1])  # Gemma 4 has one for its inputs after it
     above, _, holder = path.rpartition(".")[0].rpartition(".")
     around = dict(lm.get_submodule(above).named_children()) if above else {}
-    behind = list(around.items())[list(around).index(holder) + 1 :] if holder in around else []
-    return next((child for name, child in behind if "norm" in type(child).__name__.lower()), None)
+    after = list(around.items())[list(around).index(holder) + 1 :] if holder in around else []
+    return next((child for name, child in after if "norm" in type(child).__name__.lower()), None)
 
 
 def _find_projection(lm: nn.Module, owner: nn.Module) -> Step | None:

@@ -30,12 +30,12 @@ from dola.compiled import not_compiled_alone
 from dola.config import DoLaConfig
 from dola.cost import forward_cost
 from dola.errors import AttachError, CaptureError, ConfigError, InputError, ModelError
-from dola.generation import FOLLOWS_THREADS, Generation, check_not_empty, current_generation, is_compiled, run, tapped
+from dola.generation import FOLLOWS_THREADS, Generation, check_not_empty, current_generation, is_aside, is_compiled, run, tapped
 from dola.generation_fields import own_layers
 from dola.gradients import check_transforms, without_gradient
 from dola.hidden import check_eval
 from dola.layers import candidate_layers, check_indices
-from dola.places import Places, foreign_hooks, hooks_on, last_in, readers_of
+from dola.places import Places, Watch, foreign_hooks, last_in, readers_of
 from dola.step import Reading, Step
 from dola.wrappers import around, inside
 
@@ -58,7 +58,7 @@ def attach(model: Any, config: DoLaConfig | str | Sequence[int] | None = None, *
         anatomy: The parts of a model in which they are not found by themselves.
 
     Returns:
-        The attachment: a context manager with `.remove()`, also at hand as `model.dola`.
+        The attachment: a context manager with `.remove()`, also available as `model.dola`.
 
     Raises:
         AttachError: DoLa is attached to this model already.
@@ -113,6 +113,7 @@ class Call:
     last_block_ran: bool = False
     mature: Tensor | None = None
     reading: Reading | None = None
+    head_runs: bool = False  # with the candidates' rows in its input
     last_output: Any = None  # where a backward pass could follow: what the last block returned
 
 
@@ -180,9 +181,7 @@ class Session:
         self._places = Places(anatomy)
         _ = anatomy.vocabulary  # worked out now: torch.compile cannot trace it
         self._readers = readers_of(anatomy)
-        self._watched_hooks = hooks_on([*self._places.owners, blocks[-1], *self._readers])
-        self._seen_hooks: tuple[tuple[int, ...], ...] = ()
-        self._readout_checked = False
+        self._others = Watch([*self._places.owners, blocks[-1], *self._readers])
         self._look_at_hooks()
 
     def _undo(self) -> None:
@@ -190,21 +189,29 @@ class Session:
         self._changes.undo()
 
     def _keep_up(self) -> None:
-        """Follow what others did to the model since the last forward: parts that they replaced, hooks that they put on."""
+        """Follow what others did to the model since the last forward: parts that they replaced, hooks that they put on.
+
+        Raises:
+            AttachError: They took DoLa's own hooks off.
+            ModelError: As `_follow`.
+        """
+        if self._changes.are_lost() or self._part_changes.are_lost():
+            raise AttachError(
+                f"Something removed DoLa's hooks from {type(self._lm).__name__}: its logits would be plain.",
+                hint="call model.dola.remove(), and attach again",
+            )
         if (path := self._places.changed()) is not None:
             self._follow(path)
         for hooks, key in self._ordered:
             last_in(hooks, key)
-        seen = tuple(map(tuple, self._watched_hooks))
-        if seen != self._seen_hooks:
-            self._seen_hooks = seen
-            self._readout_checked = False
+        if self._others.changed():
             self._look_at_hooks()
 
     def _look_at_hooks(self) -> None:
         """Whether others have hooks that may change what lies between the last block and the logits."""
         self._readers_hooked = bool(foreign_hooks(self._readers))
-        self._answer_hooked = bool(foreign_hooks(self._places.owners))
+        self._hooked = self._readers_hooked or bool(foreign_hooks(self._places.owners))
+        self._readout_checked = False
 
     def _follow(self, path: str) -> None:
         """Find the parts of the model again, one of which is no longer what it was.
@@ -219,6 +226,7 @@ class Session:
             raise self._changed(path)
         self._part_changes.undo()
         self.anatomy = self._step.anatomy = found
+        self.layers = candidate_layers(self.config.layers, found.num_layers, tied=found.tied)
         self._step.forget_plans()
         self._hook_parts(found)
         self._forget_compiled_code()
@@ -249,7 +257,7 @@ class Session:
             self._call = None  # torch runs no hooks after Ctrl-C
 
     def forward_cost(self) -> Callable[[int], float]:
-        """Modelled time of a forward over so many tokens behind a cache, relative to one token."""
+        """Modelled time of a forward over so many tokens after a cache, relative to one token."""
         weight = next(self._lm.parameters())
         return functools.partial(
             forward_cost,
@@ -306,7 +314,7 @@ class Session:
                 self._traced.call = call
 
     def _forget_compiled_code(self) -> None:
-        """Have torch.compile trace anew what it has compiled: it does not notice that hooks have come or gone."""
+        """Have torch.compile trace again what it has compiled: it does not notice that hooks were added or removed."""
         if "torch._dynamo" in sys.modules and self._may_be_compiled():
             torch._dynamo.reset()
 
@@ -338,19 +346,25 @@ class Session:
         return capture
 
     def _capture_last(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if (call := self._call) is not None:
-            call.last_block_ran = True
-            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-                call.last_output = output
-        if torch.compiler.is_compiling() or not self._readout_checked:  # compiled code would be made again once it is checked
+        call = self._call_of(self.anatomy.num_layers)
+        call.last_block_ran = True
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            call.last_output = output
+        # Compiled code would be made again once the readout is checked.
+        if torch.compiler.is_compiling() or self._hooked or not self._readout_checked:
             self._keep_hidden(self.anatomy.num_layers, output)
 
-    def _keep_hidden(self, layer: int, passed: Any) -> None:
+    def _call_of(self, layer: int) -> Call:
+        """The forward that runs a layer."""
         if (call := self._call) is None:
             raise CaptureError(
                 f"Layer {layer} of {type(self._lm).__name__} ran outside a call of the model, so its logits would be plain.",
                 hint=self._hint_outside(),
             )
+        return call
+
+    def _keep_hidden(self, layer: int, passed: Any) -> None:
+        call = self._call_of(layer)
         # A copy: a view would keep the whole prompt's states alive, and some blocks add to their input in place.
         call.hidden[layer] = select_positions(self.anatomy.residual(passed).detach(), call.keep).clone()
 
@@ -405,16 +419,14 @@ class Session:
             )
         if (last := call.hidden.pop(self.anatomy.num_layers, None)) is None:
             return
-        if self._readers_hooked:  # whatever these hooks go by, positions and shapes included, the candidates are read like this
-            if logits.isfinite().any():
-                self.anatomy.check_readout(last, logits)
-            return
-        if self._readout_checked:
+        if self._hooked and logits.isfinite().any():  # whatever these hooks go by, positions and shapes included
+            self.anatomy.check_readout(last, logits)
+        if self._readers_hooked or self._readout_checked:
             return
         row = logits.flatten(0, -2)[-1:]
         if row.amax().isfinite():  # padding may be NaN, and then says nothing
             self.anatomy.check_readout(last.flatten(0, -2)[-1:], row)
-            self._readout_checked = not self._answer_hooked
+            self._readout_checked = True
 
     @torch.no_grad()
     def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -428,7 +440,7 @@ class Session:
             return None  # the head was given other positions; what that means is found out after the forward
         if not self._step.reads_together(hidden, len(captures), lazy=self._is_lazy()):
             return None
-        rows = self._step.rows_to_read(hidden, captures)
+        rows, call.head_runs = self._step.rows_to_read(hidden, captures), True
         if (read := self._step.read_by_kernel(rows)) is not None:
             call.mature, call.reading = read
             return hidden[:0], *args[1:]  # nothing is left to do for the module
@@ -437,8 +449,9 @@ class Session:
 
     def _after_head(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         call = self._call
-        if call is None or call.mature is None:
+        if call is None or not call.head_runs:
             return None
+        call.head_runs = False  # another run of the head in this forward is the model's own
         if call.reading is None:
             logits = output.unflatten(0, (len(self.layers) + 1, -1))
             call.mature, call.reading = logits[0], Reading(logits)
@@ -453,7 +466,7 @@ class Session:
     def _contrast(self, call: Call, logits: Tensor) -> Tensor:
         """Scores for all rows of a forward: [..., V], float32 or better."""
         if call.reading is not None:
-            read: Reading | list[Tensor] = call.reading.flat()
+            read: Reading | list[Tensor] = call.reading.of(logits).flat()
         elif self._readers_hooked:
             read = self._read_as_the_model_does(call, logits).flat()
         else:
@@ -501,14 +514,21 @@ class _Hook:
     def __call__(self, module: nn.Module, *arguments: Any) -> Any:
         return self.hook(module, *arguments) if self.session.is_concerned() else None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        return _nothing  # of a part, as PEFT makes one of what it trains; of the whole model, `model.dola` refuses a copy
+
     def __reduce__(self) -> NoReturn:
         self.session.__reduce__()
+
+
+def _nothing(*arguments: Any) -> None:
+    """What a copy of a part has in place of a hook."""
 
 
 def _check_labels(labels: Any) -> None:
     if labels is not None:
         raise InputError(
-            "labels= was given: DoLa's scores are not a likelihood to train on, so there is no loss.",
+            "labels= was given: DoLa's scores are not a likelihood to train on, so they have no loss.",
             hint="call the model without labels=, or remove DoLa first: model.dola.remove()",
         )
 
@@ -528,8 +548,11 @@ class Attachment(Session):
 
     def remove(self) -> None:
         """Give the model back as it was. Calling it again does nothing."""
-        if self._lm.__dict__.get("dola") is self:
+        if self._is_attached():
             super().remove()
+
+    def _is_attached(self) -> bool:
+        return vars(self._lm).get("dola") is self
 
     def __repr__(self) -> str:
         layers = ", ".join(map(str, self.layers))
@@ -538,12 +561,18 @@ class Attachment(Session):
     def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the model's own `generate` with DoLa, whose layers a call cannot change.
 
+        A call that a processor of another one makes is plain, as its forwards are, unless it asks for `dola_layers`.
+
         Raises:
             InputError: `dola_layers` of the call, or of its generation config, that are not the attached ones.
         """
+        if not self._is_attached():  # somebody has kept this `generate`
+            return original(*args, **kwargs)
         config = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
         asked = kwargs.pop("dola_layers", None)
         asked = own_layers(config) if asked is None else asked
+        if asked is None and is_aside(self._lm):
+            return original(*args, **kwargs)
         given = self.config if asked is None else as_config(asked, self.anatomy)
         if given.layers != self.config.layers or (isinstance(asked, DoLaConfig) and asked != self.config):
             raise InputError(

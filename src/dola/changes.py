@@ -24,16 +24,25 @@ class Changes:
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
+        self._hooks: list[tuple[nn.Module, str, int]] = []
 
     def before(self, module: nn.Module, hook: Callable[..., Any], **options: Any) -> RemovableHandle:
         """Call `hook` before each forward of `module`; options as of `register_forward_pre_hook`."""
         self._undo.append(functools.partial(_unhook, module, hook, set()))
-        return module.register_forward_pre_hook(hook, **options)
+        return self._noted(module, "_forward_pre_hooks", module.register_forward_pre_hook(hook, **options))
 
     def after(self, module: nn.Module, hook: Callable[..., Any], **options: Any) -> RemovableHandle:
         """Call `hook` after each forward of `module`; options as of `register_forward_hook`."""
         self._undo.append(functools.partial(_unhook, module, hook, set()))
-        return module.register_forward_hook(hook, **options)
+        return self._noted(module, "_forward_hooks", module.register_forward_hook(hook, **options))
+
+    def _noted(self, module: nn.Module, table: str, handle: RemovableHandle) -> RemovableHandle:
+        self._hooks.append((module, table, handle.id))
+        return handle
+
+    def are_lost(self) -> bool:
+        """Whether somebody else has taken one of these hooks off."""
+        return any(key not in getattr(module, table) for module, table, key in self._hooks)
 
     def put(self, owner: Any, name: str, value: Any) -> None:
         """Set an attribute of the instance `owner`. One that somebody else has set since stays when this is undone."""
@@ -47,6 +56,7 @@ class Changes:
 
     def undo(self) -> None:
         """Undo all of them. Interrupted, the next call does the rest; without any left, do nothing."""
+        self._hooks.clear()
         while self._undo:
             self._undo[-1]()
             self._undo.pop()

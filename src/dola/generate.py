@@ -18,7 +18,7 @@ from dola.anatomy import Anatomy
 from dola.attach import Session, as_config
 from dola.config import DoLaConfig
 from dola.errors import ConfigError, InputError, ModelError
-from dola.generation import current_generation
+from dola.generation import current_generation, is_aside
 from dola.wrappers import around
 
 logger = logging.getLogger("dola")
@@ -39,7 +39,7 @@ def generate(model: Any, *args: Any, dola_layers: DoLaConfig | str | Sequence[in
             are the `dola_layers` of `generation_config=`, then those of `model.generation_config`, then "high".
 
     Returns:
-        What `model.generate` returns. `scores` are the contrast behind the processors, `logits` the model's own.
+        What `model.generate` returns. `scores` are the contrast after the processors, `logits` the model's own.
 
     Raises:
         AttachError: DoLa is attached to this model already.
@@ -62,7 +62,8 @@ def install(config: DoLaConfig | None = None) -> None:
     settings = DoLaConfig() if config is None else config
     if not isinstance(settings, DoLaConfig):
         raise ConfigError(
-            f"install(config={config!r}) is no DoLaConfig.", hint="write dola.install() or dola.install(DoLaConfig.reference())"
+            f"install(config={config!r}) is not a DoLaConfig.",
+            hint="write dola.install() or dola.install(DoLaConfig.reference())",
         )
     if settings != DoLaConfig.reference(settings.layers):
         _once(
@@ -88,7 +89,7 @@ def uninstall() -> None:
 
 _installed: DoLaConfig | None = None
 _originals: dict[tuple[Any, str], Any] = {}
-"""What stood in the places of the methods that `install` replaces, by class and name."""
+"""The methods of transformers that `install` replaces, by class and name."""
 
 
 def _put(kind: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
@@ -138,7 +139,7 @@ def _generate_with_dola_layers(original: Any) -> Any:
             given = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
             found = (getattr(config, "dola_layers", None) for config in (given, self.generation_config))
             layers = next((value for value in found if value is not None), None)
-        if layers is None or current_generation(self) is not None:
+        if layers is None or (current_generation(self) is not None and not is_aside(self)):
             return original(self, *args, **kwargs)
         if not isinstance(layers, DoLaConfig):
             layers = _with_layers(layers, Anatomy.of(self))

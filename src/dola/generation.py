@@ -15,10 +15,10 @@ import copy
 import functools
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from transformers.generation import logits_process as builtin
 from dola.changes import Changes
 from dola.contrast import plausible
 from dola.drafts import Drafts
-from dola.errors import InputError
+from dola.errors import AttachError, InputError
 from dola.wrappers import unwrap
 
 
@@ -51,7 +51,7 @@ NEVER_BAN = _builtin(
     "TopPLogitsWarper",
     "TypicalLogitsWarper",
 )
-"""Processors behind which a plausible token still leads, so that nothing has to be checked."""
+"""Processors after which a plausible token still leads, so that nothing has to be checked."""
 
 ONLY_BAN = _builtin(
     "ForcedBOSTokenLogitsProcessor",
@@ -71,6 +71,10 @@ MAY_RUN_MODEL = _builtin("PrefixConstrainedLogitsProcessor", "UnbatchedClassifie
 
 BANNED = -1e4
 """Scores at or below this were set there to ban a token: some processors write -inf, some the lowest float."""
+
+
+MOST_COPIED = 10_000
+"""Entries of a processor's list or table that is still taken for a state."""
 
 
 @dataclass
@@ -159,7 +163,7 @@ class Generation:
             )
 
     def mature_rows(self, scores: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The mature logits [B, V] behind the scores that the processors were given, and which tokens were plausible.
+        """The mature logits [B, V] of the scores that the processors were given, and which tokens were plausible.
 
         Found by value among the last forward's positions: speculative decoding processes several positions of one forward,
         and runs its processors over scores of its own that have no mature counterpart (None).
@@ -195,6 +199,12 @@ def current_generation(lm: Any) -> Generation | None:
     state = _traced if torch.compiler.is_compiling() and not FOLLOWS_THREADS else _thread
     generation = state.generation
     return generation if generation is not None and generation.lm is lm else None
+
+
+def is_aside(lm: Any) -> bool:
+    """Whether this thread is in a processor or a stopping criterion of a contrasted call of `lm`: what it runs is plain."""
+    generation = current_generation(lm)
+    return generation is not None and generation.aside
 
 
 def uncompiled() -> AbstractContextManager[None]:
@@ -243,6 +253,9 @@ class _Taps:
 
     changes: Changes
     callers: set[object]
+
+    def __reduce__(self) -> NoReturn:
+        raise AttachError("A model cannot be copied or pickled while DoLa decodes with it.", hint="copy it before or after")
 
 
 _TAPS_NAME = "_dola_taps"
@@ -303,6 +316,8 @@ def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **k
                 hint="leave constraints out there, or use generate without paged attention",
             )
         return processors  # a plain call in another thread
+    if generation.aside:
+        return processors  # a plain call by a processor of this one
     generation.prepare(kwargs.get("generation_config", args[0] if args else None))
     generation.lazy &= all(isinstance(processor, NEVER_BAN + ONLY_BAN) for processor in processors)
     generation.keeps_rows = bool(can_ban)
@@ -327,7 +342,7 @@ def _prepare_generation_config(lm: Any, original: Callable[..., Any], *args: Any
 def _get_candidate_generator(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Prompt lookup is held to what pays; an assistant model paces itself."""
     candidates, generation = original(*args, **kwargs), current_generation(lm)
-    if generation is None or not isinstance(candidates, PromptLookupCandidateGenerator):
+    if generation is None or generation.aside or not isinstance(candidates, PromptLookupCandidateGenerator):
         return candidates
     return Drafts(candidates, generation.owner.forward_cost())
 
@@ -335,7 +350,7 @@ def _get_candidate_generator(lm: Any, original: Callable[..., Any], *args: Any, 
 def _get_stopping_criteria(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> StoppingCriteriaList:
     criteria: StoppingCriteriaList = original(*args, **kwargs)
     generation = current_generation(lm)
-    if generation is None:
+    if generation is None or generation.aside:
         return criteria
     generation.may_run_model |= may_run_model(criteria)
     return Criteria(criteria, generation)
@@ -440,12 +455,12 @@ class MatureFallback(Watch):
     """The processors of one `generate` call, with rows that lost their plausible set decided by the mature logits.
 
     Two kinds of rows are decided so: those in which the last plausible token was banned, and those in which a bias lifts an
-    implausible token so high that plain decoding with the same biases and bans would choose it. The gap below the plausible set
-    is no part of what a bias of 100 was meant to bridge.
+    implausible token so high that plain decoding with the same biases and bans would choose it. A bias of 100 was not meant to
+    bridge the gap below the plausible set. Where a later processor bans that token, the contrast decides again.
 
     Each processor runs once per step, as it does without DoLa, because grammars keep state. Only when such a row comes up are
-    the processors so far applied to its mature logits too: a mask is carried over as it stands, of anything else a copy is
-    called, in the state that it was in. From there on the row goes the way of all rows.
+    the processors so far applied to its mature logits too: a mask is carried over unchanged, of anything else a copy is
+    called, in the state that it was in. The processors after that see the mature scores of the row.
     """
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
@@ -458,28 +473,29 @@ class MatureFallback(Watch):
             return self._decide(input_ids, scores, *found, **kwargs)
 
     def _decide(self, input_ids: Tensor, scores: Tensor, mature: Tensor, plausible_tokens: Tensor, **kwargs: Any) -> Tensor:
-        passed: list[_Applied] = []
-        alive = torch.ones(len(scores), dtype=torch.bool, device=scores.device)  # rows still decided by the contrast
-        biases: list[_Applied] = []  # what bans or lifts: all but penalties and warpers
-        own = mature
+        decisive, biased = _Path(mature), _Path(mature)  # with everything on them, and without penalties and warpers
+        kept = _Path(scores)  # the contrast of forced rows
+        lost = forced = decided = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
         for processor in self:
             before, state = scores.clone(), _copied(processor)  # some processors write into what they are given
             self._generation.ran_aside = False
             scores = _apply(processor, input_ids, scores, kwargs)
             step = _Applied(state, before, scores.clone(), self._generation.ran_aside)
-            passed.append(step)
+            decisive.steps.append(step)
+            kept.steps.append(step)
             if isinstance(processor, NEVER_BAN):
                 continue
-            biases.append(step)
-            lost = alive & _lost_plausible(scores, plausible_tokens)
-            if step.lifts(plausible_tokens):
-                lost |= alive & _forced(biases, input_ids, own, plausible_tokens, kwargs)
-            if lost.any():
-                for step in passed:
-                    mature = step.on_mature(input_ids, mature, kwargs)
-                passed = []
-                scores = torch.where(lost[:, None], mature, scores)
-                alive &= ~lost
+            biased.steps.append(step)
+            lost = lost | (~forced & _lost_plausible(scores, plausible_tokens))
+            if forced.any() or step.lifts(plausible_tokens):
+                chosen = biased.follow(input_ids, kwargs).argmax(dim=-1, keepdim=True)
+                forced = ~lost & ~plausible_tokens.gather(-1, chosen)[:, 0]
+            was, decided = decided, lost | forced
+            if not torch.equal(was, decided):
+                contrast = torch.where(was[:, None], kept.follow(input_ids, kwargs), scores) if was.any() else scores
+                scores = torch.where((decided & ~was)[:, None], decisive.follow(input_ids, kwargs), scores)
+                scores = torch.where((was & ~decided)[:, None], contrast, scores)
+                kept = _Path(contrast)
         return scores
 
 
@@ -497,18 +513,33 @@ class _Applied:
         known = isinstance(self.processor, ONLY_BAN) or self.ran_model
         return not known and bool(((self.after > self.before) & ~plausible_tokens).any())
 
-    def on_mature(self, input_ids: Tensor, mature: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    def on(self, scores: Tensor, input_ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """What it makes of other scores."""
         changed = self.after != self.before
         if (self.after[changed] <= BANNED).all():  # it did nothing but ban
-            return torch.where(changed, self.after, mature)
+            return torch.where(changed, self.after, scores)
         if self.ran_model:
             name = type(self.processor).__name__
             raise InputError(
-                f"{name} runs the model, so it cannot be applied to the mature scores as well. A row needs that, because every "
-                "plausible token of it is banned.",
-                hint=f"leave out {name}, or the constraint that bans tokens",
+                f"{name} runs the model, so it cannot be applied to the mature scores as well. A row needs that: its plausible "
+                "tokens are banned, or a bias lifts another token.",
+                hint=f"leave out {name}, or the constraint or bias",
             )
-        return _apply(_copied(self.processor), input_ids, mature.clone(), kwargs)
+        return _apply(_copied(self.processor), input_ids, scores.clone(), kwargs)
+
+
+@dataclass
+class _Path:
+    """Scores, and the processors that have not been applied to them yet."""
+
+    scores: Tensor
+    steps: list[_Applied] = field(default_factory=list)
+
+    def follow(self, input_ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """The scores with all of them applied."""
+        while self.steps:
+            self.scores = self.steps.pop(0).on(self.scores, input_ids, kwargs)
+        return self.scores
 
 
 def _apply(processor: Any, input_ids: Tensor, scores: Tensor, kwargs: dict[str, Any]) -> Tensor:
@@ -517,20 +548,25 @@ def _apply(processor: Any, input_ids: Tensor, scores: Tensor, kwargs: dict[str, 
 
 
 def _copied(processor: Any) -> Any:
-    """A processor that keeps the state it has now: some count their calls."""
-    try:
-        return copy.copy(processor)
-    except Exception:  # one that cannot be copied
+    """A processor in the state that it has now: some count their calls, or keep what they have seen in a list or an object.
+
+    Models, tensors and large tables are shared: a copy of them would be felt at each step.
+    """
+    if isinstance(processor, NEVER_BAN + ONLY_BAN):  # without a state
         return processor
+    copied = _copy(processor)
+    for name, value in vars(copied).items() if copied is not processor else ():
+        is_large = isinstance(value, Sized) and len(value) > MOST_COPIED
+        if not (is_large or isinstance(value, (Tensor, torch.nn.Module))):
+            vars(copied)[name] = _copy(value)
+    return copied
 
 
-def _forced(
-    biases: list[_Applied], input_ids: Tensor, mature: Tensor, plausible_tokens: Tensor, kwargs: dict[str, Any]
-) -> Tensor:
-    """Rows [B] in which plain decoding with the same biases and bans would choose a token that is not plausible."""
-    for step in biases:
-        mature = step.on_mature(input_ids, mature, kwargs)
-    return ~plausible_tokens.gather(-1, mature.argmax(dim=-1, keepdim=True))[:, 0]
+def _copy(value: Any) -> Any:
+    try:
+        return copy.copy(value)
+    except Exception:  # generators, locks
+        return value
 
 
 def _lost_plausible(scores: Tensor, plausible_tokens: Tensor) -> Tensor:

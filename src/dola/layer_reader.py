@@ -24,6 +24,7 @@ from dola.hidden import captured, few_logits
 from dola.layer_scores import compare_whole
 from dola.layer_trace import PlausibleToken, TokenTrace
 from dola.layers import candidate_layers
+from dola.places import is_hooked_outside
 from dola.step import chunk_rows
 
 LISTED = 20
@@ -73,9 +74,12 @@ class LayerReader:
         lm, last = self.anatomy.lm, self.anatomy.num_layers
         row = torch.tensor([ids], device=lm.device)
         with captured(self.anatomy, range(last)) as hidden:
-            logits = lm(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False, **few_logits(lm)).logits
+            whole = is_hooked_outside(self.anatomy)
+            few = {} if whole else few_logits(lm)
+            logits = lm(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False, **few).logits
             if logits[:, -1].amax().isfinite():  # or `_check_finite` says what is wrong
-                self.anatomy.check_readout(hidden[last][:, -1], logits[:, -1])
+                rows = slice(None) if whole else slice(-1, None)
+                self.anatomy.check_readout(hidden[last][0, rows], logits[0, rows])
             streams = {layer: states[0] for layer, states in hidden.items()}
         device = streams[last].device
         size = chunk_rows(device.type, BUFFERS * self.anatomy.vocabulary)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dola.anatomy import Anatomy
 
 Hooks = OrderedDict[int, Callable[..., Any]]
+_EVERYWHERE: tuple[Hooks, ...] = (nn_module._global_forward_pre_hooks, nn_module._global_forward_hooks)  # type: ignore[assignment]
+"""Hooks that torch runs on all modules."""
 
 
 class Places:
@@ -100,6 +102,23 @@ def hooks_on(modules: Iterable[nn.Module]) -> tuple[Hooks, ...]:
     return tuple(hooks for pair in both for hooks in pair)  # type: ignore[misc]
 
 
+class Watch:
+    """What others may put on modules: hooks, also those that torch runs on all modules, and forwards of instances."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._modules = list(modules)
+        self._hooks = (*hooks_on(self._modules), *_EVERYWHERE)
+        self._seen = self._look()
+
+    def changed(self) -> bool:
+        """Whether something has come or gone since the last call."""
+        before, self._seen = self._seen, self._look()
+        return before != self._seen
+
+    def _look(self) -> tuple[object, ...]:
+        return (*map(tuple, self._hooks), *(vars(module).get("forward") for module in self._modules))
+
+
 def is_foreign(hook: Callable[..., Any]) -> bool:
     """Whether a hook is neither ours nor one with which transformers collects hidden states."""
     origin = getattr(getattr(hook, "func", hook), "__module__", None) or ""
@@ -108,20 +127,26 @@ def is_foreign(hook: Callable[..., Any]) -> bool:
 
 def foreign_hooks(modules: Iterable[nn.Module]) -> list[Callable[..., Any]]:
     """The hooks of others on modules, and those that torch runs on all modules."""
-    everywhere = (nn_module._global_forward_pre_hooks, nn_module._global_forward_hooks)
-    return [hook for hooks in (*hooks_on(modules), *everywhere) for hook in tuple(hooks.values()) if is_foreign(hook)]
+    return [hook for hooks in (*hooks_on(modules), *_EVERYWHERE) for hook in tuple(hooks.values()) if is_foreign(hook)]
+
+
+def is_hooked_outside(anatomy: Anatomy) -> bool:
+    """Whether others have hooks on the causal LM or on a module that holds parts: these may change some positions alone."""
+    return bool(foreign_hooks(Places(anatomy).owners))
 
 
 def describe_hooks(anatomy: Anatomy) -> str:
-    """The hooks of others on the last block and on what comes after it, each with its place; empty where there are none."""
+    """The hooks of others on the last block and on what comes after it, each with its place, and forwards that they replaced;
+    empty where there are none."""
     paths = {id(module): path for path, module in anatomy.lm.named_modules()}
     around = (*Places(anatomy).owners, *anatomy.blocks[-1:], *readers_of(anatomy))
     modules = {id(module): module for module in around}
-    found = [
-        f"{_name(hook)} on {paths.get(key) or type(module).__name__}"
-        for key, module in modules.items()
-        for hook in foreign_hooks([module])
-    ]
+    found = []
+    for key, module in modules.items():
+        place = paths.get(key) or type(module).__name__
+        found += [f"{_name(hook)} on {place}" for hook in foreign_hooks([module])]
+        if "forward" in vars(module) and not hasattr(module, "_hf_hook"):  # accelerate's, which moves weights
+            found.append(f"{_name(vars(module)['forward'])} as the forward of {place}")
     return ", ".join(dict.fromkeys(found))
 
 

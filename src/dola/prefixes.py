@@ -118,14 +118,23 @@ class Runner:
         sequences: Those of the tree.
         wanted: Which batches are to run; what only others need does not run.
         before: Called before each forward, with the batch that it runs or, for what others share, None.
+        whole: Whether the logits of all positions are needed.
 
     Attributes:
         logits: Of the last forward, [B, T, V] or of the last position alone.
     """
 
-    def __init__(self, lm: Any, sequences: Sequence[Line], wanted: set[Batch], before: Callable[[Batch | None], None]) -> None:
+    def __init__(
+        self,
+        lm: Any,
+        sequences: Sequence[Line],
+        wanted: set[Batch],
+        before: Callable[[Batch | None], None],
+        *,
+        whole: bool = False,
+    ) -> None:
         self._lm, self._sequences, self._wanted, self._before = lm, sequences, wanted, before
-        self._few, self._cache_name = few_logits(lm), cache_name(lm)
+        self._few, self._cache_name = {} if whole else few_logits(lm), cache_name(lm)
         self.logits: Tensor | None = None
 
     @torch.no_grad()

@@ -27,6 +27,7 @@ from dola.encoding import Encoder
 from dola.errors import InputError
 from dola.hidden import captured, cut_left, window
 from dola.layer_scores import LayerScorer, TokenScores
+from dola.places import is_hooked_outside
 from dola.prefixes import Batch, Line, Runner, plan, shares_prefixes
 from dola.recipe import Recipe
 from dola.results_file import ResultsFile, what_model
@@ -79,7 +80,7 @@ def score(
     batch_tokens: int | None = None,
     progress: bool = True,
 ) -> Scores:
-    """Teacher-forced log-likelihoods of continuations behind their contexts.
+    """Teacher-forced log-likelihoods of continuations after their contexts.
 
         scores = dola.score(model, tokenizer, ["The capital of Washington is"], [[" Olympia", " Seattle"]],
                             {"vanilla": None, "dola": dola.DoLaConfig("high")})
@@ -94,7 +95,7 @@ def score(
         contexts: One for each item.
         continuations: A list for each item.
         configs: By name: None for the model's own log-likelihood, a DoLaConfig for that of decoding with it, or a Recipe.
-        results: A file that keeps what has been found, item by item. Where it exists, the run goes on from it.
+        results: A file that keeps what has been found, item by item. Where it exists, the run continues from it.
         facts: What else `results` must be of, by name; the SHA-256 of a data set, for instance.
         batch_tokens: Tokens of a batch, padding and cached ones included.
         progress: Whether to show a progress bar on stderr.
@@ -191,14 +192,18 @@ class _Run:
         wanted = {batch for batch in self._tree.all_batches() if any(self._lines[row].item not in done for row in batch.rows)}
         anatomy = self._scorer.anatomy
         found: dict[int, dict[int, _Found]] = {}
-        runner = Runner(anatomy.lm, self._lines, wanted, self._select_rows)
+        whole = is_hooked_outside(anatomy)
+        runner = Runner(anatomy.lm, self._lines, wanted, self._select_rows, whole=whole)
         checked = False
         with (
             captured(anatomy, self._scorer.layers, self._rows) as hidden,
             tqdm(total=len(self._items), initial=len(done), unit="item", disable=None if progress else True) as bar,
         ):
             for batch in runner.run(self._tree):
-                if not checked:
+                assert runner.logits is not None
+                if whole:
+                    self._scorer.anatomy.check_readout(hidden[anatomy.num_layers], self._rows(runner.logits))
+                elif not checked:
                     self._check_readout(batch, hidden, runner.logits)
                     checked = True
                 for row, of_row in zip(batch.rows, self._score(batch, hidden), strict=True):
@@ -221,9 +226,8 @@ class _Run:
         rows = [states[i, start:end] for i, (start, end) in enumerate(self._spans)]
         return torch.cat(rows) if rows else states[:0, 0]
 
-    def _check_readout(self, batch: Batch, hidden: Mapping[int, Tensor], logits: Tensor | None) -> None:
+    def _check_readout(self, batch: Batch, hidden: Mapping[int, Tensor], logits: Tensor) -> None:
         """Whether the parts that were found reproduce the model's own logits, at the last position of the longest row."""
-        assert logits is not None
         ends = torch.tensor([end - start for start, end in self._spans]).cumsum(0)
         longest = max(range(len(batch.rows)), key=lambda i: self._spans[i][1])
         row = int(ends[longest]) - 1
@@ -291,7 +295,7 @@ def _sum(counts: list[dict[str, int]]) -> dict[int, int]:
 
 
 def _what_is_run(lm: Any, lines: list[_Scored], recipes: Mapping[str, Recipe], batch_tokens: int) -> dict[str, str]:
-    """What must be the same for a results file to be gone on with: everything that the numbers depend on."""
+    """What must be the same for a run to continue from a results file: everything that the numbers depend on."""
     sequences = repr([(line.item, line.place, line.tokens, line.targets) for line in lines])
     return {
         **what_model(lm),

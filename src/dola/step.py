@@ -42,6 +42,14 @@ class Reading:
     logits: Tensor
     log_z: Tensor | None = None
 
+    def of(self, logits: Tensor) -> Reading:
+        """The same without `log_z` where the mature row is not `logits`: a model may run its head for other things first."""
+        if self.log_z is None:
+            return self
+        mature = self.logits[0]
+        same = logits.data_ptr() == mature.data_ptr() or torch.equal(logits, mature.to(logits))  # False for other shapes
+        return self if same else Reading(self.logits)
+
     def flat(self) -> Reading:
         """The same with one dimension of rows: [K+1, R, V] and [K+1, R]."""
         return Reading(self.logits.flatten(1, -2), None if self.log_z is None else self.log_z.flatten(1))
@@ -85,7 +93,7 @@ class Step:
         return bool(self.anatomy.vocabulary * candidates * hidden.shape[0] <= _most_elements(hidden.device.type))
 
     def _plan(self, rows: int, candidates: int, device: str, dtype: torch.dtype, kernel: bool, lazy: bool) -> bool:
-        if self.config.raw_head:  # parity comes first: the old code's tokens hang on its rounding where scores tie
+        if self.config.raw_head:  # parity comes first: the old code's tokens depend on its rounding where scores tie
             return False
         if self.anatomy.vocabulary * rows * candidates > _most_elements(device):
             return False
@@ -121,7 +129,7 @@ class Step:
             read: The candidates' logits, where they have been read together with the mature ones, or the K captures [R, d].
             lazy: Whether rows with a single plausible token may go without a contrast.
         """
-        if not torch.compiler.is_compiling():  # a counter would have compiled code made anew at every step
+        if not torch.compiler.is_compiling():  # a counter would have torch compile again at every step
             self.rows += len(mature)
         if isinstance(read, Reading):
             return self._contrast(mature, read, lazy)

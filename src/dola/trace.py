@@ -36,12 +36,12 @@ def trace(
     anatomy: Anatomy | None = None,
     **settings: Any,
 ) -> LayerTrace:
-    """Look at what every layer says of a prompt's own tokens, or of tokens that are generated behind it.
+    """Look at what every layer says of a prompt's own tokens, or of tokens that are generated after it.
 
         trace = dola.trace(model, tokenizer, "The capital of Washington State is", "high")
         print(trace.explain(-1))  # how the next token would be chosen
 
-    Without `generate` the text is read as it stands: a column for each token, about how the token behind it is chosen, the
+    Without `generate` the text is read as it is: a column for each token, about how the token after it is chosen, the
     last one about the token that would come next. With it, `dola.generate` decodes first, with all its rules (penalties, end
     tokens, masks), and its tokens are read in the same way. The contrast is that before such rules, so a token that they
     brought about is not DoLa's choice here, and `explain` says so.
@@ -50,10 +50,10 @@ def trace(
         model: A decoder-only Hugging Face model in eval mode, without DoLa on it.
         tokenizer: Its tokenizer.
         prompt: A text, or its tokens.
-        config: A DoLaConfig, or just its `layers`; without it as of `attach`.
+        config: A DoLaConfig, or just its `layers`; without it as for `attach`.
         generate: How many tokens to generate, at most; 0 reads the prompt.
         decode: How: "dola", or "greedy" for what plain decoding says.
-        repetition_penalty: Of the tokens that are generated, in both ways.
+        repetition_penalty: Repetition penalty for generated tokens, in both ways.
         top_k: How many of the likeliest tokens of each layer to keep.
         anatomy: The parts of a model in which they are not found by themselves.
         **settings: More arguments of `generate`.
@@ -150,7 +150,7 @@ def check_length(lm: Any, ids: Sequence[int], generate: int) -> None:
 
 
 def tokens_behind(model: Any, tokenizer: Any, ids: Sequence[int], config: DoLaConfig | None, **settings: Any) -> list[int]:
-    """Tokens that are generated behind `ids`, by DoLa or, without a config, by the model alone; one beam, nothing drawn."""
+    """Tokens that are generated after `ids`, by DoLa or, without a config, by the model alone; one beam, nothing drawn."""
     prompt = torch.tensor([ids], device=model.device)
     inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
     call = {"do_sample": False, "num_beams": 1, **settings}

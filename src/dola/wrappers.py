@@ -1,8 +1,8 @@
 """The causal LM in whatever a user passes as the model.
 
-torch.compile and PEFT wrappers are taken off. A model whose own `generate` calls that of one of its parts (BLIP-2) stands for
-that part. Other wrappers (FSDP, DeepSpeed's engine, DataParallel, a module of one's own) are refused, and the error says where
-in them the causal LM is: some of them hand its attributes through, but run none of the hooks that are put on them.
+torch.compile and PEFT wrappers are taken off. A model whose own `generate` calls that of one of its parts (BLIP-2) is treated
+as that part. Other wrappers (FSDP, DeepSpeed's engine, DataParallel, a module of one's own) are refused, and the error says
+where in them the causal LM is: some of them hand its attributes through, but run none of the hooks that are put on them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def causal_lm(model: Any) -> Any:
     """The model whose forward gives the logits that `model.generate` decodes from.
 
     Raises:
-        ModelError: A wrapper that hands through what a causal LM has and is none.
+        ModelError: A wrapper that hands through the attributes of a causal LM.
     """
     lm = unwrap(model)
     while (part := _generating_part(lm)) is not None:

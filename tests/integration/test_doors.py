@@ -400,7 +400,7 @@ def test_install_twice_and_uninstall_twice():
 
 
 def test_install_takes_a_config_only():
-    with pytest.raises(ValueError, match=r"install\(config='high'\) is no DoLaConfig"):
+    with pytest.raises(ValueError, match=r"install\(config='high'\) is not a DoLaConfig"):
         dola.install("high")
 
 
@@ -496,10 +496,8 @@ def obeys(name, new):
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_constraints_are_contrast_then_mask_or_the_mature_scores(model, oracle, way, name, penalty):
-    """Step by step: the processors on the contrast or, where they leave no plausible token, on the model's own logits.
-
-    These decide as well where the processors but for the penalty would have them choose a token that is not plausible.
-    """
+    """Step by step: the processors on the contrast. On the model's own logits where they leave no plausible token, or where
+    plain decoding with the same biases would choose an implausible one."""
     settings = {"do_sample": False, "repetition_penalty": penalty, **COMMON, **CONSTRAINTS[name]}
     out = way(model, PROMPT, **settings)
     assert obeys(name, out[0, 10:].tolist())
@@ -509,13 +507,14 @@ def test_constraints_are_contrast_then_mask_or_the_mature_scores(model, oracle, 
     processors = model._get_logits_processor(
         config, 10, PROMPT, CONSTRAINTS[name].get("prefix_allowed_tokens_fn"), None, device="cpu", model_kwargs={}
     )
+    biases = LogitsProcessorList([each for each in processors if not isinstance(each, RepetitionPenaltyLogitsProcessor)])
     for length in range(10, out.shape[1]):
         own, contrasted = (m(out[:, :length]).logits[:, -1].detach() for m in (model, oracle))
         inside = plausible(own)
         scores = processors(out[:, :length], contrasted.clone())
-        constraints = LogitsProcessorList(p for p in processors if not isinstance(p, RepetitionPenaltyLogitsProcessor))
-        forced = not inside[0, constraints(out[:, :length], own.clone()).argmax()]
-        if forced or scores.masked_fill(~inside, -torch.inf).amax() <= scores.masked_fill(inside, -torch.inf).amax():
+        lost = scores.masked_fill(~inside, -torch.inf).amax() <= scores.masked_fill(inside, -torch.inf).amax()
+        forced = name == "bias" and not inside[0, biases(out[:, :length], own.clone()).argmax()]
+        if lost or forced:
             scores = processors(out[:, :length], own.clone())
         assert int(scores.argmax()) == int(out[0, length])
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from families import FAMILIES, readout, tiny
 from transformers import modeling_utils
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 import dola
 from dola.attach import select_positions
@@ -326,3 +327,47 @@ def test_errors_cross_process_borders():
     assert isinstance(error, DolaError)
     assert isinstance(error, ValueError)
     assert copy.copy(error).hint == "do"
+
+
+def with_a_forward_of_its_own(forward):
+    """A model whose class has another forward, and the positions at which it runs its head for something else."""
+    model = tiny("llama")
+    model.__class__ = type("OwnForward", (type(model),), {"forward": forward})
+    return model
+
+
+def aside_and_logits(self, input_ids=None, **kwargs):
+    """Runs the head again, after its logits."""
+    output = super(type(self), self).forward(input_ids=input_ids, **kwargs)
+    output["aside"] = self.lm_head(self.get_input_embeddings()(input_ids))
+    return output
+
+
+def aside_before_logits(self, input_ids=None, **kwargs):
+    """Reads an early layer first, as models do that draft for themselves."""
+    states = self.model(input_ids=input_ids, output_hidden_states=True)
+    aside = self.lm_head(self.model.norm(states.hidden_states[1]))
+    output = CausalLMOutputWithPast(logits=self.lm_head(states.last_hidden_state))
+    output["aside"] = aside
+    return output
+
+
+def aside_before_blocks(self, input_ids=None, **kwargs):
+    """Runs the head before its blocks."""
+    aside = self.lm_head(self.get_input_embeddings()(input_ids))
+    output = super(type(self), self).forward(input_ids=input_ids, **kwargs)
+    output["aside"] = aside
+    return output
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["read together", "read apart"])
+@pytest.mark.parametrize("forward", [aside_and_logits, aside_before_logits, aside_before_blocks])
+def test_a_model_that_runs_its_head_for_other_things_too(llama, ids, monkeypatch, forward, together):
+    monkeypatch.setattr("dola.step.Step._plan", lambda *args: together)
+    model = with_a_forward_of_its_own(forward)
+    plain, expected = model(ids)["aside"], scores_of(llama, ids)
+    with dola.attach(model, "high"):
+        for _ in range(2):
+            output = model(ids)
+            torch.testing.assert_close(output["aside"], plain)
+            torch.testing.assert_close(output.logits, expected, rtol=1e-4, atol=1e-4)

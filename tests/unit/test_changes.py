@@ -7,18 +7,19 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 from families import tiny
 from torch import nn
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessor
 
 import dola
 from dola import changes, generation
 from dola.changes import Changes
-from dola.errors import DolaError
+from dola.errors import AttachError, DolaError
 
 FAST = {"max_new_tokens": 3, "do_sample": False}
 
@@ -348,3 +349,76 @@ def test_a_script_that_ends_while_attached_ends_in_silence():
     tests = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=tests, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
+# Others take our hooks off, or keep what they have seen
+
+
+def clear(*tables):
+    def cleared(model):
+        for module in model.modules():
+            for table in tables:
+                getattr(module, table).clear()
+
+    return cleared
+
+
+def put_new_tables(model):
+    for module in model.modules():
+        module._forward_hooks = OrderedDict()
+
+
+def clear_candidates(model):
+    clear("_forward_pre_hooks")(model.model.layers)
+
+
+REMOVALS = {
+    "after forwards": clear("_forward_hooks"),
+    "before forwards": clear("_forward_pre_hooks"),
+    "before forwards of blocks": clear_candidates,
+    "new tables": put_new_tables,
+}
+
+
+@pytest.mark.parametrize("take", REMOVALS.values(), ids=REMOVALS)
+def test_hooks_that_somebody_took_off_are_missed(ids, take):
+    """As scripts do that clear all hooks at their end. Without the error the logits are plain, in silence."""
+    model = tiny("llama")
+    plain = model(ids).logits
+    with dola.attach(model, "high"):
+        model(ids)
+        take(model)
+        with pytest.raises(dola.DolaError):
+            model(ids)
+        with pytest.raises(AttachError, match="Something removed DoLa's hooks from LlamaForCausalLM"):
+            model.generate(ids, max_new_tokens=1, do_sample=False)
+    assert torch.equal(model(ids).logits, plain)
+
+
+def test_generate_misses_all_hooks_together(ids):
+    model = tiny("llama")
+    with dola.attach(model, "high"):
+        clear("_forward_hooks", "_forward_pre_hooks")(model)
+        with pytest.raises(AttachError, match="Something removed DoLa's hooks"):
+            model.generate(ids, max_new_tokens=1, do_sample=False)
+
+
+def test_a_generate_that_somebody_kept_is_plain_after_remove(ids):
+    model = tiny("llama")
+    call = {"max_new_tokens": 4, "do_sample": False}
+    attachment = dola.attach(model, "high")
+    kept = model.generate
+    attachment.remove()
+    assert torch.equal(kept(ids, **call), model.generate(ids, **call))
+    model.lm_head = nn.Linear(32, 401, bias=False)
+    assert torch.equal(kept(ids, **call), model.generate(ids, **call))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_model_is_not_copied_in_the_middle_of_a_call(llama, ids):
+    class Copies(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            copy.deepcopy(llama)
+
+    with pytest.raises(AttachError, match="cannot be copied or pickled while DoLa decodes"):
+        dola.generate(llama, ids, dola_layers="high", logits_processor=[Copies()], max_new_tokens=1)

@@ -128,3 +128,100 @@ def test_a_penalty_alone_forces_nothing(model):
         scores = model(ids).logits[0, -1]
     token = int(model.generate(ids, **call)[0, 7])
     assert int(dola.generate(model, ids, dola_layers="high", **call)[0, 7]) != token or scores[token] > -500
+
+
+class Fixed(LogitsProcessor):
+    """Adds to all scores the same numbers."""
+
+    def __init__(self, added):
+        self.added = added
+
+    def __call__(self, input_ids, scores):
+        return scores + self.added
+
+
+def added(biases):
+    row = torch.zeros(401)
+    row[list(biases)] = torch.tensor(list(biases.values()))
+    return Fixed(row)
+
+
+BANNED = -math.inf
+CHAINS = {
+    "forced and then banned": [{321: 100.0}, {321: BANNED}],
+    "banned and then forced": [{321: BANNED}, {321: 100.0}],
+    "forced, another forced, the first banned": [{321: 100.0}, {111: 90.0}, {321: BANNED}],
+    "both banned at last": [{321: 100.0}, {111: 110.0}, {321: BANNED}, {111: BANNED}],
+    "forced, given back, forced": [{321: 100.0}, {321: BANNED}, {222: 100.0}],
+}
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
+def test_what_all_biases_and_bans_together_would_choose_decides(model, chain, penalty):
+    together = {}
+    for biases in chain:
+        for token, value in biases.items():
+            together[token] = together.get(token, 0.0) + value
+    processors = LogitsProcessorList([added(biases) for biases in chain])
+    # The penalty is a processor of transformers, before these; on tokens that no bias is for, the order is one.
+    call = {**CALL, "max_new_tokens": 3, "repetition_penalty": penalty, "logits_processor": processors}
+    found = dola.generate(model, PROMPTS, dola_layers="high", **call)
+    assert torch.equal(found, rule(model, PROMPTS, together, penalty)[:, : found.shape[1]])
+
+
+def test_an_end_token_that_is_lifted_and_may_not_come_yet_changes_nothing(model):
+    """A usual pair: the end made likelier, and a least length."""
+    call = {**CALL, "eos_token_id": 321, "min_new_tokens": 4}
+    expected = dola.generate(model, PROMPTS, dola_layers="high", **call)
+    found = dola.generate(model, PROMPTS, dola_layers="high", sequence_bias={(321,): 100.0}, **call)
+    assert torch.equal(found[:, :11], expected[:, :11])
+    assert found[:, 11].tolist() == [321, 321]
+
+
+class Counts(LogitsProcessor):
+    """Forces token 300 + n at its n-th call. `keep` says where it keeps the number."""
+
+    def __init__(self, keep):
+        self.keep, self.number, self.seen, self.inside = keep, 0, [], Inside()
+
+    def __call__(self, input_ids, scores):
+        self.number += 1
+        self.seen.append(None)
+        self.inside.number += 1
+        calls = {"number": self.number, "list": len(self.seen), "object": self.inside.number}[self.keep]
+        scores = scores.clone()
+        scores[:, 300 + calls] += 100
+        return scores
+
+
+class Inside:
+    number = 0
+
+
+@pytest.mark.parametrize("keep", ["number", "list", "object"])
+def test_a_state_that_a_processor_keeps_moves_on_once_a_step(model, keep):
+    found = dola.generate(model, PROMPTS, dola_layers="high", logits_processor=[Counts(keep)], **CALL)
+    assert found[0, 7:].tolist() == [301, 302, 303, 304, 305]
+
+
+class Unruly(LogitsProcessor):
+    """Holds what cannot be copied."""
+
+    def __init__(self):
+        self.generator = (number for number in range(100))
+
+    def __call__(self, input_ids, scores):
+        next(self.generator)
+        return scores + added({321: 100.0}).added
+
+
+def test_what_cannot_be_copied_is_shared(model):
+    found = dola.generate(model, PROMPTS, dola_layers="high", logits_processor=[Unruly()], **CALL)
+    assert (found[:, 7:] == 321).all()
+
+
+def test_guidance_and_a_bias_are_refused_by_their_reason(model):
+    call = {**CALL, "guidance_scale": 1.5, "sequence_bias": {(321,): 100.0}}
+    with pytest.raises(dola.DolaError, match="a bias lifts another token"):
+        dola.generate(model, PROMPTS, dola_layers="high", **call)

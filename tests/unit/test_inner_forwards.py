@@ -144,3 +144,50 @@ def test_a_direct_call_of_an_attached_model_stays_contrasted(model, ids):
     states = model(ids, output_hidden_states=True).hidden_states
     premature = torch.stack([model.lm_head(model.model.norm(states[layer])) for layer in (3, 5)])
     torch.testing.assert_close(direct, contrast(model(ids).logits, premature), rtol=1e-4, atol=1e-4)
+
+
+def test_a_generate_call_of_a_processor_is_plain_and_leaves_the_outer_call_alone(model, ids):
+    """Both call the same methods of the model; what the outer call returns and bans stays its own."""
+    plain = model.generate(ids, **CALL)
+    inner = []
+
+    class Asks(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            inner.append(model.generate(ids, **CALL))
+            return scores
+
+    class Bans(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            return scores.masked_fill(banned, -torch.inf)
+
+    with dola.attach(model, "high"):
+        banned = (model(ids).logits[:, -1] > -500).any(dim=0)
+    call = {**CALL, "inputs": ids, "return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+    for door in DOORS.values():
+        expected = door(model, logits_processor=[Bans()], **call)
+        found = door(model, logits_processor=[Asks(), Bans()], **call)
+        assert torch.equal(found.sequences, expected.sequences)
+        for which in ("scores", "logits"):
+            torch.testing.assert_close(found[which], expected[which])
+    assert len(inner) == 2 * CALL["max_new_tokens"]
+    assert all(torch.equal(tokens, plain) for tokens in inner)
+
+
+def test_a_generate_call_of_a_processor_that_asks_for_layers_gets_them(model, ids):
+    inner = []
+    expected = dola.generate(model, ids, dola_layers="low", **CALL)
+
+    class Asks(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            inner.append(model.generate(ids, dola_layers="low", **CALL))
+            return scores
+
+    dola.install()
+    try:
+        model.generate(ids, dola_layers="high", logits_processor=[Asks()], **{**CALL, "max_new_tokens": 1})
+    finally:
+        dola.uninstall()
+    with dola.attach(model, "low"):
+        model.generate(ids, logits_processor=[Asks()], **{**CALL, "max_new_tokens": 1})
+    assert len(inner) == 2
+    assert all(torch.equal(tokens, expected) for tokens in inner)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from families import tiny
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 import dola
 from dola.contrast import contrast
@@ -70,6 +71,20 @@ def new_head_with_bias(model):
     model.lm_head = nn.Linear(32, 401).requires_grad_(False)
 
 
+def copied_head_and_norm(model):
+    """PEFT trains a copy of these, made by deepcopy."""
+    config = peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head", "norm"], task_type="CAUSAL_LM")
+    tuned = peft.get_peft_model(model, config).eval()
+    model.lm_head.modules_to_save["default"].weight.data.mul_(torch.linspace(0.2, 3, 401)[:, None])
+    model.model.norm.modules_to_save["default"].weight.data.mul_(torch.linspace(0.2, 3, 32))
+    return tuned
+
+
+def copied_block(model):
+    """As depth up-scaling does it, with a candidate."""
+    model.model.layers[4] = copy.deepcopy(model.model.layers[3])
+
+
 def wider(model):
     model.resize_token_embeddings(420)
 
@@ -98,7 +113,7 @@ def new_decoder(model):
 
 CHANGES = [
     lora_on_head, adapter_on_head, new_head, new_head_with_bias, wider, new_norm, tuned_norm,
-    new_block, new_last_block, new_decoder,
+    new_block, new_last_block, new_decoder, copied_head_and_norm, copied_block,
 ]  # fmt: skip
 
 
@@ -158,6 +173,25 @@ def test_tied_heads_norms_and_transforms_of_other_families_are_followed(name):
     after = model(BATCH).logits
     attachment.remove()
     torch.testing.assert_close(after, fresh(model))
+
+
+def test_a_head_that_is_untied_changes_the_low_bucket():
+    model = tiny("gemma")
+    with dola.attach(model, "low") as attachment:
+        model(BATCH)
+        assert attachment.layers == (2,)
+        model.config.tie_word_embeddings = False
+        model.lm_head = nn.Linear(32, 401, bias=False).requires_grad_(False)
+        after = model(BATCH).logits
+        assert attachment.layers == (0, 2)
+    with dola.attach(model, "low"):
+        torch.testing.assert_close(after, model(BATCH).logits)
+
+
+def test_a_copy_of_a_part_is_free_of_dola(model):
+    with dola.attach(model, "high"):
+        copied = copy.deepcopy(model.model)
+    torch.testing.assert_close(copied(BATCH).last_hidden_state, model.model(BATCH).last_hidden_state)
 
 
 def test_a_model_that_got_other_layers_is_refused(model):
@@ -250,6 +284,33 @@ def test_a_steering_hook_counts_whenever_it_was_registered(model, where, when):
     torch.testing.assert_close(one, scores[:, -1:], rtol=1e-4, atol=1e-4)
 
 
+def to_lm_head(model, change):
+    return lambda module, args, output: change(module, args, output) if module is model.lm_head else None
+
+
+@pytest.mark.parametrize("when", ["before", "after", "between two forwards"])
+def test_a_hook_on_all_modules_counts_whenever_it_was_registered(model, when):
+    handle = None
+    ramp = torch.linspace(-3, 3, 401)
+
+    def register():
+        return register_module_forward_hook(to_lm_head(model, lambda module, args, output: output + ramp))
+
+    try:
+        if when == "before":
+            handle = register()
+        with dola.attach(model, "high"):
+            if when == "between two forwards":
+                model(BATCH)
+            handle = handle or register()
+            scores = model(BATCH).logits
+            one = model(BATCH, logits_to_keep=1).logits
+        torch.testing.assert_close(scores, expected_scores(model), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(one, scores[:, -1:], rtol=1e-4, atol=1e-4)
+    finally:
+        handle.remove()
+
+
 @pytest.mark.parametrize("where", STEERING)
 def test_generate_with_a_steering_hook_is_the_same_by_every_door(model, where):
     call = {"max_new_tokens": 6, "do_sample": False, "repetition_penalty": 1.2}
@@ -289,6 +350,69 @@ def test_a_hook_that_changes_what_lies_between_the_last_block_and_the_logits_is_
         model.get_submodule(where).register_forward_hook(change_the_answer)
         with pytest.raises(ReadoutError, match=f"change_the_answer on {where or 'LlamaForCausalLM'}"):
             model(BATCH)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("where", ["model", ""])
+def test_a_forward_that_somebody_replaced_is_named(model, where, when):
+    module = model.get_submodule(where)
+
+    def replace():
+        original = module.forward
+
+        def louder(*args, **kwargs):
+            output = original(*args, **kwargs)
+            name = "last_hidden_state" if where else "logits"
+            output[name] = 2 * output[name] + torch.arange(output[name].shape[-1])
+            return output
+
+        module.forward = louder
+
+    if when == "before":
+        replace()
+    with dola.attach(model, "high"):
+        if when == "after":
+            model(BATCH)
+            replace()
+        with pytest.raises(ReadoutError, match=f"louder as the forward of {where or 'LlamaForCausalLM'}"):
+            model(BATCH)
+
+
+class Letters:
+    """As much of a tokenizer as a trace of tokens needs."""
+
+    def decode(self, ids, **kwargs):
+        return "".join(chr(97 + token % 26) for token in ids)
+
+    def convert_ids_to_tokens(self, ids):
+        return [chr(97 + token % 26) for token in ids]
+
+
+def attached_forward(model):
+    with dola.attach(model, "high"):
+        model(BATCH)
+
+
+READ = {
+    "attach": attached_forward,
+    "score": lambda model: dola.score(
+        model, None, [[5, 17]], [[[33, 8], [91, 4]]], {"dola": dola.DoLaConfig("high")}, progress=False
+    ),
+    "trace": lambda model: dola.trace(model, Letters(), BATCH[0].tolist(), "high"),
+}
+
+
+@pytest.mark.parametrize("rows", [(0, slice(None)), (slice(None), slice(0, -1))], ids=["one text", "all but the end"])
+@pytest.mark.parametrize("door", READ)
+def test_a_hook_that_changes_some_positions_between_the_last_block_and_the_logits_is_named(model, door, rows):
+    def change_some(module, args, output):
+        output.last_hidden_state = output.last_hidden_state.clone()
+        output.last_hidden_state[rows] += 5 * STEER
+        return output
+
+    model.model.register_forward_hook(change_some)
+    with pytest.raises(ReadoutError, match="change_some on model"):
+        READ[door](model)
 
 
 def test_hooks_that_only_look_change_nothing(model):

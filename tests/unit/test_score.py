@@ -156,7 +156,7 @@ def test_only_positions_of_continuations_reach_the_head(llama):
     rows = []
     handle = llama.lm_head.register_forward_pre_hook(lambda m, args: rows.append(args[0].shape[:-1].numel()))
     forwards = []
-    also = llama.register_forward_pre_hook(lambda m, args: forwards.append(len(args[0])))
+    also = llama.model.layers[0].register_forward_pre_hook(lambda m, args: forwards.append(len(args[0])))
     try:
         score(llama, {"static": DoLaConfig([3])})
     finally:

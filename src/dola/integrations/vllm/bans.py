@@ -37,8 +37,8 @@ def decided_by_mature(
             bias[row, tokens] = torch.tensor(list(request.bias.values()), device=scores.device, dtype=bias.dtype)
     # Without a threshold every token is plausible, and nothing short of -inf is lost.
     limits = [-IMPLAUSIBLE / 2 if request.config.relative_top > 0 else -torch.inf for request in requests]
-    standing = scores.masked_fill(bias <= HARD_BIAS, -torch.inf)
-    lost = standing.amax(dim=-1) <= torch.tensor(limits, device=scores.device)
+    allowed = scores.masked_fill(bias <= HARD_BIAS, -torch.inf)
+    lost = allowed.amax(dim=-1) <= torch.tensor(limits, device=scores.device)
     biased = (mature + bias).masked_fill(scores.isneginf(), -torch.inf)
     for row, request in enumerate(requests):
         if any(value > 0 for value in request.bias.values()):
