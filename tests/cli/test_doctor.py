@@ -81,8 +81,8 @@ def test_a_model(folder):
         "  layers all      0 to 5",
     ):
         assert line in lines
-    assert sum(": " in line and line.split(": ")[0].endswith(" ok") for line in lines) == 10
-    assert lines[-1] == "No check failed: 10 ok."
+    assert sum(": " in line and line.split(": ")[0].endswith(" ok") for line in lines) == 12
+    assert lines[-1] == "No check failed: 12 ok."
     assert all(len(line) <= 80 for line in lines)
 
 
