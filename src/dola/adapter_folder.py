@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dola.errors import MissingExtraError, ModelFileError
+from dola.records import described
 
 CONFIG = "adapter_config.json"
 HUB = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
@@ -38,7 +40,7 @@ class Adapter(NamedTuple):
     @property
     def holds_base(self) -> bool:
         """Whether a whole model lies in the adapter's own folder."""
-        return self.base == self.source
+        return self.base == self.source and Path(self.source, "config.json").is_file()
 
 
 def find_adapter(source: str, kwargs: dict[str, Any]) -> Adapter | None:
@@ -63,15 +65,42 @@ def find_adapter(source: str, kwargs: dict[str, Any]) -> Adapter | None:
         return Adapter(source, source, None)
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
-        base, revision = config.get("base_model_name_or_path"), config.get("revision")
-    except (ValueError, AttributeError) as error:
+    except ValueError as error:
         raise ModelFileError(f"The {CONFIG} of {source!r} cannot be read: {error}", hint="save the adapter again") from error
+    if not isinstance(config, dict):
+        raise ModelFileError(
+            f"The {CONFIG} of {source!r} cannot be read: it holds {described(config)}, not an object.",
+            hint="save the adapter again",
+        )
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(base, str) or not base:
         raise ModelFileError(
             f"The {CONFIG} of {source!r} does not name the model that the adapter is for.",
             hint=f'write it into {CONFIG}: "base_model_name_or_path": "owner/name", or a folder',
         )
     return Adapter(source, base, revision if isinstance(revision, str) else None)
+
+
+@contextmanager
+def as_base_of(adapter: Adapter) -> Iterator[None]:
+    """Find and load an adapter's base inside: what goes wrong says whose base it is.
+
+    Raises:
+        ModelFileError: The base is not there, cannot be loaded, or is an adapter itself.
+    """
+    try:
+        if Path(adapter.base, CONFIG).is_file() and not Path(adapter.base, "config.json").is_file():
+            raise ModelFileError(
+                f"That is an adapter, too, and not a whole model: it has {CONFIG} and no config.json.",
+                hint="name the model that it was trained from, or merge the adapters",
+            )
+        yield
+    except ModelFileError as error:
+        raise ModelFileError(
+            f"The adapter {adapter.source!r} is for the model {adapter.base!r}. {error.message}",
+            hint=f"{error.hint}; if it is another model, write its name or folder into {adapter.source}/{CONFIG}: "
+            "base_model_name_or_path",
+        ) from error
 
 
 @contextmanager
@@ -87,12 +116,20 @@ def base_alone(adapter: Adapter) -> Iterator[str]:
         yield folder
 
 
-def put_on(model: Any, adapter: Adapter, kwargs: dict[str, Any]) -> Any:
-    """Load an adapter onto its base. Returns what transformers found of its weights."""
+def put_on(model: Any, adapter: Adapter, kwargs: dict[str, Any], *, say: Callable[[str], None]) -> Any:
+    """Load an adapter onto its base. Returns what transformers found of its weights.
+
+    What PEFT warns of, such as settings of a later version that it passes over, goes to `say`.
+    """
     where = {name: kwargs[name] for name in HUB if kwargs.get(name) is not None}
-    return model.load_adapter(
-        adapter.source,
-        adapter_name=kwargs.get("adapter_name", "default"),
-        adapter_kwargs={**where, **(kwargs.get("adapter_kwargs") or {})},
-        ignore_mismatched_sizes=True,  # they are on the list, with their shapes
-    )
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        found = model.load_adapter(
+            adapter.source,
+            adapter_name=kwargs.get("adapter_name", "default"),
+            adapter_kwargs={**where, **(kwargs.get("adapter_kwargs") or {})},
+            ignore_mismatched_sizes=True,  # they are on the list, with their shapes
+        )
+    for line in dict.fromkeys(" ".join(str(each.message).split()) for each in warned):
+        say(f"PEFT warns: {line}")
+    return found

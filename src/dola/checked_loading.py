@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dola.adapter_folder import HUB, Adapter, base_alone, find_adapter, put_on
+from dola.adapter_folder import HUB, Adapter, as_base_of, base_alone, find_adapter, put_on
 from dola.embedded import Progress, to_stderr
-from dola.errors import ModelFileError
-from dola.generation_file import checked_generation_config
+from dola.generation_file import checked_generation_config, folder_of
 from dola.load_errors import in_our_words
 from dola.model_names import check_gguf, gguf_settings, resolve
 from dola.weights import WeightsReport
@@ -42,7 +41,7 @@ def load_weights(
         return _load_checked(auto, source, source, judge, kwargs)
     model = _load_base(auto, adapter, judge, kwargs)
     with in_our_words("adapter", source, None, ours=_are_ours(kwargs)):
-        info = put_on(model, adapter, kwargs)
+        info = put_on(model, adapter, kwargs, say=progress or to_stderr)
     judge(WeightsReport.of(source, model, info, adapter=True))
     return model.eval()
 
@@ -74,8 +73,17 @@ def _load_checked(auto: Any, source: str, shown: str, judge: _Judge, kwargs: dic
     depths = {"num_hidden_layers", getattr(model.config, "attribute_map", {}).get("num_hidden_layers")}
     on_purpose = bool({"config", *depths} & kwargs.keys())
     shown = str(gguf) if gguf else shown
-    judge(WeightsReport.of(shown, model, info, cut_on_purpose=on_purpose, header=header))
+    folder = None if gguf or kwargs.get("variant") else folder_of(source, kwargs)
+    judge(WeightsReport.of(shown, model, info, cut_on_purpose=on_purpose, header=header, folder=folder))
+    _give_outputs_names(model)
     return model
+
+
+def _give_outputs_names(model: Any) -> None:
+    """Have `generate` work with a config.json that says `"return_dict": false`: it asks each part for its outputs by name."""
+    for config in (model.config, model.config.get_text_config()):
+        if getattr(config, "return_dict", True) is False:
+            config.return_dict = True
 
 
 def _load_base(auto: Any, adapter: Adapter, judge: _Judge, kwargs: dict[str, Any]) -> Any:
@@ -88,43 +96,44 @@ def _load_base(auto: Any, adapter: Adapter, judge: _Judge, kwargs: dict[str, Any
             model = _load_checked(auto, folder, adapter.source, judge, own)
         model.config.name_or_path = adapter.source
         return model
-    source, where = _base_of(adapter)
     if adapter.revision is not None:
         own["revision"] = adapter.revision
-    return _load_checked(auto, source, source, judge, {**gguf_settings(where), **own, **where})
-
-
-def _base_of(adapter: Adapter) -> tuple[str, dict[str, str]]:
-    """Where `from_pretrained` finds an adapter's base."""
-    try:
-        return resolve(adapter.base, None)
-    except ModelFileError as error:
-        raise ModelFileError(
-            f"The adapter {adapter.source!r} is for the model {adapter.base!r}. {error.message}",
-            hint=f"write the name or folder of that model into {adapter.source}/adapter_config.json: base_model_name_or_path",
-        ) from error
+    with as_base_of(adapter):
+        source, where = resolve(adapter.base, None)
+        return _load_checked(auto, source, source, judge, {**gguf_settings(where), **own, **where})
 
 
 def load_tokenizer(source: str, where: dict[str, str], kwargs: dict[str, Any]) -> Any:
     """The tokenizer of a model; of an adapter its own, or else its base's."""
-    from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import cached_file
 
     gguf = Path(source, where["gguf_file"]) if where else None
-    code = {key: kwargs[key] for key in ("trust_remote_code", "revision", "token", "local_files_only") if key in kwargs}
+    code: dict[str, Any] = {
+        key: kwargs[key] for key in ("trust_remote_code", "revision", "token", "local_files_only") if key in kwargs
+    }
     with in_our_words("tokenizer", source, gguf, ours=_are_ours(kwargs)):
         adapter = None if where else find_adapter(source, kwargs)
         if adapter is not None and not adapter.holds_base:
             quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
             look = {key: value for key, value in code.items() if key != "trust_remote_code"}
             if cached_file(source, "tokenizer_config.json", **look, **quiet) is None:
-                source, where = _base_of(adapter)
-                code.pop("revision", None)
+                with as_base_of(adapter):
+                    source, where = resolve(adapter.base, None)
+                    code.pop("revision", None)
+                    return _tokenizer(source, where, code, ours=_are_ours(kwargs))
+        return _tokenizer(source, where, code, ours=_are_ours(kwargs))
+
+
+def _tokenizer(source: str, where: dict[str, str], code: dict[str, Any], *, ours: bool) -> Any:
+    from transformers import AutoConfig, AutoTokenizer
+
+    gguf = Path(source, where["gguf_file"]) if where else None
+    with in_our_words("tokenizer", source, gguf, ours=ours):
         try:
             return AutoTokenizer.from_pretrained(source, padding_side="left", **code, **where)
         except Exception:
             if not where:  # it reads config.json, too: is that to blame?
-                with in_our_words("config.json", source, None, ours=_are_ours(kwargs)):
+                with in_our_words("config.json", source, None, ours=ours):
                     AutoConfig.from_pretrained(source, **code)
             raise
 

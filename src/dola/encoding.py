@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 import operator
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from dola.chat import NO_CHAT, chat_ids, short
 from dola.errors import InputError
+from dola.generation_fields import end_tokens
 
 OTHER_TOKENIZER = "use the tokenizer that the model was trained with"
 """What to do where the two do not fit, in errors."""
@@ -31,15 +33,17 @@ class Encoder:
     Attributes:
         tokenizer: The model's tokenizer. None where all texts are given as tokens.
         rows: How many tokens the model has embeddings for; None where it does not say.
+        ends: Tokens that end the model's texts.
     """
 
     tokenizer: Any
     rows: int | None = None
+    ends: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any) -> Encoder:
         """The encoder for a model and its tokenizer."""
-        return cls(tokenizer, embedding_rows(model))
+        return cls(tokenizer, embedding_rows(model), _ends(model))
 
     def text(self, text: str) -> list[int]:
         """The tokens of a text that is to be continued: without those that the tokenizer appends, such as an end token.
@@ -69,9 +73,12 @@ class Encoder:
         """The tokens of a prompt: of a user's message where `chat` is set, of a text to continue where it is not.
 
         Raises:
-            InputError: As `chat` and `text`.
+            InputError: As `chat` and `text`; or there are none.
         """
-        return self.chat(text, hint=hint) if chat else self.text(text)
+        found = self.chat(text, hint=hint) if chat else self.text(text)
+        if not found:
+            raise no_tokens(f": {short(text)}")
+        return found
 
     def checked(self, ids: Sequence[Any], *, hint: str = OTHER_TOKENIZER) -> list[int]:
         """The same tokens, once it is known that the model has embeddings for them.
@@ -80,8 +87,12 @@ class Encoder:
             InputError: It has none for one of them, or one is not a number.
         """
         try:
+            if isinstance(ids, (bytes, bytearray, Mapping)):
+                raise InputError(f"Tokens are given as {type(ids).__name__}, not as a list.", hint="give a text, or its tokens")
             found: list[int] = list(map(operator.index, ids))
         except TypeError:
+            if not isinstance(ids, Iterable):
+                raise InputError(f"{ids!r} is neither a text nor its tokens.", hint="give a text, or its tokens") from None
             wrong = next(token for token in ids if not hasattr(token, "__index__"))
             what = "The tokenizer does not know a part of the text, and has no token that says so"
             raise InputError(f"{what if wrong is None else f'A token is {wrong!r}, not a whole number'}.", hint=hint) from None
@@ -129,8 +140,8 @@ class Encoder:
     def padded(self, rows: Sequence[Sequence[int]], *, device: Any = None, side: str = "left") -> dict[str, Any]:
         """Rows of tokens as torch's `input_ids` and `attention_mask` [B, T], by default padded on the left.
 
-        The mask is made from lengths, because a text may hold the padding token itself. Where the model cannot read the
-        tokenizer's padding token, a row is padded with its own first token: a repetition penalty then sees no other tokens.
+        The mask is made from lengths, because a text may hold the padding token itself. Where the tokenizer's padding token
+        ends a text, or the model cannot read it, a row is padded with its own first token, which it has anyway.
 
         Raises:
             InputError: A row without tokens.
@@ -138,16 +149,21 @@ class Encoder:
         import torch
 
         if not all(rows):
-            raise InputError("The prompt is empty: it has no tokens; at least one is needed.", hint="give a prompt")
+            raise no_tokens()
         longest = max(map(len, rows))
-        pad = getattr(self.tokenizer, "pad_token_id", None)
         ids, masks = [], []
         for row in rows:
-            filler = [pad if self.has_row(pad) else row[0]] * (longest - len(row))
+            filler = [self._filler(row)] * (longest - len(row))
             off, on = [0] * len(filler), [1] * len(row)
             ids.append([*filler, *row] if side == "left" else [*row, *filler])
             masks.append([*off, *on] if side == "left" else [*on, *off])
         return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(masks, device=device)}
+
+    def _filler(self, row: Sequence[int]) -> int:
+        """What pads a row. Early releases of transformers 5 penalise it as repeated: an end token would end the row later."""
+        pad = getattr(self.tokenizer, "pad_token_id", None)
+        ends = {*self.ends, getattr(self.tokenizer, "eos_token_id", None)}
+        return pad if self.has_row(pad) and pad not in ends else row[0]
 
     @functools.cached_property
     def _appends_nothing(self) -> bool:
@@ -168,6 +184,14 @@ class Encoder:
             ) from problem
 
 
+def no_tokens(what: str = "") -> InputError:
+    """The error for a prompt of zero tokens; `what` is put after that, such as the text."""
+    return InputError(
+        f"The prompt has no tokens{what}; at least one is needed.",
+        hint="give a prompt, or the tokenizer's beginning-of-sequence token",
+    )
+
+
 def embedding_rows(model: Any) -> int | None:
     """How many tokens a model has input embeddings for; None where it does not say."""
     try:
@@ -177,6 +201,14 @@ def embedding_rows(model: Any) -> int | None:
     rows = getattr(table, "num_embeddings", None)  # before the weight: a quantised one is packed, a sharded one is a part
     shape: tuple[int, ...] = getattr(getattr(table, "weight", None), "shape", ())
     return rows if isinstance(rows, int) else int(shape[0]) if len(shape) == 2 else None
+
+
+def _ends(model: Any) -> frozenset[int]:
+    found: set[int] = set()
+    for config in (getattr(model, "generation_config", None), getattr(model, "config", None)):
+        with suppress(TypeError):  # no ids: whoever decodes says so
+            found |= end_tokens(config)
+    return frozenset(found)
 
 
 def _appended(full: Sequence[Any], bare: Sequence[Any], around: tuple[Sequence[Any], Sequence[Any]]) -> int:

@@ -29,6 +29,7 @@ from transformers.generation import logits_process as builtin
 from dola.changes import Changes
 from dola.contrast import plausible
 from dola.drafts import Drafts
+from dola.encoding import no_tokens
 from dola.errors import AttachError, InputError
 from dola.wrappers import unwrap
 
@@ -378,10 +379,7 @@ def check_not_empty(input_ids: Any, inputs_embeds: Any = None) -> None:
     """Raise InputError for a prompt of zero tokens, given as ids [B, T] or as embeddings [B, T, d]."""
     for name, given, axis in (("input_ids", input_ids, -1), ("inputs_embeds", inputs_embeds, -2)):
         if isinstance(given, Tensor) and given.shape[axis] == 0 and (name == "inputs_embeds" or inputs_embeds is None):
-            raise InputError(
-                f"The prompt has no tokens ({name} of shape {list(given.shape)}); at least one is needed.",
-                hint="give a prompt, or the tokenizer's beginning-of-sequence token",
-            )
+            raise no_tokens(f" ({name} of shape {list(given.shape)})")
 
 
 def _refuse_methods(config: Any) -> None:

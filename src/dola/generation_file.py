@@ -18,6 +18,7 @@ from transformers.utils import cached_file
 
 from dola.errors import ModelFileError
 from dola.generation_fields import review, shown
+from dola.records import described
 
 logger = logging.getLogger("dola")
 
@@ -74,6 +75,17 @@ def checked_generation_config(source: str, settings: Mapping[str, Any]) -> dict[
     )
 
 
+def folder_of(source: str, settings: Mapping[str, Any]) -> Path | None:
+    """Where a model's files are on this machine, or None.
+
+    Args:
+        source: The folder or hub id.
+        settings: Arguments of `from_pretrained`, of which some say where files are.
+    """
+    path = _find(source, settings)
+    return None if path is None else path.parent
+
+
 def _find(source: str, settings: Mapping[str, Any]) -> Path | None:
     """The file that the generation config is read from, fetched if the source is a hub id; None where there is none."""
     if Path(source).is_dir():
@@ -98,7 +110,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"{str(path)!r} is not JSON: {error}.", hint="fetch the file again, or remove it for transformers' defaults"
         ) from None
     if not isinstance(given, dict):
-        raise ModelFileError(f"{str(path)!r} holds {type(given).__name__}, not an object.", hint="fetch it again, or remove it")
+        raise ModelFileError(f"{str(path)!r} holds {described(given)}, not an object.", hint="fetch it again, or remove it")
     return given
 
 

@@ -94,6 +94,12 @@ KNOWN = (
         "put the tokenizer's files beside the weights; old ones (tokenizer.model) need: pip install sentencepiece tiktoken",
     ),
     Known(
+        "does not support prompt learning",
+        ModelFileError,
+        "{source!r} is an adapter that puts learned vectors before the prompt. Only adapters of weights can be loaded.",
+        "use an adapter that changes the weights, such as LoRA",
+    ),
+    Known(
         "automatic conversion of the weights",
         ModelFileError,
         "The weights of {source!r} cannot be brought into the layout that transformers has for them: some are missing (an "
@@ -149,15 +155,21 @@ def translate(error: Exception, part: str, source: str, gguf: Path | None = None
     if isinstance(error, ImportError):
         return MissingExtraError(f"{source!r} needs a package that is not installed: {line}", hint="install it, and try again")
     if isinstance(error, (OSError, SafetensorError)):
-        return ModelFileError(
-            f"{source!r} cannot be loaded as a model: {line}", hint=f"check the name and the files; {kinds_of_names()}"
-        )
+        return ModelFileError(f"{source!r} cannot be loaded as a model: {line}", hint=_check_files(error, source))
     if part == "tokenizer" and (isinstance(error, (ValueError, KeyError)) or type(error) is Exception):
         return ModelFileError(
             f"The tokenizer of {source!r} cannot be loaded: {line}",
             hint="see that the tokenizer's files are there and whole: fetch them again",
         )
     return None
+
+
+def _check_files(error: Exception, source: str) -> str:
+    """What to check where a file cannot be read: one that is not the model's is of the hub's cache."""
+    name = getattr(error, "filename", None)
+    if isinstance(name, str) and not Path(source).exists():
+        return f"check {name}: HF_HOME, HF_HUB_CACHE and HF_TOKEN_PATH say where the hub's files are on this machine"
+    return f"check the name and the files; {kinds_of_names()}"
 
 
 def _not_understood(error: Exception, part: str, source: str) -> DolaError:

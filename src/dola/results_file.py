@@ -28,6 +28,8 @@ logger = logging.getLogger("dola")
 
 SCHEMA = "dola.results/1"
 
+IsResult = Callable[[int, Any], bool]
+
 SAMPLED = 64
 """Elements of each weight that tell one model from another."""
 
@@ -59,17 +61,20 @@ class ResultsFile:
 
     @classmethod
     @contextmanager
-    def open(cls, path: str | Path | None, run: Callable[[], Mapping[str, str]]) -> Iterator[ResultsFile]:
+    def open(
+        cls, path: str | Path | None, run: Callable[[], Mapping[str, str]], is_result: IsResult = lambda item, found: True
+    ) -> Iterator[ResultsFile]:
         """The results at `path`, as far as they are there; kept in memory alone where it is None.
 
         Args:
             path: The file. It is made where it does not exist.
             run: Makes what is run, in words, by name; a file in which any of them differs is of another run. Not called without
                 a file: a digest of a model's weights takes time.
+            is_result: Whether an item, by its number, can have what a file says was found for it.
 
         Raises:
-            InputError: A file of another run, one that another process is writing, one that is not of this format, or a path
-                that cannot be written.
+            InputError: A file of another run or another version, one that another process is writing, one that is damaged or
+                not of this format, or a path that cannot be written.
         """
         if path is None:
             yield cls({}, None)
@@ -81,7 +86,7 @@ class ResultsFile:
             raise InputError(f"results {str(path)!r}: {error.strerror or error}.", hint="check the path") from error
         with file:
             _lock(file, Path(path))
-            items, length = _read(Path(path), facts)
+            items, length = _read(Path(path), facts, is_result)
             file.truncate(length)
             if not length:
                 _write(file, {"schema": SCHEMA, "run": facts})
@@ -97,7 +102,7 @@ class ResultsFile:
             _write(self._file, {"item": item, "found": found})
 
 
-def _read(path: Path, run: Mapping[str, str]) -> tuple[dict[int, Any], int]:
+def _read(path: Path, run: Mapping[str, str], is_result: IsResult) -> tuple[dict[int, Any], int]:
     """Items, and the length in bytes up to which the file is whole."""
     content = path.read_bytes()
     lines = content.split(b"\n")
@@ -107,19 +112,31 @@ def _read(path: Path, run: Mapping[str, str]) -> tuple[dict[int, Any], int]:
         if content and not (content.startswith(start) or start.startswith(content)):
             raise _refusal(path, "was not written by dola")
         return {}, 0
-    try:
-        head, *records = map(loads, lines)
-        if head["schema"] != SCHEMA:
-            raise _refusal(path, f"has schema {head['schema']!r}, not {SCHEMA!r}")
-        there, items = dict(head["run"]), {record["item"]: record["found"] for record in records}
-    except (ValueError, KeyError, TypeError):
-        raise _refusal(path, "was not written by dola") from None
-    if not all(type(item) is int for item in items):
-        raise _refusal(path, "was not written by dola")
+    there, items = _taken_apart(path, lines)
     for name, value in run.items():
         if there.get(name) != value:
             raise _refusal(path, f"is of another run: its {name} is {there.get(name)}, and here it is {value}")
+    for item, found in items.items():
+        if not is_result(item, found):
+            raise _refusal(path, f"is damaged: what it holds for item {item} is not a result of this run")
     return items, whole
+
+
+def _taken_apart(path: Path, lines: list[bytes]) -> tuple[dict[str, Any], dict[int, Any]]:
+    """What was run, and the items, of the lines of a file."""
+    try:
+        head, *records = map(loads, lines)
+        schema = head["schema"]
+        another = isinstance(schema, str) and schema != SCHEMA and schema.startswith(SCHEMA.partition("/")[0] + "/")
+        there = {} if another else dict(head["run"])
+        items = {} if another else {record["item"]: record["found"] for record in records}
+    except (ValueError, KeyError, TypeError):
+        raise _refusal(path, "was not written by dola") from None
+    if another:
+        raise _refusal(path, f"was written by another version of dola: its schema is {schema!r}, and here it is {SCHEMA!r}")
+    if schema != SCHEMA or not all(type(item) is int for item in items):
+        raise _refusal(path, "was not written by dola")
+    return there, items
 
 
 def _lock(file: TextIO, path: Path) -> None:

@@ -12,7 +12,7 @@ import random
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,14 @@ def score(
         )
     items = [len(texts) for texts in continuations]
     batch_tokens = batch_tokens or BATCH_TOKENS.get(anatomy.lm.device.type, BATCH_TOKENS_ELSEWHERE)
-    with ResultsFile.open(results, lambda: {**(facts or {}), **_what_is_run(anatomy.lm, lines, recipes, batch_tokens)}) as kept:
+
+    def run() -> dict[str, str]:
+        return {**(facts or {}), **_what_is_run(anatomy.lm, lines, recipes, batch_tokens)}
+
+    def is_result(item: int, found: Any) -> bool:
+        return 0 <= item < len(items) and _is_found(found, items[item], recipes)
+
+    with ResultsFile.open(results, run, is_result) as kept:
         _Run(scorer, lines, items, batch_tokens).finish(kept, progress=progress)
     return _scores([kept.items[item] for item in range(len(items))], list(recipes), truncated)
 
@@ -137,6 +144,11 @@ def _lines(
     lm: Any, encoder: Encoder, contexts: Sequence[Text], continuations: Sequence[Sequence[Text]]
 ) -> tuple[list[_Scored], list[int]]:
     """What is to be scored, and which items had to be cut."""
+    for name, given in (("contexts", contexts), ("continuations", continuations)):
+        if not _is_list(given):
+            raise InputError(
+                f"{name} is {type(given).__name__}, not a list.", hint='score(..., ["a context"], [[" a text"]], ...)'
+            )
     if len(contexts) != len(continuations):
         raise InputError(
             f"{len(contexts)} contexts and {len(continuations)} lists of continuations; one list belongs to each context.",
@@ -144,7 +156,7 @@ def _lines(
         )
     lines, truncated = [], set()
     for item, (context, texts) in enumerate(zip(contexts, continuations, strict=True)):
-        if isinstance(texts, str) or not texts:
+        if not _is_list(texts) or not len(texts):
             raise InputError(f"item {item} has no list of continuations: {texts!r}.", hint="give at least one, in a list")
         known = encoder.text(context) if isinstance(context, str) else encoder.checked(context)
         for place, text in enumerate(texts):
@@ -153,6 +165,12 @@ def _lines(
             if not before:
                 raise InputError(f"the context {where}, has no tokens.", hint="begin it with the beginning-of-sequence token")
             if not after:
+                if text:
+                    raise InputError(
+                        f"the continuation {where}, has no tokens of its own: the tokenizer joins {text!r} with the end of its "
+                        "context.",
+                        hint="begin it with a space or a new line, or move the end of the context into it",
+                    )
                 raise InputError(f"the continuation {where}, has no tokens: {text!r}.", hint="leave the item out")
             if (over := len(before) + len(after) - 1 - (window(lm) or sys.maxsize)) > 0:
                 if over >= len(before):
@@ -164,6 +182,10 @@ def _lines(
                 truncated.add(item)
             lines.append(_Scored((*before, *after[:-1]), len(before) - 1, item, place, tuple(after)))
     return lines, sorted(truncated)
+
+
+def _is_list(given: Any) -> bool:
+    return hasattr(given, "__len__") and not isinstance(given, (str, bytes, Mapping))
 
 
 def _tokens(encoder: Encoder, context: Text, before: list[int], continuation: Text) -> tuple[list[int], list[int]]:
@@ -257,6 +279,18 @@ def _uniform(line: _Scored, seed: int) -> list[float]:
 _Found = dict[str, Any]
 """One continuation, as JSON keeps it: how many `tokens`, and by recipe its `value`, whether it is `greedy`, how many tokens
 were `implausible`, and how often each of the `layers` was contrasted."""
+
+
+def _is_found(found: Any, count: int, names: Iterable[str]) -> bool:
+    """Whether this can be what `_found` made of each of so many continuations."""
+    parts: dict[str, Any] = {"value": (int, float), "greedy": bool, "implausible": int, "layers": dict}
+    return (
+        isinstance(found, list)
+        and len(found) == count
+        and all(isinstance(each, dict) and isinstance(each.get("tokens"), int) for each in found)
+        and all(isinstance(each.get(name), dict) for each in found for name in names)
+        and all(isinstance(each[name].get(part), kind) for each in found for name in names for part, kind in parts.items())
+    )
 
 
 def _found(scored: Mapping[str, TokenScores], recipes: Mapping[str, Recipe], tokens: slice) -> _Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -39,11 +40,11 @@ def read_text(path: Path, *, name: str, error: type[DolaError]) -> str:
     return decoded(content, path, name=name, error=error)
 
 
-def decoded(content: bytes, path: Path, *, name: str, error: type[DolaError]) -> str:
-    """The text of a file's bytes. The arguments and what is raised are those of `read_text`."""
+def decoded(content: bytes, path: Path | None, *, name: str, error: type[DolaError]) -> str:
+    """The text of a file's bytes. The arguments and what is raised are those of `read_text`; without a path it is no file."""
     for start, (what, hint) in _BINARY.items():
-        if content.startswith(start):
-            raise error(f"{name} is {what}, not text.", hint=hint.format(**_names(path)))
+        if content.startswith(start) and not _is_text(content):
+            raise error(f"{name} is {what}, not text.", hint=hint.format(**_names(path)) if path else "give its text")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise error(f"{name} is UTF-16, not UTF-8.", hint=_iconv(path, "utf-16"))
     if b"\0" in content:  # of UTF-16 without a mark, every second byte of English is one
@@ -52,6 +53,14 @@ def decoded(content: bytes, path: Path, *, name: str, error: type[DolaError]) ->
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         raise error(f"{name} is not valid UTF-8: {problem}.", hint=_iconv(path, "windows-1252")) from None
+
+
+def _is_text(content: bytes) -> bool:
+    """Whether bytes are text all the same: a question about the gene PAR1 begins as a Parquet file does."""
+    try:
+        return re.search(r"[\0-\x08]", content.decode("utf-8")) is None
+    except UnicodeDecodeError:
+        return False
 
 
 def with_plain_ends(text: str) -> str:
@@ -76,6 +85,8 @@ def _names(path: Path) -> dict[str, str]:
     }
 
 
-def _iconv(path: Path, encoding: str) -> str:
+def _iconv(path: Path | None, encoding: str) -> str:
+    if path is None:
+        return f"convert it, for instance with iconv -f {encoding} -t utf-8"
     target = path.with_name(f"{path.stem}-utf8{path.suffix}")
     return f"iconv -f {encoding} -t utf-8 {shlex.quote(str(path))} > {shlex.quote(str(target))}"

@@ -134,6 +134,11 @@ def tune(
     task = TASKS[task] if isinstance(task, str) else task
     if task.kind not in ("choice", "generation"):
         raise InputError(f"{task.name} has no metric to choose by without a judge.", hint="tune on truthfulqa-mc or gsm8k")
+    if len(items) < 2:
+        raise InputError(
+            f"{len(items)} of the 2 items that are needed: one to choose by, and one to judge the choice.",
+            hint="use at least 2, and hundreds for a difference to show",
+        )
     names = [each.name for each in task.metrics]
     metric = names[0] if metric is None else metric
     if metric not in names:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,12 +110,22 @@ def _cannot_import(package: str, error: Exception) -> Misfit:
     if isinstance(error, ModuleNotFoundError) and name == package:
         return Misfit(f"{package} is not installed; dola needs {needed}.", pip_install(needed))
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if isinstance(error, ValueError) and (variables := _variables_in(line)):
+        return Misfit(
+            f"A library cannot be imported: {line}. It reads such a value from {' or '.join(variables)}.",
+            f"unset {' '.join(variables)}, or correct the value",
+        )
     said = f"{package} {_version(package) or ''}".rstrip() + f" is installed but cannot be imported: {line}"
     if isinstance(error, ValueError):
         return Misfit(f"{said}.", ODD_VARIABLE)
     if name not in NEEDS:
         return Misfit(said, pip_install("--upgrade", metadata.packages_distributions().get(name, [name])[0]))
     return Misfit(said, pip_install("--force-reinstall", needed) if package == "torch" else pip_install(needed))
+
+
+def _variables_in(line: str) -> list[str]:
+    """The environment variables whose values a message quotes."""
+    return sorted(name for name, value in os.environ.items() if value and repr(value) in line)
 
 
 def _fits(version: str, needed: str) -> bool:

@@ -16,8 +16,11 @@ OTHER_HEADS = re.compile(
 """Heads that are not for writing: of sequence classifiers, reward models, value models, question answering."""
 OTHER_TASKS = ("Classification", "Reward", "QuestionAnswering", "ValueModel", "TokenLevel")
 UNMERGED = re.compile(r"\.base_layer\.|\.lora_[AB]\b|\.lora_(embedding|magnitude)|\.modules_to_save\.")
+MAGNITUDE = ".lora_magnitude_vector."
 PACKED = re.compile(r"\.(qweight|weight_packed|weight_shape|weight_blocks|weight\.quant_state\S*)$")
 
+MAKERS_CONFIG = "put the quantization_config of the model's makers into config.json: fetch the model again"
+"""What to do where weights are quantised and config.json does not say how."""
 
 Cause = tuple[str, str]
 """A sentence about the cause, and a hint."""
@@ -66,7 +69,7 @@ def _quantised(lists: Lists) -> Cause | None:
         return None
     return (
         "The file's weights are quantised, and config.json does not say how.",
-        "put the quantization_config of the model's makers into config.json: fetch the model again",
+        MAKERS_CONFIG,
     )
 
 
@@ -123,6 +126,13 @@ def _other_shapes(lists: Lists) -> Cause | None:
 def _wrong_adapter(lists: Lists) -> Cause | None:
     if lists.kind != "adapter":
         return None
+    if all(MAGNITUDE in name for name in lists.missing) and not lists.mismatched:
+        return (
+            "It is a DoRA adapter, and transformers does not find its magnitudes under the names that PEFT gives them.",
+            'merge it with PEFT: python -c "from peft import AutoPeftModelForCausalLM as Model; '
+            f"Model.from_pretrained('{lists.source}').merge_and_unload().save_pretrained('{lists.source}-merged')\", and copy "
+            "the tokenizer's files of its base model into that folder",
+        )
     return "The adapter is not whole, or it is for another model.", "save it again, with the base model that it names"
 
 
@@ -135,13 +145,13 @@ def _unknown(lists: Lists) -> Cause:
 
 
 CAUSES: tuple[Callable[[Lists], Cause | None], ...] = (
+    _wrong_adapter,
     _unmerged,
     _prefixed,
     _quantised,
     _other_head,
     _no_head,
     _no_layers,
-    _wrong_adapter,
     _other_shapes,
     _unknown,
 )

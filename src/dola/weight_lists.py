@@ -10,7 +10,7 @@ from typing import NamedTuple
 SHOWN = 4
 """How many names a message lists; weights that differ by the numbers in their names count once."""
 
-SCALES = re.compile(r"[._](SCB|absmax|nested_absmax|quant_map|weight_scale\w*|weight_zero_point|scale_weight|scales|qzeros)$")
+SCALES = re.compile(r"[._](SCB|absmax|nested_absmax|quant_map|weight_scale\w*|weight_zero_point|scale_weight|scales?|qzeros)$")
 
 
 class Lists(NamedTuple):

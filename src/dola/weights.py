@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dola.errors import ModelFileError
 from dola.gguf_header import GgufHeader
-from dola.weight_causes import cause_of
+from dola.stored_types import packed_weights
+from dola.weight_causes import MAKERS_CONFIG, cause_of
 from dola.weight_lists import SHOWN, Lists, cut_layers, listed, numbered, unscaled
 
 
@@ -48,6 +50,7 @@ class WeightsReport:
         cut_on_purpose: bool = False,
         adapter: bool = False,
         header: GgufHeader | None = None,
+        folder: Path | None = None,
     ) -> WeightsReport:
         """Judge what transformers said.
 
@@ -58,13 +61,18 @@ class WeightsReport:
             cut_on_purpose: Whether the caller asked for fewer layers than the file has.
             adapter: Whether the weights are an adapter's.
             header: That of a GGUF file. transformers does not list the tensors of it that it does not use.
+            folder: Where the safetensors files of a model are.
         """
         lists = _lists(source, model, info, adapter)
         fault = _fault_of(lists, cut_on_purpose=cut_on_purpose)
         depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
         if fault is None and header is not None and not cut_on_purpose and depth is not None and header.blocks > depth:
             fault = _cut_gguf(source, header.blocks, depth)
+        integers, small = ((), ()) if fault or _is_quantised(model) else packed_weights(folder, _floating(model))
+        if integers:
+            fault = _integers(source, integers)
         notes = [] if fault else [*([_unexpected(lists)] if lists.unexpected else []), *_unread(source, header)]
+        notes += [_small(source, small)] if small and not fault else []
         return cls(lists, fault, tuple(notes))
 
     def refuse(self) -> None:
@@ -127,6 +135,29 @@ def _unexpected(lists: Lists) -> str:
 
 def _whom(lists: Lists) -> str:
     return "its base model" if lists.kind == "adapter" else lists.kind
+
+
+def _is_quantised(model: Any) -> bool:
+    return getattr(model, "hf_quantizer", None) is not None
+
+
+def _floating(model: Any) -> set[str]:
+    return {name for name, weight in model.state_dict().items() if weight.is_floating_point()}
+
+
+def _integers(source: str, names: tuple[str, ...]) -> Fault:
+    return Fault(
+        f"The weights of {source!r} are quantised, and config.json does not say how. These are stored as integers and would be "
+        f"read as plain numbers: {listed(names)}.",
+        MAKERS_CONFIG,
+    )
+
+
+def _small(source: str, names: tuple[str, ...]) -> str:
+    return (
+        f"In {source!r} these weights are stored as 8-bit floats, without scales, and were read as they are: {listed(names)}. "
+        "If they were quantised with scales, these are lost, and the answers are wrong."
+    )
 
 
 def _cut_gguf(source: str, blocks: int, depth: int) -> Fault:
@@ -199,7 +230,7 @@ def _unscaled(lists: Lists) -> Fault:
     return Fault(
         f"The weights of {lists.source!r} are quantised, and config.json does not say how. They would be read as plain "
         f"numbers, without these scales: {listed(unscaled(lists))}.",
-        "put the quantization_config of the model's makers into config.json: fetch the model again",
+        MAKERS_CONFIG,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from odd_tokenizers import LOSES, save_odd
 
 from dola.cli.prompts import Prompt, read_prompts
 from dola.errors import UsageError
@@ -19,6 +20,8 @@ READ = [
     ("a.txt", "[1, 2, 3]\n[INST] Hi\n{x} is", None, [("[1, 2, 3]", {}), ("[INST] Hi", {}), ("{x} is", {})]),
     ("a.txt", '{"a": 1} what is it?\n"To be"', None, [('{"a": 1} what is it?', {}), ('"To be"', {})]),
     ("a.txt", "Yes, answer\nred,green\nText, please", None, [("Yes, answer", {}), ("red,green", {}), ("Text, please", {})]),
+    ("a.txt", "PAR1 is a gene\nBZh\n", None, [("PAR1 is a gene", {}), ("BZh", {})]),
+    ("a.txt", "[{'a': 1}] is what?", None, [("[{'a': 1}] is what?", {})]),
     ("noname", "One\u2028still one", None, [("One\u2028still one", {})]),
     ("a.csv", "prompt,id\nOne,1\n\nTwo,2\n", None, [("One", {"id": "1"}), ("Two", {"id": "2"})]),
     ("a.csv", "\ufeffid;prompt\n1;Was kostet 1,5 kg?\n", None, [("Was kostet 1,5 kg?", {"id": "1"})]),
@@ -66,6 +69,23 @@ REFUSED = [
     ("a.csv", 'prompt\n"open\n', None, "the row that begins in line 2 has a quote that is not closed", "cut off"),
     ("a.csv", 'prompt,id\n"Hello" he said,1\n', None, "the row that begins in line 2 is not CSV", "doubled"),
     ("a.csv", "prompt\n", None, "holds no prompt", "one prompt on each line"),
+    (
+        "a.csv",
+        "id,chat\n1,\"[{'role': 'user', 'content': 'x'}]\"\n",
+        "chat",
+        "row 1 (line 2) is a list of chat messages, written as text",
+        "message alone",
+    ),
+    (
+        "a.csv",
+        'prompt\n"[{""content"": ""x"", ""role"": ""user""}]"\n',
+        None,
+        "is a list of chat messages, written as text",
+        "alone",
+    ),
+    ("a.jsonl", "\"[{'role': 'user'}]\"", None, "line 1 is a list of chat messages, written as text", "message alone"),
+    ("a.txt", "One\n[{'role': 'user', 'content': 'x'}]\n", None, "line 2 is a list of chat messages", "message alone"),
+    ("a.txt", b"%PDF-1.4\n%\xe2\xe3\n", None, "is a PDF file, not text", "pdftotext a.txt"),
     ("a.csv", "", None, "holds no prompt", "one prompt on each line"),
     ("a.json", "[]", None, "holds no prompt", "one prompt on each line"),
     ("a.json", '[{"prompt": null}]', None, "row 1 has no 'prompt' that is a string: it is null", '{"prompt": '),
@@ -215,6 +235,23 @@ def test_a_prompt_that_is_too_long_names_its_line_and_the_hint_is_enough(dola_co
     assert (flag, int(room) < 200) == ("--max-new-tokens", True)
     assert dola_command(*call, flag, int(room) + 1).code == 2
     assert dola_command(*call, flag, room, "--output", "a.out").code == 0
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_a_prompt_that_cannot_be_made_into_tokens_names_its_line(dola_command, tmp_path, write, batch):
+    folder = save_odd(tmp_path / "model", extra=1)
+    path = write("a.txt", "One\n\nTwo <extra0>\nThree\n")
+    ended = dola_command("generate", "--file", path, "-m", folder, "--batch-size", batch)
+    assert (ended.code, ended.out) == (2, "")
+    assert "dola: --file 'a.txt', line 3: the text has the token 401 ('<extra0>'), which the model does not" in ended.err
+
+
+def test_a_prompt_whose_words_the_template_loses_names_its_line(dola_command, tmp_path, write):
+    folder = save_odd(tmp_path / "model", template=LOSES["cut"])
+    ended = dola_command("generate", "--file", write("a.csv", "prompt,id\nOne,1\nSeven,2\n"), "-m", folder)
+    assert (ended.code, ended.out) == (2, "")
+    assert "dola: --file 'a.csv', row 2 (line 3): the model's chat template drops or changes the words" in ended.err
+    assert "Hint: --no-chat" in ended.err
 
 
 def strict(text):

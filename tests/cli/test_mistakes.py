@@ -1,11 +1,14 @@
 """Mistakes of a user, and the words that answer them: what, got, allowed, and a hint. Exit code 2, nothing on stdout."""
 
 import io
+import json
 import re
+import shlex
 import signal
+import subprocess
 
 import pytest
-from command import save
+from command import COMMAND, environment, save
 from odd_tokenizers import lossy_tokenizer
 
 import dola
@@ -183,6 +186,38 @@ def test_standard_input_that_is_no_text(dola_command, monkeypatch):
 
     monkeypatch.setattr("sys.stdin.read", fail, raising=False)
     assert "not valid UTF-8" in dola_command("generate", "-").err
+
+
+@pytest.mark.parametrize("data", [b"\xef\xbb\xbfHi there", b"Hi there\r\n", b"Hi there\n"])
+def test_standard_input_is_read_as_a_file_is(dola_command, folder, monkeypatch, data):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="\n"))
+    ended = dola_command("generate", "-m", folder, "--max-new-tokens", 2, "--json")
+    assert json.loads(ended.out)["prompt"] == "Hi there"
+
+
+@pytest.mark.parametrize(("data", "words"), [(b"H\0i\0", "it is UTF-16, or not text"), (b"caf\xe9", "is not valid UTF-8")])
+def test_standard_input_that_is_not_utf_8(dola_command, monkeypatch, data, words):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+    ended = dola_command("generate")
+    assert (ended.code, ended.out) == (2, "")
+    assert words in ended.err
+    assert "Hint: convert it, for instance with iconv -f " in ended.err
+
+
+def test_standard_input_that_is_closed(dola_command, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    for arguments in (["generate"], ["generate", "-"], ["trace"]):
+        ended = dola_command(*arguments)
+        assert (ended.code, ended.err.splitlines()[0]) == (2, "dola: There is no prompt.")
+
+
+def test_standard_output_that_is_closed(folder, tmp_path):
+    """As by `>&-`: Python has no stream there, and whoever prints fails. `--output` works all the same."""
+    command = [*COMMAND, "generate", "Hi", "-m", str(folder), "--max-new-tokens", "2", "--output", str(tmp_path / "a.jsonl")]
+    script = f"{shlex.join(command)} >&-"
+    done = subprocess.run(["sh", "-c", script], env=environment(), stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "a.jsonl").read_text())["prompt"] == "Hi"
 
 
 def test_a_prompt_without_tokens(base_folder):

@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-import sys
 
 import pytest
 import samples
@@ -38,25 +37,25 @@ def changed(folder, tmp_path):
     return make
 
 
-@pytest.fixture
-def stderr(capsys):
-    """Log lines, which go to stderr where nothing else is set up; pytest has handlers of its own."""
-    handler = logging.StreamHandler()
-    handler.emit = lambda record: print(record.getMessage(), file=sys.stderr)
-    logging.getLogger("dola").addHandler(handler)
-    yield
-    logging.getLogger("dola").removeHandler(handler)
-
-
 @pytest.mark.parametrize("layers", [[], ["--layers", "off"]])
-def test_generate_sets_aside_and_says_so(dola_command, changed, folder, stderr, layers):
+def test_generate_sets_aside_and_says_so(dola_command, changed, folder, layers):
     expected = dola_command("generate", "Hi", "-m", folder, *SHORT, *layers)
     ended = dola_command("generate", "Hi", "-m", changed(**MORE), *SHORT, *layers)
     assert (ended.code, ended.out) == (0, expected.out)
     assert all(f"{name}=" in ended.err for name in SAID)
 
 
-def test_compare(dola_command, changed, folder, stderr):
+def test_what_is_said_is_said_once_and_by_whom(dola_command, changed, folder):
+    """Log lines of the library and lines of the command look the same, and none is printed by Python's last resort as well."""
+    ended = dola_command("generate", "Hi", "-m", changed(num_beams=2, dola_layers="low"), *SHORT)
+    said = ended.err.splitlines()
+    assert [line.split(":")[0] for line in said] == ["dola", "dola"]
+    assert "dola_layers='low' of the model's generation config is used." in said[0]
+    assert said[1].startswith("dola: Set aside from the model's generation config: num_beams=2")
+    assert logging.getLogger("dola").handlers == []
+
+
+def test_compare(dola_command, changed, folder):
     expected = json.loads(dola_command("compare", "Hi", "-m", folder, *SHORT, "--json").out)
     ended = dola_command("compare", "Hi", "-m", changed(**MORE), *SHORT, "--json")
     columns = [column["token_ids"] for column in json.loads(ended.out)["columns"]]
@@ -64,14 +63,14 @@ def test_compare(dola_command, changed, folder, stderr):
     assert all(f"{name}=" in ended.err for name in SAID)
 
 
-def test_trace(dola_command, changed, folder, stderr):
+def test_trace(dola_command, changed, folder):
     expected = json.loads(dola_command("trace", "Hi", "-m", folder, "--generate", 3, "--json").out)
     ended = dola_command("trace", "Hi", "-m", changed(**MORE), "--generate", 3, "--json")
     assert json.loads(ended.out)["tokens"] == expected["tokens"]
     assert all(f"{name}=" in ended.err for name in SAID)
 
 
-def test_eval_and_tune(dola_command, changed, stderr, tmp_path):
+def test_eval_and_tune(dola_command, changed, tmp_path):
     data = samples.gsm8k(tmp_path / "gsm8k.jsonl", 2)
     model = changed(base=samples.long_window(tmp_path / "long"), **MORE, stop_strings=["a", "e", "i", "o"])
     for verb in ("eval", "tune"):

@@ -264,7 +264,7 @@ def test_the_command_is_right_or_ends_with_a_mistake_in_words(name, verb, monkey
         assert checks["chat template"] == ("failed" if code else "ok")
     elif expected is None:
         assert (code, out) == (2, "")
-        assert err.startswith("dola: The ")
+        assert err.startswith(f"dola: --file '{tmp_path}" if verb == "file" else "dola: The ")
         assert "\nHint: " in err
         assert "Traceback" not in err
     else:

@@ -158,6 +158,21 @@ def test_rows_of_a_batch_decode_as_alone(pad):
         assert found == alone[0, len(row) :].tolist()
 
 
+@pytest.mark.parametrize("whose", ["the tokenizer's", "one of the model's"])
+def test_a_padding_token_that_ends_texts_does_not_pad(whose):
+    """As of Llama (the padding token is the end token) and of Qwen (it is one of two end tokens).
+
+    The first releases of transformers 5 take a repetition penalty from padding as well: a row would not end as it does alone.
+    """
+    model, tokenizer = tiny("llama"), odd_tokenizer("start")
+    if whose == "the tokenizer's":
+        tokenizer.eos_token = tokenizer.pad_token
+    else:
+        model.generation_config.eos_token_id = [2, tokenizer.pad_token_id]
+    ids = Encoder.of(model, tokenizer).padded([[5, 6], [7, 8, 9, 10]])["input_ids"].tolist()
+    assert ids == [[5, 5, 5, 6], [7, 8, 9, 10]]
+
+
 class Shapeless(nn.Module):
     def get_input_embeddings(self):
         raise NotImplementedError

@@ -249,6 +249,25 @@ def test_bad_input(llama, contexts, continuations, message):
         score(llama, contexts=contexts, continuations=continuations)
 
 
+@pytest.mark.parametrize(
+    ("contexts", "continuations", "message"),
+    [
+        ("ab", [["a"], ["b"]], "contexts is str, not a list"),
+        (5, [["a"]], "contexts is int, not a list"),
+        (["a"], {"a": "b"}, "continuations is dict, not a list"),
+        (["a"], [5], "item 0 has no list of continuations: 5"),
+        ([None], [["a"]], "None is neither a text nor its tokens"),
+        ([[5]], [[7.5]], "7.5 is neither a text nor its tokens"),
+        ([b"a"], [["a"]], "Tokens are given as bytes"),
+        (["word1"], [[""]], "has no tokens: ''"),
+        (["aaa"], [["b"]], "the tokenizer joins 'b' with the end of its context"),
+    ],
+)
+def test_arguments_of_another_kind(llama, contexts, continuations, message):
+    with pytest.raises(InputError, match=message):
+        dola.score(llama, odd_tokenizer(), contexts, continuations, CONFIGS, progress=False)
+
+
 def test_bad_configurations(llama):
     with pytest.raises(LayersError, match="layer 6 in"):
         score(llama, {"it": DoLaConfig([6])})
@@ -337,6 +356,22 @@ def test_a_results_file_of_another_run_is_refused_and_left_alone(llama, tmp_path
         assert path.read_bytes() == content
     with pytest.raises(InputError, match="Is a directory"):
         score(llama, results=tmp_path)
+
+
+@pytest.mark.parametrize("found", [5, None, [], [{}], [{"tokens": 3, "it": 1}], [{"tokens": 3, "it": {"value": None}}]])
+@pytest.mark.parametrize("item", [0, 99, -1])
+def test_a_results_file_that_is_damaged_is_refused_and_left_alone(llama, tmp_path, item, found):
+    path = tmp_path / "results.jsonl"
+    run = {"contexts": [STEM], "continuations": [[[3, 9, 12]]], "configs": {"it": None}, "progress": False, "results": path}
+    dola.score(llama, None, **run)
+    head, whole, _ = path.read_text().split("\n")
+    if item:
+        found = json.loads(whole)["found"]
+    path.write_text(f"{head}\n{json.dumps({'item': item, 'found': found})}\n")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=f"is damaged: what it holds for item {item} is not a result of this run"):
+        dola.score(llama, None, **run)
+    assert path.read_bytes() == before
 
 
 def test_what_is_read_is_one_layer_at_a_time(llama, monkeypatch):

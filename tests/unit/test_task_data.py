@@ -107,7 +107,7 @@ def test_a_changed_file_is_refused_where_another_was_expected(write):
         ("a.csv", "q,q\n1,2\n", "two columns are called 'q'"),
         ("a.csv", "q\nä\n".encode("utf-16"), "is UTF-16, not UTF-8"),
         ("a.jsonl.gz", b"\x1f\x8b", "is compressed with gzip"),
-        ("a.parquet", b"PAR1", "is a Parquet file"),
+        ("a.parquet", b"PAR1\x15\x04", "is a Parquet file"),
     ],
 )
 def test_files_that_are_not_right(write, name, content, message):

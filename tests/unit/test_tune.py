@@ -166,6 +166,9 @@ def test_mistakes(llama, items, tmp_path):
         dola.tune(llama, None, FACTOR, items, metric="mc1", **run)
     with pytest.raises(InputError, match="vicuna has no metric to choose by"):
         dola.tune(llama, None, "vicuna", [], **run)
+    for task in ("factor-news", "gsm8k"):
+        with pytest.raises(InputError, match="1 of the 2 items that are needed"):
+            dola.tune(llama, None, task, items[:1], **run)
     with pytest.raises(InputError, match="40 items cannot be split into 41 folds"):
         dola.tune(llama, None, FACTOR, items, folds=41, **run)
     problems = GSM8K.items(samples.gsm8k(tmp_path / "test.jsonl", rows=4))

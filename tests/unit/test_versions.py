@@ -182,6 +182,20 @@ def test_models_that_cannot_be_imported(monkeypatch, error, mended):
     assert found.hint.endswith(f"pip install {mended}")
 
 
+def test_a_variable_that_a_library_cannot_read(monkeypatch):
+    """Not what mends a package: nothing is wrong with it."""
+
+    def fail(name):
+        return int("soon")
+
+    monkeypatch.setattr(versions, "import_module", fail)
+    monkeypatch.setenv("SOME_TIMEOUT", "soon")
+    assert misfit().hint == "unset SOME_TIMEOUT, or correct the value"
+    assert "'soon'. It reads such a value from SOME_TIMEOUT." in misfit().message
+    monkeypatch.delenv("SOME_TIMEOUT")
+    assert "pip install" in misfit().hint
+
+
 def test_a_package_without_metadata(monkeypatch):
     def missing(name):
         raise metadata.PackageNotFoundError(name)

@@ -2,9 +2,11 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import checkpoints
 import numpy as np
@@ -91,6 +93,11 @@ FAULTS = [
      "quantised, and config.json does not say how", "quantization_config"),
     (scaled("weight_scale"), {}, "read as plain numbers, without these scales: model.layers.0.mlp.up_proj.weight_scale.",
      "quantization_config"),
+    (scaled("scale"), {}, "without these scales: model.layers.0.mlp.up_proj.scale.", "quantization_config"),
+    (lambda w: {**w, "lm_head.weight": (w["lm_head.weight"] * 50).to(torch.int8)}, {},
+     "stored as integers and would be read as plain numbers: lm_head.weight.", "quantization_config"),
+    (lambda w: {k: (v * 50).to(torch.uint8) if "up_proj" in k else v for k, v in w.items()}, {},
+     "plain numbers: model.layers.*.mlp.up_proj.weight (6).", "quantization_config"),
     (scaled("SCB"), {}, "without these scales: model.layers.0.mlp.up_proj.SCB.", "quantization_config"),
 ]  # fmt: skip
 
@@ -100,6 +107,35 @@ def test_weights_that_are_not_the_files_are_refused(tmp_path, edit, config, mess
     said = fault(checkpoints.save(tmp_path, edit, **config))
     assert message in said[0]
     assert hint in said[1]
+
+
+def test_integers_in_the_files_of_a_sharded_model(tmp_path):
+    folder = checkpoints.save(tmp_path)
+    weights = checkpoints.load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    head = {"lm_head.weight": (weights.pop("lm_head.weight") * 50).to(torch.int8)}
+    for name, part in {"a": weights, "b": head, "unused": {"lm_head.weight": torch.ones(401, 32)}}.items():
+        checkpoints.save_file(part, folder / f"{name}.safetensors", metadata={"format": "pt"})
+    places = {**dict.fromkeys(weights, "a.safetensors"), "lm_head.weight": "b.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    assert "stored as integers and would be read as plain numbers: lm_head.weight." in fault(folder)[0]
+
+
+def test_small_floats_without_scales_are_named(tmp_path):
+    """Some models are saved like that on purpose."""
+    folder = checkpoints.save(tmp_path, lambda w: {**w, "lm_head.weight": w["lm_head.weight"].to(torch.float8_e4m3fn)})
+    said = []
+    dola.load(folder, progress=said.append)
+    (line,) = said
+    assert "these weights are stored as 8-bit floats, without scales, and were read as they are: lm_head.weight." in line
+
+
+def test_outputs_without_names_in_the_config(tmp_path):
+    """transformers' own `generate` ends in an AttributeError there."""
+    model = dola.load(checkpoints.save(tmp_path, return_dict=False)).model
+    assert torch.equal(logits(model), logits(tiny("llama")))
+    settings = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    assert torch.equal(model.generate(IDS, **settings), tiny("llama").generate(IDS, **settings))
 
 
 def test_the_command_of_the_hint_removes_the_prefix(tmp_path):
@@ -290,13 +326,77 @@ def test_the_weights_of_an_adapter_are_checked(adapted, tmp_path):
     ("base", "message"),
     [
         ("/no/such/model", r"is for the model '/no/such/model'\. There is no folder"),
-        ("nobody/nothing", "'nobody/nothing' is not in the hub's cache"),
+        ("nobody/nothing", r"is for the model 'nobody/nothing'\. 'nobody/nothing' is not in the hub's cache"),
         (None, "does not name the model that the adapter is for"),
     ],
 )
 def test_an_adapter_whose_base_is_not_here(adapted, tmp_path, base, message):
     with pytest.raises(ModelFileError, match=message):
         dola.load(copied(adapted[1], tmp_path, base_model_name_or_path=base))
+
+
+def test_an_adapter_of_an_adapter(adapted, tmp_path):
+    for base in (adapted[1], tmp_path):
+        message, hint = fault(copied(adapted[1], tmp_path, base_model_name_or_path=str(base)))
+        assert f"is for the model {str(base)!r}. That is an adapter, too, and not a whole model" in message
+        assert "merge the adapters" in hint
+
+
+def saved_adapter(base, folder, settings):
+    """An adapter whose weights are random, as PEFT saves it; and the logits that PEFT computes with it."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings(peft)).eval()
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        model.save_pretrained(folder)
+    return logits(model)
+
+
+def test_a_dora_adapter_is_refused_with_a_command_that_merges_it(adapted, tmp_path):
+    folder = tmp_path / "dora"
+    expected = saved_adapter(
+        adapted[0], folder, lambda peft: peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", use_dora=True)
+    )
+    message, hint = fault(folder)
+    assert "lora_magnitude_vector" in message
+    assert "It is a DoRA adapter" in message
+    command = hint.partition('python -c "')[2].partition('", and copy the tokenizer')[0]
+    subprocess.run([sys.executable, "-c", command], check=True)
+    merged = tmp_path / "dora-merged"
+    for file in Path(adapted[0]).glob("tokenizer*"):
+        shutil.copy(file, merged)
+    assert torch.allclose(logits(dola.load(merged).model), expected, atol=1e-4)
+
+
+def test_an_adapter_of_vectors_before_the_prompt(adapted, tmp_path):
+    saved_adapter(adapted[0], tmp_path, lambda peft: peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    message, hint = fault(tmp_path)
+    assert "is an adapter that puts learned vectors before the prompt" in message
+    assert "LoRA" in hint
+
+
+def test_an_adapter_that_lost_a_module_is_not_taken_for_a_model(adapted, tmp_path):
+    saved_adapter(
+        adapted[0],
+        tmp_path,
+        lambda peft: peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM"),
+    )
+    file = tmp_path / "adapter_model.safetensors"
+    checkpoints.save_file({k: v for k, v in checkpoints.load_file(file).items() if "lm_head" not in k}, file)
+    message, hint = fault(tmp_path)
+    assert "The adapter is not whole" in message
+    assert "tie_word_embeddings" not in hint
+
+
+def test_settings_of_an_adapter_that_peft_passes_over_are_said(adapted, tmp_path):
+    said = []
+    dola.load(copied(adapted[1], tmp_path, of_a_later_version=True), progress=said.append)
+    (line,) = said
+    assert line.startswith("PEFT warns: Unexpected keyword arguments ['of_a_later_version'] for class LoraConfig")
 
 
 def test_an_adapter_without_peft(adapted, monkeypatch):
@@ -308,7 +408,7 @@ def test_an_adapter_without_peft(adapted, monkeypatch):
 def test_an_adapter_config_that_is_no_json(adapted, tmp_path):
     adapter = copied(adapted[1], tmp_path)
     (adapter / "adapter_config.json").write_text("[]")
-    with pytest.raises(ModelFileError, match=r"adapter_config\.json of .* cannot be read"):
+    with pytest.raises(ModelFileError, match=r"adapter_config\.json of .* cannot be read: it holds a list, not an object"):
         dola.load(adapter)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from dola.chat import can_chat, has_chat
 from dola.encoding import Encoder
-from dola.errors import UsageError
+from dola.errors import InputError, UsageError
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,21 @@ def encode(model: Any, tokenizer: Any, prompts: Sequence[str], *, chat: bool) ->
             prompt, or loses its words.
     """
     encoder = Encoder.of(model, tokenizer)
-    return encoder.padded([encoder.prompt(prompt, chat=chat, hint="--no-chat") for prompt in prompts])
+    return encoder.padded([encode_prompt(encoder, prompt, chat=chat) for prompt in prompts])
+
+
+def encode_prompt(encoder: Encoder, prompt: str, *, chat: bool, where: str = "") -> list[int]:
+    """The tokens of one prompt. `where` is the file and line that it came from, for messages.
+
+    Raises:
+        InputError: See `encode`.
+    """
+    try:
+        return encoder.prompt(prompt, chat=chat, hint="--no-chat")
+    except InputError as error:
+        if not where:
+            raise
+        raise InputError(f"{where}: {error.message[:1].lower()}{error.message[1:]}", hint=error.hint) from error
 
 
 def check_length(model: Any, inputs: Any, max_new_tokens: int, *, option: str = "--max-new-tokens") -> None:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from dola.cli.output import log_as_said
 from dola.errors import ConfigError, DolaError, InputError, MissingExtraError, UsageError
 
 _FLAGS = "layers|relative_top|divergence|dtype|device|device_map|repeats|new_tokens|cache|prompt_lookup|repetition_penalty"
@@ -33,12 +34,16 @@ _ClickUsageError: Any = typer.BadParameter.__mro__[1]
 @contextmanager
 def in_words() -> Iterator[None]:
     """Run a command inside, and end the process as above."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by `>&-`
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # replaced by something simpler
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         try:
-            yield
+            with log_as_said():
+                yield
         except typer.Exit as done:
             sys.stdout.flush()
             raise SystemExit(done.exit_code) from None

@@ -9,9 +9,10 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from dola.cli.answer_file import AnswerFile
-from dola.cli.decoding import Batch, Decoding, check_lengths, decode, encode
+from dola.cli.decoding import Batch, Decoding, check_lengths, decode, encode_prompt
 from dola.cli.output import note, print_json, printable, stderr
 from dola.cli.prompts import Prompt
+from dola.encoding import Encoder
 
 if TYPE_CHECKING:
     from dola.config import DoLaConfig
@@ -47,12 +48,10 @@ class Run:
     candidate_layers: list[int] | None = None
 
     def __post_init__(self) -> None:
-        lengths: list[int] = []
-        for start in range(0, len(self.prompts), self.batch_size):  # before the first hour of work, not after it
-            inputs = self._encoded(start)
-            alone = len(inputs["input_ids"]) == 1  # not padded
-            lengths += [inputs["input_ids"].shape[-1]] if alone else inputs["attention_mask"].sum(dim=-1).tolist()
-        named = [(prompt.where, length) for prompt, length in zip(self.prompts, lengths, strict=True)]
+        # All prompts: before the first hour of work, not after it.
+        self._encoder = Encoder.of(self.model, self.tokenizer)
+        self._rows = [encode_prompt(self._encoder, each.text, chat=self.chat, where=each.where) for each in self.prompts]
+        named = [(prompt.where, len(row)) for prompt, row in zip(self.prompts, self._rows, strict=True)]
         check_lengths(self.model, named, self.decoding.max_new_tokens)
 
     def to_stdout(self, schema: str, *, json: bool, stream: bool) -> None:
@@ -108,8 +107,7 @@ class Run:
                 bar.advance(task, len(rows))
 
     def _encoded(self, start: int) -> Any:
-        texts = [prompt.text for prompt in self.prompts[start : start + self.batch_size]]
-        return encode(self.model, self.tokenizer, texts, chat=self.chat)
+        return self._encoder.padded(self._rows[start : start + self.batch_size])
 
     def _records(self, start: int, batch: Batch) -> Iterator[dict[str, Any]]:
         timings = {

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -17,7 +16,7 @@ import typer
 
 from dola.cli.config_file import read_config_file
 from dola.cli.endings import importing
-from dola.cli.output import loading, quiet_libraries
+from dola.cli.output import loading, quiet_libraries, say
 from dola.errors import UsageError
 from dola.layers import BUCKETS, word_or_numbers
 
@@ -226,20 +225,16 @@ def settle_layers(config: DoLaConfig | None, given: str | None, model: Any) -> t
     if given is not None or own is None or config is None:
         named = "high" if given is None else given
         if own is not None and spelled(own) != named:
-            _say(f"{shown('dola_layers', own)} of the model's generation config is set aside: --layers {named} was given.")
+            say(f"{shown('dola_layers', own)} of the model's generation config is set aside: --layers {named} was given.")
         return config, named
     layers = as_config(None, Anatomy.of(model)).layers
-    _say(f"--layers was not given: {shown('dola_layers', own)} of the model's generation config is used.")
+    say(f"--layers was not given: {shown('dola_layers', own)} of the model's generation config is used.")
     return dataclasses.replace(config, layers=layers), spelled(layers)
 
 
 def spelled(layers: Any) -> str:
     """Layers as `--layers` takes them."""
     return ",".join(map(str, layers)) if isinstance(layers, (list, tuple)) else str(layers)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def load_model(

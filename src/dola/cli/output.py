@@ -49,6 +49,26 @@ def say(line: str) -> None:
     print(f"dola: {printable(line)}", file=sys.stderr, flush=True)
 
 
+class _Said(logging.Handler):
+    """Prints log lines as `say` does, with tracebacks where there are some."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
+
+
+@contextmanager
+def log_as_said() -> Iterator[None]:
+    """What the library warns of inside is said as the command says it, once, whatever other libraries set up."""
+    logger, handler = logging.getLogger("dola"), _Said(logging.WARNING)
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
+
+
 @contextmanager
 def loading(name: str) -> Iterator[Callable[[str], None]]:
     """Say what is being loaded while it is, where somebody watches. Yields what prints a line of progress in the meantime."""

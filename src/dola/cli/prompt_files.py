@@ -36,6 +36,8 @@ _EXAMPLE = '{"prompt": "The capital of France is"}'
 _HINT = f"an entry looks like {_EXAMPLE}"
 _BRACKETS = re.compile(r"[\[\]{}]+,?")
 _OBJECT = re.compile(r'\[?\s*\{\s*"[^"]*"\s*:')
+_CHAT = re.compile(r"""\s*\[\s*\{\s*(['"])(role|content|from)\1\s*:""")
+_ALONE = "write the user's message alone, as text"
 _IS_NAME = re.compile(r"\w+([ _.-]\w+){0,2}")
 
 
@@ -93,6 +95,7 @@ def _prompts(records: Records, name: str, field: str | None) -> list[Prompt]:
     for entry in records.entries:
         where = f"{name}, {entry.where}"
         values, text = _taken_apart(entry, where, field, records.columns)
+        _refuse_chat(text, where)
         if not text.strip() or not is_text(text):
             raise UsageError(f"{where} has a prompt that is empty or cannot be encoded: {text[:60]!a}", hint=_HINT)
         values, odd = finite(values)
@@ -103,6 +106,12 @@ def _prompts(records: Records, name: str, field: str | None) -> list[Prompt]:
     if lost:
         say(null_for(lost))
     return found
+
+
+def _refuse_chat(text: str, where: str) -> None:
+    """Refuse a list of chat messages that was written as text, as pandas writes a column of them."""
+    if _CHAT.match(text):
+        raise UsageError(f"{where} is a list of chat messages, written as text: {text[:60]}", hint=_ALONE)
 
 
 def is_text(text: str) -> bool:
@@ -129,7 +138,7 @@ def _taken_apart(entry: Entry, where: str, field: str | None, columns: Sequence[
     if not isinstance(values[key], str):
         raise UsageError(
             f"{where} has no {key!r} that is a string: it is {described(values[key])}.",
-            hint="write the user's message alone, as text" if isinstance(values[key], list) else _HINT,
+            hint=_ALONE if isinstance(values[key], list) else _HINT,
         )
     return {name: value for name, value in values.items() if name != key}, values[key]
 
@@ -195,6 +204,7 @@ def _lines(text: str, path: Path, name: str, field: str | None) -> list[Prompt]:
                 f"{name}, line {number} is JSON, not a prompt: {line.strip()[:60]}",
                 hint=f"name the file {path.with_suffix('.jsonl').name} if all of it is; else write one prompt on each line",
             )
+        _refuse_chat(line, f"{name}, line {number}")
     return [Prompt(line, where=f"{name}, line {number}") for number, line in lines]
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from dola.cli.prompt_files import Prompt, is_text, prompts_of
 from dola.errors import UsageError
+from dola.text_file import decoded, with_plain_ends
 
 __all__ = ["Prompt", "read_prompts"]
 
@@ -44,12 +46,19 @@ def read_prompts(
 
 
 def _from_stdin(argument: str | None, verb: str) -> str:
-    if argument is None and sys.stdin.isatty():
+    if sys.stdin is None or (argument is None and sys.stdin.isatty()):  # it is None where it is closed
         file = ", or --file FILE" if verb == "generate" else ""
         raise UsageError(
             "There is no prompt.", hint=f'dola {verb} "The capital of France is"{file}, or pipe it into the command'
         )
     try:
-        return sys.stdin.read().removesuffix("\n")  # which `echo` adds
+        return with_plain_ends(_read(sys.stdin)).removesuffix("\n")  # which `echo` adds
     except UnicodeDecodeError:
         return "\udcff"
+
+
+def _read(stream: Any) -> str:
+    """All of a stream. UTF-8 is read as in a file: a mark at its beginning is left out, and bytes that are 0 are refused."""
+    encoding = str(getattr(stream, "encoding", None)).lower().replace("-", "")
+    content = stream.buffer.read() if encoding == "utf8" and hasattr(stream, "buffer") else stream.read()
+    return decoded(content, None, name="The prompt", error=UsageError) if isinstance(content, bytes) else content

@@ -201,7 +201,15 @@ def _values(
     def run() -> dict[str, str]:
         return {**sample.facts, "texts": _digest(texts.by_way), "judges": repr(judges and judges.names)}
 
-    with ResultsFile.open(judged, run) as kept:
+    def is_result(number: int, found: Any) -> bool:
+        return (
+            0 <= number < len(jobs)
+            and isinstance(found, dict)
+            and all(isinstance(found.get(name), (int, float)) for name in names)
+        )
+
+    names = [metric.name for metric in task.metrics]
+    with ResultsFile.open(judged, run, is_result) as kept:
         for number, (name, i) in enumerate(
             tqdm(jobs, unit="answer", disable=None if progress and judges is not None else True)
         ):
@@ -209,7 +217,6 @@ def _values(
                 by = (judges.truth, judges.info) if judges is not None and task.kind == "open" else ()
                 kept.add(number, task.measure(sample.items[i], texts.by_way[name][i], *by))
         measured = {job: kept.items[number] for number, job in enumerate(jobs)}
-    names = [metric.name for metric in task.metrics]
     return {
         name: {metric: [measured[name, i][metric] for i in range(len(sample.items))] for metric in names}
         for name in texts.by_way

@@ -90,7 +90,7 @@ def generate_texts(
         }
 
     with (
-        ResultsFile.open(results, run) as kept,
+        ResultsFile.open(results, run, lambda number, found: 0 <= number < jobs and isinstance(found, str)) as kept,
         tqdm(total=jobs, initial=len(kept.items), unit="text", disable=None if progress else True) as bar,
     ):
         for number, way in enumerate(ways):
