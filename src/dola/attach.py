@@ -292,9 +292,11 @@ class Session:
     def is_concerned(self) -> bool:
         """Whether a hook that runs in this thread is this session's to act on: in a forward that it has opened, or may open.
 
-        The forward comes first: compiled code is made again where something that it has looked at becomes another.
+        The forward comes first: compiled code is made again where something that it has looked at becomes another. A hook that
+        is not traced looks at its own thread's forward alone: the traced one may be another thread's.
         """
-        return self._call is not None or self.is_active()
+        call = self._call if torch.compiler.is_compiling() else self._state.call
+        return call is not None or self.is_active()
 
     @property
     def _call(self) -> Call | None:

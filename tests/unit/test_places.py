@@ -146,6 +146,8 @@ def test_merging_an_adapter_away_is_followed(model):
 
 @pytest.mark.parametrize("eagerly", [True, False], ids=["an eager forward between", "no eager forward"])
 def test_a_compiled_model_follows_a_replaced_part(model, eagerly):
+    if not (eagerly or hasattr(torch._C._dynamo.eval_frame, "set_code_exec_strategy")):
+        pytest.skip("this torch compiles hooks by themselves, and then such a call is refused by name")
     compiled = torch.compile(model, backend="eager")
     with dola.attach(model, "high"):
         before = compiled(BATCH).logits

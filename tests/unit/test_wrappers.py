@@ -231,5 +231,7 @@ def test_torchs_own_wrappers(ids):
                 way()
     with FullyShardedDataParallel.summon_full_params(fsdp):
         assert torch.equal(dola.generate(fsdp.module, ids, **FAST), right)
+    if not hasattr(torch.cpu.Stream, "record_event"):
+        return  # this torch does not shard so on a CPU
     sharded = fully_shard(tiny("llama"), mesh=init_device_mesh("cpu", (1,)))  # FSDP2 changes the class, and wraps nothing
     assert torch.equal(dola.generate(sharded, ids, **FAST), right)
