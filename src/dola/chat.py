@@ -104,7 +104,8 @@ def _lost(render: Callable[[Any], Any], messages: Sequence[Message], form: Seque
     """What a template did to the words of `messages`, rendered as `form`; "" where they are in the prompt."""
     prompt = prompt if isinstance(prompt, str) else ""
     words = [_words(message) for message in messages]
-    stand_in = next((each for each in _STAND_INS if each not in map(plain, words)), _STAND_INS[0])
+    # Other words that are not a part of these, which the prompt without them would then hold by chance.
+    stand_in = next((each for each in _STAND_INS if not any(plain(each) in plain(text) for text in words)), _STAND_INS[0])
     without = _without(render, [_other(*each, stand_in) for each in zip(messages, form, words, strict=True)])
     checked = [(message, text) for message, text in zip(messages, words, strict=True) if text]
     lost = [message for message, text in checked if not _keeps(prompt, without, text, words) or _prints_part(prompt, message)]

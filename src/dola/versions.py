@@ -24,10 +24,6 @@ NEWEST_TESTED = {"torch": "2.14", "transformers": "5.24"}
 """The newest series that `make test-newest` passed with. docs/compatibility.md has the pairs."""
 
 
-ODD_VARIABLE = "look for an environment variable with such a value: env | grep -E 'HF_|HUGGING|TORCH|TRANSFORMERS|OMP'"
-"""What to do about a library that fails on a value at import, when huggingface_hub and others read their variables."""
-
-
 @dataclass(frozen=True)
 class Misfit:
     """What does not fit, and the command that mends it."""
@@ -116,8 +112,6 @@ def _cannot_import(package: str, error: Exception) -> Misfit:
             f"unset {' '.join(variables)}, or correct the value",
         )
     said = f"{package} {_version(package) or ''}".rstrip() + f" is installed but cannot be imported: {line}"
-    if isinstance(error, ValueError):
-        return Misfit(f"{said}.", ODD_VARIABLE)
     if name not in NEEDS:
         return Misfit(said, pip_install("--upgrade", metadata.packages_distributions().get(name, [name])[0]))
     return Misfit(said, pip_install("--force-reinstall", needed) if package == "torch" else pip_install(needed))

@@ -111,9 +111,10 @@ def _ended_by_ctrl_c() -> Iterator[None]:
     except ValueError as error:
         if isinstance(error, DolaError):
             raise
-        from dola.versions import ODD_VARIABLE
-
-        raise UsageError(f"A library cannot be imported: {error}.", hint=ODD_VARIABLE) from error
+        raise UsageError(  # huggingface_hub and others read their environment variables when they are imported
+            f"A library cannot be imported: {error}.",
+            hint="look for an environment variable with such a value: env | grep -E 'HF_|HUGGING|TORCH|TRANSFORMERS|OMP'",
+        ) from error
     finally:
         signal.signal(signal.SIGINT, before)
 
