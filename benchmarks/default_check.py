@@ -19,7 +19,7 @@ import dola
 from dola.evidence.choice import measure, score_items
 from dola.evidence.report import difference
 from dola.evidence.sample import Sample, find_task
-from dola.statistics import compare
+from dola.evidence.statistics import compare
 
 BUCKETS, NORMS, DIVERGENCES = ("low", "high"), (True, False), ("jsd", "reference")
 CONSTRAINT = "constraint alone"

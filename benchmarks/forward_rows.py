@@ -14,8 +14,8 @@ from transformers import DynamicCache
 
 import dola
 from dola.bench.ways import synchronize
-from dola.cost import forward_cost
-from dola.hidden import cache_name
+from dola.decoding.cost import forward_cost
+from dola.model.hidden import cache_name
 
 ROWS = (1, 2, 3, 4, 6, 8, 11, 16)
 

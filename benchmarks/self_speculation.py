@@ -17,8 +17,8 @@ import torch
 
 import dola
 from dola.bench.cases import texts
-from dola.cost import product_bound, product_cost
-from dola.hidden import captured
+from dola.decoding.cost import product_bound, product_cost
+from dola.model.hidden import captured
 
 
 @torch.no_grad()

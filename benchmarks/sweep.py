@@ -29,7 +29,7 @@ from dola.bench.machine import Machine
 from dola.bench.measure import measure
 from dola.bench.source import Source
 from dola.bench.ways import Bench, Settings, Way, synchronize
-from dola.encoding import Encoder
+from dola.text.encoding import Encoder
 
 
 def main(arguments=None) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 import dola
-from dola.hidden import captured, few_logits
-from dola.step import chunk_rows
+from dola.decoding.step import chunk_rows
+from dola.model.hidden import captured, few_logits
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from dola.install_hint import install_line
+from dola.installed.hints import install_line
 
 NAMES = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
 

@@ -28,8 +28,8 @@ from families import spread_logits
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import dola
-from dola.anatomy import Anatomy
-from dola.examination import contrast_error
+from dola.doctor.checks import contrast_error
+from dola.model.anatomy import Anatomy
 
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "architectures.json"

@@ -3,7 +3,7 @@
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from dola.examination import PROMPT
+from dola.doctor.checks import PROMPT
 
 
 def word_tokenizer(size=401):

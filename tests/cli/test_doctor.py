@@ -15,12 +15,12 @@ from transformers.utils import logging as transformers_logging
 from typer.testing import CliRunner
 from words import word_tokenizer
 
-from dola.checkup import check_up
 from dola.cli import main
 from dola.cli.app import app
 from dola.cli.doctor import SCHEMA, parse_layers
 from dola.cli.doctor_page import STYLES, render
-from dola.environment import Device, look_around
+from dola.doctor.checkup import check_up
+from dola.doctor.environment import Device, look_around
 
 runner = CliRunner()
 

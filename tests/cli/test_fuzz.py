@@ -89,7 +89,7 @@ def test_any_words_on_the_command_line(dola_command, monkeypatch, tmp_path, verb
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     monkeypatch.setenv("DOLA_CACHE", str(tmp_path / "none"))
-    monkeypatch.setattr("dola.embedded.subprocess.run", _no_network)
+    monkeypatch.setattr("dola.loading.embedded.subprocess.run", _no_network)
     ended = dola_command(verb, *arguments)
     assert ended.code in CODES
     assert "Traceback" not in ended.err

@@ -8,7 +8,7 @@ import pytest
 import samples
 
 import dola
-from dola import generation_call
+from dola.decoding import as_asked as generation_call
 
 MORE = {
     "num_beams": 2, "num_return_sequences": 2, "do_sample": True, "return_dict_in_generate": True, "output_scores": True,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dola.cli import serve
-from dola.install_hint import install_line
+from dola.installed.hints import install_line
 
 
 @pytest.fixture

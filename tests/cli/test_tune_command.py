@@ -13,7 +13,7 @@ from dola import DoLaConfig
 from dola.cli.tune import SCHEMA, SCHEMA_NAME
 from dola.tasks import TASKS
 
-MODULE = import_module("dola.tune")  # the attribute of that name is the function
+MODULE = import_module("dola.evidence.tune")  # the attribute of that name is the function
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,7 @@ def gains(monkeypatch):
         return {"factor": [float(name == "layer 3")] * len(items), "factor_official": [0.0] * len(items)}
 
     monkeypatch.setattr(MODULE, "measure", measure)
-    monkeypatch.setattr("dola.statistics.FEWEST_ITEMS", 5)
+    monkeypatch.setattr("dola.evidence.statistics.FEWEST_ITEMS", 5)
 
 
 def test_json_is_what_the_schema_says_and_what_tune_finds(tuned, long_folder, data):

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from dola.install_hint import install_line
+from dola.installed.hints import install_line
 from dola.ui import server
 
 

@@ -13,8 +13,8 @@ from transformers import AutoModelForImageTextToText
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import dola
-from dola.anatomy import Anatomy, Scale
 from dola.errors import InputError, ModelError
+from dola.model.anatomy import Anatomy, Scale
 
 KINDS = {
     "gpt_bigcode": "multi-query attention",

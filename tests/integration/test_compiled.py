@@ -18,7 +18,7 @@ from torch._dynamo.utils import counters
 from transformers import CompileConfig
 
 import dola
-from dola import step
+from dola.decoding import step
 
 LAYERS = [[1], [1, 2], "high", dola.DoLaConfig.reference("low")]
 

@@ -27,9 +27,9 @@ from transformers import (
 )
 
 import dola
-from dola.contrast import plausible
 from dola.errors import AttachError, InputError, LayersError
-from dola.hidden import cache_name
+from dola.methods.contrast import plausible
+from dola.model.hidden import cache_name
 from integration.oracle import oracle_of
 
 PROMPT = torch.tensor([[5, 17, 200, 33, 5, 17, 200, 33, 5, 17]])
@@ -407,7 +407,7 @@ def test_install_takes_a_config_only():
 def test_warnings_are_said_once(model, caplog):
     import importlib
 
-    module = importlib.import_module("dola.generate")
+    module = importlib.import_module("dola.decoding.generate")
     module._said.clear()
     with caplog.at_level("WARNING", logger="dola"), warnings.catch_warnings():
         for _ in range(2):

@@ -6,9 +6,9 @@ from families import FAMILIES, readout, tiny
 from reference import dola_float64 as judge
 
 import dola
-from dola.anatomy import READOUT_TOLERANCE
-from dola.contrast import plausible
-from dola.layers import candidate_layers
+from dola.methods.contrast import plausible
+from dola.methods.layers import candidate_layers
+from dola.model.anatomy import READOUT_TOLERANCE
 
 CONFIGS = {
     "default": dola.DoLaConfig("high"),

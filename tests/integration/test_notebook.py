@@ -5,7 +5,7 @@ import re
 import pytest
 from notebook import NOTEBOOK, read, run
 
-from dola.install_hint import install_line
+from dola.installed.hints import install_line
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?%?")
 

@@ -8,10 +8,10 @@ import torch
 
 import dola
 from dola import native
-from dola.anatomy import READOUT_TOLERANCE
-from dola.contrast import contrast, js_divergence, log_probs
-from dola.layers import candidate_layers
-from dola.step import Step
+from dola.decoding.step import Step
+from dola.methods.contrast import contrast, js_divergence, log_probs
+from dola.methods.layers import candidate_layers
+from dola.model.anatomy import READOUT_TOLERANCE
 
 PROMPTS = [
     "The capital of Washington State is",

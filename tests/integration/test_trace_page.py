@@ -13,7 +13,7 @@ from words import word_tokenizer
 
 import dola
 from dola.plot.html import page as page_of
-from dola.token_text import visible
+from dola.text.token_text import visible
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from command import environment, heed_ctrl_c
 
 import dola
 from dola import LayerTrace
-from dola.encoding import Encoder
-from dola.install_hint import install_line
-from dola.token_text import visible
+from dola.installed.hints import install_line
+from dola.text.encoding import Encoder
+from dola.text.token_text import visible
 
 PROMPT = "What is the capital of Washington State?"
 WATCHED = """

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from reference import dola_float64 as judge
 
 import dola
-from dola.contrast import IMPLAUSIBLE, Shard, contrast, js_divergence, plausible, reference_divergence, select_premature
+from dola.decoding.step import Reading, Step
 from dola.errors import InputError
-from dola.sparse import Row
-from dola.step import Reading, Step
+from dola.methods.contrast import IMPLAUSIBLE, Shard, contrast, js_divergence, plausible, reference_divergence, select_premature
+from dola.methods.sparse import Row
 
 seeds = st.integers(0, 2**31)
 finite = st.floats(-60, 60, width=32)

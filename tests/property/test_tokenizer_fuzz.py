@@ -23,14 +23,14 @@ import dola
 from dola.bench.cases import whole_cases
 from dola.cli import main
 from dola.cli.decoding import Decoding, check_length, decode, encode
-from dola.encoding import Encoder
 from dola.errors import DolaError
 from dola.evidence.generation import generate_texts
 from dola.evidence.ways import Way
-from dola.models import LoadedModel
-from dola.recipe import Recipe
+from dola.loading.models import LoadedModel
+from dola.scoring.recipe import Recipe
 from dola.tasks import Generation
 from dola.tasks.items import QuestionItem
+from dola.text.encoding import Encoder
 from dola.ui.request import Limits, Request
 
 NEW = 3

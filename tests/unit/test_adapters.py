@@ -9,10 +9,10 @@ import torch
 from families import tiny
 
 import dola
-from dola import adapters
-from dola.adapters import GROUP, REFUSED, AltUp, unregister_anatomy
-from dola.anatomy import Anatomy, Chain, Cut, Scale, SoftCap, register_anatomy
 from dola.errors import ModelError
+from dola.model import adapters
+from dola.model.adapters import GROUP, REFUSED, AltUp, unregister_anatomy
+from dola.model.anatomy import Anatomy, Chain, Cut, Scale, SoftCap, register_anatomy
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from transformers import (
 )
 
 import dola
-from dola.anatomy import Scale, SoftCap, unwrap
 from dola.errors import ModelError
+from dola.model.anatomy import Scale, SoftCap, unwrap
 
 BERT_LIKE = {
     "vocab_size": 401,

@@ -12,12 +12,12 @@ from transformers import modeling_utils
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 import dola
-from dola.attach import select_positions
-from dola.contrast import contrast, plausible
+from dola.decoding.attach import select_positions
+from dola.decoding.step import CHUNK_ELEMENTS
 from dola.errors import AttachError, CaptureError, DolaError, InputError, LayersError, ReadoutError
-from dola.step import CHUNK_ELEMENTS
+from dola.methods.contrast import contrast, plausible
 
-attach_module = importlib.import_module("dola.attach")  # `dola.attach` itself is the function
+attach_module = importlib.import_module("dola.decoding.attach")  # `dola.decoding.attach` itself is the function
 
 
 def scores_of(model, ids, config="high", **kwargs):
@@ -363,7 +363,7 @@ def aside_before_blocks(self, input_ids=None, **kwargs):
 @pytest.mark.parametrize("together", [True, False], ids=["read together", "read apart"])
 @pytest.mark.parametrize("forward", [aside_and_logits, aside_before_logits, aside_before_blocks])
 def test_a_model_that_runs_its_head_for_other_things_too(llama, ids, monkeypatch, forward, together):
-    monkeypatch.setattr("dola.step.Step._plan", lambda *args: together)
+    monkeypatch.setattr("dola.decoding.step.Step._plan", lambda *args: together)
     model = with_a_forward_of_its_own(forward)
     plain, expected = model(ids)["aside"], scores_of(llama, ids)
     with dola.attach(model, "high"):

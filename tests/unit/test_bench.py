@@ -22,10 +22,10 @@ from dola.bench.measure import _first_difference, measure
 from dola.bench.results import Memory, Spread
 from dola.bench.source import SHAPES, Source
 from dola.bench.ways import Bench, Settings, Way
-from dola.encoding import Encoder
 from dola.errors import ConfigError, InputError, MissingExtraError
-from dola.install_hint import install_line
-from dola.layers import candidate_layers
+from dola.installed.hints import install_line
+from dola.methods.layers import candidate_layers
+from dola.text.encoding import Encoder
 
 pytestmark = pytest.mark.usefixtures("_without_collecting_garbage")
 

@@ -17,8 +17,9 @@ from torch import nn
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor
 
 import dola
-from dola import changes, generation
-from dola.changes import Changes
+from dola.decoding import call as generation
+from dola.decoding import changes
+from dola.decoding.changes import Changes
 from dola.errors import AttachError, DolaError
 
 FAST = {"max_new_tokens": 3, "do_sample": False}
@@ -176,7 +177,7 @@ def test_what_fails_in_the_call_itself_leaves_nothing(llama, ids):
 @pytest.mark.parametrize("name", ["_once", "_generate_with_dola_layers", "_mode_without_dola"])
 def test_install_that_fails_half_way_installs_nothing(monkeypatch, name):
     methods = (GenerationMixin.generate, GenerationConfig.get_generation_mode)
-    module = sys.modules["dola.generate"]
+    module = sys.modules["dola.decoding.generate"]
     monkeypatch.setattr(module, name, _failing(getattr(module, name), 0, InjectedError("x"), after=True))
     with pytest.raises(InjectedError):
         dola.install()

@@ -3,8 +3,8 @@
 import pytest
 from odd_tokenizers import KEEPS, LOSES, PARTS, odd_tokenizer
 
-from dola.chat import can_chat, chat_ids, faithful, has_chat, rendered
 from dola.errors import InputError
+from dola.text.chat import can_chat, chat_ids, faithful, has_chat, rendered
 
 QUESTIONS = [
     "Who wrote Hamlet?",

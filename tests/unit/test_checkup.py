@@ -12,16 +12,16 @@ from transformers import T5Config, T5ForConditionalGeneration
 from words import word_tokenizer
 
 from dola import attach
-from dola.anatomy import Anatomy
-from dola.checkup import advice, check_up
-from dola.config import DoLaConfig
-from dola.contrast import contrast
+from dola.doctor.checks import contrast_error
+from dola.doctor.checkup import advice, check_up
 from dola.errors import LayersError
-from dola.examination import contrast_error
+from dola.methods.config import DoLaConfig
+from dola.methods.contrast import contrast
+from dola.model.anatomy import Anatomy
 
 NAMES = ["parts", "layers", "tokenizer", "plain", "readout", "chat template", "doors", "contrast", "plain again", "speed"]
 TOKENIZER = word_tokenizer()
-Session = importlib.import_module("dola.attach").Session
+Session = importlib.import_module("dola.decoding.attach").Session
 
 
 def statuses(checkup):
@@ -107,7 +107,7 @@ def test_a_tokenizer_of_another_model():
 
 
 def test_a_tokenizer_that_gives_nothing(monkeypatch):
-    monkeypatch.setattr("dola.examination.PROMPT", "")
+    monkeypatch.setattr("dola.doctor.checks.PROMPT", "")
     assert text(check_up(tiny("llama"), TOKENIZER), "tokenizer") == "'' gives no tokens"
 
 
@@ -126,7 +126,7 @@ def test_a_check_that_raises_has_failed(monkeypatch):
 
 
 def test_doors_that_disagree(monkeypatch):
-    monkeypatch.setattr("dola.examination.generate", lambda model, dola_layers, **inputs: model.generate(**inputs) * 0)
+    monkeypatch.setattr("dola.doctor.checks.generate", lambda model, dola_layers, **inputs: model.generate(**inputs) * 0)
     checkup = check_up(tiny("llama"), TOKENIZER)
     assert statuses(checkup)["doors"] == "failed"
     assert "'<pad> <pad>' by generate" in text(checkup, "doors")
@@ -141,7 +141,7 @@ def test_scores_that_are_not_the_contrast(monkeypatch):
 
 
 def test_hooks_that_stay(monkeypatch):
-    monkeypatch.setattr("dola.changes._unhook", lambda module, hook, keys: None)
+    monkeypatch.setattr("dola.decoding.changes._unhook", lambda module, hook, keys: None)
     checkup = check_up(tiny("llama"), TOKENIZER)
     assert text(checkup, "plain again") == "DoLa left hooks on the model"
 
@@ -155,7 +155,7 @@ def test_a_model_with_dola_on_it_already():
 
 def test_a_model_that_changed_its_mind(monkeypatch):
     model = tiny("llama")
-    checkup_decode = "dola.examination.Examination._recompute"
+    checkup_decode = "dola.doctor.checks.Examination._recompute"
 
     def disturb(self):
         model.lm_head.weight.mul_(change)
@@ -171,12 +171,12 @@ def test_a_model_that_changed_its_mind(monkeypatch):
 
 
 def test_a_slow_model_is_timed_once(monkeypatch):
-    monkeypatch.setattr("dola.examination.PATIENCE", 0.0)
+    monkeypatch.setattr("dola.doctor.checks.PATIENCE", 0.0)
     assert check_up(tiny("llama"), TOKENIZER).timings.runs == 1
 
 
 def test_a_model_without_hidden_states(monkeypatch):
-    forward = "dola.examination.Examination._forward"
+    forward = "dola.doctor.checks.Examination._forward"
     original = check_up.__globals__["Examination"]._forward
     monkeypatch.setattr(forward, lambda self: (*original(self)[:2], None))
     checkup = check_up(tiny("llama"), TOKENIZER)

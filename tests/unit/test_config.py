@@ -10,7 +10,7 @@ from families import tiny
 
 import dola
 from dola.errors import ConfigError, LayersError
-from dola.layers import candidate_layers
+from dola.methods.layers import candidate_layers
 
 
 def test_defaults_are_the_papers_method():

@@ -5,8 +5,8 @@ import torch
 from transformers.generation import CandidateGenerator
 
 import dola
-from dola.cost import forward_cost
-from dola.drafts import Acceptance, Drafts, best_length
+from dola.decoding.cost import forward_cost
+from dola.decoding.drafts import Acceptance, Drafts, best_length
 
 DEAR = lambda rows: 1 + 0.25 * (rows - 1)  # noqa: E731
 FREE = lambda rows: 1.0  # noqa: E731

@@ -10,7 +10,7 @@ import pytest
 
 from dola.errors import DownloadError, ModelFileError
 
-embedded = importlib.import_module("dola.embedded")
+embedded = importlib.import_module("dola.loading.embedded")
 CONTENT = b"GGUF" + bytes(range(256)) * 9000  # more than one block
 
 

@@ -8,8 +8,8 @@ from torch import nn
 from words import word_tokenizer
 
 import dola
-from dola.encoding import Encoder, embedding_rows
 from dola.errors import InputError
+from dola.text.encoding import Encoder, embedding_rows
 
 TEXTS = ["Hi there", "", "</s>", "<s>Hi</s>", "</s></s>", "a</s> b", "<s>", "<s></s>", " ", "日本", "<user>Hi<answer>"]
 

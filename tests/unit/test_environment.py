@@ -9,9 +9,10 @@ import pytest
 import torch
 import transformers
 
-from dola import embedded, environment
-from dola.environment import SECRETS, advice, look_around
-from dola.install_hint import install_line
+from dola.doctor import environment
+from dola.doctor.environment import SECRETS, advice, look_around
+from dola.installed.hints import install_line
+from dola.loading import embedded
 
 
 def test_versions_and_processor():

@@ -23,8 +23,8 @@ from dola.evidence.report import make_report, markdown
 from dola.evidence.sample import Sample, draw, find_task
 from dola.evidence.table import render
 from dola.evidence.ways import LENGTH, STATIC, VANILLA, Way, choice_ways, generation_ways
-from dola.hidden import cut_left
-from dola.score import Scores
+from dola.model.hidden import cut_left
+from dola.scoring.score import Scores
 from dola.tasks import TASKS, Generation
 from dola.tasks.items import ChoiceItem, QuestionItem
 
@@ -134,7 +134,7 @@ def test_no_item_has_a_say_in_what_it_is_judged_by():
     """The candidate that is right on an item alone is chosen by the other fold's items."""
     first, second = {"m": [1.0, 0, 1, 0, 1, 0]}, {"m": [0.0, 1, 0, 1, 0, 1]}
     values, chosen = held_out({"a": first, "b": second}, ["m"], 6, seed=0)
-    from dola.statistics import folds
+    from dola.evidence.statistics import folds
 
     parts = folds(6, 2, 0)
     for part, other, name in zip(parts, reversed(parts), chosen["m"], strict=True):

@@ -26,7 +26,7 @@ def loss_of(model, ids):
 @pytest.mark.parametrize("part", ["", "lm_head", "model.norm", "q_proj", "embed_tokens"], ids=lambda part: part or "all")
 @pytest.mark.parametrize("together", [True, False], ids=["read together", "read apart"])
 def test_a_backward_pass_is_refused(ids, monkeypatch, part, together):
-    monkeypatch.setattr("dola.step.Step._plan", lambda *args: together)
+    monkeypatch.setattr("dola.decoding.step.Step._plan", lambda *args: together)
     model = trainable(part)
     with dola.attach(model):
         loss = loss_of(model, ids)

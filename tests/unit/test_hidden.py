@@ -6,7 +6,7 @@ import pytest
 from families import tiny
 from transformers import DynamicCache
 
-from dola.hidden import cache_name
+from dola.model.hidden import cache_name
 
 
 def old(input_ids, past_key_values=None):

@@ -13,8 +13,8 @@ import installs
 import pytest
 from packaging.requirements import Requirement
 
-from dola import install_hint
-from dola.install_hint import install_line, pip_install, requirements
+from dola.installed import hints as install_hint
+from dola.installed.hints import install_line, pip_install, requirements
 
 ROOT = Path(__file__).parents[2]
 PROJECT = installs.project()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import dola
-from dola.json_text import BrokenJSONError, dumps, finite, loads, values
+from dola.files.json_text import BrokenJSONError, dumps, finite, loads, values
 
 NAN, INF = float("nan"), float("inf")
 

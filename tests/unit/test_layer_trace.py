@@ -16,14 +16,14 @@ from words import word_tokenizer
 import dola
 from dola import LayerTrace
 from dola.errors import ConfigError, MissingExtraError, TraceError
-from dola.install_hint import install_line
-from dola.layer_trace import PlausibleToken, TokenTrace
+from dola.installed.hints import install_line
 from dola.plot import figure
 from dola.plot.colours import CIVIDIS, colour, ink
 from dola.plot.html import page
 from dola.plot.terminal import render
-from dola.token_text import token_texts, visible
-from dola.trace_file import read_traces
+from dola.text.token_text import token_texts, visible
+from dola.tracing.data import PlausibleToken, TokenTrace
+from dola.tracing.trace_file import read_traces
 
 WICKED = "</script><script>alert(1)</script><!-- data -->"
 TEXTS = {

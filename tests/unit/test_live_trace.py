@@ -9,10 +9,10 @@ from words import word_tokenizer
 
 import dola
 from dola import DoLaConfig
-from dola.anatomy import Anatomy
 from dola.errors import AttachError, CaptureError, InputError, LayersError
-from dola.hidden import captured
-from dola.live_trace import BLOCK, follow
+from dola.model.anatomy import Anatomy
+from dola.model.hidden import captured
+from dola.tracing.live import BLOCK, follow
 
 IDS = [5, 17, 200, 33, 8, 91, 4, 60, 61]
 CONFIGS = {
@@ -175,11 +175,11 @@ def test_an_error_in_either_thread_comes_out(llama, monkeypatch):
         raise RuntimeError("broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dola.live_trace.LayerReader.read_states", broken)
+        patch.setattr("dola.tracing.live.LayerReader.read_states", broken)
         with pytest.raises(RuntimeError, match="broken"):
             steps_of(llama)
     with monkeypatch.context() as patch:
-        patch.setattr("dola.live_trace.tokens_behind", broken)
+        patch.setattr("dola.tracing.live.tokens_behind", broken)
         with pytest.raises(RuntimeError, match="broken"):
             steps_of(llama)
 
@@ -191,6 +191,6 @@ def test_a_layer_that_did_not_run_is_an_error(llama, monkeypatch):
         streamer.put(torch.tensor([ids]))
         streamer.put(torch.tensor([7]))
 
-    monkeypatch.setattr("dola.live_trace.tokens_behind", skipping)
+    monkeypatch.setattr("dola.tracing.live.tokens_behind", skipping)
     with pytest.raises(CaptureError, match="Only 0 of 7 layers ran for token 0"):
         steps_of(llama)

@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGenerat
 from words import word_tokenizer
 
 import dola
-from dola import embedded
 from dola.errors import InputError, MissingExtraError, ModelError, ModelFileError
-from dola.install_hint import install_line
+from dola.installed.hints import install_line
+from dola.loading import embedded
 
-models = importlib.import_module("dola.models")
+models = importlib.import_module("dola.loading.models")
 NO_SUCH = {"response": SimpleNamespace(headers={}, request=None, status_code=404)}
 
 
@@ -112,7 +112,7 @@ def test_an_unreadable_gguf(tmp_path):
 
 
 def test_without_the_gguf_package(monkeypatch, tmp_path):
-    monkeypatch.setattr("dola.model_names.find_spec", lambda name: None)
+    monkeypatch.setattr("dola.loading.names.find_spec", lambda name: None)
     path = tmp_path / "a.gguf"
     path.write_bytes(b"GGUF")
     with pytest.raises(

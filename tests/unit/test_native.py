@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from dola import native
-from dola.contrast import DIVERGENCES, LARGEST_SCORE
+from dola.methods.contrast import DIVERGENCES, LARGEST_SCORE
 
 needs_kernel = pytest.mark.skipif(native.why_not() is not None, reason=f"no compiled kernel here: {native.why_not()}")
 DTYPES = [torch.float32, torch.bfloat16]

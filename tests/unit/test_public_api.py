@@ -1,5 +1,6 @@
 """What `import dola` promises."""
 
+import importlib
 import subprocess
 import sys
 from importlib.metadata import version
@@ -60,24 +61,24 @@ def test_importing_dola_needs_only_the_core_dependencies():
 
 
 FIRST = [
-    "import dola.attach, dola.generate",
-    "from dola.attach import Session; from dola.generate import RECOMMENDED_PENALTY",
+    "import dola.decoding.attach, dola.decoding.generate",
+    "from dola.decoding.attach import Session; from dola.decoding.generate import RECOMMENDED_PENALTY",
     "from dola import generate, attach",
-    "import importlib; importlib.import_module('dola.generate'); importlib.import_module('dola.attach')",
+    "import importlib; importlib.import_module('dola.decoding.generate'); importlib.import_module('dola.decoding.attach')",
     "dola.attach; dola.generate",
     "dola.errors.DolaError; dola.contrast.contrast; dola.models.load; from dola import layers",
 ]
 
 
-def test_names_are_imported_when_used_and_not_hidden_by_the_modules_of_their_names():
-    """`dola.attach` is the function, although a module has that name, whatever is imported first."""
+def test_names_are_imported_when_used():
+    """`dola.attach` is the function, whatever is imported first."""
     code = f"""
 import sys, types
 for first in {FIRST}:
     for name in [name for name in sys.modules if name.partition(".")[0] == "dola"]:
         del sys.modules[name]
     import dola
-    assert not {{"dola.attach", "dola.generate"}} & set(sys.modules)
+    assert not {{"dola.decoding.attach", "dola.decoding.generate"}} & set(sys.modules)
     assert first != {FIRST[0]!r} or not {{"torch", "transformers"}} & set(sys.modules)
     assert set(dola.__all__) <= set(dir(dola))
     exec(first)
@@ -91,3 +92,37 @@ for first in {FIRST}:
 def test_what_is_not_there():
     with pytest.raises(AttributeError, match="module 'dola' has no attribute 'nosuch'"):
         dola.nosuch  # noqa: B018
+
+
+ROOT = {"__init__", "_version", "errors"}
+DOCUMENTED = {
+    "anatomy": ("Anatomy", "register_anatomy"),
+    "config": ("DoLaConfig",),
+    "contrast": ("contrast", "js_divergence", "plausible", "reference_divergence", "select_premature"),
+    "layers": ("BUCKETS", "candidate_layers"),
+    "models": ("EMBEDDED", "load"),
+}
+"""Import paths that the documentation has named, and what people import from them."""
+
+
+def test_the_root_holds_what_everything_needs_and_one_line_for_each_documented_path():
+    folder = Path(dola.__file__).parent
+    assert {path.stem for path in folder.glob("*.py")} == ROOT | set(DOCUMENTED)
+    for name, exported in DOCUMENTED.items():
+        module = importlib.import_module(f"dola.{name}")
+        assert len((folder / f"{name}.py").read_text().splitlines()) == 3
+        for each in exported:
+            assert hasattr(module, each)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "dola.bench", "dola.cli:main", "dola.errors", "dola.evidence", "dola.tasks", "dola.plot.figure",
+        "dola.plot.html", "dola.integrations.vllm.plugin:register", "dola.native",
+    ],
+)  # fmt: skip
+def test_documented_paths_of_packages(path):
+    module, _, name = path.partition(":")
+    found = importlib.import_module(module)
+    assert not name or callable(getattr(found, name))

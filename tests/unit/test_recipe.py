@@ -8,9 +8,9 @@ from reference import scoring as judge
 
 import dola
 from dola import DoLaConfig, Recipe
-from dola.anatomy import Anatomy
 from dola.errors import ConfigError
-from dola.layers import candidate_layers
+from dola.methods.layers import candidate_layers
+from dola.model.anatomy import Anatomy
 from dola.tasks import TASKS
 
 ITEMS = [

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dola.errors import InputError
-from dola.results_file import ResultsFile
+from dola.scoring.results_file import ResultsFile
 
 NAN = float("nan")
 

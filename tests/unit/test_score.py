@@ -16,8 +16,8 @@ from words import word_tokenizer
 import dola
 from dola import DoLaConfig, Recipe
 from dola.errors import AttachError, ConfigError, InputError, LayersError, ReadoutError
-from dola.hidden import captured
-from dola.prefixes import MOST_NESTED, Line, plan
+from dola.model.hidden import captured
+from dola.model.prefixes import MOST_NESTED, Line, plan
 
 STEM = [5, 17, 200, 33, 8, 91, 4, 60, 61, 62, 63, 64]
 CONTEXTS = [
@@ -384,7 +384,7 @@ def test_what_is_read_is_one_layer_at_a_time(llama, monkeypatch):
         return readout(self, hidden, **settings)
 
     monkeypatch.setattr(dola.Anatomy, "readout", watched)
-    monkeypatch.setattr("dola.step.CHUNK_ELEMENTS", {"cpu": 4 * 401})
+    monkeypatch.setattr("dola.decoding.step.CHUNK_ELEMENTS", {"cpu": 4 * 401})
     whole = score(llama, {"all": DoLaConfig("all")})
     assert all(len(shape) == 2 and shape[0] <= 4 for shape in shapes)
     monkeypatch.undo()

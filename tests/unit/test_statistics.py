@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dola.errors import InputError
-from dola.statistics import FEWEST_ITEMS, Comparison, compare, describe, estimate, folds, mcnemar
+from dola.evidence.statistics import FEWEST_ITEMS, Comparison, compare, describe, estimate, folds, mcnemar
 
 
 @pytest.mark.parametrize(

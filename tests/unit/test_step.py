@@ -9,12 +9,12 @@ from reference import dola_float64 as judge
 
 import dola
 from dola import native
-from dola.contrast import IMPLAUSIBLE, contrast
-from dola.cost import cheaper_together, product_cost
+from dola.decoding.call import Generation
+from dola.decoding.cost import cheaper_together, product_cost
+from dola.decoding.step import Step
 from dola.errors import InputError
-from dola.generation import Generation
-from dola.sparse import Row
-from dola.step import Step
+from dola.methods.contrast import IMPLAUSIBLE, contrast
+from dola.methods.sparse import Row
 
 
 def row_scores(mature, premature, *, relative_top=0.1, divergence="jsd", **known):

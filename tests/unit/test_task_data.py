@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from dola.errors import DataError, MissingExtraError
-from dola.install_hint import install_line
+from dola.installed.hints import install_line
 from dola.tasks import TASKS
 from dola.tasks.data import Data, HubDataset, Row, open_data
 

@@ -12,9 +12,9 @@ from words import word_tokenizer
 
 import dola
 from dola import DoLaConfig
-from dola.anatomy import Anatomy
 from dola.errors import AttachError, InputError, LayersError, ReadoutError
-from dola.layer_reader import DIGITS
+from dola.model.anatomy import Anatomy
+from dola.tracing.reader import DIGITS
 
 IDS = [5, 17, 200, 33, 8, 91, 4, 60, 61]
 CONFIGS = {

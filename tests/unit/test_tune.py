@@ -10,10 +10,10 @@ import dola
 from dola import DoLaConfig, Recipe
 from dola.errors import ConfigError, InputError
 from dola.evidence.choice import measure, score_items
+from dola.evidence.tune import choice_candidates, generation_candidates
 from dola.tasks import TASKS
-from dola.tune import choice_candidates, generation_candidates
 
-MODULE = import_module("dola.tune")  # the attribute of that name is the function
+MODULE = import_module("dola.evidence.tune")  # the attribute of that name is the function
 FACTOR, GSM8K = TASKS["factor-news"], TASKS["gsm8k"]
 
 

@@ -10,8 +10,8 @@ from command import tokenizer as byte_tokenizer
 
 import dola
 from dola.errors import ConfigError, InputError, ModelFileError
-from dola.models import LoadedModel
-from dola.trace_file import read_traces, write_traces
+from dola.loading.models import LoadedModel
+from dola.tracing.trace_file import read_traces, write_traces
 from dola.ui.models import KEPT, Models
 from dola.ui.request import Limits, Request
 from dola.ui.session import Session
@@ -87,7 +87,7 @@ def test_a_page_is_not_sent_more_than_it_can_draw(session, monkeypatch):
 
 
 def test_a_trace_is_sent_again_when_it_has_grown_by_a_share_of_itself(session, monkeypatch):
-    monkeypatch.setattr("dola.live_trace.BLOCK", 1)
+    monkeypatch.setattr("dola.tracing.live.BLOCK", 1)
     lengths = [sum(len(trace.tokens) for trace in view.traces) for view in views(session, asked())]
     sent = sorted({*lengths} - {0})
     assert lengths == sorted(lengths)
@@ -176,7 +176,7 @@ def test_a_defect_is_said_too(session, monkeypatch, caplog):
         raise ZeroDivisionError("oh")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dola.live_trace.LayerReader.read_states", broken)
+        patch.setattr("dola.tracing.live.LayerReader.read_states", broken)
         *_, view = views(session, asked())
     assert "ZeroDivisionError: oh" in view.error
     assert "a request of the page failed" in caplog.text
@@ -303,7 +303,7 @@ def test_where_dola_leaves_greedy_is_marked(llama):
     tokenizer = byte_tokenizer()
 
     def progress(text):
-        from dola.live_trace import Progress
+        from dola.tracing.live import Progress
 
         return Progress("dola", tuple(tokenizer(text)["input_ids"]), None, False)
 

@@ -14,9 +14,9 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import dola
-from dola import versions
 from dola.errors import DolaError, VersionsError
-from dola.versions import NEEDS, NEWEST_TESTED, check, misfit, newer_than_tested
+from dola.installed import versions
+from dola.installed.versions import NEEDS, NEWEST_TESTED, check, misfit, newer_than_tested
 
 ROOT = Path(__file__).parents[2]
 TORCH = metadata.version("torch")

@@ -19,12 +19,12 @@ from transformers import AutoModelForCausalLM
 from words import word_tokenizer
 
 import dola
-from dola.checkup import advice, check_up
+from dola.doctor.checkup import advice, check_up
 from dola.errors import ModelError, ModelFileError
-from dola.gguf_header import read_header
-from dola.load_errors import in_our_words
-from dola.load_notes import passed_on
-from dola.weight_lists import listed
+from dola.loading.gguf_header import read_header
+from dola.loading.load_errors import in_our_words
+from dola.loading.notes import passed_on
+from dola.loading.weight_lists import listed
 
 IDS = torch.tensor([[5, 6, 7]])
 ONE = torch.ones(1)
@@ -400,7 +400,7 @@ def test_settings_of_an_adapter_that_peft_passes_over_are_said(adapted, tmp_path
 
 
 def test_an_adapter_without_peft(adapted, monkeypatch):
-    monkeypatch.setattr("dola.adapter_folder.find_spec", lambda name: None)
+    monkeypatch.setattr("dola.loading.adapter_folder.find_spec", lambda name: None)
     with pytest.raises(dola.errors.MissingExtraError, match="peft must be installed"):
         dola.load(adapted[1])
 

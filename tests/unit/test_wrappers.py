@@ -10,7 +10,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 import dola
 from dola.errors import CaptureError, InputError, ModelError
-from dola.wrappers import causal_lm, inside, unwrap
+from dola.model.wrappers import causal_lm, inside, unwrap
 
 FAST = {"max_new_tokens": 3, "do_sample": False}
 

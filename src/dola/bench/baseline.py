@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
-from dola.hidden import cache_name
+from dola.model.hidden import cache_name
 
 RELATIVE_TOP = 0.1
 IMPLAUSIBLE_PREMATURE = -1e-3

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dola.chat import has_chat
-from dola.encoding import Encoder
 from dola.errors import ConfigError, InputError
+from dola.text.chat import has_chat
+from dola.text.encoding import Encoder
 
 CUT = "use --prompt-lengths 64,512: prompts that are cut to a length do without the chat template"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from dola.bench.results import BenchResult
 from dola.errors import ConfigError, MissingExtraError
-from dola.install_hint import install_line
+from dola.installed.hints import install_line
 
 FORMATS = (".png", ".svg", ".pdf")
 COLOURS = {"dola": "#0072b2", "old": "#999999", "greedy+lookup": "#e69f00", "dola+lookup": "#009e73"}

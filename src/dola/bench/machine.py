@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from dola import __version__
-from dola.environment import usable_cores
+from dola._version import __version__
+from dola.doctor.environment import usable_cores
 
 SPEED_VARIABLES = ("DOLA_NATIVE", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Environment variables that change speed or memory."""

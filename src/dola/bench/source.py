@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from dola.errors import ConfigError, InputError
-from dola.models import LoadedModel, load
+from dola.loading.models import LoadedModel, load
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

@@ -20,7 +20,7 @@ from transformers import CompileConfig, GenerationConfig, StoppingCriteria, Stop
 from dola import Anatomy, DoLaConfig, attach
 from dola.bench.baseline import decode_as_before
 from dola.errors import ConfigError
-from dola.layers import candidate_layers
+from dola.methods.layers import candidate_layers
 
 CACHES = ("dynamic", "static")
 

@@ -6,7 +6,7 @@ What a single verb needs besides, that verb asks for: gguf where a GGUF file is 
 import sys
 from importlib.util import find_spec
 
-from dola.install_hint import install_line
+from dola.installed.hints import install_line
 
 
 def main() -> None:

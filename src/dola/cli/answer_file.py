@@ -16,7 +16,7 @@ from typing import Any
 from dola.cli.output import json_line
 from dola.cli.prompts import Prompt
 from dola.errors import UsageError
-from dola.json_text import dumps, finite, loads
+from dola.files.json_text import dumps, finite, loads
 
 
 class AnswerFile:

@@ -13,7 +13,7 @@ from dola.cli.decoding import Decoding, check_length, decode, encode, pieces, us
 from dola.cli.output import waiting
 
 if TYPE_CHECKING:
-    from dola.config import DoLaConfig
+    from dola.methods.config import DoLaConfig
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def answers(
         InputError, UsageError: A prompt without tokens, or too long for the model.
         ConfigError: Layers that this model does not have.
     """
-    from dola.anatomy import Anatomy
-    from dola.attach import as_config
-    from dola.layers import candidate_layers
+    from dola.decoding.attach import as_config
+    from dola.methods.layers import candidate_layers
+    from dola.model.anatomy import Anatomy
 
     anatomy = Anatomy.of(model)
     configs = [as_config(chosen, anatomy) for chosen in layers]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dola import __version__
+from dola._version import __version__
 from dola.cli import bench, compare, doctor, evaluate, generate, lm_eval, models, serve, trace, tune, ui
 from dola.cli.endings import in_words
 from dola.cli.output import quiet_bars

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dola.cli.options import TrustRemoteCode, settle_layers
-from dola.layers import word_or_numbers
+from dola.methods.layers import word_or_numbers
 
 if TYPE_CHECKING:
     from dola.bench.cases import Case
     from dola.bench.results import BenchResult
-    from dola.models import LoadedModel
+    from dola.loading.models import LoadedModel
 
 SCHEMA: dict[str, str] = {
     "machine.date": "when, UTC, ISO 8601",
@@ -184,7 +184,7 @@ def _measured(
 def _cases(loaded: LoadedModel, prompts: str, sizes: list[int], lengths: list[int], repeats: int) -> list[Case]:
     """What is decoded: every batch size with every prompt length, or the prompts as they are where there are no lengths."""
     from dola.bench.cases import cut_case, random_case, read_texts, texts, whole_cases
-    from dola.encoding import Encoder
+    from dola.text.encoding import Encoder
 
     batches = min(repeats, 4)  # several prompts for one row of the table, each as often as the others or once less
     shapes = [{"batch_size": size, "length": length, "batches": batches} for size in sizes for length in lengths]
@@ -243,8 +243,8 @@ def _check_positive(option: str, number: int) -> None:
 
 def _say_unused(model: Any) -> None:
     """Say what the model's own generation config asks for: all ways are timed without it."""
-    from dola.generation_call import own_config
-    from dola.generation_fields import review, shown
+    from dola.decoding.as_asked import own_config
+    from dola.decoding.fields import review, shown
 
     found = review(own_config(model))
     asked = {**found.kept, **found.option, **found.aside, **found.refused, **found.unknown}

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dola.errors import UsageError
-from dola.json_text import dumps
-from dola.settings_file import read_object
+from dola.files.json_text import dumps
+from dola.files.settings_file import read_object
 
 
 def read_config_file(path: Path, parameters: Sequence[Any]) -> dict[str, Any]:

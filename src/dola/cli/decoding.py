@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dola.chat import can_chat, has_chat
-from dola.encoding import Encoder
 from dola.errors import InputError, UsageError
+from dola.text.chat import can_chat, has_chat
+from dola.text.encoding import Encoder
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def decode(model: Any, tokenizer: Any, inputs: Any, decoding: Decoding, *, strea
     Raises:
         ModelError: A generation config of the model that cannot be used.
     """
-    from dola.generation_call import generate_as_asked
+    from dola.decoding.as_asked import generate_as_asked
 
     inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
     if decoding.seed is not None:

@@ -11,10 +11,10 @@ from dola.cli import options
 from dola.cli.endings import importing
 
 if TYPE_CHECKING:
-    from dola.checkup import Checkup
-    from dola.config import DoLaConfig
-    from dola.environment import Environment
-    from dola.weights import WeightsReport
+    from dola.doctor.checkup import Checkup
+    from dola.doctor.environment import Environment
+    from dola.loading.weights import WeightsReport
+    from dola.methods.config import DoLaConfig
 
 SCHEMA = {
     "environment.python": "version",
@@ -99,12 +99,12 @@ def command(
     from dola.cli.output import print_json, stdout
 
     with importing(checked=False):  # what does not fit is a finding here
-        from dola.environment import advice, look_around
-        from dola.versions import misfit
+        from dola.doctor.environment import advice, look_around
+        from dola.installed.versions import misfit
 
         fits = misfit() is None
         if fits and model is not None:
-            import dola.checkup  # noqa: F401
+            import dola.doctor.checkup  # noqa: F401
 
     config = parse_layers(layers) if fits and layers is not None else None
     environment = look_around()
@@ -123,9 +123,9 @@ def command(
 
 def parse_layers(text: str) -> DoLaConfig:
     """The configuration that `--layers` stands for."""
-    from dola.config import DoLaConfig
     from dola.errors import LayersError
-    from dola.layers import BUCKETS, word_or_numbers
+    from dola.methods.config import DoLaConfig
+    from dola.methods.layers import BUCKETS, word_or_numbers
 
     layers = word_or_numbers(text)
     if layers == text and text not in BUCKETS:
@@ -149,7 +149,7 @@ def _examine(name: str, config: DoLaConfig | None, **settings: Any) -> tuple[tup
     """Load a model as `generate` does and check it up: its name, the seconds it took to load, the findings; and advice."""
     import time
 
-    from dola.checkup import advice, check_up
+    from dola.doctor.checkup import advice, check_up
 
     start = time.perf_counter()
     weights: list[WeightsReport] = []

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from dola.checkup import Checkup
-    from dola.environment import Environment
+    from dola.doctor.checkup import Checkup
+    from dola.doctor.environment import Environment
 
 STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "not run": "dim"}
 NAMES = 17

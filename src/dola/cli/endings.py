@@ -82,7 +82,7 @@ def importing(*, checked: bool = True) -> Iterator[None]:
     """
     with _ended_by_ctrl_c():
         if checked:
-            from dola.versions import check
+            from dola.installed.versions import check
 
             check()
         yield

@@ -12,8 +12,8 @@ from dola.cli.output import note, print_json, stdout
 from dola.errors import UsageError
 
 if TYPE_CHECKING:
-    from dola.config import DoLaConfig
     from dola.evidence.evaluate import Judges
+    from dola.methods.config import DoLaConfig
     from dola.tasks import Task
 
 SCHEMA_NAME = "dola.eval/1"

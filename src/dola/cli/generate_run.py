@@ -12,10 +12,10 @@ from dola.cli.answer_file import AnswerFile
 from dola.cli.decoding import Batch, Decoding, check_lengths, decode, encode_prompt
 from dola.cli.output import note, print_json, printable, stderr
 from dola.cli.prompts import Prompt
-from dola.encoding import Encoder
+from dola.text.encoding import Encoder
 
 if TYPE_CHECKING:
-    from dola.config import DoLaConfig
+    from dola.methods.config import DoLaConfig
 
 
 @dataclasses.dataclass

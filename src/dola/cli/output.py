@@ -17,8 +17,8 @@ from typing import Any
 
 from rich.console import Console
 
-from dola import __version__
-from dola.json_text import dumps
+from dola._version import __version__
+from dola.files.json_text import dumps
 
 
 class _Console(Console):

@@ -13,9 +13,9 @@ from typing import Any
 
 from dola.cli.output import say
 from dola.errors import UsageError
-from dola.json_text import dumps, finite, null_for
-from dola.records import DELIMITERS, Entry, MalformedError, Records, described, read_records
-from dola.text_file import read_text, written_lines
+from dola.files.json_text import dumps, finite, null_for
+from dola.files.records import DELIMITERS, Entry, MalformedError, Records, described, read_records
+from dola.files.text_file import read_text, written_lines
 
 FIELD = "prompt"
 NAMES = ("prompt", "question", "text", "instruction", "query", "input", "message")

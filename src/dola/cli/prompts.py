@@ -8,7 +8,7 @@ from typing import Any
 
 from dola.cli.prompt_files import Prompt, is_text, prompts_of
 from dola.errors import UsageError
-from dola.text_file import decoded, with_plain_ends
+from dola.files.text_file import decoded, with_plain_ends
 
 __all__ = ["Prompt", "read_prompts"]
 

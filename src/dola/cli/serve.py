@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dola.cli import options
-from dola.embedded import EMBEDDED
 from dola.errors import MissingExtraError, UsageError
 from dola.integrations.vllm import SUPPORTED, install_vllm, supports
+from dola.loading.embedded import EMBEDDED
 
 if TYPE_CHECKING:
-    from dola.config import DoLaConfig
+    from dola.methods.config import DoLaConfig
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Of the command: options that are not ours are vLLM's."""

@@ -16,7 +16,7 @@ from dola.cli.prompts import read_prompts
 from dola.errors import TraceError, UsageError
 
 if TYPE_CHECKING:
-    from dola.layer_trace import LayerTrace
+    from dola.tracing.data import LayerTrace
 
 SCHEMA_NAME = "dola.trace/1"
 SCHEMA = {
@@ -122,7 +122,7 @@ def command(
         templated = uses_chat(tokenizer, chat) if chat is not None or generate else False
         inputs = encode(loaded, tokenizer, [asked.text], chat=templated)
         check_length(loaded, inputs, generate or 0, option="--generate")
-        from dola.trace import trace
+        from dola.tracing.trace import trace
 
         def traced(decode: str) -> LayerTrace:
             with waiting(f"tracing {decode if generate else 'the prompt'}"):
@@ -157,7 +157,7 @@ def _check_path(option: str, path: Path) -> None:
 
 
 def _read(path: Path) -> list[LayerTrace]:
-    from dola.trace_file import read_traces
+    from dola.tracing.trace_file import read_traces
 
     try:
         return read_traces(path, f"--open {str(path)!r}")

@@ -10,12 +10,12 @@ import typer
 from dola.cli import evaluation, options
 from dola.cli.output import note, print_json, stdout
 from dola.errors import UsageError
-from dola.layers import word_or_numbers
+from dola.methods.layers import word_or_numbers
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dola.tune import Tuning
+    from dola.evidence.tune import Tuning
 
 SCHEMA_NAME = "dola.tune/1"
 SCHEMA = {
@@ -120,7 +120,7 @@ def command(
         evaluation.check_writable(flag, path)
     evaluation.set_threads(threads)
     loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    from dola.tune import tune
+    from dola.evidence.tune import tune
 
     found = tune(
         loaded,

@@ -11,7 +11,7 @@ from dola.cli import options
 from dola.cli.models import ALIASES
 
 if TYPE_CHECKING:
-    from dola.models import LoadedModel
+    from dola.loading.models import LoadedModel
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
 

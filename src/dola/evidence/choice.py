@@ -9,12 +9,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from dola.anatomy import Anatomy
-from dola.config import DoLaConfig
+from dola.evidence.statistics import folds
 from dola.evidence.ways import LENGTH, LENGTH_NATS, STATIC, Way, is_static, static_layers, static_name
-from dola.recipe import Recipe
-from dola.score import Scores, score
-from dola.statistics import folds
+from dola.methods.config import DoLaConfig
+from dola.model.anatomy import Anatomy
+from dola.scoring.recipe import Recipe
+from dola.scoring.score import Scores, score
 from dola.tasks import Task
 from dola.tasks.items import ChoiceItem
 

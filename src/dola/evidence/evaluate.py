@@ -12,21 +12,21 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from dola.anatomy import Anatomy
-from dola.attach import as_config
-from dola.chat import has_chat
-from dola.config import DoLaConfig
+from dola.decoding.attach import as_config
 from dola.errors import UsageError
 from dola.evidence.choice import measure_ways, recipes_of, score_items
 from dola.evidence.generation import Texts, generate_texts
 from dola.evidence.report import Report, make_report
 from dola.evidence.sample import Sample
 from dola.evidence.ways import LENGTH, LENGTH_NATS, STATIC, choice_ways, generation_ways
-from dola.hidden import window
-from dola.results_file import ResultsFile
-from dola.score import Scores
+from dola.methods.config import DoLaConfig
+from dola.model.anatomy import Anatomy
+from dola.model.hidden import window
+from dola.scoring.results_file import ResultsFile
+from dola.scoring.score import Scores
 from dola.tasks.judge import Judge
 from dola.tasks.vicuna import write_answers
+from dola.text.chat import has_chat
 
 PENALTY = 1.2
 """Of DoLa in tasks that generate, as in the paper."""

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from dola.anatomy import Anatomy
-from dola.encoding import Encoder
+from dola.decoding.as_asked import as_generate, generate_as_asked
 from dola.errors import InputError
 from dola.evidence.ways import Way
-from dola.generation_call import as_generate, generate_as_asked
-from dola.hidden import check_eval, cut_left, window
-from dola.layers import candidate_layers
-from dola.results_file import ResultsFile, what_model
+from dola.methods.layers import candidate_layers
+from dola.model.anatomy import Anatomy
+from dola.model.hidden import check_eval, cut_left, window
+from dola.scoring.results_file import ResultsFile, what_model
 from dola.tasks import Generation
 from dola.tasks.items import QuestionItem
+from dola.text.encoding import Encoder
 
 FIX_TEMPLATE = "fix the chat template in the model's folder (chat_template.jinja or tokenizer_config.json)"
 

@@ -13,8 +13,8 @@ import transformers
 
 import dola
 from dola.evidence.sample import Sample
+from dola.evidence.statistics import Comparison, Estimate, compare, describe, estimate
 from dola.evidence.ways import LENGTH, VANILLA, Way, is_penalised
-from dola.statistics import Comparison, Estimate, compare, describe, estimate
 from dola.tasks.data import Origin
 
 

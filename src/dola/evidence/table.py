@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dola.evidence.report import Report, WayResult, cell, summary
-from dola.statistics import Comparison
+from dola.evidence.statistics import Comparison
 
 WIDE = 130
 """From this width on, every metric has its interval; below it, the difference from vanilla alone."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dola.config import DoLaConfig
-from dola.layers import candidate_layers
-from dola.recipe import Recipe
+from dola.methods.config import DoLaConfig
+from dola.methods.layers import candidate_layers
+from dola.scoring.recipe import Recipe
 from dola.tasks import Task
 
 VANILLA = "vanilla"

@@ -22,20 +22,20 @@ from lm_eval.models.huggingface import HFLM  # whose package registers the built
 from torch import Tensor
 
 import dola
-from dola.anatomy import Anatomy
-from dola.attach import as_config
-from dola.checked_loading import load_weights
-from dola.config import DoLaConfig
-from dola.embedded import EMBEDDED
+from dola.decoding.as_asked import blamed, own_config, refuse, say
+from dola.decoding.attach import as_config
+from dola.decoding.fields import HARNESS, own_layers, review, shown, switched_off
 from dola.errors import ConfigError, ModelFileError
-from dola.generation_call import blamed, own_config, refuse, say
-from dola.generation_fields import HARNESS, own_layers, review, shown, switched_off
 from dola.integrations.lm_eval_text import CheckedBatches
-from dola.load_errors import in_our_words
-from dola.recipe import Recipe
-from dola.score import score
-from dola.weight_lists import listed
-from dola.weights import WeightsReport
+from dola.loading.checked import load_weights
+from dola.loading.embedded import EMBEDDED
+from dola.loading.load_errors import in_our_words
+from dola.loading.weight_lists import listed
+from dola.loading.weights import WeightsReport
+from dola.methods.config import DoLaConfig
+from dola.model.anatomy import Anatomy
+from dola.scoring.recipe import Recipe
+from dola.scoring.score import score
 
 logger = logging.getLogger("dola")
 

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from dola.chat import Message, faithful
-from dola.encoding import Encoder
-from dola.hidden import cut_left
+from dola.model.hidden import cut_left
+from dola.text.chat import Message, faithful
+from dola.text.encoding import Encoder
 
 logger = logging.getLogger("dola")
 

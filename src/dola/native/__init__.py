@@ -25,8 +25,8 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from dola.embedded import cache_folder
 from dola.errors import ModelFileError
+from dola.loading.embedded import cache_folder
 
 logger = logging.getLogger("dola")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dola.errors import ConfigError
-from dola.layer_trace import LayerTrace
 from dola.plot.colours import CIVIDIS, hexadecimal
-from dola.token_text import quoted, visible
+from dola.text.token_text import quoted, visible
+from dola.tracing.data import LayerTrace
 
 TOKENS_PER_ROW = 24
 """A heatmap of more tokens goes on in another row."""

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from dola.json_text import dumps
-from dola.layer_trace import LayerTrace
+from dola.files.json_text import dumps
 from dola.plot.colours import CIVIDIS, hexadecimal
-from dola.token_text import visible
+from dola.text.token_text import visible
+from dola.tracing.data import LayerTrace
 
 
 def page(traces: Sequence[LayerTrace]) -> str:

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from dola.layer_trace import LayerTrace, TokenTrace
 from dola.plot.colours import colour, hexadecimal, ink
-from dola.token_text import quoted, visible
+from dola.text.token_text import quoted, visible
+from dola.tracing.data import LayerTrace, TokenTrace
 
 CELL = 8
 """Columns of a token."""

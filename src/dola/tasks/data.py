@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dola.errors import DataError, MissingExtraError
-from dola.install_hint import install_line
-from dola.records import CUT_OFF, JSON_SUFFIXES, TABLE_SUFFIXES, Entry, MalformedError, described, read_records
+from dola.files.records import CUT_OFF, JSON_SUFFIXES, TABLE_SUFFIXES, Entry, MalformedError, described, read_records
+from dola.files.text_file import decoded
+from dola.installed.hints import install_line
 from dola.tasks.lists import all_texts, exported_list
-from dola.text_file import decoded
 
 SUFFIXES = (*TABLE_SUFFIXES, *JSON_SUFFIXES)
 

@@ -16,9 +16,9 @@ import urllib.request
 from http.client import HTTPException
 from typing import Any, Protocol
 
-from dola.encoding import Encoder
 from dola.errors import InputError, JudgeError
-from dola.json_text import loads
+from dola.files.json_text import loads
+from dola.text.encoding import Encoder
 
 TRUTH_PROMPT = "Q: {question}\nA: {answer}\nTrue:"
 INFO_PROMPT = "Q: {question}\nA: {answer}\nHelpful:"

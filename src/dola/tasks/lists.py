@@ -7,8 +7,8 @@ import re
 import warnings
 from typing import Any
 
-from dola.json_text import loads
-from dola.records import described
+from dola.files.json_text import loads
+from dola.files.records import described
 
 _OPENED = re.compile(r"""\s*(?:array\()?\[\s*(?=['"\]\d-]|(?:None|nan|null|NaN|True|False|true|false)\b)""")
 _ITEM = re.compile(r"""\s*(,?)\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,\[\]'"]+)""", re.DOTALL)

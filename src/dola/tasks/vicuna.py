@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dola.errors import DataError, InputError
-from dola.json_text import dumps
+from dola.files.json_text import dumps
 from dola.tasks.data import Data, Row
 from dola.tasks.items import QuestionItem
 

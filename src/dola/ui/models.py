@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from dola.errors import InputError
-from dola.models import LoadedModel
+from dola.loading.models import LoadedModel
 
 KEPT = 2
 """Models that stay loaded; of more, the one that was used least recently makes room."""

@@ -16,11 +16,11 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
-from dola.contrast import DIVERGENCES
-from dola.layer_trace import LayerTrace
-from dola.layers import BUCKETS
+from dola.methods.contrast import DIVERGENCES
+from dola.methods.layers import BUCKETS
 from dola.plot.html import page, page_data
-from dola.trace_file import write_traces
+from dola.tracing.data import LayerTrace
+from dola.tracing.trace_file import write_traces
 from dola.ui.request import Limits, Request
 from dola.ui.session import Session
 from dola.ui.view import WAYS, View, answer_html, message_html

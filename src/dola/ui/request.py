@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dola.chat import has_chat
-from dola.config import DoLaConfig
-from dola.encoding import Encoder
 from dola.errors import InputError
-from dola.layers import word_or_numbers
+from dola.methods.config import DoLaConfig
+from dola.methods.layers import word_or_numbers
+from dola.text.chat import has_chat
+from dola.text.encoding import Encoder
 
 CHARACTERS_PER_TOKEN = 40
 """A text with more of them for each token that is allowed is refused before it is tokenised, which takes time as well."""

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from dola.errors import MissingExtraError, UsageError
-from dola.install_hint import install_line
+from dola.installed.hints import install_line
 
 if TYPE_CHECKING:
     from dola.ui.session import Session

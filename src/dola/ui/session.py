@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from dola.encoding import Encoder
 from dola.errors import DolaError
-from dola.layer_trace import LayerTrace
-from dola.live_trace import Progress, follow
-from dola.trace_file import read_traces
+from dola.text.encoding import Encoder
+from dola.tracing.data import LayerTrace
+from dola.tracing.live import Progress, follow
+from dola.tracing.trace_file import read_traces
 from dola.ui.models import Models
 from dola.ui.request import Limits, Request
 from dola.ui.view import WAYS, Answer, View, answers

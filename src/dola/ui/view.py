@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dola.layer_trace import LayerTrace
-from dola.live_trace import Progress
+from dola.tracing.data import LayerTrace
+from dola.tracing.live import Progress
 
 
 @dataclass(frozen=True)

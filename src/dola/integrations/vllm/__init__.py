@@ -8,7 +8,7 @@ that it loads in place of its own; mixin.py is what they do: their `compute_logi
 them which row asks for what.
 """
 
-from dola.install_hint import install_line, pip_install
+from dola.installed.hints import install_line, pip_install
 
 SUPPORTED = "0.32"
 """The vLLM series that this was written for and tested with: plugins reach into interfaces that change from one to the next."""

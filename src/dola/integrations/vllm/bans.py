@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dola.contrast import IMPLAUSIBLE, plausible
 from dola.integrations.vllm.batch import Request
+from dola.methods.contrast import IMPLAUSIBLE, plausible
 
 HARD_BIAS = -100.0
 """A bias of this much bans a token: it is how the OpenAI API says so."""

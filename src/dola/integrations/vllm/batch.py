@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from torch import Tensor
 
-from dola.config import DoLaConfig
+from dola.methods.config import DoLaConfig
 
 
 @dataclass(frozen=True)

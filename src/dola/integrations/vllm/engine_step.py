@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dola import native
-from dola.step import Step
+from dola.decoding.step import Step
 
 
 class EngineStep(Step):

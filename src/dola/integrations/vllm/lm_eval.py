@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 from lm_eval.api.registry import register_model
 from lm_eval.models.vllm_causallms import VLLM
 
-from dola.config import DoLaConfig
 from dola.errors import ConfigError, UsageError
 from dola.integrations.lm_eval import spelled_layers
 from dola.integrations.lm_eval_text import CheckedText
 from dola.integrations.vllm.plugin import why_not
+from dola.methods.config import DoLaConfig
 
 
 @register_model("dola-vllm")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dola.config import DoLaConfig
+from dola.decoding.step import Step
 from dola.errors import CaptureError
 from dola.integrations.vllm.architectures import CARRIED_APART, CARRIED_WHOLE
 from dola.integrations.vllm.batch import Batch, Request, batch_of
@@ -30,7 +30,7 @@ from dola.integrations.vllm.readout import anatomy_of
 from dola.integrations.vllm.settings import Served
 from dola.integrations.vllm.sharded import ShardedHead, ShardedStep
 from dola.integrations.vllm.weights import Reading, check_weights, tracks_weights
-from dola.step import Step
+from dola.methods.config import DoLaConfig
 
 
 class DoLaMixin:

@@ -12,12 +12,12 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from dola import __version__
-from dola.config import DoLaConfig
+from dola._version import __version__
 from dola.errors import ConfigError, ModelError
 from dola.integrations.vllm import SUPPORTED, install_vllm, supports
 from dola.integrations.vllm.architectures import ARCHITECTURES, UNTESTED
 from dola.integrations.vllm.settings import ENGINE_HINT, Served, request_options
+from dola.methods.config import DoLaConfig
 
 logger = logging.getLogger("vllm.dola")
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dola import native
-from dola.anatomy import Anatomy
 from dola.integrations.vllm.parts import decoder_of, head_of, norm_name
 from dola.integrations.vllm.sharded import ShardedHead
+from dola.model.anatomy import Anatomy
 
 
 def anatomy_of(

@@ -16,11 +16,11 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.sample.logits_processor.interface import LogitsProcessor as ProcessorV1
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as ProcessorV2
 
-from dola.config import DoLaConfig
 from dola.errors import ConfigError
 from dola.integrations.vllm import plugin
 from dola.integrations.vllm.bans import decided_by_mature
 from dola.integrations.vllm.batch import Batch, Request, batch_of
+from dola.methods.config import DoLaConfig
 
 
 class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]

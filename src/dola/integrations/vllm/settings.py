@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from dola.config import DoLaConfig
 from dola.errors import ConfigError
-from dola.layers import candidate_layers, word_or_numbers
+from dola.methods.config import DoLaConfig
+from dola.methods.layers import candidate_layers, word_or_numbers
 
 METHOD = ("layers", "relative_top", "divergence", "final_norm")
 """Settings of the method, of an engine as of a request, where they have the prefix `dola_`."""

@@ -16,11 +16,11 @@ from typing import Any
 
 from torch import Tensor
 
-from dola.anatomy import Anatomy
-from dola.config import DoLaConfig
-from dola.contrast import Shard, contrast, plausible
+from dola.decoding.step import Reading, Step
 from dola.integrations.vllm.parts import head_of
-from dola.step import Reading, Step
+from dola.methods.config import DoLaConfig
+from dola.methods.contrast import Shard, contrast, plausible
+from dola.model.anatomy import Anatomy
 
 
 class ShardedHead:

@@ -1,0 +1,1 @@
+"""How the contrast gets into `generate`: hooks, the step, and what decodes with them."""

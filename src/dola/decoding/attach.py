@@ -1,0 +1,635 @@
+"""The one mechanism: hooks that make a model's own forward return contrastive logits.
+
+A forward of an attached model goes
+    open (pre-hook of the causal LM)   reads which positions are asked for
+    -> capture (pre-hooks of the candidate blocks)   keeps these positions of the residual stream
+    -> read (hooks of the LM head)   reads them out together with the mature rows, where that is cheaper
+    -> close (hook of the causal LM)   contrasts, and puts the result where the logits were.
+So everything that reads logits works unchanged: greedy, sampling, beams, caches, streaming, pipelines.
+
+What a forward captures belongs to that forward: it lives in the thread that runs it, never on a module.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import modeling_utils
+
+from dola.decoding.call import (
+    FOLLOWS_THREADS,
+    Generation,
+    check_not_empty,
+    current_generation,
+    is_aside,
+    is_compiled,
+    run,
+    tapped,
+)
+from dola.decoding.changes import Changes
+from dola.decoding.compiled import not_compiled_alone
+from dola.decoding.cost import forward_cost
+from dola.decoding.fields import own_layers
+from dola.decoding.gradients import check_transforms, without_gradient
+from dola.decoding.step import Reading, Step
+from dola.errors import AttachError, CaptureError, ConfigError, InputError, ModelError
+from dola.methods.config import DoLaConfig
+from dola.methods.layers import candidate_layers, check_indices
+from dola.model.anatomy import Anatomy
+from dola.model.hidden import check_eval
+from dola.model.places import Places, Watch, foreign_hooks, last_in, readers_of
+from dola.model.wrappers import around, inside
+
+Self = TypeVar("Self", bound="Session")
+
+
+def attach(model: Any, config: DoLaConfig | str | Sequence[int] | None = None, *, anatomy: Anatomy | None = None) -> Attachment:
+    """Make `model` decode with DoLa until the returned attachment is removed.
+
+    Every forward then returns the contrast in place of its logits, for every thread that uses the model; `generate` is
+    wrapped so that a row whose plausible tokens are all banned (grammars, bad words) is decided by the mature scores.
+
+        with dola.attach(model, "high"):
+            out = model.generate(**inputs, repetition_penalty=1.2)
+
+    Args:
+        model: Any decoder-only Hugging Face model with a language-modelling head, in eval mode.
+        config: A DoLaConfig, or just its `layers`: "high", "low", "all", or indices (0 is the embedding output). Without it
+            the layers are `model.generation_config.dola_layers` where that is set, and else "high".
+        anatomy: The parts of a model in which they are not found by themselves.
+
+    Returns:
+        The attachment: a context manager with `.remove()`, also available as `model.dola`.
+
+    Raises:
+        AttachError: DoLa is attached to this model already.
+        ModelError: The model has no decoder blocks or no head, is an encoder-decoder, or is a wrapper (FSDP, DataParallel):
+            the error says where in it the causal LM is. After any exception the model is as it was.
+        LayersError: Layers that this model does not have.
+    """
+    found = Anatomy.of(model) if anatomy is None else anatomy
+    return Attachment(found, as_config(config, found), around(model, found.lm), named=anatomy is not None)
+
+
+def as_config(
+    config: DoLaConfig | str | Sequence[int] | None, anatomy: Anatomy, *, generation_config: Any = None
+) -> DoLaConfig:
+    """The DoLaConfig that a user's `config` or bare `layers` means.
+
+    Without one the layers are the `dola_layers` of the call's `generation_config`, then those of the model's, then "high".
+
+    Raises:
+        ConfigError: Layers that are not allowed.
+    """
+    if config is None:
+        return _own_config(own_layers(generation_config, getattr(anatomy.lm, "generation_config", None)), anatomy)
+    if isinstance(config, DoLaConfig):
+        return config
+    # Indices are checked before DoLaConfig does it without knowing the depth.
+    return DoLaConfig(config if isinstance(config, str) else check_indices(config, anatomy.num_layers))
+
+
+def _own_config(layers: Any, anatomy: Anatomy) -> DoLaConfig:
+    """The DoLaConfig of a generation config's `dola_layers`."""
+    if layers is None:
+        return DoLaConfig()
+    try:
+        config = as_config(layers, anatomy)
+        candidate_layers(config.layers, anatomy.num_layers, tied=anatomy.tied)
+    except ConfigError as error:
+        raise type(error)(
+            f"The generation config's dola_layers cannot be used: {error.message.replace('layers=', 'dola_layers=')}",
+            hint='correct it there, or give layers yourself, for instance layers="high"',
+        ) from None
+    return config
+
+
+@dataclass
+class Call:
+    """One forward: which positions it was asked for, what was captured at them, and what the head has read of it so far."""
+
+    keep: Any
+    attention_mask: Any
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+    last_block_ran: bool = False
+    mature: Tensor | None = None
+    reading: Reading | None = None
+    head_runs: bool = False  # with the candidates' rows in its input
+    last_output: Any = None  # where a backward pass could follow: what the last block returned
+
+
+class _State:
+    call: Call | None = None
+
+
+class _ThreadState(threading.local, _State):
+    """What the current thread is doing with the model."""
+
+
+class Session:
+    """The hooks of one configuration on one model.
+
+    Attributes:
+        config: The configuration in use.
+        layers: The candidate premature layers it means for this model, in Hugging Face's numbering.
+        anatomy: The parts of the model.
+
+    `outer` is the model that holds `anatomy.lm` as the part that generates, where a user passed such a one.
+    """
+
+    def __init__(self, anatomy: Anatomy, config: DoLaConfig, outer: nn.Module | None = None, *, named: bool = False) -> None:
+        self.anatomy, self.config = anatomy, config
+        self.layers = candidate_layers(config.layers, anatomy.num_layers, tied=anatomy.tied)
+        self._step = Step(anatomy, config)
+        self._lm, self._named = anatomy.lm, named
+        self._arguments = _Arguments(anatomy.lm.forward)
+        self._state, self._traced = _ThreadState(), _State()
+        self._traced.call = None  # in its dict from the start: compiled code is made again where a name comes up later
+        if (other := getattr(self._lm, "dola", None)) is not None:
+            raise AttachError(
+                f"{type(self._lm).__name__} has DoLa attached already: {other!r}.",
+                hint="call model.dola.remove() first",
+            )
+        self._forget_compiled_code()
+        self._outer, self._changes, self._part_changes = outer, Changes(), Changes()
+        try:
+            self._change_model()
+        except BaseException:
+            self._undo()
+            raise
+
+    def _change_model(self) -> None:
+        """Put the hooks on. An exception undoes all of them."""
+        changes = self._changes
+        if self._outer is not None:
+            given = _Arguments(self._outer.forward)
+            check = _Hook(self, lambda module, args, kwargs: _check_labels(given.of(args, kwargs)("labels")))
+            changes.before(self._outer, check, with_kwargs=True)
+        changes.before(self._lm, _Hook(self, self._open), with_kwargs=True)
+        self._closes = changes.after(self._lm, _Hook(self, self._close), with_kwargs=True, always_call=True)
+        self._hook_parts(self.anatomy)
+
+    def _hook_parts(self, anatomy: Anatomy) -> None:
+        """Put hooks on the parts of the model, and take note of where these are."""
+        changes, blocks, head = self._part_changes, anatomy.blocks, anatomy.head
+        ordered = [self._closes, changes.after(blocks[-1], _Hook(self, self._capture_last))]
+        for j in self.layers:
+            ordered.append(changes.before(blocks[j], _Hook(self, self._capturer(j)), with_kwargs=True))
+        if isinstance(head, nn.Module):
+            changes.before(head, _Hook(self, self._before_head))
+            changes.after(head, _Hook(self, self._after_head))
+        self._ordered: list[tuple[Any, int]] = [(handle.hooks_dict_ref(), handle.id) for handle in ordered]
+        self._places = Places(anatomy)
+        _ = anatomy.vocabulary  # worked out now: torch.compile cannot trace it
+        self._readers = readers_of(anatomy)
+        self._others = Watch([*self._places.owners, blocks[-1], *self._readers])
+        self._look_at_hooks()
+
+    def _undo(self) -> None:
+        self._part_changes.undo()
+        self._changes.undo()
+
+    def _keep_up(self) -> None:
+        """Follow what others did to the model since the last forward: parts that they replaced, hooks that they put on.
+
+        Raises:
+            AttachError: They took DoLa's own hooks off.
+            ModelError: As `_follow`.
+        """
+        if self._changes.are_lost() or self._part_changes.are_lost():
+            raise AttachError(
+                f"Something removed DoLa's hooks from {type(self._lm).__name__}: its logits would be plain.",
+                hint="call model.dola.remove(), and attach again",
+            )
+        if (path := self._places.changed()) is not None:
+            self._follow(path)
+        for hooks, key in self._ordered:
+            last_in(hooks, key)
+        if self._others.changed():
+            self._look_at_hooks()
+
+    def _look_at_hooks(self) -> None:
+        """Whether others have hooks that may change what lies between the last block and the logits."""
+        self._readers_hooked = bool(foreign_hooks(self._readers))
+        self._hooked = self._readers_hooked or bool(foreign_hooks(self._places.owners))
+        self._readout_checked = False
+
+    def _follow(self, path: str) -> None:
+        """Find the parts of the model again, one of which is no longer what it was.
+
+        Raises:
+            ModelError: The caller of `attach` named the parts, or the number of blocks has changed.
+        """
+        found = None if self._named else Anatomy.of(self._lm)
+        if found is not None and self.anatomy.blocks[-1] not in found.blocks and found.num_layers < self.anatomy.num_layers:
+            return  # a list of blocks that was cut, perhaps for one forward: `_check_captures` says which layer did not run
+        if found is None or found.num_layers != self.anatomy.num_layers:
+            raise self._changed(path)
+        self._part_changes.undo()
+        self.anatomy = self._step.anatomy = found
+        self.layers = candidate_layers(self.config.layers, found.num_layers, tied=found.tied)
+        self._step.forget_plans()
+        self._hook_parts(found)
+        self._forget_compiled_code()
+
+    def _changed(self, path: str) -> ModelError:
+        name = type(self._lm).__name__
+        return ModelError(
+            f"{name} was changed with DoLa attached to it: {path}. Its layers would be read by parts that are gone.",
+            hint="call model.dola.remove(), and attach again",
+        )
+
+    @property
+    def rows(self) -> int:
+        """How many positions were contrasted so far."""
+        return self._step.rows
+
+    @property
+    def rows_saved(self) -> int:
+        """How many of them needed no contrast, because a single token was plausible (`config.lazy`)."""
+        return self._step.rows_saved
+
+    def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the model's own `generate` under this session."""
+        self._keep_up()  # compiled code, which cannot follow, is thrown away here
+        try:
+            return run(Generation(self._lm, self, self.config.relative_top), original, args, kwargs)
+        finally:
+            self._call = None  # torch runs no hooks after Ctrl-C
+
+    def forward_cost(self) -> Callable[[int], float]:
+        """Modelled time of a forward over so many tokens after a cache, relative to one token."""
+        weight = next(self._lm.parameters())
+        return functools.partial(
+            forward_cost,
+            candidates=len(self.layers),
+            head_share=self.anatomy.head_share,
+            device=weight.device.type,
+            dtype=weight.dtype,
+        )
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        self._undo()
+        self._forget_compiled_code()
+
+    def __enter__(self: Self) -> Self:  # typing.Self is of Python 3.11
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def __reduce__(self) -> NoReturn:
+        raise AttachError(
+            f"{type(self._lm).__name__} cannot be copied or pickled with DoLa on it.",
+            hint="call model.dola.remove() first, and attach to the copy",
+        )
+
+    def is_active(self) -> bool:
+        """Whether a forward in this thread is to be contrasted: here, in this session's own `generate` call."""
+        generation = current_generation(self._lm)
+        return generation is not None and generation.owner is self and not generation.is_aside()
+
+    def is_concerned(self) -> bool:
+        """Whether a hook that runs in this thread is this session's to act on: in a forward that it has opened, or may open.
+
+        The forward comes first: compiled code is made again where something that it has looked at becomes another. A hook that
+        is not traced looks at its own thread's forward alone: the traced one may be another thread's.
+        """
+        call = self._call if torch.compiler.is_compiling() else self._state.call
+        return call is not None or self.is_active()
+
+    @property
+    def _call(self) -> Call | None:
+        """The forward that this thread is in. torch.compile does not follow what is written to a thread's own state while it
+        traces (seen in torch 2.11), so a traced forward, whose state is gone from the compiled code, has a place of its own."""
+        if torch.compiler.is_compiling():
+            return self._traced.call or self._state.call
+        return self._state.call or self._traced.call
+
+    @_call.setter
+    def _call(self, call: Call | None) -> None:
+        if torch.compiler.is_compiling():
+            self._traced.call = call
+        else:
+            self._state.call = call
+            if call is None or not FOLLOWS_THREADS:  # this hook runs beside the compiled code, the next ones inside it
+                self._traced.call = call
+
+    def _forget_compiled_code(self) -> None:
+        """Have torch.compile trace again what it has compiled: it does not notice that hooks were added or removed."""
+        if "torch._dynamo" in sys.modules and self._may_be_compiled():
+            torch._dynamo.reset()
+
+    def _may_be_compiled(self) -> bool:
+        return is_compiled(self._lm)
+
+    def _open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the forward: refuse what has no meaning, and note the positions asked for."""
+        given = self._arguments.of(args, kwargs)
+        _check_labels(given("labels"))
+        check_eval(module)
+        check_transforms()
+        check_not_empty(given("input_ids"), given("inputs_embeds"))
+        if torch.compiler.is_compiling():
+            self._check_traced()
+        else:
+            self._keep_up()
+        self._call = Call(given("logits_to_keep"), given("attention_mask"))
+
+    def _check_traced(self) -> None:
+        """What `_keep_up` does, while a forward is traced: code holds the parts as they are now, and hooks stay in place."""
+        if self._places.moved():
+            raise self._changed("one of the parts that are read")
+
+    def _capturer(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._keep_hidden(layer, args[0] if args else kwargs["hidden_states"])
+
+        return capture
+
+    def _capture_last(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        call = self._call_of(self.anatomy.num_layers)
+        call.last_block_ran = True
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            call.last_output = output
+        # Compiled code would be made again once the readout is checked.
+        if torch.compiler.is_compiling() or self._hooked or not self._readout_checked:
+            self._keep_hidden(self.anatomy.num_layers, output)
+
+    def _call_of(self, layer: int) -> Call:
+        """The forward that runs a layer."""
+        if (call := self._call) is None:
+            raise CaptureError(
+                f"Layer {layer} of {type(self._lm).__name__} ran outside a call of the model, so its logits would be plain.",
+                hint=self._hint_outside(),
+            )
+        return call
+
+    def _keep_hidden(self, layer: int, passed: Any) -> None:
+        call = self._call_of(layer)
+        # A copy: a view would keep the whole prompt's states alive, and some blocks add to their input in place.
+        call.hidden[layer] = select_positions(self.anatomy.residual(passed).detach(), call.keep).clone()
+
+    def _hint_outside(self) -> str:
+        """What to do where a part of the model has run by itself: its own `generate`, if it has one, may be what runs."""
+        found = inside(self._lm)
+        other = f"attach to {found}" if found else "remove DoLa first"
+        return f"call model(...), not model.forward(...) or an inner module, or {other}"
+
+    @torch.no_grad()
+    def _close(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """After the forward: contrast, and put the scores where the logits were."""
+        call, self._call = self._call, None
+        if output is None or call is None:  # the forward, or the hook before it, raised
+            return None
+        own_logits = output[0] if isinstance(output, tuple) else output.logits
+        logits = own_logits.detach()
+        self._check_captures(call, logits)
+        generation = current_generation(self._lm)
+        scores = self._contrast(call, logits)
+        # Where a look would make the host wait, or break a traced graph, Generation.watch looks instead.
+        watched = generation is not None and (scores.device.type != "cpu" or torch.compiler.is_compiling())
+        if not watched and not scores.amax(dim=-1).isfinite().all():
+            self._explain_not_finite(call, logits, scores)
+        if generation is not None:
+            generation.record(scores=scores, mature=logits)
+        if call.last_output is not None:
+            scores = without_gradient(scores, (call.last_output, own_logits, *self._weights_read()))
+        if isinstance(output, tuple):
+            return (scores, *output[1:])
+        output.logits = scores
+        return output
+
+    def _weights_read(self) -> Iterator[Tensor]:
+        """The weights between the last block and the logits."""
+        parts = (self.anatomy.final_norm, self.anatomy.projection, self.anatomy.head)
+        return (weight for part in parts if isinstance(part, nn.Module) for weight in part.parameters())
+
+    def _check_captures(self, call: Call, logits: Tensor) -> None:
+        for layer in self.layers:
+            got = list(call.hidden[layer].shape[:-1]) if layer in call.hidden else None
+            if got != list(logits.shape[:-1]):
+                what = "did not run" if got is None else f"left positions of shape {got}"
+                raise CaptureError(
+                    f"Layer {layer} {what} in a forward that returned logits of shape {list(logits.shape)}.",
+                    hint="modes that run fewer blocks cannot be contrasted; if this was no such mode, please report the model",
+                )
+        if not call.last_block_ran:
+            raise CaptureError(
+                f"The last block of {type(self._lm).__name__} did not run, so its logits are not the mature layer's.",
+                hint="modes that run fewer blocks cannot be contrasted",
+            )
+        if (last := call.hidden.pop(self.anatomy.num_layers, None)) is None:
+            return
+        if self._hooked and logits.isfinite().any():  # whatever these hooks go by, positions and shapes included
+            self.anatomy.check_readout(last, logits)
+        if self._readers_hooked or self._readout_checked:
+            return
+        row = logits.flatten(0, -2)[-1:]
+        if row.amax().isfinite():  # padding may be NaN, and then says nothing
+            self.anatomy.check_readout(last.flatten(0, -2)[-1:], row)
+            self._readout_checked = True
+
+    @torch.no_grad()
+    def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Have the head read the candidates with the mature rows, where that is cheaper than reading them after it."""
+        call = self._call
+        if call is None or not args or call.mature is not None or self._readers_hooked:
+            return None
+        hidden = args[0]
+        captures = [call.hidden[layer] for layer in self.layers if layer in call.hidden]
+        if len(captures) < len(self.layers) or any(layer.shape[:-1] != hidden.shape[:-1] for layer in captures):
+            return None  # the head was given other positions; what that means is found out after the forward
+        if not self._step.reads_together(hidden, len(captures), lazy=self._is_lazy()):
+            return None
+        rows, call.head_runs = self._step.rows_to_read(hidden, captures), True
+        if (read := self._step.read_by_kernel(rows)) is not None:
+            call.mature, call.reading = read
+            return hidden[:0], *args[1:]  # nothing is left to do for the module
+        call.mature = hidden
+        return rows.flatten(0, 1), *args[1:]
+
+    def _after_head(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        call = self._call
+        if call is None or not call.head_runs:
+            return None
+        call.head_runs = False  # another run of the head in this forward is the model's own
+        if call.reading is None:
+            logits = output.unflatten(0, (len(self.layers) + 1, -1))
+            call.mature, call.reading = logits[0], Reading(logits)
+        return call.mature
+
+    def _is_lazy(self) -> bool:
+        if torch.compiler.is_compiling():  # nothing is skipped in a graph, and a look would have it compiled for either
+            return False
+        generation = current_generation(self._lm)
+        return self.config.lazy and generation is not None and generation.lazy
+
+    def _contrast(self, call: Call, logits: Tensor) -> Tensor:
+        """Scores for all rows of a forward: [..., V], float32 or better."""
+        if call.reading is not None:
+            read: Reading | list[Tensor] = call.reading.of(logits).flat()
+        elif self._readers_hooked:
+            read = self._read_as_the_model_does(call, logits).flat()
+        else:
+            read = [call.hidden[layer].flatten(0, -2).to(logits.device) for layer in self.layers]
+        return self._step.scores(logits.flatten(0, -2), read, lazy=self._is_lazy()).view(logits.shape)
+
+    def _read_as_the_model_does(self, call: Call, logits: Tensor) -> Reading:
+        """The candidates' logits, one layer after the other in the shape [B, T, d] that the model's own has: hooks of others on
+        the norm or the head see what they would see if that layer were the last."""
+        read = [self._step.read_layer(call.hidden[layer].to(logits.device)) for layer in self.layers]
+        return Reading(torch.stack([logits, *(layer.to(logits) for layer in read)]))
+
+    def _explain_not_finite(self, call: Call, logits: Tensor, scores: Tensor) -> None:
+        """Raise for positions without a usable distribution. Padding has none in some models, and nobody reads it."""
+        broken = ~scores.amax(dim=-1).isfinite()
+        if isinstance(call.attention_mask, Tensor) and call.attention_mask.dim() == 2:
+            real = select_positions(call.attention_mask[..., None], call.keep)[..., 0].bool()
+            if real.shape == broken.shape:
+                broken = broken & real.to(broken.device)
+        if not broken.any():
+            return
+        where = broken.nonzero()[0].tolist()
+        row = logits[broken][0]
+        if row.isnan().any() or not row.amax().isfinite():
+            what = "are NaN, infinite or all -inf"
+        else:
+            what = "are finite, but those of a candidate layer are not"
+        raise InputError(
+            f"The model's logits {what} at position {where} ([batch, position] of the logits), so they define no distribution.",
+            hint="look for overflow (float16?), a broken checkpoint, or an attention mask that hides everything",
+        )
+
+
+@dataclass(frozen=True)
+class _Hook:
+    """A hook that is called in its session's forwards only.
+
+    Forwards of other threads pass by while hooks come and go, and torch may then call a hook with fewer arguments.
+    """
+
+    session: Session
+    hook: Callable[..., Any]
+
+    @not_compiled_alone
+    def __call__(self, module: nn.Module, *arguments: Any) -> Any:
+        return self.hook(module, *arguments) if self.session.is_concerned() else None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        return _nothing  # of a part, as PEFT makes one of what it trains; of the whole model, `model.dola` refuses a copy
+
+    def __reduce__(self) -> NoReturn:
+        self.session.__reduce__()
+
+
+def _nothing(*arguments: Any) -> None:
+    """What a copy of a part has in place of a hook."""
+
+
+def _check_labels(labels: Any) -> None:
+    if labels is not None:
+        raise InputError(
+            "labels= was given: DoLa's scores are not a likelihood to train on, so they have no loss.",
+            hint="call the model without labels=, or remove DoLa first: model.dola.remove()",
+        )
+
+
+class Attachment(Session):
+    """DoLa on a model for everybody who uses it, until removed. Made by `attach`; the model has it as `model.dola`."""
+
+    def _change_model(self) -> None:
+        lm, changes = self._lm, self._changes
+        changes.put(lm, "dola", self)
+        if self._outer is not None:
+            changes.put(self._outer, "dola", self)
+        if hasattr(lm, "generate"):
+            changes.put(lm, "generate", functools.wraps(lm.generate)(functools.partial(self.generate, lm.generate)))
+            changes.enter(tapped(lm))
+        super()._change_model()
+
+    def remove(self) -> None:
+        """Give the model back as it was. Calling it again does nothing."""
+        if self._is_attached():
+            super().remove()
+
+    def _is_attached(self) -> bool:
+        return vars(self._lm).get("dola") is self
+
+    def __repr__(self) -> str:
+        layers = ", ".join(map(str, self.layers))
+        return f"<dola on {type(self._lm).__name__}: layers {layers} of {self.anatomy.num_layers}, {self.config}>"
+
+    def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the model's own `generate` with DoLa, whose layers a call cannot change.
+
+        A call that a processor of another one makes is plain, as its forwards are, unless it asks for `dola_layers`.
+
+        Raises:
+            InputError: `dola_layers` of the call, or of its generation config, that are not the attached ones.
+        """
+        if not self._is_attached():  # somebody has kept this `generate`
+            return original(*args, **kwargs)
+        config = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
+        asked = kwargs.pop("dola_layers", None)
+        asked = own_layers(config) if asked is None else asked
+        if asked is None and is_aside(self._lm):
+            return original(*args, **kwargs)
+        given = self.config if asked is None else as_config(asked, self.anatomy)
+        if given.layers != self.config.layers or (isinstance(asked, DoLaConfig) and asked != self.config):
+            raise InputError(
+                f"dola_layers={asked!r} was given, and DoLa is attached to this model with layers={self.config.layers!r}.",
+                hint="leave dola_layers out, or call model.dola.remove() and attach with these layers",
+            )
+        return super().generate(original, *args, **kwargs)
+
+    def is_active(self) -> bool:
+        """Everywhere but in a call-scoped session's own calls, which began before this was attached, and in forwards that the
+        processors of a `generate` call make."""
+        generation = current_generation(self._lm)
+        return generation is None or (generation.owner is self and not generation.is_aside())
+
+    def _may_be_compiled(self) -> bool:
+        return True  # by a torch.compile wrapper that cannot be seen from here
+
+
+class _Arguments:
+    """Reads arguments of one model's forward by name, however they were passed."""
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        parameters = inspect.signature(forward).parameters
+        self._positions = {name: position for position, name in enumerate(parameters)}
+        self._defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+
+    def of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[str], Any]:
+        """A function from an argument's name to its value in this call: the default, or None, where it was not passed."""
+
+        def given(name: str) -> Any:
+            position = self._positions.get(name, len(args))
+            return args[position] if position < len(args) else kwargs.get(name, self._defaults.get(name))
+
+        return given
+
+
+def select_positions(hidden: Tensor, keep: Any) -> Tensor:
+    """The positions of `hidden` [B, T, d] that a forward with `logits_to_keep=keep` returns logits for.
+
+    The last n (0 is all, and so is None, for models without the argument), a list or slice of positions, or what transformers
+    makes of a tensor: 1-D indices and, in its later versions, per-row indices [B, n] or a mask [B, T].
+    """
+    if keep is None or isinstance(keep, int):
+        return hidden[:, -keep:] if keep and hidden.shape[1] > keep else hidden
+    if not isinstance(keep, Tensor):
+        return hidden[:, keep]
+    slice_as_transformers = getattr(modeling_utils, "slice_logits_to_keep", lambda states, index: states[:, index])
+    selected: Tensor = slice_as_transformers(hidden, keep.to(hidden.device))
+    return selected

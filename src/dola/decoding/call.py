@@ -1,0 +1,574 @@
+"""What `generate` needs of an attached model beyond its logits: rows decided under masks, and who asks for what.
+
+Under logits processors a plausible set can be emptied: a grammar, bad words or a minimal length bans every plausible token.
+What the contrast says of the others is only that they are implausible, so such a row is decided as plain decoding would
+decide it: by the same processors applied to the mature logits. A penalty that merely scales scores cannot get there.
+
+This is the one place that replaces methods of a model, on the instance and only while a contrasted call is under way:
+`_get_logits_processor` and `_get_stopping_criteria`, to see what runs between forwards; `_get_candidate_generator`, to try no
+more drafts than pay; and `_prepare_generation_config`, to take `dola_layers` out before transformers reads it.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation import PromptLookupCandidateGenerator
+from transformers.generation import logits_process as builtin
+
+from dola.decoding.changes import Changes
+from dola.decoding.drafts import Drafts
+from dola.errors import AttachError, InputError
+from dola.methods.contrast import plausible
+from dola.model.wrappers import unwrap
+from dola.text.encoding import no_tokens
+
+
+def _builtin(*names: str) -> tuple[type, ...]:
+    """Processors of transformers by name, those that the installed version has."""
+    return tuple(getattr(builtin, name) for name in names if hasattr(builtin, name))
+
+
+NEVER_BAN = _builtin(
+    "EncoderRepetitionPenaltyLogitsProcessor",
+    "EpsilonLogitsWarper",
+    "EtaLogitsWarper",
+    "InfNanRemoveLogitsProcessor",
+    "LogitNormalization",
+    "MinPLogitsWarper",
+    "RepetitionPenaltyLogitsProcessor",
+    "TemperatureLogitsWarper",
+    "TopKLogitsWarper",
+    "TopPLogitsWarper",
+    "TypicalLogitsWarper",
+)
+"""Processors after which a plausible token still leads, so that nothing has to be checked."""
+
+ONLY_BAN = _builtin(
+    "ForcedBOSTokenLogitsProcessor",
+    "ForcedEOSTokenLogitsProcessor",
+    "MinLengthLogitsProcessor",
+    "MinNewTokensLengthLogitsProcessor",
+    "NoBadWordsLogitsProcessor",
+    "NoRepeatNGramLogitsProcessor",
+    "PrefixConstrainedLogitsProcessor",
+    "SuppressTokensAtBeginLogitsProcessor",
+    "SuppressTokensLogitsProcessor",
+)
+"""Processors that ban tokens and do nothing else. Others may lift an implausible token, and with them nothing is lazy."""
+
+MAY_RUN_MODEL = _builtin("PrefixConstrainedLogitsProcessor", "UnbatchedClassifierFreeGuidanceLogitsProcessor")
+"""Processors of transformers that run a model, or a function of the caller's."""
+
+BANNED = -1e4
+"""Scores at or below this were set there to ban a token: some processors write -inf, some the lowest float."""
+
+
+MOST_COPIED = 10_000
+"""Entries of a processor's list or table that is still taken for a state."""
+
+
+@dataclass
+class Generation:
+    """One `generate` call in one thread.
+
+    Attributes:
+        lm: The model that generates.
+        owner: The session that contrasts in this call.
+        relative_top: The plausibility threshold in use.
+        drafted: Whether an assistant model drafts.
+        lazy: Whether the caller sees nothing but tokens, so that a premature readout that cannot change them may be skipped.
+        beams: Whether scores reach the processors as log-softmax (beam search) rather than as they are.
+        records_logits: Whether the model's own logits are returned, as `output_logits`.
+        keeps_rows: Whether a processor of this call can ban tokens, so that the mature logits may be needed.
+        scores, mature: The last forward's contrast and the model's own logits, [B, T, V].
+        own_logits: The model's own logits of the last position of each forward, float32 [B, V].
+        broken: Whether scores without a largest finite one have been seen, bool [] on the scores' device.
+        may_run_model: Whether a processor or a stopping criterion of this call may run the model: somebody's own may.
+        aside: Whether processors or stopping criteria run. A forward of the model that one of them makes is its own affair,
+            and returns plain logits.
+        ran_aside: Whether one of them has made such a forward since this was last set to False.
+    """
+
+    lm: Any
+    owner: Any
+    relative_top: float
+    drafted: bool = False
+    lazy: bool = False
+    beams: bool = False
+    records_logits: bool = False
+    keeps_rows: bool = False
+    scores: Tensor | None = None
+    mature: Tensor | None = None
+    own_logits: list[Tensor] = field(default_factory=list)
+    broken: Tensor | None = None
+    may_run_model: bool = False
+    aside: bool = False
+    ran_aside: bool = False
+
+    @contextmanager
+    def stepping_aside(self) -> Iterator[None]:
+        """While inside, forwards of the model in this thread are plain, and not by compiled code, which contrasts."""
+        before, self.aside = self.aside, True
+        try:
+            with uncompiled() if self.may_run_model else nullcontext():
+                yield
+        finally:
+            self.aside = before
+
+    def is_aside(self) -> bool:
+        """Whether a forward that runs now is one of a processor; takes note that there was one."""
+        self.ran_aside |= self.aside
+        return self.aside
+
+    def prepare(self, config: Any) -> None:
+        """Learn from the call's GenerationConfig what it returns.
+
+        Raises:
+            InputError: A mode of generation that would be wrong under DoLa.
+        """
+        _refuse_modes(config, self.drafted)
+        returns_dict = bool(config.return_dict_in_generate)
+        self.beams = (config.num_beams or 1) > 1
+        self.records_logits = returns_dict and bool(config.output_logits)
+        self.lazy = not self.beams and not (returns_dict and (config.output_scores or config.output_logits))
+
+    def record(self, *, scores: Tensor, mature: Tensor) -> None:
+        """Take note of a forward."""
+        if self.keeps_rows:
+            self.scores, self.mature = scores, mature
+        if self.records_logits:
+            self.own_logits.append(mature[:, -1].to(copy=True, dtype=torch.float32))
+
+    def watch(self, scores: Tensor) -> None:
+        """Take note on the device of rows [B, V] that define no distribution; `check` looks once the call is over."""
+        broken = ~scores.amax(dim=-1).isfinite().all()
+        self.broken = broken if self.broken is None else self.broken | broken
+
+    def check(self) -> None:
+        """Raise InputError where `watch` has seen scores that define no distribution."""
+        if self.broken is not None and self.broken:
+            raise InputError(
+                "The model's logits, or those of a candidate layer, were NaN or infinite in this call: no distribution.",
+                hint="look for overflow (float16?) or a broken checkpoint; model(**inputs) on the attached model says where",
+            )
+
+    def mature_rows(self, scores: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The mature logits [B, V] of the scores that the processors were given, and which tokens were plausible.
+
+        Found by value among the last forward's positions: speculative decoding processes several positions of one forward,
+        and runs its processors over scores of its own that have no mature counterpart (None).
+        """
+        if self.scores is None or self.mature is None:
+            return None
+        for position in range(self.scores.shape[1] - 1, -1, -1):
+            row, mature = self.scores[:, position].to(scores), self.mature[:, position].to(scores)
+            if self.beams:
+                row, mature = row.log_softmax(dim=-1), mature.log_softmax(dim=-1)
+            if row.shape == scores.shape and torch.equal(row, scores):
+                return mature, plausible(mature, self.relative_top)
+        return None
+
+
+class _State:
+    generation: Generation | None = None
+
+
+class _Thread(threading.local, _State):
+    """The call that a thread is in."""
+
+
+_thread, _traced = _Thread(), _State()
+
+FOLLOWS_THREADS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+"""Whether torch.compile can trace what belongs to a thread. torch 2.11 cannot: there a traced forward looks at the last call
+that began in any thread."""
+
+
+def current_generation(lm: Any) -> Generation | None:
+    """The contrasted `generate` call of `lm` that this thread is in, if any."""
+    state = _traced if torch.compiler.is_compiling() and not FOLLOWS_THREADS else _thread
+    generation = state.generation
+    return generation if generation is not None and generation.lm is lm else None
+
+
+def is_aside(lm: Any) -> bool:
+    """Whether this thread is in a processor or a stopping criterion of a contrasted call of `lm`: what it runs is plain."""
+    generation = current_generation(lm)
+    return generation is not None and generation.aside
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """While inside, what torch.compile has compiled runs as it was written."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        return nullcontext()
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+def may_run_model(steps: Iterable[Any]) -> bool:
+    """Whether processors or stopping criteria may run a model: somebody's own, those that call a function, and guidance."""
+    return any(isinstance(step, MAY_RUN_MODEL) or not type(step).__module__.startswith("transformers.") for step in steps)
+
+
+def is_compiled(lm: Any) -> bool:
+    """Whether a model's own call has been compiled, by its `compile()` or by `generate`."""
+    return getattr(lm, "_compiled_call_impl", None) is not None or hasattr(lm, "_compiled_call")
+
+
+def run(generation: Generation, generate: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call `generate(*args, **kwargs)` of the model as one contrasted call in this thread."""
+    _check_call(generation.lm, args, kwargs)
+    if kwargs.get("cache_implementation") == "paged":  # runs in a thread of its own, where no call of this one is seen
+        return generate(*args, **kwargs)
+    generation.drafted = kwargs.get("assistant_model") is not None
+    outer, _thread.generation = _thread.generation, generation
+    _traced.generation = generation
+    try:
+        with tapped(generation.lm):
+            output = generate(*args, **kwargs)
+    finally:
+        _thread.generation = _traced.generation = outer
+    generation.check()
+    if generation.records_logits and getattr(output, "logits", None) is not None:
+        output.logits = tuple(generation.own_logits[-len(output.logits) :])
+    return output
+
+
+@dataclass
+class _Taps:
+    """What the contrasted calls of one model share while they run: who they are, and their changes to the model.
+
+    The model holds it, so that both end together. A table of models would keep them alive, through their methods in it.
+    """
+
+    changes: Changes
+    callers: set[object]
+
+    def __reduce__(self) -> NoReturn:
+        raise AttachError("A model cannot be copied or pickled while DoLa decodes with it.", hint="copy it before or after")
+
+
+_TAPS_NAME = "_dola_taps"
+_taps_lock = threading.RLock()  # a generator that is dropped inside `with attach(...)` ends in any thread, this one too
+
+
+class tapped:  # noqa: N801  used as a function
+    """While any thread is inside, the methods of `lm` in _TAPS go through the functions there.
+
+    Not made by `contextmanager`: when a model is dropped with its attachment, Python would resume the generator, which would
+    then look for a model that has gone.
+    """
+
+    def __init__(self, lm: Any) -> None:
+        self._lm = lm
+
+    def __enter__(self) -> None:
+        try:
+            with _taps_lock:
+                taps: _Taps = vars(self._lm).get(_TAPS_NAME) or _put_taps(self._lm)
+                taps.callers.add(self)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        with _taps_lock:
+            taps: _Taps | None = vars(self._lm).get(_TAPS_NAME)
+            if taps is not None:
+                taps.callers.discard(self)
+                if not taps.callers:
+                    taps.changes.undo()
+
+
+def _put_taps(lm: Any) -> _Taps:
+    """Put the functions of _TAPS over the methods that `lm` has: all of them, or none where one fails."""
+    taps = _Taps(Changes(), set())
+    try:
+        taps.changes.put(lm, _TAPS_NAME, taps)
+        for name, tap in _TAPS.items():
+            if hasattr(lm, name):  # a `generate` of one's own may have neither
+                taps.changes.put(lm, name, functools.partial(tap, lm, getattr(lm, name)))
+    except BaseException:
+        taps.changes.undo()
+        raise
+    return taps
+
+
+def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> LogitsProcessorList:
+    processors: LogitsProcessorList = original(*args, **kwargs)
+    generation = current_generation(lm)
+    can_ban = [type(processor).__name__ for processor in processors if not isinstance(processor, NEVER_BAN)]
+    if generation is None:
+        if can_ban and hasattr(lm, "dola"):
+            raise InputError(
+                f"{', '.join(can_ban)} cannot be used in continuous batching under DoLa: rows that lose all plausible tokens "
+                "could not be decided by the mature scores.",
+                hint="leave constraints out there, or use generate without paged attention",
+            )
+        return processors  # a plain call in another thread
+    if generation.aside:
+        return processors  # a plain call by a processor of this one
+    generation.prepare(kwargs.get("generation_config", args[0] if args else None))
+    generation.lazy &= all(isinstance(processor, NEVER_BAN + ONLY_BAN) for processor in processors)
+    generation.keeps_rows = bool(can_ban)
+    generation.may_run_model |= may_run_model(processors)
+    return (MatureFallback if can_ban else Watch)(processors, generation)
+
+
+def _prepare_generation_config(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Clear `dola_layers`, for which transformers 5 would look for a method that it no longer has.
+
+    Raises:
+        InputError: Another method of decoding, which would be looked for there as well.
+    """
+    prepared = original(*args, **kwargs)
+    if current_generation(lm) is not None or hasattr(lm, "dola"):
+        config = prepared[0]
+        config.dola_layers = None
+        _refuse_methods(config)
+    return prepared
+
+
+def _get_candidate_generator(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Prompt lookup is held to what pays; an assistant model paces itself."""
+    candidates, generation = original(*args, **kwargs), current_generation(lm)
+    if generation is None or generation.aside or not isinstance(candidates, PromptLookupCandidateGenerator):
+        return candidates
+    return Drafts(candidates, generation.owner.forward_cost())
+
+
+def _get_stopping_criteria(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> StoppingCriteriaList:
+    criteria: StoppingCriteriaList = original(*args, **kwargs)
+    generation = current_generation(lm)
+    if generation is None or generation.aside:
+        return criteria
+    generation.may_run_model |= may_run_model(criteria)
+    return Criteria(criteria, generation)
+
+
+_TAPS = {
+    "_prepare_generation_config": _prepare_generation_config,
+    "_get_logits_processor": _get_logits_processor,
+    "_get_candidate_generator": _get_candidate_generator,
+    "_get_stopping_criteria": _get_stopping_criteria,
+}
+
+
+def _check_call(lm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    check_not_empty(kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None)), kwargs.get("inputs_embeds"))
+    assistant = kwargs.get("assistant_model")
+    if assistant is not None and unwrap(assistant) is lm:
+        raise InputError(
+            "assistant_model is the model that decodes with DoLa itself, so it would draft with the contrast.",
+            hint="use another model as assistant, or prompt_lookup_num_tokens=",
+        )
+
+
+def check_not_empty(input_ids: Any, inputs_embeds: Any = None) -> None:
+    """Raise InputError for a prompt of zero tokens, given as ids [B, T] or as embeddings [B, T, d]."""
+    for name, given, axis in (("input_ids", input_ids, -1), ("inputs_embeds", inputs_embeds, -2)):
+        if isinstance(given, Tensor) and given.shape[axis] == 0 and (name == "inputs_embeds" or inputs_embeds is None):
+            raise no_tokens(f" ({name} of shape {list(given.shape)})")
+
+
+def _refuse_methods(config: Any) -> None:
+    """Refuse what transformers 5 decodes by code from the hub, and would ask to trust."""
+    beams = (config.num_beams or 1) > 1
+    names = ("penalty_alpha", "constraints", "force_words_ids", "num_beam_groups")
+    asked = {name: getattr(config, name, None) for name in names}
+    methods = {
+        "penalty_alpha": not beams and not config.do_sample and (asked["penalty_alpha"] or 0) > 0 and (config.top_k or 0) > 1,
+        "constraints": asked["constraints"] is not None,
+        "force_words_ids": asked["force_words_ids"] is not None,
+        "num_beam_groups": beams and (asked["num_beam_groups"] or 1) > 1,
+    }
+    for name in (name for name, is_asked in methods.items() if is_asked):
+        raise InputError(
+            f"{name}={asked[name]!r} does not go with DoLa: it asks for another method of decoding.",
+            hint=f"pass {name}=None, or remove it from the generation config",
+        )
+
+
+def _refuse_modes(config: Any, drafted: bool) -> None:
+    refused = {
+        "assistant_early_exit": "it drafts with fewer blocks than the contrast needs",
+        "use_mtp": "its drafts come from extra blocks whose states are not contrasted",
+    }
+    for name, why in refused.items():
+        value = getattr(config, name, None)
+        if value is not None and value is not False:
+            raise InputError(f"{name}={value} does not go with DoLa: {why}.", hint=f"leave {name} out")
+    drafted = drafted or bool(getattr(config, "prompt_lookup_num_tokens", None))
+    if drafted and config.return_dict_in_generate and config.output_logits:
+        raise InputError(
+            "output_logits does not go with drafted tokens (prompt_lookup_num_tokens, assistant_model) under DoLa: the model's "
+            "own logits of them are not kept.",
+            hint="use output_scores=True, which returns the contrast, or decode without drafts",
+        )
+
+
+class Criteria(StoppingCriteriaList):  # type: ignore[misc]
+    """The stopping criteria of one `generate` call. A forward of the model that one of them makes is plain."""
+
+    def __init__(self, criteria: StoppingCriteriaList, generation: Generation) -> None:
+        super().__init__(criteria)
+        self._generation = generation
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Whether each row [B] ends here; as StoppingCriteriaList."""
+        with self._generation.stepping_aside():
+            return super().__call__(input_ids, scores, **kwargs)  # type: ignore[no-any-return]
+
+
+class Watch(LogitsProcessorList):  # type: ignore[misc]
+    """The processors of one `generate` call, and a look for NaN that neither makes the host wait nor is in compiled code."""
+
+    def __init__(self, processors: LogitsProcessorList, generation: Generation) -> None:
+        super().__init__(processors)
+        self._generation = generation
+
+    def _watch(self, scores: Tensor) -> None:
+        if scores.device.type != "cpu" or is_compiled(self._generation.lm):  # elsewhere the forward's hook has looked
+            self._generation.watch(scores)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        """Scores [B, V] of the next token after all processors; as LogitsProcessorList."""
+        self._watch(scores)
+        with self._generation.stepping_aside():
+            return super().__call__(input_ids, scores, **kwargs)  # type: ignore[no-any-return]
+
+
+class MatureFallback(Watch):
+    """The processors of one `generate` call, with rows that lost their plausible set decided by the mature logits.
+
+    Two kinds of rows are decided so: those in which the last plausible token was banned, and those in which a bias lifts an
+    implausible token so high that plain decoding with the same biases and bans would choose it. A bias of 100 was not meant to
+    bridge the gap below the plausible set. Where a later processor bans that token, the contrast decides again.
+
+    Each processor runs once per step, as it does without DoLa, because grammars keep state. Only when such a row comes up are
+    the processors so far applied to its mature logits too: a mask is carried over unchanged, of anything else a copy is
+    called, in the state that it was in. The processors after that see the mature scores of the row.
+    """
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        """Scores [B, V] of the next token after all processors; as LogitsProcessorList."""
+        found = self._generation.mature_rows(scores)
+        if found is None:
+            return super().__call__(input_ids, scores, **kwargs)
+        self._watch(scores)
+        with self._generation.stepping_aside():
+            return self._decide(input_ids, scores, *found, **kwargs)
+
+    def _decide(self, input_ids: Tensor, scores: Tensor, mature: Tensor, plausible_tokens: Tensor, **kwargs: Any) -> Tensor:
+        decisive, biased = _Path(mature), _Path(mature)  # with everything on them, and without penalties and warpers
+        kept = _Path(scores)  # the contrast of forced rows
+        lost = forced = decided = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+        for processor in self:
+            before, state = scores.clone(), _copied(processor)  # some processors write into what they are given
+            self._generation.ran_aside = False
+            scores = _apply(processor, input_ids, scores, kwargs)
+            step = _Applied(state, before, scores.clone(), self._generation.ran_aside)
+            decisive.steps.append(step)
+            kept.steps.append(step)
+            if isinstance(processor, NEVER_BAN):
+                continue
+            biased.steps.append(step)
+            lost = lost | (~forced & _lost_plausible(scores, plausible_tokens))
+            if forced.any() or step.lifts(plausible_tokens):
+                chosen = biased.follow(input_ids, kwargs).argmax(dim=-1, keepdim=True)
+                forced = ~lost & ~plausible_tokens.gather(-1, chosen)[:, 0]
+            was, decided = decided, lost | forced
+            if not torch.equal(was, decided):
+                contrast = torch.where(was[:, None], kept.follow(input_ids, kwargs), scores) if was.any() else scores
+                scores = torch.where((decided & ~was)[:, None], decisive.follow(input_ids, kwargs), scores)
+                scores = torch.where((was & ~decided)[:, None], contrast, scores)
+                kept = _Path(contrast)
+        return scores
+
+
+@dataclass
+class _Applied:
+    """One processor as it was before its call, what it made of the contrast, and whether it has run the model."""
+
+    processor: LogitsProcessor
+    before: Tensor
+    after: Tensor
+    ran_model: bool
+
+    def lifts(self, plausible_tokens: Tensor) -> bool:
+        """Whether it raised a token that is not plausible, and can be asked what it would have made of the mature logits."""
+        known = isinstance(self.processor, ONLY_BAN) or self.ran_model
+        return not known and bool(((self.after > self.before) & ~plausible_tokens).any())
+
+    def on(self, scores: Tensor, input_ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """What it makes of other scores."""
+        changed = self.after != self.before
+        if (self.after[changed] <= BANNED).all():  # it did nothing but ban
+            return torch.where(changed, self.after, scores)
+        if self.ran_model:
+            name = type(self.processor).__name__
+            raise InputError(
+                f"{name} runs the model, so it cannot be applied to the mature scores as well. A row needs that: its plausible "
+                "tokens are banned, or a bias lifts another token.",
+                hint=f"leave out {name}, or the constraint or bias",
+            )
+        return _apply(_copied(self.processor), input_ids, scores.clone(), kwargs)
+
+
+@dataclass
+class _Path:
+    """Scores, and the processors that have not been applied to them yet."""
+
+    scores: Tensor
+    steps: list[_Applied] = field(default_factory=list)
+
+    def follow(self, input_ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """The scores with all of them applied."""
+        while self.steps:
+            self.scores = self.steps.pop(0).on(self.scores, input_ids, kwargs)
+        return self.scores
+
+
+def _apply(processor: Any, input_ids: Tensor, scores: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    """One processor, called as its list would call it."""
+    return LogitsProcessorList([processor])(input_ids, scores, **kwargs)  # type: ignore[no-any-return]
+
+
+def _copied(processor: Any) -> Any:
+    """A processor in the state that it has now: some count their calls, or keep what they have seen in a list or an object.
+
+    Models, tensors and large tables are shared: a copy of them would be felt at each step.
+    """
+    if isinstance(processor, NEVER_BAN + ONLY_BAN):  # without a state
+        return processor
+    copied = _copy(processor)
+    for name, value in vars(copied).items() if copied is not processor else ():
+        is_large = isinstance(value, Sized) and len(value) > MOST_COPIED
+        if not (is_large or isinstance(value, (Tensor, torch.nn.Module))):
+            vars(copied)[name] = _copy(value)
+    return copied
+
+
+def _copy(value: Any) -> Any:
+    try:
+        return copy.copy(value)
+    except Exception:  # generators, locks
+        return value
+
+
+def _lost_plausible(scores: Tensor, plausible_tokens: Tensor) -> Tensor:
+    """Rows [B] in which no plausible token leads any more: all banned, or pushed below the implausible ones."""
+    best_plausible = scores.masked_fill(~plausible_tokens, -torch.inf).amax(dim=-1)
+    best_other = scores.masked_fill(plausible_tokens, -torch.inf).amax(dim=-1)
+    return best_plausible <= best_other

@@ -1,0 +1,187 @@
+"""DoLa for one call: `dola.generate`, and `install`, which lets code written for transformers 4 run as it is.
+
+Both are call-scoped. Hooks are on the model while the call runs and act in its thread alone: a plain call on the same model
+in another thread stays plain, and concurrent calls with different layers do not see each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from transformers import GenerationConfig, GenerationMixin
+
+from dola.decoding.attach import Session, as_config
+from dola.decoding.call import current_generation, is_aside
+from dola.errors import ConfigError, InputError, ModelError
+from dola.methods.config import DoLaConfig
+from dola.model.anatomy import Anatomy
+from dola.model.wrappers import around
+
+logger = logging.getLogger("dola")
+
+RECOMMENDED_PENALTY = 1.2
+"""Paper, section 3.1: without it the contrast loops in long texts."""
+
+
+def generate(model: Any, *args: Any, dola_layers: DoLaConfig | str | Sequence[int] | None = None, **kwargs: Any) -> Any:
+    """`model.generate(...)` with DoLa, for this call only.
+
+        out = dola.generate(model, **inputs, dola_layers="high", repetition_penalty=1.2)
+
+    Args:
+        model: Any decoder-only Hugging Face model with a language-modelling head, wrapped by PEFT or torch.compile or not.
+        *args, **kwargs: All of `generate`'s arguments.
+        dola_layers: "high", "low", "all", layer indices (0 is the embedding output), or a DoLaConfig. Without it the layers
+            are the `dola_layers` of `generation_config=`, then those of `model.generation_config`, then "high".
+
+    Returns:
+        What `model.generate` returns. `scores` are the contrast after the processors, `logits` the model's own.
+
+    Raises:
+        AttachError: DoLa is attached to this model already.
+        ConfigError, ModelError, InputError: As `attach`.
+    """
+    return _contrasted(model, None, args, kwargs, dola_layers)
+
+
+def install(config: DoLaConfig | None = None) -> None:
+    """Make `model.generate(..., dola_layers=...)` work on every model, as it did in transformers 4.
+
+    `dola_layers` is honoured as a keyword, in `generation_config=`, and in `model.generation_config`; a call without it stays
+    plain. Installing twice with the same config does nothing.
+
+    Args:
+        config: The settings besides `layers`. `DoLaConfig.reference()` gives the tokens of transformers 4.55.4; the default
+            is the method as the paper defines it, whose tokens differ from version 4's, which is said once.
+    """
+    global _installed
+    settings = DoLaConfig() if config is None else config
+    if not isinstance(settings, DoLaConfig):
+        raise ConfigError(
+            f"install(config={config!r}) is not a DoLaConfig.",
+            hint="write dola.install() or dola.install(DoLaConfig.reference())",
+        )
+    if settings != DoLaConfig.reference(settings.layers):
+        _once(
+            "dola.install: tokens follow the paper's method and differ from transformers 4's; for version 4's exact tokens, "
+            "call dola.install(DoLaConfig.reference())."
+        )
+    if _installed is None:
+        try:
+            _put(GenerationMixin, "generate", _generate_with_dola_layers)
+            _put(GenerationConfig, "get_generation_mode", _mode_without_dola)
+        except BaseException:
+            _put_back()
+            raise
+    _installed = settings
+
+
+def uninstall() -> None:
+    """Undo `install`. Without it, do nothing."""
+    global _installed
+    _put_back()
+    _installed = None
+
+
+_installed: DoLaConfig | None = None
+_originals: dict[tuple[Any, str], Any] = {}
+"""The methods of transformers that `install` replaces, by class and name."""
+
+
+def _put(kind: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
+    _originals[kind, name] = getattr(kind, name)
+    setattr(kind, name, wrapper(_originals[kind, name]))
+
+
+def _put_back() -> None:
+    while _originals:
+        (kind, name), original = next(reversed(_originals.items()))
+        setattr(kind, name, original)
+        del _originals[kind, name]
+
+
+def _contrasted(model: Any, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any], layers: Any) -> Any:
+    if kwargs.get("cache_implementation") == "paged":
+        raise InputError(
+            "cache_implementation='paged' decodes in a thread of its own, where a call-scoped DoLa cannot be seen.",
+            hint="attach instead: with dola.attach(model, ...): model.generate(...)",
+        )
+    anatomy = Anatomy.of(model)
+    if original is None:
+        original = _generate_of(model)
+    _warn_of_low_penalty(anatomy.lm, kwargs)
+    given = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
+    config = as_config(layers, anatomy, generation_config=given)
+    with Session(anatomy, config, around(model, anatomy.lm)) as session:
+        return session.generate(original, *args, **kwargs)
+
+
+def _generate_of(model: Any) -> Any:
+    if not hasattr(model, "generate"):
+        raise ModelError(
+            f"{type(model).__name__} has no generate().",
+            hint="attach to it and decode from its logits: with dola.attach(model, ...): model(**inputs).logits",
+        )
+    return model.generate
+
+
+def _generate_with_dola_layers(original: Any) -> Any:
+    @functools.wraps(original)
+    def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(kwargs.get("custom_generate"), str):  # somebody's own decoding, which may take dola_layers itself
+            return original(self, *args, **kwargs)
+        layers = kwargs.pop("dola_layers", None)
+        if layers is None:
+            given = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
+            found = (getattr(config, "dola_layers", None) for config in (given, self.generation_config))
+            layers = next((value for value in found if value is not None), None)
+        if layers is None or (current_generation(self) is not None and not is_aside(self)):
+            return original(self, *args, **kwargs)
+        if not isinstance(layers, DoLaConfig):
+            layers = _with_layers(layers, Anatomy.of(self))
+        return _contrasted(self, functools.partial(original, self), args, kwargs, layers)
+
+    return generate
+
+
+def _with_layers(layers: Any, anatomy: Anatomy) -> DoLaConfig:
+    """The installed settings with the layers of one call."""
+    return dataclasses.replace(_installed or DoLaConfig(), layers=as_config(layers, anatomy).layers)
+
+
+def _mode_without_dola(original: Any) -> Any:
+    """transformers 5 takes `dola_layers` in a GenerationConfig for a mode that it no longer has."""
+
+    @functools.wraps(original)
+    def get_generation_mode(self: Any, *args: Any, **kwargs: Any) -> Any:
+        layers, self.dola_layers = self.dola_layers, None
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            self.dola_layers = layers
+
+    return get_generation_mode
+
+
+def _warn_of_low_penalty(lm: Any, kwargs: dict[str, Any]) -> None:
+    sources = (kwargs.get("generation_config"), getattr(lm, "generation_config", None))
+    penalties = (kwargs.get("repetition_penalty"), *(getattr(source, "repetition_penalty", None) for source in sources))
+    penalty = next((value for value in penalties if value is not None), 1.0)
+    if penalty < RECOMMENDED_PENALTY:
+        _once(
+            f"repetition_penalty={penalty} with DoLa: the contrast tends to loop in long texts; "
+            f"{RECOMMENDED_PENALTY} is recommended."
+        )
+
+
+_said: set[str] = set()
+
+
+def _once(message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        logger.warning(message)

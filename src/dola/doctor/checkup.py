@@ -1,0 +1,175 @@
+"""Does DoLa work on this model? What was found in it, how the checks came out, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dola.doctor.checks import FAILED, Check, Examination, Timings
+from dola.errors import LayersError
+from dola.loading.weights import WeightsReport
+from dola.methods.config import DoLaConfig
+from dola.methods.layers import BUCKETS, candidate_layers
+from dola.model.anatomy import Anatomy
+
+SMALL = 10**9
+"""Parameters below which there is no evidence that DoLa helps: the paper's smallest model has 7 billion, and the one of 135
+million that was measured for docs/defaults.md got worse."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """The layers that a bucket means for this model, or None and why it cannot be used."""
+
+    name: str
+    layers: tuple[int, ...] | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where `Anatomy` found what DoLa reads: each part as its class and its path in the model, or "none"."""
+
+    num_layers: int
+    blocks: str
+    final_norm: str
+    projection: str
+    head: str
+    logit_transform: str
+    tied: bool
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What was found in a model, and how the checks came out.
+
+    Attributes:
+        class_name: Class of the model.
+        parameters: How many, tied ones once.
+        dtype, devices: Those of the parameters.
+        parts: None where they were not found.
+        buckets: Layers of "low", "high" and "all".
+        layers: The candidate layers of the configuration that was tried.
+        timings: None where they were not taken.
+        checks: In the order in which they were made.
+    """
+
+    class_name: str
+    parameters: int
+    dtype: str
+    devices: tuple[str, ...]
+    parts: Parts | None
+    buckets: tuple[Bucket, ...]
+    layers: tuple[int, ...]
+    timings: Timings | None
+    checks: tuple[Check, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no check failed."""
+        return all(check.status != FAILED for check in self.checks)
+
+
+def check_up(
+    model: Any,
+    tokenizer: Any,
+    config: DoLaConfig | str | Sequence[int] | None = None,
+    weights: Sequence[WeightsReport] = (),
+) -> Checkup:
+    """Examine a model.
+
+    Args:
+        model, tokenizer: As `dola.load` returns them.
+        config: What to try: a DoLaConfig, or its layers; without it as of `dola.attach`.
+        weights: What `dola.load(..., on_weights=weights.append)` found of its weights. Only whoever loads a model can see
+            this; without it there is no check of them.
+
+    Raises:
+        LayersError: Layers that this model does not have.
+    """
+    examination = Examination(model, tokenizer, config, weights)
+    checks = examination.run()
+    parameters = list(model.parameters())
+    return Checkup(
+        class_name=type(model).__name__,
+        parameters=sum(parameter.numel() for parameter in parameters),
+        dtype=", ".join(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})),
+        devices=tuple(sorted({str(parameter.device) for parameter in parameters})),
+        parts=_parts(examination.anatomy) if examination.anatomy else None,
+        buckets=_buckets(examination.anatomy) if examination.anatomy else (),
+        layers=examination.layers,
+        timings=examination.timings,
+        checks=checks,
+    )
+
+
+def advice(checkup: Checkup) -> list[str]:
+    """What to do about what was found. Claims no more than docs/defaults.md and the paper show."""
+    failed = {check.name for check in checkup.checks if check.status == FAILED}
+    found = []
+    if "readout" in failed and checkup.parts is not None:
+        found.append(
+            f"The readout is not the model's own. Was the final norm guessed right ({checkup.parts.final_norm})? "
+            "Name the parts yourself: dola.attach(model, ..., anatomy=dola.Anatomy(...))."
+        )
+    if "weights" in failed:
+        found.append("The weights are not those of the file, so every other check is of another model. Repair that first.")
+    if "tokenizer" in failed:
+        found.append("Tokenizer and model do not fit: use the tokenizer that the model was trained with.")
+    if "chat template" in failed:
+        found.append(
+            "Chats cannot be decoded with this model: use --no-chat, or fix the template in its folder (chat_template.jinja or "
+            "tokenizer_config.json)."
+        )
+    if failed & {"doors", "contrast", "plain again"}:
+        found.append("This should not happen with any model: please report it, with the output of this command and --json.")
+    if checkup.parameters < SMALL:
+        found.append(
+            f"With {checkup.parameters / 1e6:.0f} million parameters this model is small. The paper reports on models of 7 to "
+            "65 billion; SmolLM2-135M got worse with DoLa on the one task measured for docs/defaults.md. Compare on your task."
+        )
+    if "plain" in failed and "float16" in checkup.dtype.split(", "):
+        found.append("float16 overflows above 65504, and some models do: use --dtype bfloat16 or --dtype float32.")
+    elif {"bfloat16", "float16"} & set(checkup.dtype.split(", ")):
+        found.append(
+            f"The contrast amplifies the rounding of {checkup.dtype}: a token that differs from another run's may be a "
+            "near-tie. To be exact, and to see which is faster on this machine: --dtype float32."
+        )
+    if checkup.devices == ("cpu",) and torch.cuda.is_available():
+        found.append("There is a GPU, and the model is on the CPU: --device cuda.")
+    for bucket in checkup.buckets:
+        if bucket.layers is None:
+            found.append(f'layers="{bucket.name}" cannot be used with this model; use "high", or name layers.')
+    return found
+
+
+def _buckets(anatomy: Anatomy) -> tuple[Bucket, ...]:
+    found = []
+    for name in BUCKETS:
+        try:
+            found.append(Bucket(name, candidate_layers(name, anatomy.num_layers, tied=anatomy.tied), None))
+        except LayersError as error:
+            found.append(Bucket(name, None, error.message))
+    return tuple(found)
+
+
+def _parts(anatomy: Anatomy) -> Parts:
+    def located(part: Any) -> str:
+        """Class and path of a part; a transform that is no module describes itself."""
+        if part is None:
+            return "none"
+        path = next((path for path, module in anatomy.lm.named_modules() if module is part), None)
+        return repr(part) if path is None else f"{type(part).__name__} at {path}"
+
+    return Parts(
+        num_layers=anatomy.num_layers,
+        blocks=located(anatomy.blocks[0]).removesuffix(".0"),
+        final_norm=located(anatomy.final_norm),
+        projection=located(anatomy.projection),
+        head=located(anatomy.head),
+        logit_transform=located(anatomy.logit_transform),
+        tied=anatomy.tied,
+    )

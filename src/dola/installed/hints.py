@@ -1,0 +1,114 @@
+"""Install lines for error messages: what to paste so that a missing package is there, however dola was installed.
+
+A distribution that was installed from a folder, a file or a repository remembers it (PEP 610, direct_url.json), and its extras
+come from there: an index may not have it at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+DISTRIBUTION = "dola-decoding"
+
+
+def install_line(*extras: str) -> str:
+    """The command that installs these extras of dola into the running Python, from where dola itself was installed from."""
+    return pip_install(*_sources(f"[{','.join(extras)}]", extras))
+
+
+def pip_install(*arguments: str) -> str:
+    """The command that installs something into the running Python, quoted for a shell."""
+    return " ".join([_installer(), *map(_quoted, arguments)])
+
+
+def requirements(extra: str) -> list[Requirement]:
+    """What an extra adds, as the installed distribution declares it; empty where it does not, or is not installed."""
+    try:
+        from packaging.requirements import Requirement
+
+        declared = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or []]
+    except (metadata.PackageNotFoundError, ImportError):  # packaging comes with transformers
+        return []
+    return [requirement for requirement in declared if _belongs(requirement, extra)]
+
+
+def _belongs(requirement: Requirement, extra: str) -> bool:
+    """Whether an extra asks for a requirement that others do without."""
+    marker = requirement.marker
+    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
+
+
+def _sources(named: str, extras: tuple[str, ...]) -> list[str]:
+    """Arguments of pip: dola from where it came from, or the extras' own packages where that is gone."""
+    origin = _origin()
+    if origin is None:
+        return [DISTRIBUTION + named]
+    url, path = str(origin["url"]), _path(str(origin["url"]))
+    if "vcs_info" in origin:
+        folder = f"#subdirectory={origin['subdirectory']}" if "subdirectory" in origin else ""
+        return [f"{DISTRIBUTION}{named} @ {origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}{folder}"]
+    if path is None:
+        return [f"{DISTRIBUTION}{named} @ {url}"]
+    if (path / "pyproject.toml").is_file() if "dir_info" in origin else path.is_file():
+        editable = ["-e"] if origin.get("dir_info", {}).get("editable") else []
+        return [*editable, f"{path}{named}"]
+    return [f"{each.name}{each.specifier}" for extra in extras for each in requirements(extra)] or [DISTRIBUTION + named]
+
+
+def _origin() -> dict[str, Any] | None:
+    """What direct_url.json says; None for what came from an index. A source tree that was not installed is its own origin."""
+    try:
+        text = metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        tree = Path(__file__).parents[3]
+        whole = (tree / "pyproject.toml").is_file()
+        return {"url": tree.as_uri(), "dir_info": {"editable": True}} if whole else None
+    try:
+        found = json.loads(text or "null")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "url" in found else None
+
+
+def _path(url: str) -> Path | None:
+    """The path of a file: URL, or None."""
+    parts = urlsplit(url)
+    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
+
+
+def _installer() -> str:
+    """What installs into the running Python: its own pip, or uv where it has none."""
+    on_path = shutil.which("pip")
+    if not sys.executable or (on_path and Path(on_path).absolute().parent == Path(sys.executable).absolute().parent):
+        return "pip install"
+    python = _quoted(sys.executable)
+    if not _has_pip() and shutil.which("uv"):
+        return f"uv pip install --python {python}"
+    return f"{python} -m pip install"
+
+
+def _has_pip() -> bool:
+    """Not by find_spec: setuptools takes a search for pip for pip itself, and hands out another distutils from then on."""
+    try:
+        return bool(metadata.version("pip"))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _quoted(argument: str) -> str:
+    """An argument for the shell of this system."""
+    if os.name == "posix":
+        return shlex.quote(argument)
+    return argument if set(argument).isdisjoint(" <>&|^") else f'"{argument}"'

@@ -1,0 +1,1 @@
+"""From a name to a model with the weights of its files."""

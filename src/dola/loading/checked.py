@@ -1,0 +1,143 @@
+"""Models of transformers' auto classes, with the weights of their files. `dola.load` and the lm-eval types load with this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dola.loading.adapter_folder import HUB, Adapter, as_base_of, base_alone, find_adapter, put_on
+from dola.loading.embedded import Progress, to_stderr
+from dola.loading.generation_file import checked_generation_config, folder_of
+from dola.loading.load_errors import in_our_words
+from dola.loading.names import check_gguf, gguf_settings, resolve
+from dola.loading.weights import WeightsReport
+
+OnWeights = Callable[[WeightsReport], None]
+
+OURS = {*HUB, "dtype", "torch_dtype", "device_map", "trust_remote_code", "gguf_file", "quantization_config", "max_memory"}
+"""Arguments of `from_pretrained` whose values have been checked, or cannot fail unnoticed. With others a failure may be the
+caller's mistake, and comes through as it is."""
+
+
+def load_weights(
+    auto: Any, source: str, *, progress: Progress | None = None, on_weights: OnWeights | None = None, **kwargs: Any
+) -> Any:
+    """A model of an auto class of transformers, with the weights of its file.
+
+    Args:
+        auto: `AutoModelForCausalLM`, or another class with `from_pretrained`.
+        source: A hub id or a folder, of a model or of an adapter.
+        progress, on_weights: As of `load`.
+        **kwargs: Passed to `from_pretrained`.
+
+    Raises:
+        ModelFileError, ModelError, MissingExtraError: As `load`.
+    """
+    judge = _Judge(progress, on_weights)
+    with in_our_words("model", source, None, ours=_are_ours(kwargs)):
+        adapter = None if kwargs.get("gguf_file") else find_adapter(source, kwargs)
+    if adapter is None:
+        return _load_checked(auto, source, source, judge, kwargs)
+    model = _load_base(auto, adapter, judge, kwargs)
+    with in_our_words("adapter", source, None, ours=_are_ours(kwargs)):
+        info = put_on(model, adapter, kwargs, say=progress or to_stderr)
+    judge(WeightsReport.of(source, model, info, adapter=True))
+    return model.eval()
+
+
+class _Judge:
+    """Refuses a model for its weights, or leaves that to the caller; says what is to be said of them."""
+
+    def __init__(self, progress: Progress | None, on_weights: OnWeights | None) -> None:
+        self._say, self._on_weights = progress or to_stderr, on_weights
+
+    def __call__(self, report: WeightsReport) -> None:
+        if self._on_weights is not None:
+            self._on_weights(report)
+            return
+        report.refuse()
+        for note in report.notes:
+            self._say(note)
+
+
+def _load_checked(auto: Any, source: str, shown: str, judge: _Judge, kwargs: dict[str, Any]) -> Any:
+    """Load a model and have its weights judged. `shown` is its name in messages."""
+    name = kwargs.get("gguf_file")
+    gguf = Path(source, name) if name and Path(source, name).is_file() else None
+    header = check_gguf(gguf) if gguf else None
+    kwargs = {**checked_generation_config(source, kwargs), **kwargs}
+    asked = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}  # mismatched ones are on the list
+    with in_our_words("model", shown, gguf, ours=_are_ours(kwargs)):
+        model, info = auto.from_pretrained(source, **asked)
+    depths = {"num_hidden_layers", getattr(model.config, "attribute_map", {}).get("num_hidden_layers")}
+    on_purpose = bool({"config", *depths} & kwargs.keys())
+    shown = str(gguf) if gguf else shown
+    folder = None if gguf or kwargs.get("variant") else folder_of(source, kwargs)
+    judge(WeightsReport.of(shown, model, info, cut_on_purpose=on_purpose, header=header, folder=folder))
+    _give_outputs_names(model)
+    return model
+
+
+def _give_outputs_names(model: Any) -> None:
+    """Have `generate` work with a config.json that says `"return_dict": false`: it asks each part for its outputs by name."""
+    for config in (model.config, model.config.get_text_config()):
+        if getattr(config, "return_dict", True) is False:
+            config.return_dict = True
+
+
+def _load_base(auto: Any, adapter: Adapter, judge: _Judge, kwargs: dict[str, Any]) -> Any:
+    """Load the model that an adapter is for, with its weights judged."""
+    own = {
+        key: value for key, value in kwargs.items() if key not in ("revision", "subfolder", "adapter_kwargs", "adapter_name")
+    }
+    if adapter.holds_base:
+        with base_alone(adapter) as folder:
+            model = _load_checked(auto, folder, adapter.source, judge, own)
+        model.config.name_or_path = adapter.source
+        return model
+    if adapter.revision is not None:
+        own["revision"] = adapter.revision
+    with as_base_of(adapter):
+        source, where = resolve(adapter.base, None)
+        return _load_checked(auto, source, source, judge, {**gguf_settings(where), **own, **where})
+
+
+def load_tokenizer(source: str, where: dict[str, str], kwargs: dict[str, Any]) -> Any:
+    """The tokenizer of a model; of an adapter its own, or else its base's."""
+    from transformers.utils import cached_file
+
+    gguf = Path(source, where["gguf_file"]) if where else None
+    code: dict[str, Any] = {
+        key: kwargs[key] for key in ("trust_remote_code", "revision", "token", "local_files_only") if key in kwargs
+    }
+    with in_our_words("tokenizer", source, gguf, ours=_are_ours(kwargs)):
+        adapter = None if where else find_adapter(source, kwargs)
+        if adapter is not None and not adapter.holds_base:
+            quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+            look = {key: value for key, value in code.items() if key != "trust_remote_code"}
+            if cached_file(source, "tokenizer_config.json", **look, **quiet) is None:
+                with as_base_of(adapter):
+                    source, where = resolve(adapter.base, None)
+                    code.pop("revision", None)
+                    return _tokenizer(source, where, code, ours=_are_ours(kwargs))
+        return _tokenizer(source, where, code, ours=_are_ours(kwargs))
+
+
+def _tokenizer(source: str, where: dict[str, str], code: dict[str, Any], *, ours: bool) -> Any:
+    from transformers import AutoConfig, AutoTokenizer
+
+    gguf = Path(source, where["gguf_file"]) if where else None
+    with in_our_words("tokenizer", source, gguf, ours=ours):
+        try:
+            return AutoTokenizer.from_pretrained(source, padding_side="left", **code, **where)
+        except Exception:
+            if not where:  # it reads config.json, too: is that to blame?
+                with in_our_words("config.json", source, None, ours=ours):
+                    AutoConfig.from_pretrained(source, **code)
+            raise
+
+
+def _are_ours(kwargs: dict[str, Any]) -> bool:
+    """Whether a failure cannot be due to an argument that a caller made up."""
+    return not any(value for name, value in kwargs.items() if name not in OURS)

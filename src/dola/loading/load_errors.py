@@ -1,0 +1,229 @@
+"""Why a model could not be loaded, in our words.
+
+`from_pretrained` reports a user's mistakes with OSError, ValueError, RuntimeError, KeyError or a bare Exception, and a bug with
+the same. Its messages tell them apart, so this is where messages of transformers are read, and the only place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError
+
+from dola.errors import DolaError, MissingExtraError, ModelError, ModelFileError
+from dola.loading.embedded import EMBEDDED
+
+
+class Known(NamedTuple):
+    """A failure that transformers tells by its message.
+
+    Attributes:
+        said: What its message contains, in transformers 5.0.0 to 5.23.0.
+        kind: The class of our error.
+        message, hint: Ours; `{source}` is the model, `{line}` the first line of theirs.
+    """
+
+    said: str
+    kind: type[DolaError]
+    message: str
+    hint: str
+
+
+KNOWN = (
+    Known(
+        "trust_remote_code=True",
+        ModelFileError,
+        "{source!r} brings Python code of its own, which runs only if you allow it.",
+        "read that code first; if you trust it, pass trust_remote_code=True (on the command line: --trust-remote-code)",
+    ),
+    Known(
+        "Weights only load failed",
+        ModelFileError,
+        "The weights of {source!r} are a pickle that holds more than tensors, or none that torch can read; none of it was run.",
+        "use a copy of the model with safetensors: a pickle can hold code",
+    ),
+    Known(
+        "gated repo",
+        ModelFileError,
+        "{source!r} is gated: its owner gives access on request, and the hub does not know that you have it.",
+        "ask for access at https://huggingface.co/{source}, then run `hf auth login` or set HF_TOKEN",
+    ),
+    Known(
+        "is not a valid model identifier",
+        ModelFileError,
+        "There is no model {source!r} on the hub, or it is private.",
+        "check the spelling; for a private model run `hf auth login` or set HF_TOKEN",
+    ),
+    Known(
+        "is not a valid git identifier",
+        ModelFileError,
+        "{source!r} does not have that revision: {line}",
+        "https://huggingface.co/{source}/tree/main lists the revisions",
+    ),
+    Known(
+        "couldn't connect to",
+        ModelFileError,
+        "{source!r} is not in the hub's cache on this machine, and the hub cannot be reached.",
+        "check the name and the network, and that HF_HUB_OFFLINE is not set; {names}",
+    ),
+    Known(
+        "does not recognize this architecture",
+        ModelError,
+        "The installed transformers does not know the architecture of {source!r}: {line}",
+        "pip install --upgrade transformers",
+    ),
+    Known(
+        "for this kind of AutoModel",
+        ModelError,
+        "{source!r} holds no causal language model (an encoder-decoder, perhaps): {line}",
+        "DoLa contrasts the layers of decoder-only models; use one that AutoModelForCausalLM loads",
+    ),
+    Known(
+        "Should have a `model_type` key",
+        ModelFileError,
+        "The config.json of {source!r} names no architecture (`model_type`).",
+        "fetch the model again, config.json included",
+    ),
+    Known(
+        "instantiate the backend tokenizer",
+        ModelFileError,
+        "{source!r} holds no tokenizer that can be read.",
+        "put the tokenizer's files beside the weights; old ones (tokenizer.model) need: pip install sentencepiece tiktoken",
+    ),
+    Known(
+        "does not support prompt learning",
+        ModelFileError,
+        "{source!r} is an adapter that puts learned vectors before the prompt. Only adapters of weights can be loaded.",
+        "use an adapter that changes the weights, such as LoRA",
+    ),
+    Known(
+        "automatic conversion of the weights",
+        ModelFileError,
+        "The weights of {source!r} cannot be brought into the layout that transformers has for them: some are missing (an "
+        "expert's, perhaps), or do not have the shapes that config.json says.",
+        "the file is not whole, or of another model than config.json: fetch both again",
+    ),
+)
+
+
+LFS, LARGEST_POINTER = b"version https://git-lfs", 1024
+"""How a pointer of Git LFS starts, and bytes that it never has."""
+
+
+@contextmanager
+def in_our_words(part: str, source: str, gguf: Path | None, *, ours: bool = False) -> Iterator[None]:
+    """Load one part of a model inside this: what goes wrong and is understood is raised as one of our errors.
+
+    With `ours`, the arguments have been checked, so that everything else that goes wrong is a matter of the model's files.
+    """
+    try:
+        yield
+    except DolaError:
+        raise
+    except Exception as error:
+        words = translate(error, part, source, gguf)
+        if words is None and ours and not _is_out_of_memory(error):
+            words = _not_understood(error, part, source)
+        if words is not None:
+            raise words from error
+        raise
+
+
+def translate(error: Exception, part: str, source: str, gguf: Path | None = None) -> DolaError | None:
+    """Our error for an exception of `from_pretrained`, or None: a wrong argument, or a bug, which nothing should hide.
+
+    Args:
+        error: What was raised.
+        part: "tokenizer", "config.json", "model" or "adapter": what was being loaded.
+        source: The hub id or folder.
+        gguf: The GGUF file, if it is one.
+    """
+    line = first_line(error)
+    if (pointer := _lfs_pointer(source)) is not None:
+        return ModelFileError(
+            f"{pointer} is not the file itself but a pointer of Git LFS to it.", hint=f"git -C {source} lfs pull"
+        )
+    if gguf is not None and (ours := _of_gguf(line, part, gguf)) is not None and not isinstance(error, TypeError):
+        return ours
+    for known in KNOWN:
+        if known.said in str(error):
+            words = {"source": source, "line": line, "names": kinds_of_names()}
+            return known.kind(known.message.format(**words), hint=known.hint.format(**words))
+    if isinstance(error, ImportError):
+        return MissingExtraError(f"{source!r} needs a package that is not installed: {line}", hint="install it, and try again")
+    if isinstance(error, (OSError, SafetensorError)):
+        return ModelFileError(f"{source!r} cannot be loaded as a model: {line}", hint=_check_files(error, source))
+    if part == "tokenizer" and (isinstance(error, (ValueError, KeyError)) or type(error) is Exception):
+        return ModelFileError(
+            f"The tokenizer of {source!r} cannot be loaded: {line}",
+            hint="see that the tokenizer's files are there and whole: fetch them again",
+        )
+    return None
+
+
+def _check_files(error: Exception, source: str) -> str:
+    """What to check where a file cannot be read: one that is not the model's is of the hub's cache."""
+    name = getattr(error, "filename", None)
+    if isinstance(name, str) and not Path(source).exists():
+        return f"check {name}: HF_HOME, HF_HUB_CACHE and HF_TOKEN_PATH say where the hub's files are on this machine"
+    return f"check the name and the files; {kinds_of_names()}"
+
+
+def _not_understood(error: Exception, part: str, source: str) -> DolaError:
+    """Our error for what no other knows: most often a value in a JSON file that transformers does not expect."""
+    said = " ".join(str(error).split())[:300]
+    return ModelFileError(
+        f"transformers cannot load the {part} of {source!r}: {type(error).__name__}: {said}",
+        hint="compare the model's JSON files with those that its makers published; if they are right, please report this"
+        if Path(source).is_dir()
+        else "check the name, the network, and environment variables that begin with HF_",
+    )
+
+
+def _lfs_pointer(source: str) -> Path | None:
+    """A file of a folder that Git left as a pointer to it."""
+    for path in Path(source).glob("*") if Path(source).is_dir() else ():
+        if path.is_file() and path.stat().st_size < LARGEST_POINTER and path.read_bytes().startswith(LFS):
+            return path
+    return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error) for words in ("out of memory", "can't allocate memory"))
+
+
+def _of_gguf(line: str, part: str, gguf: Path) -> DolaError | None:
+    if (fault := _gguf_fault(gguf)) is not None:
+        return ModelFileError(f"{gguf} cannot be read as a GGUF file: {fault}", hint="it may be cut short; fetch it again")
+    if "GGUF model with architecture" in line:
+        return ModelError(f"transformers does not read {gguf}: {line}", hint="use the model as its makers published it")
+    if part == "tokenizer":
+        return ModelFileError(
+            f"{gguf} holds no tokenizer that transformers can read: {line}",
+            hint="use a GGUF file with its tokenizer in it, or the model as its makers published it",
+        )
+    return None
+
+
+def _gguf_fault(path: Path) -> str | None:
+    """What keeps a file from being read as GGUF, or None: then a failed load has another cause."""
+    from gguf import GGUFReader
+
+    try:
+        GGUFReader(path)
+    except Exception as error:
+        return first_line(error)
+    return None
+
+
+def kinds_of_names() -> str:
+    """What a model's name can be, for hints."""
+    return f"a model is a hub id (owner/name), a folder, a .gguf file, or one of {', '.join(EMBEDDED)}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message, or its class where it has none."""
+    return (str(error).strip() or repr(error)).splitlines()[0]

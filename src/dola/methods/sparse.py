@@ -1,0 +1,108 @@
+"""The contrast of one row on a CPU, computed where the row is plausible and nowhere else: the scores of `contrast.contrast`.
+
+Few tokens are plausible (3 of 49,152 on average), so F is needed at few places. What is left is to find the premature layer.
+The divergence is a sum over the vocabulary of what the mature distribution p and a candidate q share:
+
+    JSD(p, q) = ln 2 - 1/2 sum_x f(p_x, q_x),    f(a, b) = (a+b) ln(a+b) - a ln a - b ln b >= 0
+
+f is concave and homogeneous, so over any set of tokens its sum is at most f(sum of p, sum of q): where p has little mass left,
+a candidate cannot share much. The exact sum over the tokens with p >= HEAD_MASS, and that bound for all the others, leave one
+candidate or few, and only these are compared over the whole vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dola.methods.contrast import DIVERGENCES, IMPLAUSIBLE, LARGEST_SCORE
+
+HEAD_MASS = 1e-6
+"""Tokens of at least this mature probability are looked at first: some 2,000, which leave 1.9 of 8 candidates on SmolLM2 and
+1.1 of 5 on Gemma 3 (high layers, rows with several plausible tokens)."""
+
+ROUNDING = 1e-5
+MASS_ROUNDING = 1e-6
+"""Allowances for float32 in a bound: of a divergence, in nats, and of a probability mass."""
+
+
+class Row:
+    """One position: its mature logits, and its scores in the making.
+
+    Args:
+        mature: Mature logits [V].
+        scores: Where the scores go, [V], float32 or better.
+        relative_top: The plausibility threshold.
+        log_z: log sum exp of `mature`, if it is known.
+    """
+
+    def __init__(self, mature: Tensor, scores: Tensor, *, relative_top: float, log_z: Tensor | None = None) -> None:
+        self.mature, self.scores = mature, scores
+        scores.copy_(mature)
+        threshold = scores.max() + (math.log(relative_top) if relative_top > 0 else -math.inf)
+        self.plausible = (scores >= threshold).nonzero()[:, 0]
+        self.log_z = scores.logsumexp(dim=-1) if log_z is None else log_z
+        self.scores -= self.log_z + IMPLAUSIBLE
+
+    @property
+    def settled(self) -> bool:
+        """Whether a single token is plausible, so that no premature layer can change the choice."""
+        return len(self.plausible) == 1
+
+    def settle(self) -> None:
+        """Score the plausible token 0, as the contrast of the mature layer with itself would."""
+        self.scores[self.plausible] = 0
+
+    def contrast(self, premature: Tensor, divergence: str, *, log_z: Tensor | None = None, jsd: Tensor | None = None) -> None:
+        """Score the plausible tokens against the candidate that diverges most.
+
+        Args:
+            premature: Logits [K, V].
+            divergence: A key of `contrast.DIVERGENCES`.
+            log_z: log sum exp of each candidate [K], if it is known.
+            jsd: Jensen-Shannon divergence of each candidate [K], less a constant, if it is known.
+        """
+        log_z = self._wide(premature).logsumexp(dim=-1) if log_z is None else log_z
+        if len(premature) == 1:
+            chosen = 0
+        elif jsd is not None and divergence == "jsd":
+            chosen = int(jsd.argmax())
+        else:
+            chosen = self._select(premature, log_z, divergence)
+        log_p = self._wide(self.mature[self.plausible]) - self.log_z
+        log_q = self._wide(premature[chosen, self.plausible]) - log_z[chosen]
+        self.scores[self.plausible] = log_p - log_q.clamp(min=-LARGEST_SCORE)
+
+    def _select(self, premature: Tensor, log_z: Tensor, divergence: str) -> int:
+        contenders = self._contenders(premature, log_z) if divergence == "jsd" else range(len(premature))
+        if len(contenders) == 1:
+            return contenders[0]
+        left = slice(None) if len(contenders) in (0, len(premature)) else list(contenders)
+        log_p = self._wide(self.mature) - self.log_z
+        log_q = self._wide(premature[left]) - log_z[left, None]
+        first = int(DIVERGENCES[divergence](log_p, log_q).argmax())
+        return first if isinstance(left, slice) else left[first]
+
+    def _contenders(self, premature: Tensor, log_z: Tensor) -> list[int]:
+        """Candidates that may share least with the mature distribution. None where something is NaN."""
+        head = (self.scores >= math.log(HEAD_MASS) - IMPLAUSIBLE).nonzero()[:, 0]
+        log_p = self._wide(self.mature[head]) - self.log_z
+        log_q = self._wide(premature[:, head]) - log_z[:, None]
+        p, q = log_p.exp(), log_q.exp()
+        log_sum = torch.logaddexp(log_p, log_q)
+        shared = (p * (log_sum - log_p) + torch.where(q > 0, q * (log_sum - log_q), 0)).sum(dim=-1)
+        p_left, q_left = ((1 - mass.sum(dim=-1)).clamp(min=0) + MASS_ROUNDING for mass in (p, q))
+        at_most = shared + _entropy(p_left) + _entropy(q_left) - _entropy(p_left + q_left) + ROUNDING
+        found: list[int] = (shared <= at_most.min()).nonzero()[:, 0].tolist()
+        return found
+
+    def _wide(self, logits: Tensor) -> Tensor:
+        return logits.to(self.scores.dtype)
+
+
+def _entropy(mass: Tensor) -> Tensor:
+    """-m ln m, 0 at 0."""
+    entropy: Tensor = torch.special.entr(mass)
+    return entropy

@@ -1,0 +1,1 @@
+"""Where a model keeps its layers, and how they are read."""

@@ -1,0 +1,258 @@
+"""Scores of given tokens under many recipes, from one read of each layer.
+
+What a recipe needs of a layer j at one position is a handful of numbers: its divergence from the mature layer, log q_j of
+the token, and the normaliser of F. So layers are read out one after the other, the numbers are kept, and the choice of the
+premature layer is made at the end, from them. At no time is there more than one layer's distribution beside the mature one,
+whatever the number of layers and recipes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dola import native
+from dola.decoding.step import chunk_rows
+from dola.methods.contrast import DIVERGENCES, IMPLAUSIBLE, LARGEST_SCORE
+from dola.methods.layers import candidate_layers
+from dola.model.anatomy import Anatomy
+from dola.scoring.recipe import Recipe
+
+Readout = tuple[bool, bool]
+"""Whether premature layers pass the final norm, and whether they skip the logit transform."""
+
+
+@dataclass
+class TokenScores:
+    """One recipe's scores of n tokens.
+
+    Attributes:
+        score: [n], in nats, float32 or better.
+        plausible: Whether the token was in the plausible set, bool [n].
+        greedy: Whether no token scores higher, bool [n].
+        layer: The premature layer that was contrasted, int64 [n]; -1 for none.
+    """
+
+    score: Tensor
+    plausible: Tensor
+    greedy: Tensor
+    layer: Tensor
+
+
+class LayerScorer:
+    """Scores tokens of one model under some recipes.
+
+    Args:
+        anatomy: The parts of the model.
+        recipes: By name.
+
+    Attributes:
+        layers: All layers that any recipe reads, in order, without the mature one.
+        candidates: The candidate layers of each recipe.
+    """
+
+    def __init__(self, anatomy: Anatomy, recipes: Mapping[str, Recipe]) -> None:
+        self.anatomy, self.recipes = anatomy, dict(recipes)
+        self.candidates: dict[str, tuple[int, ...]] = {
+            name: candidate_layers(recipe.dola.layers, anatomy.num_layers, tied=anatomy.tied)
+            for name, recipe in recipes.items()
+            if recipe.dola is not None and recipe.premature != "none"
+        }
+        self.layers = tuple(sorted(set().union(*self.candidates.values())))
+        self._needs: dict[tuple[Readout, int], _Need] = {}
+        for name, layers in self.candidates.items():
+            for layer in layers:
+                self._needs.setdefault((readout(recipes[name]), layer), _Need()).add(recipes[name], len(layers))
+
+    @torch.no_grad()
+    def score(self, hidden: Mapping[int, Tensor], tokens: Tensor, uniform: Mapping[str, Tensor]) -> dict[str, TokenScores]:
+        """Scores of n tokens.
+
+        Args:
+            hidden: Residual streams [n, d] at the positions before the tokens, for `layers` and N.
+            tokens: The tokens, int64 [n].
+            uniform: By recipe with random layers: numbers in [0, 1) that draw them, float [n].
+        """
+        head = hidden[self.anatomy.num_layers]
+        if not len(tokens):
+            return {name: _no_scores(head.device) for name in self.recipes}
+        size = chunk_rows(head.device.type, self.anatomy.vocabulary)
+        parts = []
+        for start in range(0, len(tokens), size):
+            rows = slice(start, start + size)
+            states = {layer: of_layer[rows] for layer, of_layer in hidden.items()}
+            parts.append(self._score(states, {name: numbers[rows] for name, numbers in uniform.items()}, tokens[rows]))
+        return {name: _joined([part[name] for part in parts]) for name in self.recipes}
+
+    def _score(self, hidden: Mapping[int, Tensor], uniform: Mapping[str, Tensor], tokens: Tensor) -> dict[str, TokenScores]:
+        tops = {recipe.dola.relative_top for recipe in self.recipes.values() if recipe.dola is not None}
+        logits = self.anatomy.readout(hidden[self.anatomy.num_layers])
+        mature = _Mature(logits, tokens.to(logits.device), tops)
+        read = {
+            (way, layer): mature.compare(self._logits(hidden[layer], way), need) for (way, layer), need in self._needs.items()
+        }
+        return {name: self._apply(name, recipe, mature, read, uniform.get(name)) for name, recipe in self.recipes.items()}
+
+    def _logits(self, hidden: Tensor, way: Readout) -> Tensor:
+        final_norm, raw = way
+        return self.anatomy.readout(hidden, final_norm=final_norm, logit_transform=not raw)
+
+    def _apply(
+        self, name: str, recipe: Recipe, mature: _Mature, read: Mapping[tuple[Readout, int], _Compared], uniform: Tensor | None
+    ) -> TokenScores:
+        none = torch.full_like(mature.tokens, -1)
+        if recipe.dola is None:
+            return TokenScores(mature.log_p_token, torch.ones_like(none, dtype=torch.bool), mature.greedy, none)
+        top = recipe.dola.relative_top
+        over = 0.0 if recipe.softmax == "full" else top
+        if recipe.premature == "none":
+            layer, gain, greedy, log_z = none, mature.log_p_token, mature.greedy, mature.log_mass(over)
+        else:
+            layers, way = self.candidates[name], readout(recipe)
+            columns = [read[way, layer] for layer in layers]
+            if recipe.premature == "random":
+                assert uniform is not None
+                chosen = (uniform.to(none.device) * len(layers)).long().clamp(max=len(layers) - 1)  # 0.99999999 may round to 1
+            elif len(layers) == 1:
+                chosen = torch.zeros_like(none)
+            else:
+                chosen = torch.stack([column.divergence[recipe.dola.divergence] for column in columns]).argmax(dim=0)
+            layer = torch.tensor(layers, device=none.device)[chosen]
+            gain = _pick([column.gain for column in columns], chosen)
+            greedy = gain >= _pick([column.over[top].largest for column in columns], chosen)
+            log_z = _pick([column.over[over].log_sum for column in columns], chosen)
+        if recipe.softmax == "none":
+            log_z = torch.zeros_like(gain)
+        inside = mature.inside[top]
+        below = mature.log_p_token - IMPLAUSIBLE - log_z if recipe.softmax == "masked" else torch.tensor(recipe.floor)
+        return TokenScores(torch.where(inside, gain - log_z, below.to(gain)), inside, inside & greedy, layer)
+
+
+@dataclass
+class _Need:
+    """What some recipes need of one layer: divergences by name, and F over the plausible sets of some thresholds."""
+
+    divergences: set[str] = field(default_factory=set)
+    tops: set[float] = field(default_factory=set)
+
+    def add(self, recipe: Recipe, candidates: int) -> None:
+        assert recipe.dola is not None
+        if candidates > 1 and recipe.premature == "divergent":
+            self.divergences.add(recipe.dola.divergence)
+        self.tops |= {recipe.dola.relative_top, *([0.0] if recipe.softmax == "full" else [])}
+
+
+@dataclass
+class _Compared:
+    """One layer beside the mature one, n positions: divergences, F of the token, and F over plausible sets by threshold."""
+
+    divergence: dict[str, Tensor]
+    gain: Tensor
+    over: dict[float, _Over]
+
+
+@dataclass
+class _Over:
+    """Values over a set of tokens, by position: log sum exp and the largest, [n]."""
+
+    log_sum: Tensor
+    largest: Tensor
+
+
+class _Mature:
+    """The mature distribution at n positions, [n, V], and what is known of the tokens [n] under it."""
+
+    def __init__(self, logits: Tensor, tokens: Tensor, tops: set[float]) -> None:
+        self.logits, self.tokens = logits, tokens
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        self.log_z = native.log_z(logits) if native.reads(logits) else wide.logsumexp(dim=-1)
+        self.log_p = wide - self.log_z[:, None]
+        self._token_places = torch.arange(len(tokens), device=tokens.device), tokens
+        self.log_p_token = self.log_p[self._token_places]
+        best = self.log_p.amax(dim=-1)
+        threshold = {top: best + (math.log(top) if top > 0 else -math.inf) for top in tops}
+        self.greedy = self.log_p.argmax(dim=-1) == tokens
+        self.inside = {top: self.log_p_token >= threshold[top] for top in tops}
+        self._plausible = {top: (self.log_p >= threshold[top][:, None]).nonzero(as_tuple=True) for top in tops if top > 0}
+
+    def compare(self, logits: Tensor, need: _Need) -> _Compared:
+        """What `need` says of a layer with `logits` [n, V]."""
+        whole = self._compare_whole(logits, need)
+        divergence = {name: value for name in need.divergences if (value := getattr(whole, name)) is not None}
+
+        def gains(places: tuple[Tensor, ...]) -> Tensor:
+            log_q = logits[places].to(self.log_p.dtype) - whole.log_z[places[0]]
+            return self.log_p[places] - log_q.clamp(min=-LARGEST_SCORE)
+
+        over = {top: self._by_row(gains(self._plausible[top]), top) for top in need.tops if top > 0}
+        if whole.gain_log_z is not None and whole.gain_largest is not None:
+            over[0.0] = _Over(whole.gain_log_z, whole.gain_largest)
+        return _Compared(divergence, gains(self._token_places), over)
+
+    def log_mass(self, top: float) -> Tensor:
+        """Log of the mature probability of the plausible set, [n]."""
+        if top == 0:
+            return torch.zeros_like(self.log_p_token)
+        return self._by_row(self.log_p[self._plausible[top]], top).log_sum
+
+    def _compare_whole(self, logits: Tensor, need: _Need) -> native.Compared:
+        """What takes the whole vocabulary: normaliser, divergences, and F where no token is implausible."""
+        return compare_whole(self.logits, self.log_z, self.log_p, logits, need.divergences, gains=0.0 in need.tops)
+
+    def _by_row(self, values: Tensor, top: float) -> _Over:
+        """Values at the plausible places."""
+        rows = self._plausible[top][0]
+        largest = values.new_full((len(self.tokens),), -math.inf).scatter_reduce(0, rows, values, "amax")
+        shares = torch.zeros_like(largest).index_add(0, rows, (values - largest[rows]).exp())
+        return _Over(largest + shares.log(), largest)
+
+
+def compare_whole(
+    mature: Tensor, log_z: Tensor, log_p: Tensor, logits: Tensor, divergences: set[str], *, gains: bool = False
+) -> native.Compared:
+    """What a layer's logits [n, V] have to do with the mature ones over the whole vocabulary, by the kernels or by torch.
+
+    Args:
+        mature: The mature logits [n, V].
+        log_z, log_p: Their log sum exp [n] and log_softmax [n, V].
+        logits: The layer's.
+        divergences: Which are asked for, keys of DIVERGENCES.
+        gains: Whether F is.
+    """
+    if native.reads(mature) and native.reads(logits) and logits.dtype == mature.dtype:
+        jsd, reference = "jsd" in divergences, "reference" in divergences
+        return native.compare(mature, log_z, logits, jsd=jsd, reference=reference, gains=gains)
+    wide = logits.to(log_p.dtype)
+    found = native.Compared(log_z=wide.logsumexp(dim=-1))
+    log_q = wide - found.log_z[:, None]
+    for name in divergences:
+        setattr(found, name, DIVERGENCES[name](log_p, log_q))
+    if gains:
+        differences = log_p - log_q.clamp(min=-LARGEST_SCORE)
+        found.gain_log_z, found.gain_largest = differences.logsumexp(dim=-1), differences.amax(dim=-1)
+    return found
+
+
+def readout(recipe: Recipe) -> Readout:
+    """How a recipe's premature layers are read out."""
+    assert recipe.dola is not None
+    return recipe.dola.final_norm, recipe.dola.raw_head
+
+
+def _pick(columns: list[Tensor], chosen: Tensor) -> Tensor:
+    return torch.stack(columns).gather(0, chosen[None])[0]
+
+
+def _joined(parts: list[TokenScores]) -> TokenScores:
+    return TokenScores(
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ("score", "plausible", "greedy", "layer"))
+    )
+
+
+def _no_scores(device: torch.device) -> TokenScores:
+    dtypes = (torch.float32, torch.bool, torch.bool, torch.int64)
+    return TokenScores(*(torch.empty(0, dtype=dtype, device=device) for dtype in dtypes))

@@ -1,0 +1,60 @@
+"""How a continuation is scored: which distribution, and how its tokens' log-likelihoods become one number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+
+from dola.errors import ConfigError
+from dola.methods.config import DoLaConfig
+
+SOFTMAX = ("masked", "full", "none")
+PREMATURE = ("divergent", "random", "none")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to score a token under DoLa, with F = log q_N - log q_M (contrast.py) and V the plausible set.
+
+    Attributes:
+        dola: Layers, plausibility threshold, divergence and readout; None for the model's own log-likelihood.
+        softmax: "masked" is the distribution that decoding samples from: log_softmax of `contrast.contrast`, in which tokens
+            outside V stand 1,000 nats lower. "full" and "none" are the reference's `post_softmax` on and off: log_softmax of F
+            over the whole vocabulary, or F as it stands, which is not a log-likelihood: it adds a positive amount for
+            each token, so that longer continuations win. In both, a token outside V scores `floor`.
+        floor: The score of an implausible token where softmax is "full" or "none".
+        mean: Whether the score of a continuation is the mean over its tokens, not their sum.
+        premature: Which candidate is contrasted: the one that diverges most, one drawn at random for each token (a control), or
+            none: F = log q_N, the plausibility constraint alone (another control).
+        seed: Of the random layers.
+    """
+
+    dola: DoLaConfig | None
+    _: KW_ONLY
+    softmax: str = "masked"
+    floor: float = -1000.0
+    mean: bool = False
+    premature: str = "divergent"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("softmax", SOFTMAX), ("premature", PREMATURE)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r} is unknown; allowed are {', '.join(map(repr, allowed))}.",
+                    hint=f"write {name}={allowed[0]!r}, the default",
+                )
+
+    @classmethod
+    def truthfulqa(cls, layers: str | Sequence[int] = "high") -> Recipe:
+        """The reference's recipe for TruthfulQA-MC, from which the paper's table comes: no normalisation, no constraint."""
+        return cls(_reference(layers, relative_top=0.0), softmax="none")
+
+    @classmethod
+    def factor(cls, layers: str | Sequence[int] = "low") -> Recipe:
+        """The reference's recipe for FACTOR: normalised over the whole vocabulary, then -1000 for implausible tokens."""
+        return cls(_reference(layers, relative_top=0.1), softmax="full")
+
+
+def _reference(layers: str | Sequence[int], relative_top: float) -> DoLaConfig:
+    return DoLaConfig(layers, relative_top=relative_top, divergence="reference", final_norm=False)

@@ -1,0 +1,1 @@
+"""What each layer says of each token: `dola.trace`."""

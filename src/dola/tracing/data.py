@@ -1,0 +1,385 @@
+"""A trace: what each layer of a model says of each token, as data. Made by `dola.trace`, drawn by `dola.plot`.
+
+Layers are numbered as everywhere: 0 is the embedding output, N the mature layer. Needs neither torch nor a model, so that a
+saved trace can be looked at anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dola.errors import MissingExtraError, TraceError
+from dola.files.json_text import BrokenJSONError, dumps, values
+from dola.installed.hints import install_line
+from dola.text.token_text import percent, quoted
+
+if TYPE_CHECKING:
+    from dola.methods.config import DoLaConfig
+
+SCHEMA_NAME = "dola.trace/1"
+
+MODES = {"prompt": "the prompt's own tokens", "dola": "tokens that DoLa chose", "greedy": "tokens of greedy decoding"}
+"""Whose tokens a trace is about."""
+
+
+@dataclass(frozen=True)
+class PlausibleToken:
+    """A member of a plausible set.
+
+    Attributes:
+        id: The token.
+        contrast: Its score F, in nats: log q_N - log q_M.
+        probability: In each layer, [N+1].
+    """
+
+    id: int
+    contrast: float
+    probability: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TokenTrace:
+    """How one token is chosen.
+
+    Attributes:
+        position: Of the token before it, in the sequence: the position whose residual streams are read.
+        after: The token at that position.
+        token: The token that follows in the text, or None behind the last token of a prompt.
+        divergence: Of each layer from the mature one, [N]: in nats, for Jensen-Shannon in [0, ln 2].
+        layer: The premature layer, the candidate that diverges most.
+        lazy: Whether lazy contrast applies: one token is plausible, so the premature layer need not be read.
+        mature_choice: The mature layer's likeliest token.
+        dola_choice: The token with the largest contrast.
+        plausible_count: Size of the plausible set.
+        plausible: Its members by contrast, the largest first; of a set of more than 20, as many: the likeliest ones, and
+            DoLa's choice.
+        top: The likeliest tokens of each layer with their probabilities, [N+1][k].
+        rank: Of `token` in each layer, [N+1]; 1 is the likeliest. None where there is no `token`.
+        probability: Of `token` in each layer, [N+1]; None where there is no `token`.
+    """
+
+    position: int
+    after: int
+    token: int | None
+    divergence: tuple[float, ...]
+    layer: int
+    lazy: bool
+    mature_choice: int
+    dola_choice: int
+    plausible_count: int
+    plausible: tuple[PlausibleToken, ...]
+    top: tuple[tuple[tuple[int, float], ...], ...]
+    rank: tuple[int, ...] | None
+    probability: tuple[float, ...] | None
+
+    def member(self, token: int) -> PlausibleToken | None:
+        """What is listed of a plausible token."""
+        return next((each for each in self.plausible if each.id == token), None)
+
+    def ids(self) -> set[int]:
+        """All tokens that this speaks of."""
+        named = {self.after, self.mature_choice, self.dola_choice, *(each.id for each in self.plausible)}
+        return named | {token for layer in self.top for token, _ in layer} | (set() if self.token is None else {self.token})
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """What each layer says of the tokens of one text.
+
+    Attributes:
+        model: Its name or path.
+        prompt: The prompt's text, chat template included.
+        mode: Whose tokens these are, a key of MODES.
+        settings: Of DoLa: `layers`, `relative_top`, `divergence`, `final_norm`, `lazy`; and for generated tokens
+            `repetition_penalty`.
+        num_layers: N, the number of blocks.
+        candidates: The candidate premature layers.
+        prompt_tokens: Length of the prompt.
+        tokens: One for each token that is traced.
+        texts: The text of each token that is spoken of, by id.
+    """
+
+    model: str
+    prompt: str
+    mode: str
+    settings: Mapping[str, Any]
+    num_layers: int
+    candidates: tuple[int, ...]
+    prompt_tokens: int
+    tokens: tuple[TokenTrace, ...]
+    texts: Mapping[int, str]
+
+    @property
+    def config(self) -> DoLaConfig:
+        """The configuration that was traced."""
+        from dola.methods.config import DoLaConfig
+
+        names = ("relative_top", "divergence", "final_norm", "lazy")
+        return DoLaConfig(self.settings["layers"], **{name: self.settings[name] for name in names})
+
+    @property
+    def divergence(self) -> list[list[float]]:
+        """Of every layer from the mature one at every token, in nats: [layers 0 .. N-1][tokens]."""
+        return [[token.divergence[layer] for token in self.tokens] for layer in range(self.num_layers)]
+
+    @property
+    def scale(self) -> float:
+        """The divergence at the top of a colour scale: ln 2, the bound of the Jensen-Shannon divergence, or the largest one."""
+        if self.settings["divergence"] == "jsd":
+            return math.log(2)
+        return max((value for token in self.tokens for value in token.divergence), default=0.0) or 1.0
+
+    @property
+    def title(self) -> str:
+        """What this is a trace of, in a few words."""
+        layers = self.settings["layers"]
+        named = layers if isinstance(layers, str) else ", ".join(map(str, layers))
+        penalty = self.settings.get("repetition_penalty")
+        return f"{MODES[self.mode]}, layers {named}" + (f", penalty {penalty:g}" if penalty is not None else "")
+
+    def text(self, token: int | None) -> str:
+        """The text of a token; "" for None."""
+        return "" if token is None else self.texts[token]
+
+    def telling(self) -> int:
+        """The index of the token that shows most: where the contrast outweighs the mature layer's choice most clearly."""
+
+        def weight(index: int) -> tuple[bool, float]:
+            token = self.tokens[index]
+            return token.dola_choice != token.mature_choice, 0.0 if token.lazy else token.divergence[token.layer]
+
+        return max(range(len(self.tokens)), key=weight)
+
+    def explain(self, index: int) -> str:
+        """What happened at token `index`, in one sentence.
+
+        Raises:
+            IndexError: No such token.
+        """
+        return _explain(self, self.tokens[index])
+
+    def as_dict(self) -> dict[str, Any]:
+        """The trace as JSON takes it, as docs/cli.md documents it."""
+        return {
+            "model": self.model,
+            "prompt": self.prompt,
+            "mode": self.mode,
+            "settings": dict(self.settings),
+            "num_layers": self.num_layers,
+            "candidates": list(self.candidates),
+            "prompt_tokens": self.prompt_tokens,
+            "tokens": [_token_as_dict(token) for token in self.tokens],
+            "texts": {str(token): text for token, text in self.texts.items()},
+        }
+
+    def to_json(self) -> str:
+        """The trace as one line of JSON, which `from_json` reads."""
+        from dola._version import __version__
+
+        return dumps({"schema": SCHEMA_NAME, "dola": __version__, **self.as_dict()}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> LayerTrace:
+        """A trace that `to_json` or `dola trace --json` has written.
+
+        Raises:
+            TraceError: Truncated, not a trace, of another version, or with values that contradict each other.
+        """
+        try:
+            found = [value for _, value in values(text)]
+        except BrokenJSONError as error:
+            raise broken_json(error.reason, cut_off=error.cut_off) from None
+        if not found:
+            raise broken_json("it is empty", cut_off=True)
+        if len(found) > 1:
+            raise TraceError(
+                f"This holds {len(found)} JSON values; one trace is needed.",
+                hint="give the lines of a file one after the other",
+            )
+        return cls.from_value(found[0])
+
+    @classmethod
+    def from_value(cls, found: Any) -> LayerTrace:
+        """The same, for JSON that has been parsed.
+
+        Raises:
+            TraceError: As `from_json`.
+        """
+        schema = found.get("schema") if isinstance(found, dict) else None
+        if not isinstance(schema, str) or not schema.startswith("dola.trace/"):
+            raise TraceError(
+                f"This is JSON, but no trace: its schema is {schema!r}, not {SCHEMA_NAME!r}.",
+                hint="write one with dola trace ... --json",
+            )
+        if schema != SCHEMA_NAME:
+            raise TraceError(
+                f"This trace has schema {schema!r}, written by dola {found.get('dola')}; this version reads {SCHEMA_NAME!r}.",
+                hint="trace the text again, or install the dola that wrote it",
+            )
+        try:
+            trace = cls(**{**{name: found[name] for name in cls.__dataclass_fields__}, **_parsed(found)})
+            _check(trace)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+            raise TraceError(
+                f"This trace is damaged: {type(error).__name__}: {error}.", hint="write it anew with dola trace ... --json"
+            ) from None
+        return trace
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a row for each token and layer, the mature layer included, whose divergence is 0.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise MissingExtraError("A DataFrame needs pandas, which is not installed.", hint=install_line("plot")) from None
+        return pandas.DataFrame(
+            {
+                "index": index,
+                "position": token.position,
+                "after": self.text(token.after),
+                "token": None if token.token is None else self.text(token.token),
+                "layer": layer,
+                "candidate": layer in self.candidates,
+                "chosen": layer == token.layer,
+                "divergence": (*token.divergence, 0.0)[layer],
+                "rank": None if token.rank is None else token.rank[layer],
+                "probability": None if token.probability is None else token.probability[layer],
+                "top_token": self.text(token.top[layer][0][0]),
+                "top_probability": token.top[layer][0][1],
+                "mature_choice": self.text(token.mature_choice),
+                "dola_choice": self.text(token.dola_choice),
+                "lazy": token.lazy,
+            }
+            for index, token in enumerate(self.tokens)
+            for layer in range(self.num_layers + 1)
+        )
+
+    def _repr_html_(self) -> str:
+        """The page of `dola.plot.html`, in a frame of its own: what notebooks show."""
+        from dola.plot.html import frame
+
+        return frame([self])
+
+
+def broken_json(reason: str, *, cut_off: bool) -> TraceError:
+    """The error for text that is not JSON."""
+    hint = "write it again with dola trace ... --json"
+    return TraceError(f"This is not a whole JSON object: {reason}.", hint=f"was it cut off? {hint}" if cut_off else hint)
+
+
+def _explain(trace: LayerTrace, token: TokenTrace) -> str:
+    mature, chosen = token.member(token.mature_choice), token.member(token.dola_choice)
+    assert mature is not None
+    assert chosen is not None
+    first, ours = (quoted(trace.text(each.id)) for each in (mature, chosen))
+    said = f"After {quoted(trace.text(token.after))} the last layer puts {first} first ({percent(mature.probability[-1])}"
+    before = [percent(each.probability[token.layer]) for each in (mature, chosen)]
+    if token.plausible_count == 1:
+        said += ") and no other token is plausible, so no earlier layer can change the choice"
+    elif chosen.id == mature.id:
+        said += f"), and it gained most over layer {token.layer} as well ({before[0]} there), so DoLa agrees"
+    else:
+        gain = f"from {before[1]} to {percent(chosen.probability[-1])}"
+        said += f"; {before[0]} in layer {token.layer}), but {ours} gained most over that layer ({gain}), so DoLa chooses it"
+    return f"{said}{_what_followed(trace, token)}."
+
+
+def _what_followed(trace: LayerTrace, token: TokenTrace) -> str:
+    """What stands in the text instead of the choice, if it does."""
+    choice = token.mature_choice if trace.mode == "greedy" else token.dola_choice
+    if token.token is None or token.rank is None or token.token == choice:
+        return ""
+    first = token.token == token.mature_choice
+    rank = "the last layer's first choice" if first else f"number {token.rank[-1]:,} of the last layer"
+    why = "the text goes on with" if trace.mode == "prompt" else "the repetition penalty or another rule of generation made it"
+    return f"; {why} {quoted(trace.text(token.token))}, {rank}"
+
+
+def _token_as_dict(token: TokenTrace) -> dict[str, Any]:
+    found = {name: getattr(token, name) for name in TokenTrace.__dataclass_fields__}
+    found["plausible"] = [
+        {"id": each.id, "contrast": each.contrast, "probability": each.probability} for each in token.plausible
+    ]
+    return found
+
+
+def _parsed(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a LayerTrace that JSON holds as something else."""
+    layers = found["settings"]["layers"]
+    return {
+        "settings": {**found["settings"], "layers": layers if isinstance(layers, str) else tuple(layers)},
+        "candidates": tuple(found["candidates"]),
+        "tokens": tuple(_token(each) for each in found["tokens"]),
+        "texts": {int(token): text for token, text in found["texts"].items()},
+    }
+
+
+def _token(found: Mapping[str, Any]) -> TokenTrace:
+    fields = {name: found[name] for name in TokenTrace.__dataclass_fields__}
+    fields["plausible"] = tuple(
+        PlausibleToken(each["id"], each["contrast"], tuple(each["probability"])) for each in found["plausible"]
+    )
+    fields["top"] = tuple(tuple((token, share) for token, share in layer) for layer in found["top"])
+    for name in ("divergence", "rank", "probability"):
+        fields[name] = None if fields[name] is None else tuple(fields[name])
+    return TokenTrace(**fields)
+
+
+def _check(trace: LayerTrace) -> None:
+    """Raise ValueError where a trace holds what the renderings cannot show."""
+    layers = trace.num_layers
+
+    def hold(condition: bool, what: str) -> None:
+        if not condition:
+            raise ValueError(what)
+
+    def numbers(values: Any, length: int, what: str) -> None:
+        hold(len(values) == length and all(_is_number(value) for value in values), f"{what} are not {length} numbers")
+
+    hold(len(trace.tokens) > 0, "it has no tokens")
+    hold(trace.mode in MODES, f"mode {trace.mode!r} is not known")
+    hold(all(type(layer) is int and 0 <= layer < layers for layer in trace.candidates), f"candidates {trace.candidates}")
+    hold(all(isinstance(text, str) for text in (*trace.texts.values(), trace.model, trace.prompt)), "a text is none")
+    for name, value in _odd_settings(trace.settings).items():
+        hold(False, f"{name} {value!r}")
+    hold(type(trace.prompt_tokens) is int, f"prompt_tokens {trace.prompt_tokens!r}")
+    for index, token in enumerate(trace.tokens):
+        where = f"of token {index}"
+        hold(type(token.position) is type(token.plausible_count) is int and type(token.lazy) is bool, f"what is said {where}")
+        hold(token.layer in trace.candidates, f"layer {token.layer} {where} is no candidate")
+        numbers(token.divergence, layers, f"divergences {where}")
+        hold((token.rank is None) == (token.probability is None) == (token.token is None), f"what is said {where} is not whole")
+        for name in ("rank", "probability"):
+            if (values := getattr(token, name)) is not None:
+                numbers(values, layers + 1, f"{name} {where}")
+        hold(len(token.top) == layers + 1 and all(token.top), f"top {where} does not have {layers + 1} layers")
+        for layer in token.top:
+            numbers([share for _, share in layer], len(layer), f"top {where}")
+        for each in token.plausible:
+            numbers(each.probability, layers + 1, f"plausible {where}")
+            numbers([each.contrast], 1, f"contrast {where}")
+        chosen = {token.mature_choice, token.dola_choice}
+        hold(chosen <= {each.id for each in token.plausible}, f"the choice {where} is not plausible")
+        hold(token.ids() <= trace.texts.keys(), f"a token {where} has no text")
+
+
+def _odd_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are not what they should be."""
+    allowed = {
+        "divergence": settings["divergence"] in ("jsd", "reference"),
+        "relative_top": _is_number(settings["relative_top"]),
+        "final_norm": type(settings["final_norm"]) is bool,
+        "lazy": type(settings["lazy"]) is bool,
+        "repetition_penalty": settings.get("repetition_penalty") is None or _is_number(settings["repetition_penalty"]),
+    }
+    return {name: settings.get(name) for name, is_so in allowed.items() if not is_so}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

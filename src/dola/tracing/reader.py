@@ -1,0 +1,240 @@
+"""Reads what each layer of a model says of some positions.
+
+    residual streams of all layers --layer by layer, some positions at a time--> numbers
+
+A token's text and a dozen numbers for each layer are all that is kept: never the distributions of several layers at once. What
+is asked of the chosen layer comes last, from one more readout, of each position's own layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dola.decoding.step import chunk_rows
+from dola.errors import InputError
+from dola.methods.config import DoLaConfig
+from dola.methods.contrast import contrast, plausible
+from dola.methods.layers import candidate_layers
+from dola.model.anatomy import Anatomy
+from dola.model.hidden import captured, few_logits
+from dola.model.places import is_hooked_outside
+from dola.scoring.folds import compare_whole
+from dola.tracing.data import PlausibleToken, TokenTrace
+
+LISTED = 20
+"""Members of a plausible set that are listed, at most: the likeliest, and DoLa's choice."""
+
+BUFFERS = 4
+"""Positions are read so many at a time that positions * |V| stays below a quarter of what a decoding step allows itself (16 MiB
+of float32 on a CPU). About ten such buffers are alive at the peak."""
+
+DIGITS = 7
+"""Significant digits that are kept: those of float32."""
+
+
+@dataclass
+class _Look:
+    """One layer at n positions, log-probabilities in nats.
+
+    Attributes:
+        order: What orders candidates by their divergence from the mature layer, [n].
+        top_ids, top: Its likeliest tokens, [n, k].
+        listed: The tokens that are followed through the layers, [n, m].
+        rank, token: Rank and log-probability of the token that follows, [n].
+    """
+
+    order: Tensor
+    top_ids: Tensor
+    top: Tensor
+    listed: Tensor
+    rank: Tensor
+    token: Tensor
+
+
+class LayerReader:
+    """Reads the layers of one model for one configuration.
+
+    Attributes:
+        candidates: The candidate premature layers.
+    """
+
+    def __init__(self, anatomy: Anatomy, config: DoLaConfig, top_k: int) -> None:
+        self.anatomy, self.config, self._top_k = anatomy, config, top_k
+        self.candidates = candidate_layers(config.layers, anatomy.num_layers, tied=anatomy.tied)
+
+    @torch.no_grad()
+    def read(self, ids: Sequence[int], first: int, tokens: Sequence[int | None]) -> list[TokenTrace]:
+        """How each of `tokens` is chosen: the first behind position `first` of `ids`, the others behind the following ones."""
+        lm, last = self.anatomy.lm, self.anatomy.num_layers
+        row = torch.tensor([ids], device=lm.device)
+        with captured(self.anatomy, range(last)) as hidden:
+            whole = is_hooked_outside(self.anatomy)
+            few = {} if whole else few_logits(lm)
+            logits = lm(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False, **few).logits
+            if logits[:, -1].amax().isfinite():  # or `_check_finite` says what is wrong
+                rows = slice(None) if whole else slice(-1, None)
+                self.anatomy.check_readout(hidden[last][0, rows], logits[0, rows])
+            streams = {layer: states[0] for layer, states in hidden.items()}
+        device = streams[last].device
+        size = chunk_rows(device.type, BUFFERS * self.anatomy.vocabulary)
+        found: list[TokenTrace] = []
+        for start in range(first, len(ids), size):
+            positions = range(start, min(start + size, len(ids)))
+            chunk = {layer: states[positions.start : positions.stop].to(device) for layer, states in streams.items()}
+            after = [tokens[position - first] for position in positions]
+            found += self.read_states(chunk, positions, [ids[position] for position in positions], after)
+        return found
+
+    @torch.no_grad()
+    def read_states(
+        self, hidden: Mapping[int, Tensor], positions: range, before: Sequence[int], after: Sequence[int | None]
+    ) -> list[TokenTrace]:
+        """How the tokens `after` are chosen, given the residual streams [n, d] of all layers, 0 to N, at `positions`.
+
+        `before` are the tokens at these positions. All are read at once: it is for the caller to give few.
+        """
+        mature = self._readout(hidden, self.anatomy.num_layers)
+        _check_finite(mature, positions)
+        log_z = _wide(mature).logsumexp(dim=-1)
+        known = mature, log_z, _wide(mature) - log_z[:, None]
+        tokens = torch.tensor([0 if token is None else token for token in after], device=mature.device)
+        listed = mature.topk(min(LISTED, mature.shape[-1])).indices
+        layers = range(self.anatomy.num_layers)
+        looks = [self._look(self._readout(hidden, layer), known, listed, tokens) for layer in layers]
+        order = torch.stack([look.order for look in looks])
+        if not order.isfinite().all():
+            layer, row = (int(index) for index in (~order.isfinite()).nonzero()[0])
+            raise InputError(
+                f"The logits of layer {layer} are NaN or infinite at position {positions[row]}.",
+                hint="look for overflow (float16?) or a broken checkpoint",
+            )
+        chosen = torch.tensor(self.candidates, device=order.device)[order[list(self.candidates)].argmax(dim=0)]
+        scores = self._contrast(mature, hidden, chosen)
+        best = scores.argmax(dim=-1)
+        looks.append(self._look(mature, known, listed, tokens))
+        self._list(best, hidden, listed, looks)
+        table = _Table(looks, listed, scores.gather(-1, listed))
+        rows = zip(
+            positions,
+            before,
+            after,
+            chosen.tolist(),
+            mature.argmax(dim=-1).tolist(),
+            best.tolist(),
+            plausible(mature, self.config.relative_top).sum(dim=-1).tolist(),
+            strict=True,
+        )
+        divergence = self._in_nats(order).T.tolist()
+        return [
+            TokenTrace(
+                position=position,
+                after=previous,
+                token=token,
+                divergence=tuple(map(_rounded, divergence[row])),
+                layer=layer,
+                lazy=self.config.lazy and count == 1,
+                mature_choice=first,
+                dola_choice=choice,
+                plausible_count=count,
+                plausible=table.members(row, count),
+                top=table.top(row),
+                rank=None if token is None else tuple(table.rank[row]),
+                probability=None if token is None else tuple(map(_rounded, table.token[row])),
+            )
+            for row, (position, previous, token, layer, first, choice, count) in enumerate(rows)
+        ]
+
+    def _readout(self, hidden: Mapping[int, Tensor], layer: int) -> Tensor:
+        """Logits [n, V] of a layer: as the contrast reads it, the mature one as the model does."""
+        if layer == self.anatomy.num_layers:
+            return self.anatomy.readout(hidden[layer])
+        return self._premature(hidden[layer])
+
+    def _premature(self, hidden: Tensor) -> Tensor:
+        return self.anatomy.readout(hidden, final_norm=self.config.final_norm, logit_transform=not self.config.raw_head)
+
+    def _contrast(self, mature: Tensor, hidden: Mapping[int, Tensor], chosen: Tensor) -> Tensor:
+        """Scores [n, V], each position against its own premature layer."""
+        rows = torch.stack([hidden[layer][row] for row, layer in enumerate(chosen.tolist())])
+        return contrast(mature, self._premature(rows)[None], relative_top=self.config.relative_top)
+
+    def _look(self, logits: Tensor, mature: tuple[Tensor, Tensor, Tensor], listed: Tensor, tokens: Tensor) -> _Look:
+        """One layer's logits [n, V] beside the mature ones, given with their log sum exp and their log_softmax."""
+        wide = _wide(logits)
+        compared = compare_whole(*mature, logits, {self.config.divergence})
+        log_z = compared.log_z
+        top = wide.topk(min(self._top_k, wide.shape[-1]))
+        token = wide.gather(-1, tokens[:, None])
+        return _Look(
+            order=getattr(compared, self.config.divergence),
+            top_ids=top.indices,
+            top=top.values - log_z[:, None],
+            listed=wide.gather(-1, listed) - log_z[:, None],
+            rank=1 + (wide > token).sum(dim=-1),
+            token=token[:, 0] - log_z,
+        )
+
+    def _list(self, best: Tensor, hidden: Mapping[int, Tensor], listed: Tensor, looks: Sequence[_Look]) -> None:
+        """Put DoLa's choice in the last place where it is not listed, among the members of a large plausible set."""
+        missing = ~(listed == best[:, None]).any(dim=-1)
+        if not missing.any():
+            return
+        listed[missing, -1] = best[missing]
+        some = {layer: states[missing] for layer, states in hidden.items()}
+        for layer, look in enumerate(looks):
+            log_q = _wide(self._readout(some, layer)).log_softmax(dim=-1)
+            look.listed[missing, -1] = log_q.gather(-1, best[missing, None])[:, 0]
+
+    def _in_nats(self, order: Tensor) -> Tensor:
+        return (order + math.log(2)).clamp(min=0) if self.config.divergence == "jsd" else order
+
+
+class _Table:
+    """The looks at all layers [N+1] as Python numbers, by position."""
+
+    def __init__(self, looks: Sequence[_Look], listed: Tensor, contrasts: Tensor) -> None:
+        def by_position(name: str) -> Any:
+            values = torch.stack([getattr(look, name) for look in looks], dim=1)
+            return values.double().exp().tolist() if values.is_floating_point() else values.tolist()
+
+        self.rank, self.token = by_position("rank"), by_position("token")
+        self._top_ids, self._top = by_position("top_ids"), by_position("top")
+        self._ids, self._contrasts, self._listed = listed.tolist(), contrasts.tolist(), by_position("listed")
+
+    def top(self, row: int) -> tuple[tuple[tuple[int, float], ...], ...]:
+        """The likeliest tokens of each layer."""
+        return tuple(
+            tuple((token, _rounded(share)) for token, share in zip(ids, shares, strict=True))
+            for ids, shares in zip(self._top_ids[row], self._top[row], strict=True)
+        )
+
+    def members(self, row: int, count: int) -> tuple[PlausibleToken, ...]:
+        """Those of the plausible set of `count` that are listed, by contrast."""
+        members = [
+            PlausibleToken(token, _rounded(score), tuple(_rounded(layer[place]) for layer in self._listed[row]))
+            for place, (token, score) in enumerate(zip(self._ids[row][:count], self._contrasts[row], strict=False))
+        ]
+        return tuple(sorted(members, key=lambda member: -member.contrast))
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _check_finite(mature: Tensor, positions: range) -> None:
+    broken = ~mature.amax(dim=-1).isfinite()
+    if broken.any():
+        raise InputError(
+            f"The model's logits define no distribution at position {positions[int(broken.nonzero()[0])]}: NaN or infinite.",
+            hint="look for overflow (float16?) or a broken checkpoint",
+        )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")

@@ -1,0 +1,158 @@
+"""`dola.trace`: what each layer of a model says of each token, for the eye (`layer_trace.py` holds it, `plot/` draws it).
+
+tokens --one forward--> residual streams of all layers --layer_reader.py--> numbers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from dola.decoding.as_asked import as_generate, generate_as_asked
+from dola.decoding.attach import as_config
+from dola.decoding.call import check_not_empty
+from dola.errors import InputError
+from dola.methods.config import DoLaConfig
+from dola.model.anatomy import Anatomy
+from dola.model.hidden import check_eval, window
+from dola.text.encoding import Encoder
+from dola.text.token_text import token_texts
+from dola.tracing.data import LayerTrace, TokenTrace
+from dola.tracing.reader import LayerReader
+
+
+def trace(
+    model: Any,
+    tokenizer: Any,
+    prompt: str | Sequence[int],
+    config: DoLaConfig | str | Sequence[int] | None = None,
+    *,
+    generate: int = 0,
+    decode: str = "dola",
+    repetition_penalty: float = 1.2,
+    top_k: int = 5,
+    anatomy: Anatomy | None = None,
+    **settings: Any,
+) -> LayerTrace:
+    """Look at what every layer says of a prompt's own tokens, or of tokens that are generated after it.
+
+        trace = dola.trace(model, tokenizer, "The capital of Washington State is", "high")
+        print(trace.explain(-1))  # how the next token would be chosen
+
+    Without `generate` the text is read as it is: a column for each token, about how the token after it is chosen, the
+    last one about the token that would come next. With it, `dola.generate` decodes first, with all its rules (penalties, end
+    tokens, masks), and its tokens are read in the same way. The contrast is that before such rules, so a token that they
+    brought about is not DoLa's choice here, and `explain` says so.
+
+    Args:
+        model: A decoder-only Hugging Face model in eval mode, without DoLa on it.
+        tokenizer: Its tokenizer.
+        prompt: A text, or its tokens.
+        config: A DoLaConfig, or just its `layers`; without it as for `attach`.
+        generate: How many tokens to generate, at most; 0 reads the prompt.
+        decode: How: "dola", or "greedy" for what plain decoding says.
+        repetition_penalty: Repetition penalty for generated tokens, in both ways.
+        top_k: How many of the likeliest tokens of each layer to keep.
+        anatomy: The parts of a model in which they are not found by themselves.
+        **settings: More arguments of `generate`.
+
+    Raises:
+        InputError: No tokens, a token that the model has no embedding for, more tokens than the model's window holds, a value
+            out of range, a model in training mode, or logits that define no distribution.
+        AttachError: DoLa is attached to the model.
+        LayersError: Layers that this model does not have.
+        ReadoutError: The parts of the model that were found do not reproduce its logits.
+    """
+    anatomy = Anatomy.of(model) if anatomy is None else anatomy
+    config = as_config(config, anatomy)
+    check_arguments(anatomy.lm, generate, decode, top_k, settings)
+    reader = LayerReader(anatomy, config, top_k)
+    encoder = Encoder.of(model, tokenizer)
+    ids = encoder.text(prompt) if isinstance(prompt, str) else encoder.checked(prompt)
+    check_length(anatomy.lm, ids, generate)
+    read, first = ids, 0
+    after: list[int | None] = [*ids[1:], None]
+    if generate:
+        settings = {"repetition_penalty": repetition_penalty, "max_new_tokens": generate, **settings}
+        made = tokens_behind(model, tokenizer, ids, config if decode == "dola" else None, **settings)
+        read, first, after = [*ids, *made[:-1]], len(ids) - 1, [*made]
+    tokens = reader.read(read, first, after)
+    return as_trace(
+        reader,
+        tokens,
+        token_texts(tokenizer, set().union(*(token.ids() for token in tokens))),
+        prompt=prompt if isinstance(prompt, str) else tokenizer.decode(ids),
+        prompt_tokens=len(ids),
+        mode=decode if generate else "prompt",
+        repetition_penalty=repetition_penalty if generate else None,
+    )
+
+
+def as_trace(
+    reader: LayerReader,
+    tokens: Sequence[TokenTrace],
+    texts: Mapping[int, str],
+    *,
+    prompt: str,
+    prompt_tokens: int,
+    mode: str,
+    repetition_penalty: float | None,
+) -> LayerTrace:
+    """What `reader` read of some tokens, with all that a LayerTrace says beside."""
+    config, anatomy = reader.config, reader.anatomy
+    chosen = {"layers": config.layers, "relative_top": config.relative_top, "divergence": config.divergence}
+    penalty = {} if repetition_penalty is None else {"repetition_penalty": repetition_penalty}
+    return LayerTrace(
+        model=anatomy.lm.config.name_or_path,
+        prompt=prompt,
+        mode=mode,
+        settings={**chosen, "final_norm": config.final_norm, "lazy": config.lazy, **penalty},
+        num_layers=anatomy.num_layers,
+        candidates=reader.candidates,
+        prompt_tokens=prompt_tokens,
+        tokens=tuple(tokens),
+        texts=texts,
+    )
+
+
+def check_arguments(lm: Any, generate: int, decode: str, top_k: int, settings: Mapping[str, Any]) -> None:
+    """Raise InputError for what cannot be traced."""
+    check_eval(lm)
+    if generate < 0 or top_k < 1:
+        name, value, least = ("generate", generate, 0) if generate < 0 else ("top_k", top_k, 1)
+        raise InputError(f"{name}={value} is out of range; allowed is {least} or more.", hint=f"leave {name} out")
+    if decode not in ("dola", "greedy"):
+        raise InputError(
+            f"decode={decode!r} is not known; allowed are 'dola' and 'greedy'.", hint="leave decode out for 'dola'"
+        )
+    if fixed := sorted({"max_new_tokens", "max_length", "num_return_sequences"} & settings.keys()):
+        raise InputError(
+            f"{fixed[0]}={settings[fixed[0]]!r} is not taken: generate= says how many tokens, of one text.",
+            hint="use generate=20",
+        )
+    if settings and not generate:
+        raise InputError(
+            f"{', '.join(settings)} given without generate=: nothing is generated.", hint="add generate=20, or leave it out"
+        )
+
+
+def check_length(lm: Any, ids: Sequence[int], generate: int) -> None:
+    """Raise InputError for a prompt without tokens, or more than the model's window holds."""
+    check_not_empty(torch.tensor([ids]))
+    longest = window(lm)
+    if longest is not None and len(ids) + generate > longest:
+        raise InputError(
+            f"The prompt has {len(ids)} tokens and generate={generate}; together the model takes {longest}.",
+            hint="shorten the prompt",
+        )
+
+
+def tokens_behind(model: Any, tokenizer: Any, ids: Sequence[int], config: DoLaConfig | None, **settings: Any) -> list[int]:
+    """Tokens that are generated after `ids`, by DoLa or, without a config, by the model alone; one beam, nothing drawn."""
+    prompt = torch.tensor([ids], device=model.device)
+    inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
+    call = {"do_sample": False, "num_beams": 1, **settings}
+    (row,) = generate_as_asked(model, tokenizer, inputs, call, generate=as_generate(model, config)).rows
+    return row
