@@ -21,9 +21,9 @@ from transformers import GenerationConfig
 import dola
 from dola.cli.decoding import Decoding, decode
 from dola.decoding import as_asked as generation_call
-from dola.decoding.fields import METADATA
 from dola.errors import DolaError
 from dola.loading.generation_file import NAME, checked_generation_config
+from dola.model.generation_fields import METADATA
 
 ODD = [None, 0, 1, 3, -1, 2.5, 1e9, float("nan"), True, False, "", "abc", "0.7", [], [2], [5000], [[2, 3]], {}, {"a": 1}]
 PROPER = {
@@ -188,6 +188,6 @@ def test_a_field_that_the_table_does_not_know_is_reported(model, made, inputs, f
 
 
 def test_the_table_knows_every_field_of_this_transformers():
-    from dola.decoding.fields import FIELDS as TABLE
+    from dola.model.generation_fields import FIELDS as TABLE
 
     assert set(FIELDS) <= set(TABLE)

@@ -13,9 +13,9 @@ from transformers import GenerationConfig, StopStringCriteria
 import dola
 from dola.cli.decoding import Decoding, decode
 from dola.decoding.as_asked import generate_as_asked
-from dola.decoding.fields import ASIDE, FIELDS, HARNESS, KEPT, REFUSED, end_tokens, review, switched_off
 from dola.errors import ConfigError, InputError, ModelError, ModelFileError
 from dola.loading.generation_file import checked_generation_config
+from dola.model.generation_fields import ASIDE, FIELDS, HARNESS, KEPT, REFUSED, end_tokens, review, switched_off
 from dola.tracing.live import follow
 
 CALL = {"do_sample": False, "max_new_tokens": 6, "repetition_penalty": 1.2}

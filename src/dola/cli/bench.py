@@ -244,7 +244,7 @@ def _check_positive(option: str, number: int) -> None:
 def _say_unused(model: Any) -> None:
     """Say what the model's own generation config asks for: all ways are timed without it."""
     from dola.decoding.as_asked import own_config
-    from dola.decoding.fields import review, shown
+    from dola.model.generation_fields import review, shown
 
     found = review(own_config(model))
     asked = {**found.kept, **found.option, **found.aside, **found.refused, **found.unknown}

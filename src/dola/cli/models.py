@@ -31,7 +31,8 @@ ALIASES = "smollm2, gemma3-270m"
 def list_(json: Annotated[bool, typer.Option("--json", help="Print one JSON object, schema dola.models/1.")] = False) -> None:
     """Aliases, sizes, licences, and where each model is. Example: dola models list."""
     from dola.cli.output import print_json, stdout
-    from dola.loading.embedded import EMBEDDED, cache_folder
+    from dola.files.cache_folder import cache_folder
+    from dola.loading.embedded import EMBEDDED
 
     if json:
         models = [_as_json(model) for model in EMBEDDED.values()]

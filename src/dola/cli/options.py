@@ -218,8 +218,8 @@ def settle_layers(config: DoLaConfig | None, given: str | None, model: Any) -> t
     """
     from dola.decoding.as_asked import own_config
     from dola.decoding.attach import as_config
-    from dola.decoding.fields import own_layers, shown
     from dola.model.anatomy import Anatomy
+    from dola.model.generation_fields import own_layers, shown
 
     own = own_layers(own_config(model))
     if given is not None or own is None or config is None:

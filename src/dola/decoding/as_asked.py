@@ -17,10 +17,10 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList, StopStringCriteria
 
-from dola.decoding.fields import FIELDS, Review, differences, end_tokens, review, shown, switched_off
 from dola.errors import DolaError, ModelError
 from dola.methods.config import DoLaConfig
 from dola.model.anatomy import unwrap
+from dola.model.generation_fields import FIELDS, Review, differences, end_tokens, review, shown, switched_off
 from dola.text.encoding import Encoder
 
 logger = logging.getLogger("dola")

@@ -37,13 +37,13 @@ from dola.decoding.call import (
 from dola.decoding.changes import Changes
 from dola.decoding.compiled import not_compiled_alone
 from dola.decoding.cost import forward_cost
-from dola.decoding.fields import own_layers
 from dola.decoding.gradients import check_transforms, without_gradient
 from dola.decoding.step import Reading, Step
 from dola.errors import AttachError, CaptureError, ConfigError, InputError, ModelError
 from dola.methods.config import DoLaConfig
 from dola.methods.layers import candidate_layers, check_indices
 from dola.model.anatomy import Anatomy
+from dola.model.generation_fields import own_layers
 from dola.model.hidden import check_eval
 from dola.model.places import Places, Watch, foreign_hooks, last_in, readers_of
 from dola.model.wrappers import around, inside

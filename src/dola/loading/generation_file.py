@@ -16,9 +16,9 @@ from typing import Any
 from transformers import GenerationConfig
 from transformers.utils import cached_file
 
-from dola.decoding.fields import review, shown
 from dola.errors import ModelFileError
 from dola.files.records import described
+from dola.model.generation_fields import review, shown
 
 logger = logging.getLogger("dola")
 

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 
 from dola.errors import InputError, MissingExtraError
+from dola.files.cache_folder import cache_folder
 from dola.installed.hints import install_line
 from dola.loading.checked import OnWeights, load_tokenizer, load_weights
-from dola.loading.embedded import EMBEDDED, Progress, cache_folder, fetch, remove
+from dola.loading.embedded import EMBEDDED, Progress, fetch, remove
 from dola.loading.names import gguf_settings, resolve
 from dola.loading.notes import passed_on
 

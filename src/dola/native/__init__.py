@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from dola.errors import ModelFileError
-from dola.loading.embedded import cache_folder
+from dola.files.cache_folder import cache_folder
 
 logger = logging.getLogger("dola")
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dola.errors import ConfigError
 from dola.plot.colours import CIVIDIS, hexadecimal
 from dola.text.token_text import quoted, visible
-from dola.tracing.data import LayerTrace
+
+if TYPE_CHECKING:
+    from dola.tracing.data import LayerTrace
 
 TOKENS_PER_ROW = 24
 """A heatmap of more tokens goes on in another row."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dola.files.json_text import dumps
 from dola.plot.colours import CIVIDIS, hexadecimal
 from dola.text.token_text import visible
-from dola.tracing.data import LayerTrace
+
+if TYPE_CHECKING:
+    from dola.tracing.data import LayerTrace
 
 
 def page(traces: Sequence[LayerTrace]) -> str:

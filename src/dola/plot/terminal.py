@@ -6,6 +6,7 @@ Every cell shows its number, so that nothing is lost without colour; the prematu
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -14,7 +15,9 @@ from rich.text import Text
 
 from dola.plot.colours import colour, hexadecimal, ink
 from dola.text.token_text import quoted, visible
-from dola.tracing.data import LayerTrace, TokenTrace
+
+if TYPE_CHECKING:
+    from dola.tracing.data import LayerTrace, TokenTrace
 
 CELL = 8
 """Columns of a token."""

@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from dola.decoding.fields import end_tokens
 from dola.errors import InputError
+from dola.model.generation_fields import end_tokens
 from dola.text.chat import NO_CHAT, chat_ids, short
 
 OTHER_TOKENIZER = "use the tokenizer that the model was trained with"

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from dola.errors import ConfigError
-from dola.integrations.vllm import install_vllm, plugin
+from dola.integrations.vllm import engines, install_vllm
 from dola.integrations.vllm.settings import Served, seems_ours
 
 CARRYING = (
@@ -119,7 +119,7 @@ def check_dropped(what: str, instead: str, options: Mapping[str, Any] | None, en
     Raises:
         ConfigError: The default is DoLa, or the request asks for DoLa.
     """
-    asked = plugin.config_of(engine, options)
+    asked = engines.config_of(engine, options)
     if engine is not None and engine.default_on:
         raise ConfigError(
             f"{what} drops a request's DoLa options in vLLM, and would read DoLa's scores here, because this server decodes "
@@ -165,7 +165,7 @@ def _ours(fields: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 def _engine(front_end: Any) -> Served | None:
     """What the engine of one of vLLM's front ends serves; of several without a hint which, the first with DoLa."""
     client = getattr(front_end, "engine_client", None) or getattr(front_end, "llm_engine", None)
-    return next((engine for engine in plugin.engines_of(getattr(client, "vllm_config", None)) if engine), None)
+    return next((engine for engine in engines.engines_of(getattr(client, "vllm_config", None)) if engine), None)
 
 
 def _checking(original: Any) -> Any:

@@ -17,7 +17,7 @@ from lm_eval.models.vllm_causallms import VLLM
 from dola.errors import ConfigError, UsageError
 from dola.integrations.lm_eval import spelled_layers
 from dola.integrations.lm_eval_text import CheckedText
-from dola.integrations.vllm.plugin import why_not
+from dola.integrations.vllm.engines import why_not
 from dola.methods.config import DoLaConfig
 
 

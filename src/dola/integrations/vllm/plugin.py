@@ -14,10 +14,9 @@ from typing import Any
 
 from dola._version import __version__
 from dola.errors import ConfigError, ModelError
-from dola.integrations.vllm import SUPPORTED, install_vllm, supports
 from dola.integrations.vllm.architectures import ARCHITECTURES, UNTESTED
-from dola.integrations.vllm.settings import ENGINE_HINT, Served, request_options
-from dola.methods.config import DoLaConfig
+from dola.integrations.vllm.engines import SWITCH, served, why_not
+from dola.integrations.vllm.settings import ENGINE_HINT, Served
 
 logger = logging.getLogger("vllm.dola")
 
@@ -26,31 +25,6 @@ STOCK_TORCH_COMPILE = 1
 
 VERSION = "dola_version"
 """What our version is called in the engine's additional_config, where the plugin puts it."""
-
-SWITCH = "DOLA_VLLM"
-"""Environment variable: 0 leaves vLLM as it is."""
-
-served: dict[str, Served | None] = {}
-"""Engines of this process, by the id of their configuration; None for those without DoLa. Requests are checked by it."""
-
-
-_UNKNOWN = "unknown"
-
-
-def is_off() -> bool:
-    """Whether somebody has switched DoLa off."""
-    return os.environ.get(SWITCH) == "0"
-
-
-def why_not() -> str | None:
-    """What keeps DoLa out of this vLLM, in words; None where nothing does."""
-    if is_off():
-        return f"it is switched off ({SWITCH}=0)"
-    import vllm
-
-    if not supports(vllm.__version__):
-        return f"this is vLLM {vllm.__version__}, and dola supports {SUPPORTED}.x: {install_vllm()}"
-    return None
 
 
 def register() -> None:
@@ -112,28 +86,6 @@ def _layers_of_the_model(model_config: Any) -> Any:
     if getattr(model_config, "generation_config", "vllm") != "vllm":
         given = {**model_config.try_get_generation_config(), **given}
     return given.get("dola_layers")
-
-
-def engines_of(vllm_config: Any = None) -> list[Served | None]:
-    """What the engine of this configuration serves; without one, what those of this process serve."""
-    found = served.get(getattr(vllm_config, "instance_id", ""), _UNKNOWN)
-    return list(served.values()) or [None] if isinstance(found, str) else [found]
-
-
-def config_of(engine: Served | None, extra_args: Mapping[str, Any] | None) -> DoLaConfig | None:
-    """How an engine decodes a request with these extra arguments: None is plainly.
-
-    Raises:
-        ConfigError: Options that are not allowed, or that ask an engine without DoLa for it.
-    """
-    if engine is not None:
-        return engine.of_request(extra_args)
-    if request_options(extra_args).get("layers", "off") != "off":
-        raise ConfigError(
-            f"This server does not decode with DoLa: {why_not() or 'it was started without it'}.",
-            hint="""--additional-config '{"dola": {"layers": "high"}}'""",
-        )
-    return None
 
 
 def _check_engine(vllm_config: Any) -> None:

@@ -17,7 +17,7 @@ from vllm.v1.sample.logits_processor.interface import LogitsProcessor as Process
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as ProcessorV2
 
 from dola.errors import ConfigError
-from dola.integrations.vllm import plugin
+from dola.integrations.vllm import engines, plugin
 from dola.integrations.vllm.bans import decided_by_mature
 from dola.integrations.vllm.batch import Batch, Request, batch_of
 from dola.methods.config import DoLaConfig
@@ -31,9 +31,9 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
         self._batch = Batch()
         if "dola" not in (getattr(vllm_config, "additional_config", None) or {}):
             return
-        if plugin.is_off():
+        if engines.is_off():
             return
-        if (reason := plugin.why_not()) is not None:
+        if (reason := engines.why_not()) is not None:
             raise ConfigError(f"DoLa is not available: {reason}.", hint='leave "dola" out of additional_config')
         self._served = plugin.served_by(vllm_config)
         self._batch = batch_of(vllm_config)
@@ -46,13 +46,13 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
         Raises:
             ConfigError: A ValueError, which vLLM's server answers with HTTP 400 and its words.
         """
-        errors, engines = [], plugin.engines_of()
-        for engine in engines:  # which of them is asked, a class method does not learn
+        errors, asked = [], engines.engines_of()
+        for engine in asked:  # which of them is asked, a class method does not learn
             try:
-                _check(sampling_params, plugin.config_of(engine, sampling_params.extra_args))
+                _check(sampling_params, engines.config_of(engine, sampling_params.extra_args))
             except ConfigError as error:
                 errors.append(error)
-        if len(errors) == len(engines):
+        if len(errors) == len(asked):
             raise errors[-1]
 
     def is_argmax_invariant(self) -> bool:
