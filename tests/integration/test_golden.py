@@ -1,6 +1,7 @@
 """DoLaConfig.reference against what transformers 4.55.4 decoded, token for token (see golden/make_golden.py)."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ RECORDS = {
     for i, r in enumerate(GOLDEN["records"])
     if r["layers"] is not None
 }
+ROUNDING = 1e-3
+"""Differences between logits that one processor's rounding makes and another's does not."""
 ONE_OF_EACH = {(r["model"], str(r["layers"]), r["repetition_penalty"]): name for name, r in RECORDS.items()}
 
 
@@ -32,15 +35,25 @@ def record(request):
 def test_every_token_follows_from_the_ones_before(record, model):
     """One forward over prompt and recorded tokens: each recorded token must be the choice at its position.
 
-    By induction this is what generate does token by token, at a twentieth of the time.
+    By induction this is what generate does token by token, at a twentieth of the time. Processors round products of float32
+    each in their own way, so where the two choices tie, or one of them lies on the edge of the plausible set, either is right.
     """
     prompt, new = record["prompt_ids"], record["new_ids"]
     ids = torch.tensor([prompt + new])
     processors = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(record["repetition_penalty"])])
-    with torch.no_grad(), dola.attach(model, dola.DoLaConfig.reference(record["layers"])):
-        scores = model(ids[:, :-1], logits_to_keep=len(new)).logits[0]
-    chosen = [int(processors(ids[:, : len(prompt) + step], scores[step][None].clone()).argmax()) for step in range(len(new))]
-    assert chosen == new
+    with torch.no_grad():
+        mature = model(ids[:, :-1], logits_to_keep=len(new)).logits[0]
+        with dola.attach(model, dola.DoLaConfig.reference(record["layers"])):
+            scores = model(ids[:, :-1], logits_to_keep=len(new)).logits[0]
+    tipped = 0
+    for step, token in enumerate(new):
+        final = processors(ids[:, : len(prompt) + step], scores[step][None].clone())[0]
+        choice = int(final.argmax())
+        edge = mature[step].max() + math.log(0.1)
+        on_edge = any(abs(float(mature[step, each] - edge)) < ROUNDING for each in (choice, token))
+        assert choice == token or on_edge or final[choice] - final[token] < ROUNDING, step
+        tipped += choice != token
+    assert tipped <= 1
 
 
 @pytest.mark.parametrize("record", ONE_OF_EACH.values(), indirect=True)
