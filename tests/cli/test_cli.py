@@ -13,10 +13,10 @@ from command import ROOT, dola_process, environment
 import dola
 from dola.cli import main
 from dola.cli.options import PENALTY, Divergence
+from dola.contrast import DIVERGENCES
 from dola.decoding.generate import RECOMMENDED_PENALTY
 from dola.errors import ModelFileError
 from dola.installed.hints import install_line
-from dola.methods.contrast import DIVERGENCES
 
 HERE = Path(__file__).parent
 

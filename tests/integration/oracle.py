@@ -8,7 +8,7 @@ import functools
 import torch
 from transformers import LlamaForCausalLM
 
-from dola.methods.contrast import contrast
+from dola.contrast import contrast
 
 
 class DoLaLlama(LlamaForCausalLM):

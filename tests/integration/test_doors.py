@@ -27,8 +27,8 @@ from transformers import (
 )
 
 import dola
+from dola.contrast import plausible
 from dola.errors import AttachError, InputError, LayersError
-from dola.methods.contrast import plausible
 from dola.model.hidden import cache_name
 from integration.oracle import oracle_of
 

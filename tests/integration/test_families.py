@@ -6,7 +6,7 @@ from families import FAMILIES, readout, tiny
 from reference import dola_float64 as judge
 
 import dola
-from dola.methods.contrast import plausible
+from dola.contrast import plausible
 from dola.methods.layers import candidate_layers
 from dola.model.anatomy import READOUT_TOLERANCE
 

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, QuantoConfig,
 
 import dola
 from dola import native
+from dola.contrast import contrast
 from dola.errors import ModelError
-from dola.methods.contrast import contrast
 
 pytestmark = pytest.mark.filterwarnings("default")  # of the libraries, when they are imported
 

@@ -8,8 +8,8 @@ import torch
 
 import dola
 from dola import native
+from dola.contrast import contrast, js_divergence, log_probs
 from dola.decoding.step import Step
-from dola.methods.contrast import contrast, js_divergence, log_probs
 from dola.methods.layers import candidate_layers
 from dola.model.anatomy import READOUT_TOLERANCE
 

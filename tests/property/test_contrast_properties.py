@@ -6,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from dola.methods.contrast import contrast, js_divergence, plausible, select_premature
+from dola.contrast import contrast, js_divergence, plausible, select_premature
 
 
 @st.composite

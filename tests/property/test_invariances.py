@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from reference import dola_float64 as judge
 
 import dola
+from dola.contrast import IMPLAUSIBLE, Shard, contrast, js_divergence, plausible, reference_divergence, select_premature
 from dola.decoding.step import Reading, Step
 from dola.errors import InputError
-from dola.methods.contrast import IMPLAUSIBLE, Shard, contrast, js_divergence, plausible, reference_divergence, select_premature
 from dola.methods.sparse import Row
 
 seeds = st.integers(0, 2**31)
@@ -69,7 +69,7 @@ def test_workers_that_share_out_the_vocabulary_find_what_one_finds(seed, workers
 
     def work(rank, gather):
         mine, theirs = columns(mature, rank), columns(premature, rank)
-        return contrast(mine, theirs, **how, shard=Shard(gather)), plausible(mine, relative_top, shard=Shard(gather))
+        return contrast(mine, theirs, **how, vocab=Shard(gather)), plausible(mine, relative_top, vocab=Shard(gather))
 
     found = together(workers, work)
     scores, kept = (torch.cat(parts, dim=-1)[:, :vocab] for parts in zip(*found, strict=True))

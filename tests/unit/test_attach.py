@@ -12,10 +12,10 @@ from transformers import modeling_utils
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 import dola
+from dola.contrast import contrast, plausible
 from dola.decoding.attach import select_positions
 from dola.decoding.step import CHUNK_ELEMENTS
 from dola.errors import AttachError, CaptureError, DolaError, InputError, LayersError, ReadoutError
-from dola.methods.contrast import contrast, plausible
 
 attach_module = importlib.import_module("dola.decoding.attach")  # `dola.decoding.attach` itself is the function
 

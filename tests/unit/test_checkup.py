@@ -12,11 +12,11 @@ from transformers import T5Config, T5ForConditionalGeneration
 from words import word_tokenizer
 
 from dola import attach
+from dola.contrast import contrast
 from dola.doctor.checks import contrast_error
 from dola.doctor.checkup import advice, check_up
 from dola.errors import LayersError
 from dola.methods.config import DoLaConfig
-from dola.methods.contrast import contrast
 from dola.model.anatomy import Anatomy
 
 NAMES = ["parts", "layers", "tokenizer", "plain", "readout", "chat template", "doors", "contrast", "plain again", "speed"]

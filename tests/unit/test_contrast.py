@@ -6,7 +6,7 @@ import pytest
 import torch
 from reference import dola_float64 as judge
 
-from dola.methods.contrast import (
+from dola.contrast import (
     IMPLAUSIBLE,
     LARGEST_SCORE,
     contrast,

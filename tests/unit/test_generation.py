@@ -8,8 +8,8 @@ from families import tiny
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 import dola
+from dola.contrast import plausible
 from dola.errors import InputError
-from dola.methods.contrast import plausible
 
 PROMPT = torch.tensor([[5, 17, 200], [33, 8, 91], [7, 30, 9]])
 

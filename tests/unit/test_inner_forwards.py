@@ -8,7 +8,7 @@ from families import tiny
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, UnbatchedClassifierFreeGuidanceLogitsProcessor
 
 import dola
-from dola.methods.contrast import contrast
+from dola.contrast import contrast
 
 CALL = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
 CONTEXT = torch.tensor([[7, 7, 90, 12, 55]])

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from dola import native
-from dola.methods.contrast import DIVERGENCES, LARGEST_SCORE
+from dola.contrast import DIVERGENCES, LARGEST_SCORE, WHOLE
 
 needs_kernel = pytest.mark.skipif(native.why_not() is not None, reason=f"no compiled kernel here: {native.why_not()}")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -213,8 +213,8 @@ def test_many_rows_of_a_layer_beside_the_mature_ones(dtype, vocabulary, spread):
     close = {"atol": 3e-6, "rtol": 2e-5}
     torch.testing.assert_close(native.log_z(mature).double(), mature.double().logsumexp(-1), **close)
     torch.testing.assert_close(found.log_z.double(), premature.double().logsumexp(-1), **close)
-    torch.testing.assert_close(found.jsd.double(), DIVERGENCES["jsd"](log_p, log_q), **close)
-    torch.testing.assert_close(found.reference.double(), DIVERGENCES["reference"](log_p, log_q), **close)
+    torch.testing.assert_close(found.jsd.double(), DIVERGENCES["jsd"](log_p, log_q, WHOLE), **close)
+    torch.testing.assert_close(found.reference.double(), DIVERGENCES["reference"](log_p, log_q, WHOLE), **close)
     torch.testing.assert_close(found.gain_log_z.double(), gains.logsumexp(-1), **close)
     torch.testing.assert_close(found.gain_largest.double(), gains.amax(-1), **close)
 
@@ -234,13 +234,13 @@ def test_tokens_that_a_model_bans_by_minus_infinity():
     found = native.compare(mature, native.log_z(mature), premature, jsd=True, reference=True, gains=True)
     log_p, log_q = mature.double().log_softmax(-1), premature.double().log_softmax(-1)
     for name in ("jsd", "reference"):
-        torch.testing.assert_close(getattr(found, name).double(), DIVERGENCES[name](log_p, log_q), atol=3e-6, rtol=2e-5)
+        torch.testing.assert_close(getattr(found, name).double(), DIVERGENCES[name](log_p, log_q, WHOLE), atol=3e-6, rtol=2e-5)
     gains = (log_p - log_q)[:, :200]
     torch.testing.assert_close(found.gain_log_z.double(), gains.logsumexp(-1), atol=3e-6, rtol=2e-5)
     premature[:, 5] = -torch.inf
     found = native.compare(mature, native.log_z(mature), premature, jsd=False, reference=True, gains=True)
     assert (found.gain_largest == LARGEST_SCORE).all()
-    judged = DIVERGENCES["reference"](mature.log_softmax(-1), premature.log_softmax(-1))
+    judged = DIVERGENCES["reference"](mature.log_softmax(-1), premature.log_softmax(-1), WHOLE)
     assert found.reference.equal(judged)  # infinite: the layer rules out what the mature one does not
     premature[0, 5], mature[0, 5], premature[1, 5], mature[1, 5] = 0.5, -torch.inf, -torch.inf, -1e3  # the other way; no mass
     found = native.compare(mature, native.log_z(mature), premature, jsd=False, reference=True, gains=False)

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 import dola
+from dola.contrast import contrast
 from dola.errors import ModelError, ReadoutError
-from dola.methods.contrast import contrast
 
 peft = pytest.importorskip("peft")
 

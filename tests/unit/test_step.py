@@ -9,11 +9,11 @@ from reference import dola_float64 as judge
 
 import dola
 from dola import native
+from dola.contrast import IMPLAUSIBLE, contrast
 from dola.decoding.call import Generation
 from dola.decoding.cost import cheaper_together, product_cost
 from dola.decoding.step import Step
 from dola.errors import InputError
-from dola.methods.contrast import IMPLAUSIBLE, contrast
 from dola.methods.sparse import Row
 
 

@@ -12,6 +12,7 @@ from words import word_tokenizer
 
 import dola
 from dola import DoLaConfig
+from dola.decoding.step import CHUNK_ELEMENTS
 from dola.errors import AttachError, InputError, LayersError, ReadoutError
 from dola.model.anatomy import Anatomy
 from dola.tracing.reader import DIGITS
@@ -163,7 +164,7 @@ def test_a_large_plausible_set_is_listed_in_part_with_dolas_choice(llama):
 
 def test_the_readout_never_sees_more_than_a_chunk(llama, monkeypatch):
     """Bounded memory: neither several layers at a time nor a whole prompt."""
-    monkeypatch.setitem(dola.step.CHUNK_ELEMENTS, "cpu", 4 * 401 * 7)
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 4 * 401 * 7)
     whole, shapes, logits = traced(llama), [], []
     original = Anatomy.readout
 

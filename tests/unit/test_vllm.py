@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from dola import DoLaConfig
+from dola.contrast import contrast, plausible
 from dola.errors import ConfigError, ModelError
 from dola.integrations.vllm import plugin
 from dola.integrations.vllm.bans import decided_by_mature
 from dola.integrations.vllm.batch import Batch, Request, batch_of
 from dola.integrations.vllm.settings import Served
-from dola.methods.contrast import contrast, plausible
 
 
 def _served(**given: Any) -> Served:

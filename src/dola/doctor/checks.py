@@ -6,7 +6,6 @@ model.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
@@ -23,8 +22,10 @@ from dola.decoding.generate import RECOMMENDED_PENALTY, generate
 from dola.errors import ConfigError, LayersError, ModelError
 from dola.loading.weights import WeightsReport
 from dola.methods.config import DoLaConfig
-from dola.methods.contrast import DIVERGENCES, contrast, log_probs
+from dola.methods.contrast import contrast, threshold
+from dola.methods.divergences import DIVERGENCES
 from dola.methods.layers import candidate_layers
+from dola.methods.vocabulary import WHOLE, log_probs
 from dola.model.anatomy import READOUT_TOLERANCE, Anatomy
 from dola.model.generation_fields import FIELDS, review, shown
 from dola.text.checks import chat_report, odd_about
@@ -288,9 +289,9 @@ def contrast_error(scores: Tensor, mature: Tensor, premature: Tensor, config: Do
     of the layers whose divergence is within `slack` of the largest, the one that fits counts.
     """
     log_p = log_probs(mature)
-    margin = log_p - log_p.max() - (math.log(config.relative_top) if config.relative_top > 0 else -math.inf)
+    margin = log_p - threshold(log_p.max(), config.relative_top)
     clear = mature.isfinite() & ((margin.abs() > slack) | (log_p == log_p.max()))
-    divergences = DIVERGENCES[config.divergence](log_p, log_probs(premature))
+    divergences = DIVERGENCES[config.divergence](log_p, log_probs(premature), WHOLE)
     expected = [
         contrast(mature, layer[None], relative_top=config.relative_top)
         for layer, divergence in zip(premature, divergences, strict=True)

@@ -22,7 +22,7 @@ from dola.evidence.statistics import Comparison, compare, describe
 from dola.evidence.ways import Way, static_layers, static_name
 from dola.files.json_text import dumps
 from dola.methods.config import DoLaConfig
-from dola.methods.contrast import DIVERGENCES
+from dola.methods.names import DIVERGENCES
 from dola.model.anatomy import Anatomy
 from dola.scoring.recipe import Recipe
 from dola.tasks import TASKS, Task

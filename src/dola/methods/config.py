@@ -10,8 +10,8 @@ from numbers import Real
 
 from dola.errors import ConfigError
 from dola.files.settings_file import read_object
-from dola.methods.contrast import DIVERGENCES
 from dola.methods.layers import BUCKETS, check_indices
+from dola.methods.names import DIVERGENCES
 
 
 @dataclass(frozen=True)

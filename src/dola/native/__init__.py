@@ -37,6 +37,10 @@ MULTIPLE = 32
 """The hidden size must be a multiple of this."""
 
 
+DIVERGENCES = frozenset({"jsd", "reference"})
+"""Divergences that the kernels know; torch does any other."""
+
+
 class UnavailableError(Exception):
     """The kernel cannot be built or loaded here; the message says why."""
 

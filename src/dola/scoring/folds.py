@@ -17,8 +17,10 @@ from torch import Tensor
 
 from dola import native
 from dola.decoding.step import chunk_rows
-from dola.methods.contrast import DIVERGENCES, IMPLAUSIBLE, LARGEST_SCORE
+from dola.methods.contrast import floor, gain, threshold
+from dola.methods.divergences import DIVERGENCES
 from dola.methods.layers import candidate_layers
+from dola.methods.vocabulary import WHOLE
 from dola.model.anatomy import Anatomy
 from dola.scoring.recipe import Recipe
 
@@ -128,7 +130,7 @@ class LayerScorer:
         if recipe.softmax == "none":
             log_z = torch.zeros_like(gain)
         inside = mature.inside[top]
-        below = mature.log_p_token - IMPLAUSIBLE - log_z if recipe.softmax == "masked" else torch.tensor(recipe.floor)
+        below = floor(mature.log_p_token) - log_z if recipe.softmax == "masked" else torch.tensor(recipe.floor)
         return TokenScores(torch.where(inside, gain - log_z, below.to(gain)), inside, inside & greedy, layer)
 
 
@@ -174,24 +176,23 @@ class _Mature:
         self._token_places = torch.arange(len(tokens), device=tokens.device), tokens
         self.log_p_token = self.log_p[self._token_places]
         best = self.log_p.amax(dim=-1)
-        threshold = {top: best + (math.log(top) if top > 0 else -math.inf) for top in tops}
+        least = {top: threshold(best, top) for top in tops}
         self.greedy = self.log_p.argmax(dim=-1) == tokens
-        self.inside = {top: self.log_p_token >= threshold[top] for top in tops}
-        self._plausible = {top: (self.log_p >= threshold[top][:, None]).nonzero(as_tuple=True) for top in tops if top > 0}
+        self.inside = {top: self.log_p_token >= least[top] for top in tops}
+        self._plausible = {top: (self.log_p >= least[top][:, None]).nonzero(as_tuple=True) for top in tops if top > 0}
 
     def compare(self, logits: Tensor, need: _Need) -> _Compared:
         """What `need` says of a layer with `logits` [n, V]."""
         whole = self._compare_whole(logits, need)
-        divergence = {name: value for name in need.divergences if (value := getattr(whole, name)) is not None}
 
         def gains(places: tuple[Tensor, ...]) -> Tensor:
             log_q = logits[places].to(self.log_p.dtype) - whole.log_z[places[0]]
-            return self.log_p[places] - log_q.clamp(min=-LARGEST_SCORE)
+            return gain(self.log_p[places], log_q)
 
         over = {top: self._by_row(gains(self._plausible[top]), top) for top in need.tops if top > 0}
         if whole.gain_log_z is not None and whole.gain_largest is not None:
             over[0.0] = _Over(whole.gain_log_z, whole.gain_largest)
-        return _Compared(divergence, gains(self._token_places), over)
+        return _Compared(whole.divergence, gains(self._token_places), over)
 
     def log_mass(self, top: float) -> Tensor:
         """Log of the mature probability of the plausible set, [n]."""
@@ -199,7 +200,7 @@ class _Mature:
             return torch.zeros_like(self.log_p_token)
         return self._by_row(self.log_p[self._plausible[top]], top).log_sum
 
-    def _compare_whole(self, logits: Tensor, need: _Need) -> native.Compared:
+    def _compare_whole(self, logits: Tensor, need: _Need) -> Whole:
         """What takes the whole vocabulary: normaliser, divergences, and F where no token is implausible."""
         return compare_whole(self.logits, self.log_z, self.log_p, logits, need.divergences, gains=0.0 in need.tops)
 
@@ -211,9 +212,25 @@ class _Mature:
         return _Over(largest + shares.log(), largest)
 
 
+@dataclass
+class Whole:
+    """What takes the whole vocabulary of a layer's rows beside the mature ones, [n] each.
+
+    Attributes:
+        log_z: log sum exp of the layer's logits.
+        divergence: By name: what orders candidates.
+        gain_log_z, gain_largest: log sum exp of F over the vocabulary, and the largest F; None where these were not asked for.
+    """
+
+    log_z: Tensor
+    divergence: dict[str, Tensor]
+    gain_log_z: Tensor | None = None
+    gain_largest: Tensor | None = None
+
+
 def compare_whole(
     mature: Tensor, log_z: Tensor, log_p: Tensor, logits: Tensor, divergences: set[str], *, gains: bool = False
-) -> native.Compared:
+) -> Whole:
     """What a layer's logits [n, V] have to do with the mature ones over the whole vocabulary, by the kernels or by torch.
 
     Args:
@@ -223,16 +240,19 @@ def compare_whole(
         divergences: Which are asked for, keys of DIVERGENCES.
         gains: Whether F is.
     """
-    if native.reads(mature) and native.reads(logits) and logits.dtype == mature.dtype:
+    if native.reads(mature) and native.reads(logits) and logits.dtype == mature.dtype and divergences <= native.DIVERGENCES:
         jsd, reference = "jsd" in divergences, "reference" in divergences
-        return native.compare(mature, log_z, logits, jsd=jsd, reference=reference, gains=gains)
+        read = native.compare(mature, log_z, logits, jsd=jsd, reference=reference, gains=gains)
+        by_name = {"jsd": read.jsd, "reference": read.reference}
+        kept = {name: value for name, value in by_name.items() if value is not None}
+        return Whole(read.log_z, kept, read.gain_log_z, read.gain_largest)
     wide = logits.to(log_p.dtype)
-    found = native.Compared(log_z=wide.logsumexp(dim=-1))
+    found = Whole(wide.logsumexp(dim=-1), {})
     log_q = wide - found.log_z[:, None]
     for name in divergences:
-        setattr(found, name, DIVERGENCES[name](log_p, log_q))
+        found.divergence[name] = DIVERGENCES[name](log_p, log_q, WHOLE)
     if gains:
-        differences = log_p - log_q.clamp(min=-LARGEST_SCORE)
+        differences = gain(log_p, log_q)
         found.gain_log_z, found.gain_largest = differences.logsumexp(dim=-1), differences.amax(dim=-1)
     return found
 

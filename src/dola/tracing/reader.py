@@ -172,7 +172,7 @@ class LayerReader:
         top = wide.topk(min(self._top_k, wide.shape[-1]))
         token = wide.gather(-1, tokens[:, None])
         return _Look(
-            order=getattr(compared, self.config.divergence),
+            order=compared.divergence[self.config.divergence],
             top_ids=top.indices,
             top=top.values - log_z[:, None],
             listed=wide.gather(-1, listed) - log_z[:, None],

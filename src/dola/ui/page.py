@@ -16,8 +16,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
-from dola.methods.contrast import DIVERGENCES
 from dola.methods.layers import BUCKETS
+from dola.methods.names import DIVERGENCES
 from dola.plot.html import page, page_data
 from dola.tracing.data import LayerTrace
 from dola.tracing.trace_file import write_traces

@@ -19,7 +19,8 @@ from torch import Tensor
 from dola.decoding.step import Reading, Step
 from dola.integrations.vllm.parts import head_of
 from dola.methods.config import DoLaConfig
-from dola.methods.contrast import Shard, contrast, plausible
+from dola.methods.contrast import contrast, plausible
+from dola.methods.vocabulary import Shard
 from dola.model.anatomy import Anatomy
 
 
@@ -74,8 +75,8 @@ class ShardedStep(Step):
         assert isinstance(read, list)
         if not lazy or mature.device.type != "cpu":  # an accelerator would have to wait for the host
             return self._scores(mature, self._read_apart(read))
-        kept = plausible(mature, self.config.relative_top, shard=self._shard)
-        undecided = self._shard.sum(kept.float().sum(dim=-1)) > 1  # vLLM gathers no integers on CPUs
+        kept = plausible(mature, self.config.relative_top, vocab=self._shard)
+        undecided = self._shard.sum(kept.float()) > 1  # vLLM gathers no integers on CPUs
         scores = self._scores(mature, mature[None])  # its one plausible token scores 0
         self.rows_saved += len(mature) - int(undecided.sum())
         if undecided.any():  # on all workers or on none
@@ -84,7 +85,7 @@ class ShardedStep(Step):
 
     def _scores(self, mature: Tensor, premature: Tensor) -> Tensor:
         config = self.config
-        return contrast(mature, premature, relative_top=config.relative_top, divergence=config.divergence, shard=self._shard)
+        return contrast(mature, premature, relative_top=config.relative_top, divergence=config.divergence, vocab=self._shard)
 
 
 def _gather(value: Tensor) -> Tensor:
