@@ -84,7 +84,7 @@ lint: $(VENV)/.ready  ## ruff, formatting included
 types: $(VENV)/.ready  ## mypy, strict
 	$(BIN)/mypy
 
-models: $(VENV)/.ready  ## docs/architectures.md: DoLa on every architecture of the installed transformers; some minutes
+models: $(VENV)/.ready  ## docs/supported-models.md: DoLa on every architecture of the installed transformers; some minutes
 	$(BIN)/python tests/model_matrix.py $(MODELS)
 
 docs: $(VENV)/.ready  ## the pages that are generated

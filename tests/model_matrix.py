@@ -1,4 +1,4 @@
-"""docs/architectures.md: DoLa on a tiny random model of every text-generation architecture of the installed transformers.
+"""docs/supported-models.md: DoLa on a tiny random model of every text-generation architecture of the installed transformers.
 
     make models                                     all of them, in some minutes, into the page
     make models MODELS="mamba gemma3n_text"         some of them anew, the others as they were found before
@@ -31,7 +31,7 @@ import dola
 from dola.doctor.checks import contrast_error
 from dola.model.anatomy import Anatomy
 
-PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
+PAGE = Path(__file__).parents[1] / "docs" / "supported-models.md"
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "architectures.json"
 SECONDS = 300
 """How long one architecture may take."""
@@ -279,7 +279,7 @@ def _send(pipe: Any, work: Callable[[str], Outcome], model_type: str) -> None:
 
 
 def page(outcomes: list[Outcome]) -> str:
-    """docs/architectures.md."""
+    """docs/supported-models.md."""
     kinds = {status: [o for o in outcomes if o.status == status] for status in ("works", "wrong", "refused", "not built")}
     lines = [
         HEAD.format(version=transformers.__version__, total=len(outcomes), **{k.split()[0]: len(v) for k, v in kinds.items()})

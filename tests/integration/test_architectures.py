@@ -79,7 +79,7 @@ def test_a_crash_and_a_hang_do_not_stop_the_run():
 def test_the_page_has_every_architecture_and_none_that_is_wrong():
     text = PAGE.read_text()
     if f"transformers {transformers.__version__} " not in text:
-        pytest.skip(f"docs/architectures.md was made with another transformers than {transformers.__version__}")
+        pytest.skip(f"docs/supported-models.md was made with another transformers than {transformers.__version__}")
     rows = {line.split(" | ")[0].removeprefix("| ") for line in text.splitlines() if line.startswith("| ")}
     assert set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) <= rows, "run: make models"
     assert WRONG not in text
