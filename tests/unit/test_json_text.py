@@ -92,11 +92,11 @@ def test_broken_json_says_where_and_whether_it_may_be_cut_off(text, line, cut_of
 
 
 ELSEWHERE = {
-    "json_text.py": "the one place",
+    "files/json_text.py": "the one place",
     "tasks/judge.py": "a request with numbers of our own, and a message",
     "tasks/data.py": "a digest, which must stay what it was",
     "bench/memory.py": "between two processes of dola",
-    "chat.py": "words as a chat template may have put them into a prompt, to compare with",
+    "text/chat.py": "words as a chat template may have put them into a prompt, to compare with",
     "cli/serve.py": "settings, which DoLaConfig has checked",
 }
 """Where json.dumps may be called, and why."""
