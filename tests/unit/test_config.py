@@ -10,7 +10,7 @@ from families import tiny
 
 import dola
 from dola.errors import ConfigError, LayersError
-from dola.methods.layers import candidate_layers
+from dola.methods.layers import candidate_layers, parse
 
 
 def test_defaults_are_the_papers_method():
@@ -156,3 +156,40 @@ def test_files_that_hold_no_config(tmp_path, content, message):
         path.write_text(content)
     with pytest.raises(ConfigError, match=message):
         dola.DoLaConfig.from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("high", "high"),
+        (" low ", "low"),
+        ("last:10", "last:10"),
+        ("24,28", (24, 28)),
+        (" 24, 28 ", (24, 28)),
+        ("24+28", (24, 28)),
+        ("7", (7,)),
+        ("-1", (-1,)),
+        ("hihg", "hihg"),
+        ("last:0", "last:0"),
+        ([24, 28], [24, 28]),
+        (None, None),
+    ],
+)
+def test_layers_as_people_write_them(written, meant):
+    assert parse(written) == meant
+
+
+@pytest.mark.parametrize(("depth", "count", "first"), [(30, 10, 20), (30, 1, 29), (30, 30, 0), (6, 10, 0), (2, 1, 1)])
+def test_a_window_is_of_the_last_candidate_layers(depth, count, first):
+    layers = DoLaConfig(f"last:{count}").layers
+    assert candidate_layers(layers, depth, tied=True) == tuple(range(first, depth))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["last:0", "last:", "last:-1", "last:1.5", "last: 3", "last10", "LAST:10", "last:10,3", "last:٣"]
+)
+def test_what_is_no_window(wrong):
+    with pytest.raises(LayersError, match="last:10"):
+        DoLaConfig(wrong)
+    with pytest.raises(LayersError, match="last:10"):
+        candidate_layers(wrong, 12, tied=False)

@@ -20,7 +20,6 @@ from transformers import CompileConfig, GenerationConfig, StoppingCriteria, Stop
 from dola import Anatomy, DoLaConfig, attach
 from dola.bench.baseline import decode_as_before
 from dola.errors import ConfigError
-from dola.methods.layers import candidate_layers
 
 CACHES = ("dynamic", "static")
 
@@ -143,7 +142,7 @@ class Bench:
         self.anatomy = Anatomy.of(model)
         self.model, self.settings = model, settings
         self.device = torch.device(model.device)
-        self.layers = candidate_layers(settings.dola.layers, self.anatomy.num_layers, tied=self.anatomy.tied)
+        self.layers = self.anatomy.candidates(settings.dola.layers)
         self._own_config: Any = None
 
     def __enter__(self) -> Bench:

@@ -77,13 +77,12 @@ def answers(
         ConfigError: Layers that this model does not have.
     """
     from dola.decoding.attach import as_config
-    from dola.methods.layers import candidate_layers
     from dola.model.anatomy import Anatomy
 
     anatomy = Anatomy.of(model)
     configs = [as_config(chosen, anatomy) for chosen in layers]
     for each in configs:  # a mistake in the last column is told before the first is decoded
-        candidate_layers(each.layers, anatomy.num_layers, tied=anatomy.tied)
+        anatomy.candidates(each.layers)
     inputs = encode(model, tokenizer, [prompt], chat=uses_chat(tokenizer, chat))
     check_length(model, inputs, max_new_tokens)
     penalised = Decoding(max_new_tokens, repetition_penalty)

@@ -10,7 +10,7 @@ import typer
 from dola.cli import evaluation, options
 from dola.cli.output import note, print_json, stdout
 from dola.errors import UsageError
-from dola.methods.layers import word_or_numbers
+from dola.methods.layers import parse
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -113,8 +113,8 @@ def command(
             "--batch-size": (batch_size, ("generation",)),
         },
     )
-    layers = () if static is None else word_or_numbers(static)
-    if isinstance(layers, str):
+    layers = () if static is None else parse(static)
+    if not isinstance(layers, tuple):
         raise UsageError(f"--static {static!r} is no list of numbers with commas between them.", hint="--static 8,14")
     for flag, path in (("--output", output), ("--results", results)):
         evaluation.check_writable(flag, path)

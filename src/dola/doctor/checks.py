@@ -24,7 +24,6 @@ from dola.loading.weights import WeightsReport
 from dola.methods.config import DoLaConfig
 from dola.methods.contrast import contrast, threshold
 from dola.methods.divergences import DIVERGENCES
-from dola.methods.layers import candidate_layers
 from dola.methods.vocabulary import WHOLE, log_probs
 from dola.model.anatomy import READOUT_TOLERANCE, Anatomy
 from dola.model.generation_fields import FIELDS, review, shown
@@ -132,7 +131,7 @@ class Examination:
             if self.asked is not None:
                 raise
             self.config = DoLaConfig()  # the check of the generation config has failed
-        self.layers = candidate_layers(self.config.layers, anatomy.num_layers, tied=anatomy.tied)
+        self.layers = anatomy.candidates(self.config.layers)
         return OK, f"candidate layers {', '.join(map(str, self.layers))} of {anatomy.num_layers}"
 
     def _encode(self) -> tuple[str, str]:
