@@ -21,9 +21,14 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: $(VENV)/.ready  ## a real model answers factual questions greedily and with DoLa, side by side
 	$(BIN)/python examples/worked_examples.py
 
+# Two processes with a thread each: tiny models leave a second core idle otherwise. tests/conftest.py keeps together what shares a model.
+WORKERS ?= 2
+PARALLEL = OMP_NUM_THREADS=1
+TOGETHER = -n $(WORKERS) --dist loadgroup
+
 test: $(VENV)/.ready  ## the tests, on tiny random models and on two real ones
 	$(BIN)/dola models pull smollm2 gemma3-270m
-	$(BIN)/python -m pytest --cov $(PYTEST)
+	$(PARALLEL) $(BIN)/python -m pytest --cov $(TOGETHER) $(PYTEST)
 
 test-eval: $(VENV)/.ready  ## the tests of lm-evaluation-harness and of charts; installs the extras for them
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,eval,plot]'
@@ -41,13 +46,13 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 	@touch $@
 
 test-lowest: $(LOWEST)/.ready  ## the tests with the lowest torch, transformers and Python that are supported
-	$(LOWEST)/bin/python -m pytest $(PYTEST)
+	$(PARALLEL) $(LOWEST)/bin/python -m pytest $(TOGETHER) $(PYTEST)
 
 # Not a .ready: what is newest changes. Upgrading what is there takes seconds.
 test-newest:  ## the tests with the newest torch and transformers that pyproject.toml allows; downloads 3 GB the first time
 	test -d $(NEWEST) || $(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --upgrade --upgrade-strategy eager -e '.[dev]'
-	$(NEWEST)/bin/python -m pytest $(PYTEST)
+	$(PARALLEL) $(NEWEST)/bin/python -m pytest $(TOGETHER) $(PYTEST)
 
 test-installs:  ## each install line of the docs in a clean environment, then what it promises; INSTALLS="cli ui" tries these alone
 	$(PYTHON) tests/installs.py $(INSTALLS)

@@ -18,6 +18,18 @@ from dola.errors import DownloadError, MissingExtraError
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together, where there are several processes, tests of one real model, which is slow to load, and of one file."""
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        group = next((name for name in ("gemma3", "smollm2") if name in names), item.path.name)
+        item.add_marker(pytest.mark.xdist_group(_REAL_MODELS.get(item.path.name, group)))
+
+
+_REAL_MODELS = {"test_golden.py": "gemma3", "test_real_models.py": "smollm2"}
+"""Files whose fixtures ask for real models by name, when they run."""
+
+
 @pytest.fixture(scope="session")
 def llama() -> Any:
     """One shared tiny model. Tests attach to it with `with`, so that it is plain again behind them."""
