@@ -160,7 +160,7 @@ def command(
         sample,
         name=model,
         dola=own,
-        repetition_penalty=options.PENALTY if repetition_penalty is None else repetition_penalty,
+        repetition_penalty=repetition_penalty,
         batch_size=batch_size or 8,
         judges=_judges(judge, info_judge, judge_url, loading),
         answers=answers,

@@ -132,7 +132,7 @@ def command(
         train=train,
         static=layers,
         relative_top=relative_top,
-        repetition_penalty=options.PENALTY if repetition_penalty is None else repetition_penalty,
+        repetition_penalty=repetition_penalty,
         batch_size=batch_size or 8,
         seed=seed,
         results=results,

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from dola.decoding.attach import as_config
 from dola.errors import UsageError
-from dola.evidence.choice import measure_ways, recipes_of, score_items
+from dola.evidence.choice import measure_ways, score_items, static_recipes
 from dola.evidence.generation import Texts, generate_texts
 from dola.evidence.report import Report, make_report
 from dola.evidence.sample import Sample
@@ -27,9 +27,6 @@ from dola.scoring.score import Scores
 from dola.tasks.judge import Judge
 from dola.tasks.vicuna import write_answers
 from dola.text.chat import has_chat
-
-PENALTY = 1.2
-"""Of DoLa in tasks that generate, as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def evaluate(
     *,
     name: str,
     dola: DoLaConfig | None = None,
-    repetition_penalty: float = PENALTY,
+    repetition_penalty: float | None = None,
     batch_size: int = 8,
     judges: Judges | None = None,
     answers: Path | None = None,
@@ -71,7 +68,7 @@ def evaluate(
         dola: Threshold, divergence and final norm of the DoLa rows; layers other than "low" and "high", which every report
             has, get a row of their own. By default DoLaConfig's, with the threshold of the paper's run of this task and the
             layers that `attach` has by default.
-        repetition_penalty: Of DoLa, and of a control, where text is generated.
+        repetition_penalty: Of DoLa, and of a control, where text is generated; by default that of the paper's run of this task.
         batch_size: Prompts at a time, where text is generated.
         judges: Needed for tasks of the kind "open".
         answers: The folder for the files of tasks of the kind "answers", which need it.
@@ -94,7 +91,8 @@ def evaluate(
         raise UsageError(f"{task.name} needs a judge of answers.", hint="--judge MODEL, or --judge-url URL --judge NAME")
     if task.kind == "answers" and answers is None:
         raise UsageError(f"{task.name} writes its answers to files, and no folder is named.", hint="--answers FOLDER")
-    ways = generation_ways(own, repetition_penalty)
+    penalty = task.paper.repetition_penalty if repetition_penalty is None else repetition_penalty
+    ways = generation_ways(own, penalty)
     assert task.generation is not None
     texts = generate_texts(
         model,
@@ -111,7 +109,7 @@ def evaluate(
     )
     settings = {
         "dola": asdict(own),
-        "repetition_penalty": repetition_penalty,
+        "repetition_penalty": penalty,
         "batch_size": batch_size,
         **asdict(task.generation),
         "judges": list(judges.names) if judges and task.kind == "open" else None,
@@ -142,9 +140,10 @@ def _choice(
     progress: bool,
 ) -> Report:
     ways = choice_ways(sample.task, own, seed=sample.seed)
-    recipes = recipes_of(ways, model, own)
+    static = static_recipes(model, own)
+    recipes = {way.name: way.recipe for way in ways if way.recipe is not None} | static
     scores = score_items(model, tokenizer, sample.items, recipes, results=results, facts=sample.facts, progress=progress)
-    values, chosen = measure_ways(sample.task, sample.items, scores, ways, seed=sample.seed)
+    values, chosen = measure_ways(sample.task, sample.items, scores, ways, static=static, seed=sample.seed)
     layers = {way.name: scores.layer_shares(way.name) for way in ways if way.name in scores.values}
     notes = [
         *_cut(sample, scores.truncated, f"{window(model)} tokens with the continuations"),

@@ -28,8 +28,6 @@ from dola.scoring.recipe import Recipe
 from dola.tasks import TASKS, Task
 
 OFF = "off"
-PENALTY = 1.2
-"""Repetition penalty of DoLa in tasks that generate, as in the paper; off is tried with it and without."""
 
 Candidates = dict[str, DoLaConfig | None]
 """Settings by name, None for off."""
@@ -95,7 +93,7 @@ def tune(
     train: int | None = None,
     static: Sequence[int] = (),
     relative_top: float | None = None,
-    repetition_penalty: float = PENALTY,
+    repetition_penalty: float | None = None,
     batch_size: int = 8,
     seed: int = 0,
     results: str | os.PathLike[str] | None = None,
@@ -119,7 +117,7 @@ def tune(
             tasks try the candidates of both buckets, without being asked.
         relative_top: The plausibility threshold of all candidates. By default scoring takes the paper's for the task, and
             `Tuning.config` DoLaConfig's: a threshold of 0, as for TruthfulQA's given answers, is none to decode with.
-        repetition_penalty: Where text is generated.
+        repetition_penalty: Where text is generated; by default that of the paper's run. Off is tried with it and without.
         batch_size: Prompts at a time, where text is generated.
         seed: Of folds, subsets and intervals.
         results: A file that keeps what has been found. Where it exists, the run goes on from it.
@@ -144,6 +142,7 @@ def tune(
     if metric not in names:
         raise ConfigError(f"{metric!r} is no metric of {task.name}; there are {', '.join(names)}.", hint=f"use {names[0]}")
     top = task.paper.relative_top if relative_top is None else relative_top
+    with_dola = task.paper.repetition_penalty if repetition_penalty is None else repetition_penalty
     run: dict[str, Any] = {"results": results, "facts": facts, "progress": progress}
     if task.kind == "choice":
         candidates = choice_candidates(model, relative_top=top)
@@ -151,14 +150,14 @@ def tune(
     else:
         candidates = generation_candidates(static, relative_top=top)
         run |= {"batch_size": batch_size, "seed": seed}
-        judged = _by_subset(model, tokenizer, task, items, candidates, metric, repetition_penalty, train=train, run=run)
+        judged = _by_subset(model, tokenizer, task, items, candidates, metric, with_dola, train=train, run=run)
     binary = next(each.binary for each in task.metrics if each.name == metric)
     gain = compare(judged.off, judged.chosen_values, binary=binary, seed=seed)
     best = max(judged.means, key=lambda name: judged.means[name])
     config = candidates.get(best) if gain.significant and gain.difference > 0 else None
     penalty = None
     if task.kind == "generation":
-        penalty = repetition_penalty if config is not None or judged.baseline != OFF else 1.0
+        penalty = with_dola if config is not None or judged.baseline != OFF else 1.0
     return Tuning(
         task=task.name,
         metric=metric,
