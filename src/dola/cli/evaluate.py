@@ -53,8 +53,6 @@ SCHEMA = {
 }
 """Fields of `dola eval --json`: one object."""
 
-GENERATES = ("generation", "open", "answers")
-
 
 def command(
     task: Annotated[str, typer.Argument(help=f"One of {', '.join(evaluation.TASK_NAMES)}.")],
@@ -117,23 +115,22 @@ def command(
       dola eval strategyqa --data train.json --data dev.json --limit 50 --batch-size 4
     """
     sample = evaluation.find_sample(task, data, limit, seed)
-    kind = sample.task.kind
-    evaluation.check_kind(
+    from dola.tasks import GenerationTask
+
+    generates = isinstance(sample.task, GenerationTask)
+    judged = isinstance(sample.task, GenerationTask) and sample.task.judged
+    evaluation.check_use(
         task,
-        kind,
         {
-            "--repetition-penalty": (repetition_penalty, GENERATES),
-            "--batch-size": (batch_size, GENERATES),
-            "--judge": (judge, ("open",)),
-            "--info-judge": (info_judge, ("open",)),
-            "--judge-url": (judge_url, ("open",)),
-            "--answers": (answers, ("answers",)),
+            "--repetition-penalty": (repetition_penalty, generates),
+            "--batch-size": (batch_size, generates),
+            "--judge": (judge, judged),
+            "--info-judge": (info_judge, judged),
+            "--judge-url": (judge_url, judged),
+            "--answers": (answers, sample.task.measure is None),
         },
     )
-    if kind == "open" and judge is None:
-        raise UsageError(f"{task} needs a judge of answers.", hint="--judge MODEL, or --judge-url URL --judge NAME")
-    if kind == "answers" and answers is None:
-        raise UsageError(f"{task} writes its answers to files, and no folder is named.", hint="--answers FOLDER")
+    sample.task.check_means(judge, answers)
     for flag, path in (("--markdown", markdown), ("--results", results)):
         evaluation.check_writable(flag, path)
     if answers is not None:

@@ -71,16 +71,15 @@ def find_sample(name: str, data: list[str] | None, limit: int | None, seed: int)
     return Sample.of(find_task(name), data or (), limit=limit, seed=seed)
 
 
-def check_kind(name: str, kind: str, given: Mapping[str, tuple[Any, tuple[str, ...]]]) -> None:
-    """Refuse options that a task of this kind has no use for.
+def check_use(name: str, given: Mapping[str, tuple[Any, bool]]) -> None:
+    """Refuse options that a task has no use for.
 
     Args:
-        name: Of the task.
-        kind: Of the task.
-        given: By flag: its value, None where it was not given, and the kinds of tasks that it is for.
+        name: Name of the task.
+        given: By flag: its value, None where it was not given, and whether the task has a use for it.
     """
-    for flag, (value, kinds) in given.items():
-        if value is not None and kind not in kinds:
+    for flag, (value, used) in given.items():
+        if value is not None and not used:
             raise UsageError(f"{flag} has no meaning for {name}.", hint=f"leave {flag} out")
 
 

@@ -99,18 +99,19 @@ def command(
       dola tune gsm8k --data test.jsonl --limit 200 --train 50 --static 8,14
     """
     sample = evaluation.find_sample(task, data, limit, seed)
-    kind = sample.task.kind
-    if kind not in ("choice", "generation"):
+    if not sample.task.measured_alone:
         raise UsageError(f"{task} has no metric to choose by without a judge.", hint="dola tune truthfulqa-mc --data FILE")
-    evaluation.check_kind(
+    from dola.tasks import GenerationTask
+
+    generates = isinstance(sample.task, GenerationTask)
+    evaluation.check_use(
         task,
-        kind,
         {
-            "--folds": (folds, ("choice",)),
-            "--train": (train, ("generation",)),
-            "--static": (static, ("generation",)),
-            "--repetition-penalty": (repetition_penalty, ("generation",)),
-            "--batch-size": (batch_size, ("generation",)),
+            "--folds": (folds, not generates),
+            "--train": (train, generates),
+            "--static": (static, generates),
+            "--repetition-penalty": (repetition_penalty, generates),
+            "--batch-size": (batch_size, generates),
         },
     )
     layers = () if static is None else parse(static)

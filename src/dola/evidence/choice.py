@@ -15,7 +15,7 @@ from dola.methods.config import DoLaConfig
 from dola.model.anatomy import Anatomy
 from dola.scoring.recipe import Recipe
 from dola.scoring.score import Scores, score
-from dola.tasks import Task
+from dola.tasks import ChoiceTask
 from dola.tasks.items import ChoiceItem
 
 Values = dict[str, list[float]]
@@ -44,12 +44,12 @@ def static_recipes(model: Any, own: DoLaConfig) -> dict[str, Recipe]:
     return {static_name(layer): Recipe(replace(own, layers=[layer])) for layer in layers}
 
 
-def measure(task: Task, items: Sequence[ChoiceItem], scores: Scores, name: str) -> Values:
+def measure(task: ChoiceTask, items: Sequence[ChoiceItem], scores: Scores, name: str) -> Values:
     """The task's metrics under one of the scored recipes."""
     return _measured(task, items, lambda i: scores.values[name][i], scores.tokens)
 
 
-def measure_length(task: Task, items: Sequence[ChoiceItem], scores: Scores, *, seed: int) -> Values:
+def measure_length(task: ChoiceTask, items: Sequence[ChoiceItem], scores: Scores, *, seed: int) -> Values:
     """The task's metrics of a scorer that answers with the number of tokens, LENGTH_NATS for each.
 
     Answers of the same length tie, which scores of a model never do, and tasks differ in who wins a tie: in FACTOR it is the
@@ -64,7 +64,7 @@ def measure_length(task: Task, items: Sequence[ChoiceItem], scores: Scores, *, s
 
 
 def measure_ways(
-    task: Task, items: Sequence[ChoiceItem], scores: Scores, ways: Sequence[Way], *, static: Iterable[str], seed: int
+    task: ChoiceTask, items: Sequence[ChoiceItem], scores: Scores, ways: Sequence[Way], *, static: Iterable[str], seed: int
 ) -> tuple[dict[str, Values], dict[str, list[str]]]:
     """The metrics of all ways, by their names; and by metric the layer of `static` that was chosen for each fold."""
     found: dict[str, Values] = {}
@@ -106,8 +106,7 @@ def held_out(
 
 
 def _measured(
-    task: Task, items: Sequence[ChoiceItem], of: Callable[[int], Sequence[float]], tokens: Sequence[Sequence[int]]
+    task: ChoiceTask, items: Sequence[ChoiceItem], of: Callable[[int], Sequence[float]], tokens: Sequence[Sequence[int]]
 ) -> Values:
-    assert task.measure is not None
     per_item = [task.measure(item, of(i), tokens[i]) for i, item in enumerate(items)]
     return {metric.name: [values[metric.name] for values in per_item] for metric in task.metrics}

@@ -25,7 +25,7 @@ from dola.methods.config import DoLaConfig
 from dola.methods.names import DIVERGENCES
 from dola.model.anatomy import Anatomy
 from dola.scoring.recipe import Recipe
-from dola.tasks import TASKS, Task
+from dola.tasks import TASKS, ChoiceTask, GenerationTask, Task
 
 OFF = "off"
 
@@ -108,7 +108,7 @@ def tune(
     Args:
         model: A decoder-only Hugging Face model, without DoLa on it.
         tokenizer: Its tokenizer.
-        task: A task of the kind "choice" or "generation", or its name.
+        task: A task that needs no judge, or its name.
         items: Its items.
         metric: What is maximised; the task's first metric, unless given.
         folds: Of multiple-choice tasks.
@@ -130,7 +130,7 @@ def tune(
         LayersError: Layers that this model does not have.
     """
     task = TASKS[task] if isinstance(task, str) else task
-    if task.kind not in ("choice", "generation"):
+    if not task.measured_alone:
         raise InputError(f"{task.name} has no metric to choose by without a judge.", hint="tune on truthfulqa-mc or gsm8k")
     if len(items) < 2:
         raise InputError(
@@ -144,7 +144,7 @@ def tune(
     top = task.paper.relative_top if relative_top is None else relative_top
     with_dola = task.paper.repetition_penalty if repetition_penalty is None else repetition_penalty
     run: dict[str, Any] = {"results": results, "facts": facts, "progress": progress}
-    if task.kind == "choice":
+    if isinstance(task, ChoiceTask):
         candidates = choice_candidates(model, relative_top=top)
         judged = _by_folds(model, tokenizer, task, items, candidates, metric, folds=folds, seed=seed, run=run)
     else:
@@ -156,7 +156,7 @@ def tune(
     best = max(judged.means, key=lambda name: judged.means[name])
     config = candidates.get(best) if gain.significant and gain.difference > 0 else None
     penalty = None
-    if task.kind == "generation":
+    if isinstance(task, GenerationTask):
         penalty = with_dola if config is not None or judged.baseline != OFF else 1.0
     return Tuning(
         task=task.name,
@@ -218,7 +218,7 @@ class _Judged:
 def _by_folds(
     model: Any,
     tokenizer: Any,
-    task: Task,
+    task: ChoiceTask,
     items: Sequence[Any],
     candidates: Candidates,
     metric: str,
@@ -249,7 +249,7 @@ def _by_folds(
 def _by_subset(
     model: Any,
     tokenizer: Any,
-    task: Task,
+    task: GenerationTask,
     items: Sequence[Any],
     candidates: Candidates,
     metric: str,
@@ -273,7 +273,6 @@ def _by_subset(
         ways[name] = Way(name, name, Recipe(None), penalty)
 
     def values(which: Sequence[Any], names: Sequence[str], file: Any) -> tuple[dict[str, list[float]], int]:
-        assert task.generation is not None
         assert task.measure is not None
         texts = generate_texts(
             model, tokenizer, which, [ways[name] for name in names], task.generation, **{**run, "results": file}

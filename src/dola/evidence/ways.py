@@ -9,7 +9,7 @@ from enum import Enum
 from dola.methods.config import DoLaConfig
 from dola.methods.layers import candidate_layers
 from dola.scoring.recipe import Recipe
-from dola.tasks import Task
+from dola.tasks import ChoiceTask
 
 VANILLA = "vanilla"
 STATIC = "static, held out"
@@ -73,7 +73,7 @@ def static_name(layer: int) -> str:
     return f"layer {layer}"
 
 
-def choice_ways(task: Task, own: DoLaConfig, *, seed: int = 0) -> list[Way]:
+def choice_ways(task: ChoiceTask, own: DoLaConfig, *, seed: int = 0) -> list[Way]:
     """The ways to score a multiple-choice task.
 
     Args:
