@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +11,7 @@ import typer
 from dola.cli import options
 from dola.cli.endings import importing
 from dola.errors import UsageError
+from dola.files import text_file
 
 if TYPE_CHECKING:
     from dola.evidence.sample import Sample
@@ -87,16 +86,10 @@ def check_writable(flag: str, path: Path | None) -> None:
     """Find out before the first hour of work that a file cannot be written."""
     if path is None:
         return
-    folder = path.resolve().parent
-    problem = None
-    if path.is_dir():
-        problem = errno.EISDIR
-    elif not folder.is_dir():
-        problem = errno.ENOTDIR if folder.exists() else errno.ENOENT
-    elif not os.access(path if path.exists() else folder, os.W_OK):
-        problem = errno.EACCES
-    if problem is not None:
-        raise UsageError(f"{flag} {str(path)!r}: {os.strerror(problem)}.", hint="check the path")
+    try:
+        text_file.check_writable(path)
+    except OSError as error:
+        raise UsageError(f"{flag} {str(path)!r}: {error.strerror}.", hint="check the path") from None
 
 
 def set_threads(threads: int | None) -> None:
