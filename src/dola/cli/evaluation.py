@@ -15,6 +15,8 @@ from dola.files import text_file
 
 if TYPE_CHECKING:
     from dola.evidence.sample import Sample
+    from dola.loading.models import LoadedModel
+    from dola.tasks import Task
 
 TASK_NAMES = (
     "truthfulqa-mc",
@@ -70,39 +72,37 @@ def find_sample(name: str, data: list[str] | None, limit: int | None, seed: int)
     return Sample.of(find_task(name), data or (), limit=limit, seed=seed)
 
 
-def check_use(name: str, given: Mapping[str, tuple[Any, bool]]) -> None:
-    """Refuse options that a task has no use for.
+def penalty_option(what: str) -> Any:
+    """The option of the repetition penalty.
 
     Args:
-        name: Name of the task.
-        given: By flag: its value, None where it was not given, and whether the task has a use for it.
+        what: What it is the penalty of, for the help.
     """
-    for flag, (value, used) in given.items():
+    return typer.Option(help=what, show_default=str(options.PENALTY), callback=options.between(0.01))
+
+
+def check_use(task: Task, used: bool, given: Mapping[str, Any]) -> None:
+    """Refuse options that were given (by flag, None where they were not), unless the task has a use for them."""
+    for flag, value in given.items():
         if value is not None and not used:
-            raise UsageError(f"{flag} has no meaning for {name}.", hint=f"leave {flag} out")
+            raise UsageError(f"{flag} has no meaning for {task.name}.", hint=f"leave {flag} out")
 
 
-def check_writable(flag: str, path: Path | None) -> None:
-    """Find out before the first hour of work that a file cannot be written."""
-    if path is None:
-        return
-    try:
-        text_file.check_writable(path)
-    except OSError as error:
-        raise UsageError(f"{flag} {str(path)!r}: {error.strerror}.", hint="check the path") from None
+def check_writable(files: Mapping[str, Path | None]) -> None:
+    """Find out before the first hour of work that a file (by flag) cannot be written."""
+    for flag, path in files.items():
+        try:
+            if path is not None:
+                text_file.check_writable(path)
+        except OSError as error:
+            raise UsageError(f"{flag} {str(path)!r}: {error.strerror}.", hint="check the path") from None
 
 
-def set_threads(threads: int | None) -> None:
-    """Have torch use so many threads."""
+def load_model(name: str, *, threads: int | None, **loading: Any) -> LoadedModel:
+    """As `options.load_model`, with so many threads of torch."""
     if threads is not None:
         with importing():
             import torch
 
         torch.set_num_threads(threads)
-
-
-def progress_is_wanted() -> bool:
-    """Whether somebody watches."""
-    import sys
-
-    return sys.stderr.isatty()
+    return options.load_model(name, **loading)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from dola.errors import DataError, UsageError
 from dola.tasks.data import Data, HubDataset, Source, open_data
@@ -134,14 +134,13 @@ class ChoiceTask(BaseTask):
 
     Attributes:
         measure: Metric values of one item, by name, from (item, scores, token counts).
+        generates, judged, measured_alone: As of GenerationTask.
     """
 
     measure: Callable[[ChoiceItem, Sequence[float], Sequence[int]], dict[str, float]]
-
-    @property
-    def measured_alone(self) -> bool:
-        """Whether `measure` needs no judge."""
-        return True
+    generates: ClassVar[bool] = False
+    judged: ClassVar[bool] = False
+    measured_alone: ClassVar[bool] = True
 
     def check_means(self, judge: object, folder: object) -> None:
         """Nothing is needed."""
@@ -157,10 +156,12 @@ class GenerationTask(BaseTask):
             info judge). None where answers are judged elsewhere: they are written to files.
         judged: Whether models judge the answers.
         chat: Whether prompts go through the chat template of a model that has one.
+        generates: Whether text is generated.
     """
 
     generation: Generation
     measure: Callable[..., dict[str, float]] | None
+    generates: ClassVar[bool] = True
     judged: bool = False
     chat: bool = False
 
