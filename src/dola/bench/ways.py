@@ -20,6 +20,7 @@ from transformers import CompileConfig, GenerationConfig, StoppingCriteria, Stop
 from dola import Anatomy, DoLaConfig, attach
 from dola.bench.baseline import decode_as_before
 from dola.errors import ConfigError
+from dola.methods.names import RECOMMENDED_PENALTY
 
 CACHES = ("dynamic", "static")
 
@@ -35,7 +36,7 @@ class Settings:
         cache: "dynamic" or "static".
         compile: Whether `generate` compiles its decoding steps; needs the static cache.
         prompt_lookup: Tokens drafted at a time from the prompt itself, or 0 for no such runs. Batch size 1 only.
-        repetition_penalty: On all sides. The published method uses 1.2.
+        repetition_penalty: On all sides. The published method uses RECOMMENDED_PENALTY.
         old: Whether the old code is timed too.
         memory: Whether peak memory is measured too.
     """
@@ -62,7 +63,8 @@ class Settings:
             )
         if not self.repetition_penalty > 0:
             raise ConfigError(
-                f"repetition_penalty={self.repetition_penalty} is not above 0; 1.0 is none.", hint="use 1.0 or 1.2"
+                f"repetition_penalty={self.repetition_penalty} is not above 0; 1.0 is none.",
+                hint=f"use 1.0 or {RECOMMENDED_PENALTY}",
             )
         if self.compile and self.cache != "static":
             raise ConfigError(

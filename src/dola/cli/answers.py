@@ -7,10 +7,10 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dola.cli import options
 from dola.cli.columns import differs
 from dola.cli.decoding import Decoding, check_length, decode, encode, pieces, uses_chat
 from dola.cli.output import waiting
+from dola.methods.names import RECOMMENDED_PENALTY
 
 if TYPE_CHECKING:
     from dola.methods.config import DoLaConfig
@@ -59,7 +59,7 @@ def answers(
     *,
     layers: Sequence[Any] = ("low", "high"),
     max_new_tokens: int = 50,
-    repetition_penalty: float = options.PENALTY,
+    repetition_penalty: float = RECOMMENDED_PENALTY,
     chat: bool | None = None,
 ) -> list[Answer]:
     """Answers of greedy decoding, of greedy decoding with the same repetition penalty, and of DoLa with each of `layers`.

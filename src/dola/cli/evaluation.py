@@ -12,6 +12,7 @@ from dola.cli import options
 from dola.cli.endings import importing
 from dola.errors import UsageError
 from dola.files import text_file
+from dola.methods.names import RECOMMENDED_PENALTY
 
 if TYPE_CHECKING:
     from dola.evidence.sample import Sample
@@ -78,7 +79,7 @@ def penalty_option(what: str) -> Any:
     Args:
         what: What it is the penalty of, for the help.
     """
-    return typer.Option(help=what, show_default=str(options.PENALTY), callback=options.between(0.01))
+    return typer.Option(help=what, show_default=str(RECOMMENDED_PENALTY), callback=options.between(0.01))
 
 
 def check_use(task: Task, used: bool, given: Mapping[str, Any]) -> None:

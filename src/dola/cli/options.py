@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from dola.loading.weights import WeightsReport
     from dola.methods.config import DoLaConfig
 
-PENALTY = 1.2
-"""`dola.generate.RECOMMENDED_PENALTY`, without the import of torch."""
-
 
 class Divergence(str, Enum):
     """How the premature layer is chosen."""

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from dola.decoding.as_asked import generate_as_asked, odd_ids, own_config
 from dola.decoding.attach import as_config, attach
-from dola.decoding.generate import RECOMMENDED_PENALTY, generate
+from dola.decoding.generate import generate
 from dola.errors import ConfigError, LayersError, ModelError
 from dola.loading.weights import WeightsReport
 from dola.methods.config import DoLaConfig
 from dola.methods.contrast import contrast, threshold
 from dola.methods.divergences import DIVERGENCES
+from dola.methods.names import RECOMMENDED_PENALTY
 from dola.methods.vocabulary import WHOLE, log_probs
 from dola.model.anatomy import READOUT_TOLERANCE, Anatomy
 from dola.model.generation_fields import FIELDS, review, shown

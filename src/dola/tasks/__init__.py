@@ -10,6 +10,7 @@ A task turns rows into items and measures one item at a time; scoring continuati
 
 from __future__ import annotations
 
+from dola.methods.names import RECOMMENDED_PENALTY
 from dola.tasks import factor, gsm8k, strategyqa, truthfulqa, vicuna
 from dola.tasks.data import HubDataset
 from dola.tasks.task import ChoiceTask, Generation, GenerationTask, Metric, PaperSettings, Task
@@ -70,7 +71,7 @@ _TASKS: tuple[Task, ...] = (
         measure=truthfulqa.open_metrics,
         generation=Generation(50, truthfulqa.STOP),
         judged=True,
-        paper=PaperSettings("high", relative_top=0.1, repetition_penalty=1.2),
+        paper=PaperSettings("high", relative_top=0.1, repetition_penalty=RECOMMENDED_PENALTY),
     ),
     *(
         ChoiceTask(
@@ -98,7 +99,7 @@ _TASKS: tuple[Task, ...] = (
         metrics=_generation_metrics(chance=0.5),
         measure=strategyqa.metrics,
         generation=Generation(256, strategyqa.STOP),
-        paper=PaperSettings("low", relative_top=0.1, repetition_penalty=1.2),
+        paper=PaperSettings("low", relative_top=0.1, repetition_penalty=RECOMMENDED_PENALTY),
     ),
     GenerationTask(
         name="gsm8k",
@@ -111,7 +112,7 @@ _TASKS: tuple[Task, ...] = (
         metrics=_generation_metrics(chance=None),
         measure=gsm8k.metrics,
         generation=Generation(256, gsm8k.STOP),
-        paper=PaperSettings("low", relative_top=0.1, repetition_penalty=1.2),
+        paper=PaperSettings("low", relative_top=0.1, repetition_penalty=RECOMMENDED_PENALTY),
     ),
     GenerationTask(
         name="vicuna",
@@ -125,7 +126,7 @@ _TASKS: tuple[Task, ...] = (
         measure=None,
         generation=Generation(1024, vicuna.STOP, temperature=0.7),
         chat=True,
-        paper=PaperSettings("low", relative_top=0.1, repetition_penalty=1.2),
+        paper=PaperSettings("low", relative_top=0.1, repetition_penalty=RECOMMENDED_PENALTY),
     ),
 )
 

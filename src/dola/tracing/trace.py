@@ -15,6 +15,7 @@ from dola.decoding.attach import as_config
 from dola.decoding.call import check_not_empty
 from dola.errors import InputError
 from dola.methods.config import DoLaConfig
+from dola.methods.names import RECOMMENDED_PENALTY
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import check_eval, window
 from dola.text.encoding import Encoder
@@ -31,7 +32,7 @@ def trace(
     *,
     generate: int = 0,
     decode: str = "dola",
-    repetition_penalty: float = 1.2,
+    repetition_penalty: float = RECOMMENDED_PENALTY,
     top_k: int = 5,
     anatomy: Anatomy | None = None,
     **settings: Any,

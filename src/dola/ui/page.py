@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 
 from dola.methods.layers import BUCKETS
-from dola.methods.names import DIVERGENCES
+from dola.methods.names import DIVERGENCES, RECOMMENDED_PENALTY
 from dola.plot.html import page, page_data
 from dola.tracing.data import LayerTrace
 from dola.tracing.trace_file import write_traces
@@ -150,7 +150,7 @@ def _settings(limits: Limits, model: str, models: Sequence[str], choose: bool) -
             ),
             "repetition_penalty": gr.Slider(
                 1, 2, value=usual.repetition_penalty, step=0.05, label="Repetition penalty",
-                info=f"Of both. The paper uses {usual.repetition_penalty}.",
+                info=f"Of both. The paper uses {RECOMMENDED_PENALTY}.",
             ),
             "relative_top": gr.Slider(
                 0, 1, value=usual.relative_top, step=0.01, label="relative_top",

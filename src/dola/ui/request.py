@@ -10,6 +10,7 @@ from typing import Any
 from dola.errors import InputError
 from dola.methods.config import DoLaConfig
 from dola.methods.layers import parse
+from dola.methods.names import RECOMMENDED_PENALTY
 from dola.text.chat import has_chat
 from dola.text.encoding import Encoder
 
@@ -53,7 +54,7 @@ class Request:
     divergence: str = "jsd"
     final_norm: bool = True
     relative_top: float = 0.1
-    repetition_penalty: float = 1.2
+    repetition_penalty: float = RECOMMENDED_PENALTY
     new_tokens: int = 40
 
     def config(self) -> DoLaConfig:
@@ -91,7 +92,7 @@ class Request:
         if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
             raise InputError(
                 f"The repetition penalty {self.repetition_penalty} is out of range; allowed is more than 0.",
-                hint="1 is none, 1.2 is what the paper uses",
+                hint=f"1 is none, {RECOMMENDED_PENALTY} is what the paper uses",
             )
 
     def tokens(self, encoder: Encoder, limits: Limits) -> list[int]:
