@@ -1,6 +1,7 @@
 """DoLaConfig and layer resolution: what is accepted, and what the errors say."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -19,6 +20,12 @@ def test_defaults_are_the_papers_method():
     assert dola.DoLaConfig.reference("low") == dola.DoLaConfig("low", divergence="reference", final_norm=False)
     assert dola.DoLaConfig.reference().raw_head
     assert not dola.DoLaConfig(final_norm=False).raw_head
+
+
+def test_the_settings_as_a_dict_make_the_same_configuration():
+    config = dola.DoLaConfig([3, 1], relative_top=0.25, divergence="reference", final_norm=False, lazy=False)
+    assert config.as_dict() == dataclasses.asdict(config)
+    assert dola.DoLaConfig(**json.loads(json.dumps(config.as_dict()))) == config
 
 
 def test_frozen_hashable_and_normalised():

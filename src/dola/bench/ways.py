@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -50,6 +50,10 @@ class Settings:
     repetition_penalty: float = 1.0
     old: bool = True
     memory: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings by name, for JSON."""
+        return asdict(self) | {"dola": self.dola.as_dict()}
 
     def __post_init__(self) -> None:
         for name, least in (("new_tokens", 2), ("repeats", 1), ("prompt_lookup", 0)):

@@ -190,6 +190,14 @@ def dola_config(
     return dataclasses.replace(base, **{name: value for name, value in changes.items() if value is not None})
 
 
+def settings_beside_layers(config: DoLaConfig | None) -> dict[str, Any]:
+    """The other settings of the method, for JSON: null without DoLa."""
+    from dola.methods.config import DoLaConfig
+
+    found = (config or DoLaConfig()).as_dict()
+    return {name: config and value for name, value in found.items() if name not in ("layers", "lazy")}
+
+
 def parse_layers(text: str) -> str | tuple[int, ...]:
     """`--layers` as DoLaConfig takes it: the name of layers, or their indices.
 

@@ -116,13 +116,7 @@ def _names(argument: str, option: str, *, shortest: str = "") -> bool:
 
 def _settings(config: DoLaConfig, capture: str | None, default: Default) -> dict[str, Any]:
     """The "dola" object of vLLM's additional_config."""
-    settings: dict[str, Any] = {
-        "layers": config.layers,
-        "relative_top": config.relative_top,
-        "divergence": config.divergence,
-        "final_norm": config.final_norm,
-        "default": default.value,
-    }
+    settings = {"layers": config.layers, **options.settings_beside_layers(config), "default": default.value}
     return settings if capture is None else {**settings, "capture": options.parse_layers(capture)}
 
 

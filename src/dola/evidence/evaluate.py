@@ -104,7 +104,7 @@ def evaluate(
     )
     judges = judges if task.judged else None
     settings = {
-        "dola": asdict(dola),
+        "dola": dola.as_dict(),
         "repetition_penalty": penalty,
         "batch_size": batch_size,
         **asdict(task.generation),
@@ -155,7 +155,7 @@ def _choice(
         name,
         ways,
         values,
-        settings={"dola": asdict(own)},
+        settings={"dola": own.as_dict()},
         layers=layers,
         implausible={name: _implausible(scores, name) for name in layers},
         notes=notes,

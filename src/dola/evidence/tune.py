@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -79,7 +79,7 @@ class Tuning:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as plain dicts, lists and numbers."""
-        return asdict(self) | {"sentence": self.sentence}
+        return asdict(self) | {"config": self.config and self.config.as_dict(), "sentence": self.sentence}
 
 
 def tune(
@@ -298,8 +298,7 @@ def _name(config: DoLaConfig) -> str:
 
 
 def _to_decode_with(config: DoLaConfig, relative_top: float | None) -> DoLaConfig:
-    top = DoLaConfig.relative_top if relative_top is None else relative_top
-    return DoLaConfig(config.layers, relative_top=top, divergence=config.divergence, final_norm=config.final_norm)
+    return replace(config, relative_top=DoLaConfig.relative_top if relative_top is None else relative_top)
 
 
 def _settings(config: DoLaConfig | None, relative_top: float | None, penalty: float | None) -> dict[str, Any]:
@@ -307,6 +306,6 @@ def _settings(config: DoLaConfig | None, relative_top: float | None, penalty: fl
     judged = {} if penalty is None else {"repetition-penalty": penalty}
     if config is None:
         return {"layers": OFF, **judged}
-    layers = config.layers if isinstance(config.layers, str) else list(config.layers)
-    top = {} if relative_top is None else {"relative-top": relative_top}
-    return {"layers": layers, "divergence": config.divergence, "final-norm": config.final_norm, **top, **judged}
+    left_out = ("lazy",) if relative_top is not None else ("lazy", "relative_top")
+    method = {name.replace("_", "-"): value for name, value in config.as_dict().items() if name not in left_out}
+    return method | judged

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, asdict, dataclass, fields
 from numbers import Real
+from typing import Any
 
 from dola.errors import ConfigError
 from dola.files.settings_file import read_object
@@ -67,6 +68,10 @@ class DoLaConfig:
         contrast of the last layer with itself.
         """
         return cls(layers, divergence="reference", final_norm=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings by name, for JSON; `DoLaConfig(**settings)` is the same configuration."""
+        return asdict(self)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> DoLaConfig:

@@ -103,13 +103,12 @@ def as_trace(
 ) -> LayerTrace:
     """What `reader` read of some tokens, with all that a LayerTrace says beside."""
     config, anatomy = reader.config, reader.anatomy
-    chosen = {"layers": config.layers, "relative_top": config.relative_top, "divergence": config.divergence}
     penalty = {} if repetition_penalty is None else {"repetition_penalty": repetition_penalty}
     return LayerTrace(
         model=anatomy.lm.config.name_or_path,
         prompt=prompt,
         mode=mode,
-        settings={**chosen, "final_norm": config.final_norm, "lazy": config.lazy, **penalty},
+        settings={**config.as_dict(), **penalty},
         num_layers=anatomy.num_layers,
         candidates=reader.candidates,
         prompt_tokens=prompt_tokens,
