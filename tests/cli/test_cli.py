@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from command import ROOT, dola_process, environment
 
 import dola
 from dola.cli import main
-from dola.cli.options import PENALTY, Divergence
+from dola.cli.generate import command as generate
+from dola.cli.options import Divergence
 from dola.contrast import DIVERGENCES
 from dola.decoding.generate import RECOMMENDED_PENALTY
 from dola.errors import ModelFileError
@@ -141,5 +143,5 @@ def test_completion_is_installed(tmp_path):
 
 
 def test_what_options_repeat_of_modules_that_they_cannot_import():
-    assert PENALTY == RECOMMENDED_PENALTY
+    assert signature(generate).parameters["repetition_penalty"].default == RECOMMENDED_PENALTY == 1.2
     assert [each.value for each in Divergence] == list(DIVERGENCES)

@@ -1,6 +1,7 @@
 """DoLaConfig and layer resolution: what is accepted, and what the errors say."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from families import tiny
 
 import dola
 from dola.errors import ConfigError, LayersError
-from dola.methods.layers import candidate_layers
+from dola.methods.layers import candidate_layers, parse
 
 
 def test_defaults_are_the_papers_method():
@@ -19,6 +20,12 @@ def test_defaults_are_the_papers_method():
     assert dola.DoLaConfig.reference("low") == dola.DoLaConfig("low", divergence="reference", final_norm=False)
     assert dola.DoLaConfig.reference().raw_head
     assert not dola.DoLaConfig(final_norm=False).raw_head
+
+
+def test_the_settings_as_a_dict_make_the_same_configuration():
+    config = dola.DoLaConfig([3, 1], relative_top=0.25, divergence="reference", final_norm=False, lazy=False)
+    assert config.as_dict() == dataclasses.asdict(config)
+    assert dola.DoLaConfig(**json.loads(json.dumps(config.as_dict()))) == config
 
 
 def test_frozen_hashable_and_normalised():
@@ -156,3 +163,40 @@ def test_files_that_hold_no_config(tmp_path, content, message):
         path.write_text(content)
     with pytest.raises(ConfigError, match=message):
         dola.DoLaConfig.from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("high", "high"),
+        (" low ", "low"),
+        ("last:10", "last:10"),
+        ("24,28", (24, 28)),
+        (" 24, 28 ", (24, 28)),
+        ("24+28", (24, 28)),
+        ("7", (7,)),
+        ("-1", (-1,)),
+        ("hihg", "hihg"),
+        ("last:0", "last:0"),
+        ([24, 28], [24, 28]),
+        (None, None),
+    ],
+)
+def test_layers_as_people_write_them(written, meant):
+    assert parse(written) == meant
+
+
+@pytest.mark.parametrize(("depth", "count", "first"), [(30, 10, 20), (30, 1, 29), (30, 30, 0), (6, 10, 0), (2, 1, 1)])
+def test_a_window_is_of_the_last_candidate_layers(depth, count, first):
+    layers = DoLaConfig(f"last:{count}").layers
+    assert candidate_layers(layers, depth, tied=True) == tuple(range(first, depth))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["last:0", "last:", "last:-1", "last:1.5", "last: 3", "last10", "LAST:10", "last:10,3", "last:٣"]
+)
+def test_what_is_no_window(wrong):
+    with pytest.raises(LayersError, match="last:10"):
+        DoLaConfig(wrong)
+    with pytest.raises(LayersError, match="last:10"):
+        candidate_layers(wrong, 12, tied=False)

@@ -22,10 +22,10 @@ from dola.evidence.generation import generate_texts
 from dola.evidence.report import make_report, markdown
 from dola.evidence.sample import Sample, draw, find_task
 from dola.evidence.table import render
-from dola.evidence.ways import LENGTH, STATIC, VANILLA, Way, choice_ways, generation_ways
+from dola.evidence.ways import LENGTH, STATIC, VANILLA, Role, Way, choice_ways, generation_ways
 from dola.model.hidden import cut_left
 from dola.scoring.score import Scores
-from dola.tasks import TASKS, Generation
+from dola.tasks import TASKS, Generation, PaperSettings
 from dola.tasks.items import ChoiceItem, QuestionItem
 
 TRUTHFULQA, FACTOR, GSM8K = TASKS["truthfulqa-mc"], TASKS["factor-news"], TASKS["gsm8k"]
@@ -94,6 +94,15 @@ def test_every_report_of_a_choice_task_has_its_controls():
     assert ways["constraint alone"].recipe == Recipe(DoLaConfig("low"), premature="none")
     assert ways["random layer of low"].recipe.seed == 4
     assert {name for name, way in ways.items() if way.control} == set(list(ways)[-5:])
+
+
+def test_the_papers_recipe_is_what_the_tasks_fields_say():
+    paper = PaperSettings("low", relative_top=0.0, post_softmax=True)
+    found = {way.description: way for way in choice_ways(replace(TRUTHFULQA, paper=paper), DoLaConfig())}
+    assert found["the paper's recipe"].recipe == Recipe.reference("low", relative_top=0.0, post_softmax=True)
+    assert found["the paper's recipe"].name == "reference low, normalised"
+    assert Recipe.reference("low", relative_top=0.1, post_softmax=True) == Recipe.factor("low")
+    assert Recipe.reference("high", relative_top=0.0, post_softmax=False) == Recipe.truthfulqa("high")
 
 
 def test_generation_is_compared_with_the_same_penalty():
@@ -341,7 +350,8 @@ def made_report(values, **settings):
     """A report of 40 items from the values of mc1 and mc2 by way; mc3 and mc2_reference are mc2's."""
     items = [ChoiceItem(str(i), "Q", (" a", " b"), (True, False), best=0) for i in range(40)]
     sample = Sample(TRUTHFULQA, items, [], 40)
-    ways = [Way(name, name, control=name == LENGTH) for name in values]
+    roles = {VANILLA: Role.VANILLA, LENGTH: Role.LENGTH}
+    ways = [Way(name, name, role=roles.get(name, Role.METHOD)) for name in values]
     by_way = {name: {"mc1": one, "mc2": two, "mc2_reference": two, "mc3": two} for name, (one, two) in values.items()}
     return make_report(sample, MODEL, "m", ways, by_way, settings={}, **settings)
 

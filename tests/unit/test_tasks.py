@@ -6,7 +6,7 @@ import math
 import pytest
 
 from dola.errors import DataError, InputError
-from dola.tasks import TASKS, factor, gsm8k, strategyqa, truthfulqa, vicuna
+from dola.tasks import TASKS, ChoiceTask, factor, gsm8k, strategyqa, truthfulqa, vicuna
 from dola.tasks.data import Data, Row
 from dola.tasks.items import ChoiceItem, QuestionItem
 from dola.tasks.prompting import before_stop, demonstrations
@@ -285,16 +285,15 @@ def test_vicuna_questions_have_one_turn(turns, message):
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_tasks_measure_what_they_say(task):
     names = [metric.name for metric in task.metrics]
-    arguments = {
-        "choice": (FOUR, [0.0] * 4, [1] * 4),
-        "generation": (QuestionItem("1", "", "", "5"), "The answer is 5."),
-        "open": (QuestionItem("1", "", ""), "So.", Says(1), Says(1)),
-    }
-    if task.kind == "answers":
-        assert (task.measure, names) == (None, [])
+    if isinstance(task, ChoiceTask):
+        assert list(task.measure(FOUR, [0.0] * 4, [1] * 4)) == names
+    elif task.judged:
+        assert list(task.measure(QuestionItem("1", "", ""), "So.", Says(1), Says(1))) == names
+    elif task.measured_alone:
+        assert list(task.measure(QuestionItem("1", "", "", "5"), "The answer is 5.")) == names
     else:
-        assert list(task.measure(*arguments[task.kind])) == names
-    assert (task.generation is None) == (task.kind == "choice")
+        assert (task.measure, names) == (None, [])
+    assert hasattr(task, "generation") == (not isinstance(task, ChoiceTask))
     assert set(task.published) <= {*task.files, "train.jsonl"}
 
 

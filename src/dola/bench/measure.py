@@ -8,7 +8,7 @@ run in blocks, one way after the other.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def measure(
     return BenchResult(
         machine=Machine.here(bench.device),
         model=_describe_model(bench, source),
-        settings=asdict(settings),
+        settings=settings.as_dict(),
         schedule="in blocks" if settings.compile else "in turns",
         cases=tuple(found),
     )

@@ -41,7 +41,7 @@ def peak_memory(bench: Bench, way: Way, prompts: Tensor, source: Source | None) 
         return None
     order = {
         "source": asdict(source),
-        "settings": asdict(bench.settings),
+        "settings": bench.settings.as_dict(),
         "way": asdict(way),
         "threads": torch.get_num_threads(),
         "prompts": prompts.tolist(),

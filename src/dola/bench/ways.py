@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from transformers import CompileConfig, GenerationConfig, StoppingCriteria, Stop
 from dola import Anatomy, DoLaConfig, attach
 from dola.bench.baseline import decode_as_before
 from dola.errors import ConfigError
-from dola.methods.layers import candidate_layers
+from dola.methods.names import RECOMMENDED_PENALTY
 
 CACHES = ("dynamic", "static")
 
@@ -36,7 +36,7 @@ class Settings:
         cache: "dynamic" or "static".
         compile: Whether `generate` compiles its decoding steps; needs the static cache.
         prompt_lookup: Tokens drafted at a time from the prompt itself, or 0 for no such runs. Batch size 1 only.
-        repetition_penalty: On all sides. The published method uses 1.2.
+        repetition_penalty: On all sides. The published method uses RECOMMENDED_PENALTY.
         old: Whether the old code is timed too.
         memory: Whether peak memory is measured too.
     """
@@ -51,6 +51,10 @@ class Settings:
     old: bool = True
     memory: bool = True
 
+    def as_dict(self) -> dict[str, Any]:
+        """The settings by name, for JSON."""
+        return asdict(self) | {"dola": self.dola.as_dict()}
+
     def __post_init__(self) -> None:
         for name, least in (("new_tokens", 2), ("repeats", 1), ("prompt_lookup", 0)):
             if getattr(self, name) < least:
@@ -63,7 +67,8 @@ class Settings:
             )
         if not self.repetition_penalty > 0:
             raise ConfigError(
-                f"repetition_penalty={self.repetition_penalty} is not above 0; 1.0 is none.", hint="use 1.0 or 1.2"
+                f"repetition_penalty={self.repetition_penalty} is not above 0; 1.0 is none.",
+                hint=f"use 1.0 or {RECOMMENDED_PENALTY}",
             )
         if self.compile and self.cache != "static":
             raise ConfigError(
@@ -143,7 +148,7 @@ class Bench:
         self.anatomy = Anatomy.of(model)
         self.model, self.settings = model, settings
         self.device = torch.device(model.device)
-        self.layers = candidate_layers(settings.dola.layers, self.anatomy.num_layers, tied=self.anatomy.tied)
+        self.layers = self.anatomy.candidates(settings.dola.layers)
         self._own_config: Any = None
 
     def __enter__(self) -> Bench:

@@ -6,8 +6,6 @@ command did not write is ever overwritten.
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +14,9 @@ from typing import Any
 from dola.cli.output import json_line
 from dola.cli.prompts import Prompt
 from dola.errors import UsageError
+from dola.files.json_lines import JsonLines, append, open_to_append
 from dola.files.json_text import dumps, finite, loads
+from dola.files.text_file import check_writable
 
 
 class AnswerFile:
@@ -29,7 +29,14 @@ class AnswerFile:
     def __init__(self, path: Path, schema: str) -> None:
         self.path, self.schema = path, schema
         self.done: set[int] = set()
-        self._records, self._length = self._read()
+        try:
+            self._file = JsonLines(path, schema)
+            check_writable(path)
+        except OSError as error:
+            raise UsageError(f"--output {str(path)!r}: {error.strerror}.", hint="check the path") from None
+        if not self._file.cut_line_begins(json_line(schema, {}).encode()[:-2].partition(b', "dola"')[0]):
+            raise self._refusal("it was not written by this command")
+        self._records = [self._record(number, line) for number, line in enumerate(self._file.lines, 1)]
 
     @property
     def seed(self) -> int | None:
@@ -53,37 +60,13 @@ class AnswerFile:
                 if (there := record["settings"].get(name)) != value:
                     raise self._refusal(f"it was made with {name} = {dumps(there)}, and here it is {dumps(value)}")
             self.done.add(index)
-        with self.path.open("ab") as file:
-            if file.seek(0, os.SEEK_END) > self._length:  # /dev/null cannot be truncated, and need not be
-                file.truncate(self._length)
+        with open_to_append(self.path) as file:
+            self._file.drop_cut_line(file)
 
     def write(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Append answers; when this returns they are in the file."""
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write("".join(json_line(self.schema, record) for record in records))
-
-    def _read(self) -> tuple[list[dict[str, Any]], int]:
-        """The complete records, and their length in bytes."""
-        try:
-            content = self.path.read_bytes() if self.path.exists() else b""
-            self._check_writable()
-        except OSError as error:
-            raise UsageError(f"--output {str(self.path)!r}: {error.strerror}.", hint="check the path") from None
-        *lines, rest = content.split(b"\n")
-        start = json_line(self.schema, {}).encode()[:-2].partition(b', "dola"')[0]
-        if rest and not (rest.startswith(start) or start.startswith(rest)):
-            raise self._refusal("it was not written by this command")
-        return [self._record(number, line) for number, line in enumerate(lines, 1)], len(content) - len(rest)
-
-    def _check_writable(self) -> None:
-        """Find out now, not after the first batch, that the file cannot be written; but leave no empty one behind."""
-        if self.path.exists():
-            self.path.open("ab").close()
-            return
-        folder = self.path.resolve().parent
-        os.stat(f"{folder}/.")  # fails unless it is there, and a folder
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        with open_to_append(self.path) as file:
+            append(file, (json_line(self.schema, record) for record in records))
 
     def _record(self, number: int, line: bytes) -> dict[str, Any]:
         record: Any = None
@@ -93,7 +76,7 @@ class AnswerFile:
         if schema == self.schema and _is_answer(record):
             found: dict[str, Any] = record
             return found
-        if isinstance(schema, str) and schema != self.schema and schema.startswith(self.schema.partition("/")[0] + "/"):
+        if self._file.is_other_version(schema):
             raise self._refusal(
                 f"its line {number} has schema {schema!r}, written by dola {record.get('dola')}; "
                 f"this version writes {self.schema!r}"

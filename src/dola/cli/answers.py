@@ -7,10 +7,10 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dola.cli import options
 from dola.cli.columns import differs
 from dola.cli.decoding import Decoding, check_length, decode, encode, pieces, uses_chat
 from dola.cli.output import waiting
+from dola.methods.names import RECOMMENDED_PENALTY
 
 if TYPE_CHECKING:
     from dola.methods.config import DoLaConfig
@@ -59,7 +59,7 @@ def answers(
     *,
     layers: Sequence[Any] = ("low", "high"),
     max_new_tokens: int = 50,
-    repetition_penalty: float = options.PENALTY,
+    repetition_penalty: float = RECOMMENDED_PENALTY,
     chat: bool | None = None,
 ) -> list[Answer]:
     """Answers of greedy decoding, of greedy decoding with the same repetition penalty, and of DoLa with each of `layers`.
@@ -77,13 +77,12 @@ def answers(
         ConfigError: Layers that this model does not have.
     """
     from dola.decoding.attach import as_config
-    from dola.methods.layers import candidate_layers
     from dola.model.anatomy import Anatomy
 
     anatomy = Anatomy.of(model)
     configs = [as_config(chosen, anatomy) for chosen in layers]
     for each in configs:  # a mistake in the last column is told before the first is decoded
-        candidate_layers(each.layers, anatomy.num_layers, tied=anatomy.tied)
+        anatomy.candidates(each.layers)
     inputs = encode(model, tokenizer, [prompt], chat=uses_chat(tokenizer, chat))
     check_length(model, inputs, max_new_tokens)
     penalised = Decoding(max_new_tokens, repetition_penalty)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dola.cli.options import TrustRemoteCode, settle_layers
-from dola.methods.layers import word_or_numbers
+from dola.methods.layers import parse
 
 if TYPE_CHECKING:
     from dola.bench.cases import Case
@@ -118,7 +118,7 @@ def command(
     prompts = prompts or "mixed"
     source = Source(random_weights or model or "smollm2", dtype, device, bool(random_weights), trust_remote_code)
     settings = Settings(
-        dola=DoLaConfig() if layers is None else DoLaConfig(word_or_numbers(layers)),  # which judges what it is given
+        dola=DoLaConfig() if layers is None else DoLaConfig(parse(layers)),  # which judges what it is given
         new_tokens=new_tokens,
         repeats=repeats,
         cache=cache,

@@ -16,6 +16,7 @@ from dola.cli.decoding import uses_chat
 from dola.cli.output import print_json, stdout
 from dola.cli.prompts import read_prompts
 from dola.errors import UsageError
+from dola.methods.names import RECOMMENDED_PENALTY
 
 __all__ = ["Answer", "answers", "command", "render"]
 
@@ -65,7 +66,7 @@ def command(
     relative_top: options.RelativeTop = None,
     reference: options.Reference = False,
     max_new_tokens: options.MaxNewTokens = 50,
-    repetition_penalty: options.RepetitionPenalty = options.PENALTY,
+    repetition_penalty: options.RepetitionPenalty = RECOMMENDED_PENALTY,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
     config: options.ConfigFile = None,
@@ -124,9 +125,7 @@ def _column(answer: Answer) -> dict[str, Any]:
         "title": answer.title,
         "layers": config and config.layers,
         "candidate_layers": answer.candidate_layers,
-        "relative_top": config and config.relative_top,
-        "divergence": config and config.divergence,
-        "final_norm": config and config.final_norm,
+        **options.settings_beside_layers(config),
         "repetition_penalty": answer.repetition_penalty,
         "text": answer.text,
         "token_ids": answer.token_ids,

@@ -125,12 +125,12 @@ def parse_layers(text: str) -> DoLaConfig:
     """The configuration that `--layers` stands for."""
     from dola.errors import LayersError
     from dola.methods.config import DoLaConfig
-    from dola.methods.layers import BUCKETS, word_or_numbers
+    from dola.methods.layers import BUCKETS, is_named, parse
 
-    layers = word_or_numbers(text)
-    if layers == text and text not in BUCKETS:
+    layers = parse(text)
+    if not (isinstance(layers, tuple) or is_named(layers)):
         raise LayersError(
-            f"--layers {text} is neither a bucket nor a list of layers; allowed are {', '.join(BUCKETS)}, or numbers as 24,28.",
+            f"--layers {text} is neither a bucket nor a list of layers; allowed are {', '.join(BUCKETS)}, last:10, or numbers as 24,28.",
             hint="dola doctor smollm2 --layers low",
         )
     return DoLaConfig(layers)

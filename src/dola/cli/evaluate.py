@@ -13,6 +13,7 @@ from dola.errors import UsageError
 
 if TYPE_CHECKING:
     from dola.evidence.evaluate import Judges
+    from dola.evidence.report import Report
     from dola.methods.config import DoLaConfig
     from dola.tasks import Task
 
@@ -53,8 +54,6 @@ SCHEMA = {
 }
 """Fields of `dola eval --json`: one object."""
 
-GENERATES = ("generation", "open", "answers")
-
 
 def command(
     task: Annotated[str, typer.Argument(help=f"One of {', '.join(evaluation.TASK_NAMES)}.")],
@@ -72,11 +71,7 @@ def command(
     relative_top: evaluation.RelativeTop = None,
     repetition_penalty: Annotated[
         float | None,
-        typer.Option(
-            help="Of DoLa, and of a control without it, in tasks that generate.",
-            show_default=str(options.PENALTY),
-            callback=options.between(0.01),
-        ),
+        evaluation.penalty_option("Of DoLa, and of a control without it, in tasks that generate."),
     ] = None,
     limit: evaluation.Limit = None,
     seed: evaluation.Seed = 0,
@@ -117,42 +112,21 @@ def command(
       dola eval strategyqa --data train.json --data dev.json --limit 50 --batch-size 4
     """
     sample = evaluation.find_sample(task, data, limit, seed)
-    kind = sample.task.kind
-    evaluation.check_kind(
-        task,
-        kind,
-        {
-            "--repetition-penalty": (repetition_penalty, GENERATES),
-            "--batch-size": (batch_size, GENERATES),
-            "--judge": (judge, ("open",)),
-            "--info-judge": (info_judge, ("open",)),
-            "--judge-url": (judge_url, ("open",)),
-            "--answers": (answers, ("answers",)),
-        },
-    )
-    if kind == "open" and judge is None:
-        raise UsageError(f"{task} needs a judge of answers.", hint="--judge MODEL, or --judge-url URL --judge NAME")
-    if kind == "answers" and answers is None:
-        raise UsageError(f"{task} writes its answers to files, and no folder is named.", hint="--answers FOLDER")
-    for flag, path in (("--markdown", markdown), ("--results", results)):
-        evaluation.check_writable(flag, path)
-    if answers is not None:
-        try:
-            answers.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"--answers {str(answers)!r}: {error.strerror}.", hint="name a folder") from None
+    generated = {"--repetition-penalty": repetition_penalty, "--batch-size": batch_size}
+    evaluation.check_use(sample.task, sample.task.generates, generated)
+    judging = {"--judge": judge, "--info-judge": info_judge, "--judge-url": judge_url}
+    evaluation.check_use(sample.task, sample.task.judged, judging)
+    evaluation.check_use(sample.task, sample.task.measure is None, {"--answers": answers})
+    sample.task.check_means(judge, answers)
+    evaluation.check_writable({"--markdown": markdown, "--results": results})
+    _make_folder(answers)
     own = _own(sample.task, layers, divergence, final_norm, relative_top)
-    if chart is not None:
-        from dola.bench.chart import check_chart
-
-        check_chart(chart)
-    evaluation.set_threads(threads)
+    _check_chart(chart)
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
-    loaded, tokenizer = options.load_model(model, **loading)
+    loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
     if layers is None:
         own = options.settle_layers(own, layers, loaded)[0] or own
     from dola.evidence.evaluate import evaluate
-    from dola.evidence.report import markdown as as_markdown
 
     report = evaluate(
         loaded,
@@ -160,26 +134,14 @@ def command(
         sample,
         name=model,
         dola=own,
-        repetition_penalty=options.PENALTY if repetition_penalty is None else repetition_penalty,
+        repetition_penalty=repetition_penalty,
         batch_size=batch_size or 8,
         judges=_judges(judge, info_judge, judge_url, loading),
         answers=answers,
         results=results,
     )
-    if markdown is not None:
-        markdown.write_text(as_markdown(report), encoding="utf-8")
-        note(f"wrote {markdown}")
-    if chart is not None:
-        from dola.evidence.chart import save_chart
-
-        save_chart(report, chart)
-        note(f"wrote {chart}")
-    if json:
-        print_json(SCHEMA_NAME, report.to_json())
-    else:
-        from dola.evidence.table import render
-
-        render(stdout(), report)
+    _write(report, markdown, chart)
+    _print(report, json=json)
 
 
 def _own(
@@ -212,3 +174,41 @@ def _judges(judge: str | None, info_judge: str | None, url: str | None, loading:
     truth = named(judge)
     info = truth if info_judge is None else named(info_judge)
     return Judges(truth, info, (judge, info_judge or judge))
+
+
+def _make_folder(answers: Path | None) -> None:
+    try:
+        if answers is not None:
+            answers.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--answers {str(answers)!r}: {error.strerror}.", hint="name a folder") from None
+
+
+def _check_chart(chart: Path | None) -> None:
+    if chart is not None:
+        from dola.bench.chart import check_chart
+
+        check_chart(chart)
+
+
+def _write(report: Report, markdown: Path | None, chart: Path | None) -> None:
+    """The files that are asked for beside what is printed."""
+    if markdown is not None:
+        from dola.evidence.report import markdown as as_markdown
+
+        markdown.write_text(as_markdown(report), encoding="utf-8")
+        note(f"wrote {markdown}")
+    if chart is not None:
+        from dola.evidence.chart import save_chart
+
+        save_chart(report, chart)
+        note(f"wrote {chart}")
+
+
+def _print(report: Report, *, json: bool) -> None:
+    if json:
+        print_json(SCHEMA_NAME, report.to_json())
+    else:
+        from dola.evidence.table import render
+
+        render(stdout(), report)

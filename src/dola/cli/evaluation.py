@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,9 +11,13 @@ import typer
 from dola.cli import options
 from dola.cli.endings import importing
 from dola.errors import UsageError
+from dola.files import text_file
+from dola.methods.names import RECOMMENDED_PENALTY
 
 if TYPE_CHECKING:
     from dola.evidence.sample import Sample
+    from dola.loading.models import LoadedModel
+    from dola.tasks import Task
 
 TASK_NAMES = (
     "truthfulqa-mc",
@@ -71,46 +73,37 @@ def find_sample(name: str, data: list[str] | None, limit: int | None, seed: int)
     return Sample.of(find_task(name), data or (), limit=limit, seed=seed)
 
 
-def check_kind(name: str, kind: str, given: Mapping[str, tuple[Any, tuple[str, ...]]]) -> None:
-    """Refuse options that a task of this kind has no use for.
+def penalty_option(what: str) -> Any:
+    """The option of the repetition penalty.
 
     Args:
-        name: Of the task.
-        kind: Of the task.
-        given: By flag: its value, None where it was not given, and the kinds of tasks that it is for.
+        what: What it is the penalty of, for the help.
     """
-    for flag, (value, kinds) in given.items():
-        if value is not None and kind not in kinds:
-            raise UsageError(f"{flag} has no meaning for {name}.", hint=f"leave {flag} out")
+    return typer.Option(help=what, show_default=str(RECOMMENDED_PENALTY), callback=options.between(0.01))
 
 
-def check_writable(flag: str, path: Path | None) -> None:
-    """Find out before the first hour of work that a file cannot be written."""
-    if path is None:
-        return
-    folder = path.resolve().parent
-    problem = None
-    if path.is_dir():
-        problem = errno.EISDIR
-    elif not folder.is_dir():
-        problem = errno.ENOTDIR if folder.exists() else errno.ENOENT
-    elif not os.access(path if path.exists() else folder, os.W_OK):
-        problem = errno.EACCES
-    if problem is not None:
-        raise UsageError(f"{flag} {str(path)!r}: {os.strerror(problem)}.", hint="check the path")
+def check_use(task: Task, used: bool, given: Mapping[str, Any]) -> None:
+    """Refuse options that were given (by flag, None where they were not), unless the task has a use for them."""
+    for flag, value in given.items():
+        if value is not None and not used:
+            raise UsageError(f"{flag} has no meaning for {task.name}.", hint=f"leave {flag} out")
 
 
-def set_threads(threads: int | None) -> None:
-    """Have torch use so many threads."""
+def check_writable(files: Mapping[str, Path | None]) -> None:
+    """Find out before the first hour of work that a file (by flag) cannot be written."""
+    for flag, path in files.items():
+        try:
+            if path is not None:
+                text_file.check_writable(path)
+        except OSError as error:
+            raise UsageError(f"{flag} {str(path)!r}: {error.strerror}.", hint="check the path") from None
+
+
+def load_model(name: str, *, threads: int | None, **loading: Any) -> LoadedModel:
+    """As `options.load_model`, with so many threads of torch."""
     if threads is not None:
         with importing():
             import torch
 
         torch.set_num_threads(threads)
-
-
-def progress_is_wanted() -> bool:
-    """Whether somebody watches."""
-    import sys
-
-    return sys.stderr.isatty()
+    return options.load_model(name, **loading)

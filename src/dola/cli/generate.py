@@ -15,6 +15,7 @@ from dola.cli.decoding import Decoding, uses_chat
 from dola.cli.generate_run import Run
 from dola.cli.prompts import read_prompts
 from dola.errors import UsageError
+from dola.methods.names import RECOMMENDED_PENALTY
 
 SCHEMA_NAME = "dola.generate/1"
 SCHEMA = {
@@ -88,7 +89,7 @@ def command(
         typer.Option(help="Of sampling.", show_default="a new one, shown by --json", callback=options.between(0, 2**63 - 1)),
     ] = None,
     max_new_tokens: options.MaxNewTokens = 100,
-    repetition_penalty: options.RepetitionPenalty = options.PENALTY,
+    repetition_penalty: options.RepetitionPenalty = RECOMMENDED_PENALTY,
     batch_size: Annotated[
         int | None, typer.Option(help="Prompts of a file at a time.", show_default=str(BATCH_SIZE), callback=options.between(1))
     ] = None,

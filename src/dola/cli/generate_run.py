@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from dola.cli import options
 from dola.cli.answer_file import AnswerFile
 from dola.cli.decoding import Batch, Decoding, check_lengths, decode, encode_prompt
 from dola.cli.output import note, print_json, printable, stderr
@@ -130,13 +131,11 @@ class Run:
 
     def _settings(self) -> dict[str, Any]:
         """What was used, for the output and for telling whether an interrupted run is the same."""
-        config, decoding = self.config, self.decoding
+        decoding = self.decoding
         return {
             "layers": self.layers,
             "candidate_layers": self.candidate_layers,
-            "relative_top": config and config.relative_top,
-            "divergence": config and config.divergence,
-            "final_norm": config and config.final_norm,
+            **options.settings_beside_layers(self.config),
             "repetition_penalty": decoding.repetition_penalty,
             "max_new_tokens": decoding.max_new_tokens,
             "sample": decoding.sample,

@@ -18,15 +18,12 @@ from dola.cli.config_file import read_config_file
 from dola.cli.endings import importing
 from dola.cli.output import loading, quiet_libraries, say
 from dola.errors import UsageError
-from dola.methods.layers import BUCKETS, word_or_numbers
+from dola.methods.layers import is_named, parse, spelled
 
 if TYPE_CHECKING:
     from dola.loading.models import LoadedModel
     from dola.loading.weights import WeightsReport
     from dola.methods.config import DoLaConfig
-
-PENALTY = 1.2
-"""`dola.generate.RECOMMENDED_PENALTY`, without the import of torch."""
 
 
 class Divergence(str, Enum):
@@ -81,7 +78,7 @@ Chat = Annotated[
     bool | None,
     typer.Option("--chat/--no-chat", help="Use the model's chat template.", show_default="where it has one"),
 ]
-LAYERS_HELP = "high (short answers), low (longer reasoning), all, numbers such as 28,30 (0 is the embedding output)"
+LAYERS_HELP = "high (short answers), low (longer reasoning), all, last:10, numbers such as 28,30 (0 is the embedding output)"
 Layers = Annotated[
     str, typer.Option(help=f"Layers to contrast: {LAYERS_HELP}, or off.", autocompletion=_complete("high", "low", "all", "off"))
 ]
@@ -193,16 +190,26 @@ def dola_config(
     return dataclasses.replace(base, **{name: value for name, value in changes.items() if value is not None})
 
 
+def settings_beside_layers(config: DoLaConfig | None) -> dict[str, Any]:
+    """The other settings of the method, for JSON: null without DoLa."""
+    from dola.methods.config import DoLaConfig
+
+    found = (config or DoLaConfig()).as_dict()
+    return {name: config and value for name, value in found.items() if name not in ("layers", "lazy")}
+
+
 def parse_layers(text: str) -> str | tuple[int, ...]:
-    """`--layers` as DoLaConfig takes it: a bucket, or layer indices.
+    """`--layers` as DoLaConfig takes it: the name of layers, or their indices.
 
     Raises:
         UsageError: Neither.
     """
-    layers = word_or_numbers(text)
-    if layers == text and text not in BUCKETS:
+    layers = parse(text)
+    if isinstance(layers, str) and is_named(layers):
+        return layers
+    if not isinstance(layers, tuple):
         raise UsageError(
-            f"--layers {text!r} is not known; allowed are high, low, all, off, or numbers with commas between them.",
+            f"--layers {text!r} is not known; allowed are high, low, all, off, last:10, or numbers with commas between them.",
             hint="--layers high, or for instance --layers 24,28",
         )
     return layers
@@ -230,11 +237,6 @@ def settle_layers(config: DoLaConfig | None, given: str | None, model: Any) -> t
     layers = as_config(None, Anatomy.of(model)).layers
     say(f"--layers was not given: {shown('dola_layers', own)} of the model's generation config is used.")
     return dataclasses.replace(config, layers=layers), spelled(layers)
-
-
-def spelled(layers: Any) -> str:
-    """Layers as `--layers` takes them."""
-    return ",".join(map(str, layers)) if isinstance(layers, (list, tuple)) else str(layers)
 
 
 def load_model(

@@ -18,6 +18,7 @@ from dola.cli import options
 from dola.errors import MissingExtraError, UsageError
 from dola.integrations.vllm import SUPPORTED, install_vllm, supports
 from dola.loading.embedded import EMBEDDED
+from dola.methods.names import RECOMMENDED_PENALTY
 
 if TYPE_CHECKING:
     from dola.methods.config import DoLaConfig
@@ -115,13 +116,7 @@ def _names(argument: str, option: str, *, shortest: str = "") -> bool:
 
 def _settings(config: DoLaConfig, capture: str | None, default: Default) -> dict[str, Any]:
     """The "dola" object of vLLM's additional_config."""
-    settings: dict[str, Any] = {
-        "layers": config.layers,
-        "relative_top": config.relative_top,
-        "divergence": config.divergence,
-        "final_norm": config.final_norm,
-        "default": default.value,
-    }
+    settings = {"layers": config.layers, **options.settings_beside_layers(config), "default": default.value}
     return settings if capture is None else {**settings, "capture": options.parse_layers(capture)}
 
 
@@ -130,7 +125,7 @@ def _example(model: str, arguments: list[str], default: Default) -> str:
     given = dict(itertools.pairwise(arguments))
     name, port = given.get("--served-model-name", model), given.get("--port", "8000")
     body: dict[str, Any] = {"model": name, "prompt": "The capital of Washington State is", "max_tokens": 20, "temperature": 0}
-    body |= {"repetition_penalty": options.PENALTY}
+    body |= {"repetition_penalty": RECOMMENDED_PENALTY}
     if default is Default.off:
         body |= {"vllm_xargs": {"dola_layers": "on"}}
     url = f"http://localhost:{port}/v1/completions"

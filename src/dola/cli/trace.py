@@ -14,6 +14,7 @@ from dola.cli.decoding import check_length, encode, uses_chat
 from dola.cli.output import note, print_json, stdout, waiting
 from dola.cli.prompts import read_prompts
 from dola.errors import TraceError, UsageError
+from dola.methods.names import RECOMMENDED_PENALTY
 
 if TYPE_CHECKING:
     from dola.tracing.data import LayerTrace
@@ -82,7 +83,7 @@ def command(
     final_norm: options.FinalNorm = None,
     relative_top: options.RelativeTop = None,
     reference: options.Reference = False,
-    repetition_penalty: options.RepetitionPenalty = options.PENALTY,
+    repetition_penalty: options.RepetitionPenalty = RECOMMENDED_PENALTY,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
     config: options.ConfigFile = None,

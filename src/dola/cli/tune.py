@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dola.cli import evaluation, options
 from dola.cli.output import note, print_json, stdout
 from dola.errors import UsageError
-from dola.methods.layers import word_or_numbers
+from dola.methods.layers import parse
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,9 +69,7 @@ def command(
     relative_top: evaluation.RelativeTop = None,
     repetition_penalty: Annotated[
         float | None,
-        typer.Option(
-            help="Of DoLa, in tasks that generate.", show_default=str(options.PENALTY), callback=options.between(0.01)
-        ),
+        evaluation.penalty_option("Of DoLa, in tasks that generate."),
     ] = None,
     limit: evaluation.Limit = None,
     seed: evaluation.Seed = 0,
@@ -99,27 +98,17 @@ def command(
       dola tune gsm8k --data test.jsonl --limit 200 --train 50 --static 8,14
     """
     sample = evaluation.find_sample(task, data, limit, seed)
-    kind = sample.task.kind
-    if kind not in ("choice", "generation"):
+    if not sample.task.measured_alone:
         raise UsageError(f"{task} has no metric to choose by without a judge.", hint="dola tune truthfulqa-mc --data FILE")
-    evaluation.check_kind(
-        task,
-        kind,
-        {
-            "--folds": (folds, ("choice",)),
-            "--train": (train, ("generation",)),
-            "--static": (static, ("generation",)),
-            "--repetition-penalty": (repetition_penalty, ("generation",)),
-            "--batch-size": (batch_size, ("generation",)),
-        },
-    )
-    layers = () if static is None else word_or_numbers(static)
-    if isinstance(layers, str):
+    generated = {"--train": train, "--static": static, "--repetition-penalty": repetition_penalty, "--batch-size": batch_size}
+    evaluation.check_use(sample.task, sample.task.generates, generated)
+    evaluation.check_use(sample.task, not sample.task.generates, {"--folds": folds})
+    layers = () if static is None else parse(static)
+    if not isinstance(layers, tuple):
         raise UsageError(f"--static {static!r} is no list of numbers with commas between them.", hint="--static 8,14")
-    for flag, path in (("--output", output), ("--results", results)):
-        evaluation.check_writable(flag, path)
-    evaluation.set_threads(threads)
-    loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    evaluation.check_writable({"--output": output, "--results": results})
+    loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+    loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
     from dola.evidence.tune import tune
 
     found = tune(
@@ -132,7 +121,7 @@ def command(
         train=train,
         static=layers,
         relative_top=relative_top,
-        repetition_penalty=options.PENALTY if repetition_penalty is None else repetition_penalty,
+        repetition_penalty=repetition_penalty,
         batch_size=batch_size or 8,
         seed=seed,
         results=results,
@@ -142,8 +131,6 @@ def command(
         found.save(output)
         note(f"wrote {output}")
     if json:
-        from dataclasses import asdict
-
         head = {"model": model, "origins": [asdict(origin) for origin in sample.origins], "total": sample.total}
         print_json(SCHEMA_NAME, {**head, **found.to_json()})
     else:

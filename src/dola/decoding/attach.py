@@ -41,7 +41,7 @@ from dola.decoding.gradients import check_transforms, without_gradient
 from dola.decoding.step import Reading, Step
 from dola.errors import AttachError, CaptureError, ConfigError, InputError, ModelError
 from dola.methods.config import DoLaConfig
-from dola.methods.layers import candidate_layers, check_indices
+from dola.methods.layers import check_indices
 from dola.model.anatomy import Anatomy
 from dola.model.generation_fields import own_layers
 from dola.model.hidden import check_eval
@@ -103,7 +103,7 @@ def _own_config(layers: Any, anatomy: Anatomy) -> DoLaConfig:
         return DoLaConfig()
     try:
         config = as_config(layers, anatomy)
-        candidate_layers(config.layers, anatomy.num_layers, tied=anatomy.tied)
+        anatomy.candidates(config.layers)
     except ConfigError as error:
         raise type(error)(
             f"The generation config's dola_layers cannot be used: {error.message.replace('layers=', 'dola_layers=')}",
@@ -147,7 +147,7 @@ class Session:
 
     def __init__(self, anatomy: Anatomy, config: DoLaConfig, outer: nn.Module | None = None, *, named: bool = False) -> None:
         self.anatomy, self.config = anatomy, config
-        self.layers = candidate_layers(config.layers, anatomy.num_layers, tied=anatomy.tied)
+        self.layers = anatomy.candidates(config.layers)
         self._step = Step(anatomy, config)
         self._lm, self._named = anatomy.lm, named
         self._arguments = _Arguments(anatomy.lm.forward)
@@ -235,7 +235,7 @@ class Session:
             raise self._changed(path)
         self._part_changes.undo()
         self.anatomy = self._step.anatomy = found
-        self.layers = candidate_layers(self.config.layers, found.num_layers, tied=found.tied)
+        self.layers = found.candidates(self.config.layers)
         self._step.forget_plans()
         self._hook_parts(found)
         self._forget_compiled_code()

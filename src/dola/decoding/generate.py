@@ -18,13 +18,11 @@ from dola.decoding.attach import Session, as_config
 from dola.decoding.call import current_generation, is_aside
 from dola.errors import ConfigError, InputError, ModelError
 from dola.methods.config import DoLaConfig
+from dola.methods.names import RECOMMENDED_PENALTY
 from dola.model.anatomy import Anatomy
 from dola.model.wrappers import around
 
 logger = logging.getLogger("dola")
-
-RECOMMENDED_PENALTY = 1.2
-"""Paper, section 3.1: without it the contrast loops in long texts."""
 
 
 def generate(model: Any, *args: Any, dola_layers: DoLaConfig | str | Sequence[int] | None = None, **kwargs: Any) -> Any:

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from dola.decoding.as_asked import generate_as_asked, odd_ids, own_config
 from dola.decoding.attach import as_config, attach
-from dola.decoding.generate import RECOMMENDED_PENALTY, generate
+from dola.decoding.generate import generate
 from dola.errors import ConfigError, LayersError, ModelError
 from dola.loading.weights import WeightsReport
 from dola.methods.config import DoLaConfig
 from dola.methods.contrast import contrast, threshold
 from dola.methods.divergences import DIVERGENCES
-from dola.methods.layers import candidate_layers
+from dola.methods.names import RECOMMENDED_PENALTY
 from dola.methods.vocabulary import WHOLE, log_probs
 from dola.model.anatomy import READOUT_TOLERANCE, Anatomy
 from dola.model.generation_fields import FIELDS, review, shown
@@ -132,7 +132,7 @@ class Examination:
             if self.asked is not None:
                 raise
             self.config = DoLaConfig()  # the check of the generation config has failed
-        self.layers = candidate_layers(self.config.layers, anatomy.num_layers, tied=anatomy.tied)
+        self.layers = anatomy.candidates(self.config.layers)
         return OK, f"candidate layers {', '.join(map(str, self.layers))} of {anatomy.num_layers}"
 
     def _encode(self) -> tuple[str, str]:

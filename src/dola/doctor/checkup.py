@@ -12,7 +12,7 @@ from dola.doctor.checks import FAILED, Check, Examination, Timings
 from dola.errors import LayersError
 from dola.loading.weights import WeightsReport
 from dola.methods.config import DoLaConfig
-from dola.methods.layers import BUCKETS, candidate_layers
+from dola.methods.layers import BUCKETS
 from dola.model.anatomy import Anatomy
 
 SMALL = 10**9
@@ -150,7 +150,7 @@ def _buckets(anatomy: Anatomy) -> tuple[Bucket, ...]:
     found = []
     for name in BUCKETS:
         try:
-            found.append(Bucket(name, candidate_layers(name, anatomy.num_layers, tied=anatomy.tied), None))
+            found.append(Bucket(name, anatomy.candidates(name), None))
         except LayersError as error:
             found.append(Bucket(name, None, error.message))
     return tuple(found)

@@ -7,7 +7,7 @@ from textwrap import wrap
 from typing import Any
 
 from dola.evidence.report import Report, summary
-from dola.evidence.ways import VANILLA
+from dola.evidence.ways import Role
 
 COLOURS = {"vanilla": "black", "way": "#0072b2", "control": "#999999"}
 """Told apart by people who see fewer colours, too (Okabe and Ito's palette)."""
@@ -32,7 +32,7 @@ def draw(panels: Any, report: Report) -> None:
         for y, way in zip(places, report.ways, strict=True):
             found = way.estimates[metric]
             spread = [[100 * (found.mean - found.low)], [100 * (found.high - found.mean)]]
-            colour = COLOURS["vanilla" if way.name == VANILLA else "control" if way.control else "way"]
+            colour = COLOURS["vanilla" if way.role is Role.VANILLA else "control" if way.control else "way"]
             axes.errorbar(100 * found.mean, y, xerr=spread, fmt="o", color=colour, capsize=3)
         if (chance := report.chance[metric]) is not None:
             axes.axvline(100 * chance, color="black", linestyle=":", linewidth=1)

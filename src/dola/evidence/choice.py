@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from dola.evidence.statistics import folds
-from dola.evidence.ways import LENGTH, LENGTH_NATS, STATIC, Way, is_static, static_layers, static_name
+from dola.evidence.ways import LENGTH_NATS, Role, Way, static_layers, static_name
 from dola.methods.config import DoLaConfig
 from dola.model.anatomy import Anatomy
 from dola.scoring.recipe import Recipe
 from dola.scoring.score import Scores, score
-from dola.tasks import Task
+from dola.tasks import ChoiceTask
 from dola.tasks.items import ChoiceItem
 
 Values = dict[str, list[float]]
@@ -37,27 +37,19 @@ def score_items(
     return score(model, tokenizer, contexts, continuations, recipes, results=results, facts=facts, progress=progress)
 
 
-def recipes_of(ways: Sequence[Way], model: Any, own: DoLaConfig) -> dict[str, Recipe]:
-    """What has to be scored for these ways: their recipes, and every static layer that may be chosen."""
-    recipes = {way.name: way.recipe for way in ways if way.recipe is not None}
-    if any(way.name == STATIC for way in ways):
-        recipes |= static_recipes(model, own)
-    return recipes
-
-
 def static_recipes(model: Any, own: DoLaConfig) -> dict[str, Recipe]:
-    """One fixed layer each."""
+    """One fixed layer each: what the static way is chosen from."""
     anatomy = Anatomy.of(model)
     layers = static_layers(anatomy.num_layers, tied=anatomy.tied)
     return {static_name(layer): Recipe(replace(own, layers=[layer])) for layer in layers}
 
 
-def measure(task: Task, items: Sequence[ChoiceItem], scores: Scores, name: str) -> Values:
+def measure(task: ChoiceTask, items: Sequence[ChoiceItem], scores: Scores, name: str) -> Values:
     """The task's metrics under one of the scored recipes."""
     return _measured(task, items, lambda i: scores.values[name][i], scores.tokens)
 
 
-def measure_length(task: Task, items: Sequence[ChoiceItem], scores: Scores, *, seed: int) -> Values:
+def measure_length(task: ChoiceTask, items: Sequence[ChoiceItem], scores: Scores, *, seed: int) -> Values:
     """The task's metrics of a scorer that answers with the number of tokens, LENGTH_NATS for each.
 
     Answers of the same length tie, which scores of a model never do, and tasks differ in who wins a tie: in FACTOR it is the
@@ -72,17 +64,17 @@ def measure_length(task: Task, items: Sequence[ChoiceItem], scores: Scores, *, s
 
 
 def measure_ways(
-    task: Task, items: Sequence[ChoiceItem], scores: Scores, ways: Sequence[Way], *, seed: int
+    task: ChoiceTask, items: Sequence[ChoiceItem], scores: Scores, ways: Sequence[Way], *, static: Iterable[str], seed: int
 ) -> tuple[dict[str, Values], dict[str, list[str]]]:
-    """The metrics of all ways, by their names; and by metric the static layer that was chosen for each fold."""
+    """The metrics of all ways, by their names; and by metric the layer of `static` that was chosen for each fold."""
     found: dict[str, Values] = {}
     chosen: dict[str, list[str]] = {}
     for way in ways:
-        if way.name == LENGTH:
+        if way.role is Role.LENGTH:
             found[way.name] = measure_length(task, items, scores, seed=seed)
-        elif way.name == STATIC:
-            static = {name: measure(task, items, scores, name) for name in scores.values if is_static(name)}
-            found[way.name], chosen = held_out(static, [metric.name for metric in task.metrics], len(items), seed=seed)
+        elif way.role is Role.STATIC:
+            candidates = {name: measure(task, items, scores, name) for name in static}
+            found[way.name], chosen = held_out(candidates, [metric.name for metric in task.metrics], len(items), seed=seed)
         else:
             found[way.name] = measure(task, items, scores, way.name)
     return found, chosen
@@ -114,8 +106,7 @@ def held_out(
 
 
 def _measured(
-    task: Task, items: Sequence[ChoiceItem], of: Callable[[int], Sequence[float]], tokens: Sequence[Sequence[int]]
+    task: ChoiceTask, items: Sequence[ChoiceItem], of: Callable[[int], Sequence[float]], tokens: Sequence[Sequence[int]]
 ) -> Values:
-    assert task.measure is not None
     per_item = [task.measure(item, of(i), tokens[i]) for i, item in enumerate(items)]
     return {metric.name: [values[metric.name] for values in per_item] for metric in task.metrics}

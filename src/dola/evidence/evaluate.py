@@ -13,8 +13,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from dola.decoding.attach import as_config
-from dola.errors import UsageError
-from dola.evidence.choice import measure_ways, recipes_of, score_items
+from dola.evidence.choice import measure_ways, score_items, static_recipes
 from dola.evidence.generation import Texts, generate_texts
 from dola.evidence.report import Report, make_report
 from dola.evidence.sample import Sample
@@ -24,12 +23,10 @@ from dola.model.anatomy import Anatomy
 from dola.model.hidden import window
 from dola.scoring.results_file import ResultsFile
 from dola.scoring.score import Scores
+from dola.tasks import ChoiceTask, GenerationTask
 from dola.tasks.judge import Judge
 from dola.tasks.vicuna import write_answers
 from dola.text.chat import has_chat
-
-PENALTY = 1.2
-"""Of DoLa in tasks that generate, as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def evaluate(
     *,
     name: str,
     dola: DoLaConfig | None = None,
-    repetition_penalty: float = PENALTY,
+    repetition_penalty: float | None = None,
     batch_size: int = 8,
     judges: Judges | None = None,
     answers: Path | None = None,
@@ -71,10 +68,10 @@ def evaluate(
         dola: Threshold, divergence and final norm of the DoLa rows; layers other than "low" and "high", which every report
             has, get a row of their own. By default DoLaConfig's, with the threshold of the paper's run of this task and the
             layers that `attach` has by default.
-        repetition_penalty: Of DoLa, and of a control, where text is generated.
+        repetition_penalty: Of DoLa, and of a control, where text is generated; by default that of the paper's run of this task.
         batch_size: Prompts at a time, where text is generated.
-        judges: Needed for tasks of the kind "open".
-        answers: The folder for the files of tasks of the kind "answers", which need it.
+        judges: Needed for tasks that are judged by models.
+        answers: The folder for answers that are judged elsewhere; tasks that have such answers need it.
         results: A file that keeps what has been found. Where it exists, the run goes on from it.
         progress: Whether to show progress on stderr.
 
@@ -87,46 +84,43 @@ def evaluate(
     task = sample.task
     if dola is None:
         dola = replace(as_config(None, Anatomy.of(model)), relative_top=task.paper.relative_top)
-    own = dola
-    if task.kind == "choice":
-        return _choice(model, tokenizer, sample, own, name=name, results=results, progress=progress)
-    if task.kind == "open" and judges is None:
-        raise UsageError(f"{task.name} needs a judge of answers.", hint="--judge MODEL, or --judge-url URL --judge NAME")
-    if task.kind == "answers" and answers is None:
-        raise UsageError(f"{task.name} writes its answers to files, and no folder is named.", hint="--answers FOLDER")
-    ways = generation_ways(own, repetition_penalty)
-    assert task.generation is not None
+    task.check_means(judges, answers)
+    if isinstance(task, ChoiceTask):
+        return _choice(model, tokenizer, sample, task, dola, name=name, results=results, progress=progress)
+    penalty = task.paper.repetition_penalty if repetition_penalty is None else repetition_penalty
+    ways = generation_ways(dola, penalty)
     texts = generate_texts(
         model,
         tokenizer,
         sample.items,
         ways,
         task.generation,
-        chat=task.kind == "answers" and has_chat(tokenizer),
+        chat=task.chat and has_chat(tokenizer),
         batch_size=batch_size,
         seed=sample.seed,
         results=results,
         facts=sample.facts,
         progress=progress,
     )
+    judges = judges if task.judged else None
     settings = {
-        "dola": asdict(own),
-        "repetition_penalty": repetition_penalty,
+        "dola": dola.as_dict(),
+        "repetition_penalty": penalty,
         "batch_size": batch_size,
         **asdict(task.generation),
-        "judges": list(judges.names) if judges and task.kind == "open" else None,
+        "judges": judges and list(judges.names),
     }
     report = make_report(
         sample,
         model,
         name,
         ways,
-        _values(sample, texts, judges, results=results, progress=progress),
+        _values(sample, task, texts, judges, results=results, progress=progress),
         settings=settings,
         notes=_cut(sample, texts.truncated, f"{window(model)} tokens with {task.generation.max_new_tokens} for the answer"),
         texts=texts.by_way,
     )
-    if task.kind == "answers" and answers is not None:
+    if task.measure is None and answers is not None:
         return replace(report, files=_write_answers(answers, sample, texts, name))
     return report
 
@@ -135,16 +129,18 @@ def _choice(
     model: Any,
     tokenizer: Any,
     sample: Sample,
+    task: ChoiceTask,
     own: DoLaConfig,
     *,
     name: str,
     results: str | Path | None,
     progress: bool,
 ) -> Report:
-    ways = choice_ways(sample.task, own, seed=sample.seed)
-    recipes = recipes_of(ways, model, own)
+    ways = choice_ways(task, own, seed=sample.seed)
+    static = static_recipes(model, own)
+    recipes = {way.name: way.recipe for way in ways if way.recipe is not None} | static
     scores = score_items(model, tokenizer, sample.items, recipes, results=results, facts=sample.facts, progress=progress)
-    values, chosen = measure_ways(sample.task, sample.items, scores, ways, seed=sample.seed)
+    values, chosen = measure_ways(task, sample.items, scores, ways, static=static, seed=sample.seed)
     layers = {way.name: scores.layer_shares(way.name) for way in ways if way.name in scores.values}
     notes = [
         *_cut(sample, scores.truncated, f"{window(model)} tokens with the continuations"),
@@ -159,7 +155,7 @@ def _choice(
         name,
         ways,
         values,
-        settings={"dola": asdict(own)},
+        settings={"dola": own.as_dict()},
         layers=layers,
         implausible={name: _implausible(scores, name) for name in layers},
         notes=notes,
@@ -189,10 +185,15 @@ def _cut(sample: Sample, truncated: Sequence[int], room: str) -> list[str]:
 
 
 def _values(
-    sample: Sample, texts: Texts, judges: Judges | None, *, results: str | Path | None, progress: bool
+    sample: Sample,
+    task: GenerationTask,
+    texts: Texts,
+    judges: Judges | None,
+    *,
+    results: str | Path | None,
+    progress: bool,
 ) -> dict[str, dict[str, list[float]]]:
     """The metrics of generated texts: way -> metric -> value of each item."""
-    task = sample.task
     if task.measure is None:
         return {name: {} for name in texts.by_way}
     judged = str(results) + ".judged" if results is not None and judges is not None else None
@@ -214,7 +215,7 @@ def _values(
             tqdm(jobs, unit="answer", disable=None if progress and judges is not None else True)
         ):
             if number not in kept.items:
-                by = (judges.truth, judges.info) if judges is not None and task.kind == "open" else ()
+                by = () if judges is None else (judges.truth, judges.info)
                 kept.add(number, task.measure(sample.items[i], texts.by_way[name][i], *by))
         measured = {job: kept.items[number] for number, job in enumerate(jobs)}
     return {

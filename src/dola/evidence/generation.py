@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 from dola.decoding.as_asked import as_generate, generate_as_asked
 from dola.errors import InputError
 from dola.evidence.ways import Way
-from dola.methods.layers import candidate_layers
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import check_eval, cut_left, window
 from dola.scoring.results_file import ResultsFile, what_model
@@ -76,7 +75,7 @@ def generate_texts(
     anatomy = Anatomy.of(model)
     for way in ways:  # before hours are spent on the others
         if way.recipe is not None and way.recipe.dola is not None:
-            candidate_layers(way.recipe.dola.layers, anatomy.num_layers, tied=anatomy.tied)
+            anatomy.candidates(way.recipe.dola.layers)
     prompts, truncated = _prompts(model, tokenizer, items, settings.max_new_tokens, chat=chat)
     jobs = len(ways) * len(items)
 

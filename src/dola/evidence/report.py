@@ -14,7 +14,7 @@ import transformers
 import dola
 from dola.evidence.sample import Sample
 from dola.evidence.statistics import Comparison, Estimate, compare, describe, estimate
-from dola.evidence.ways import LENGTH, VANILLA, Way, is_penalised
+from dola.evidence.ways import Role, Way
 from dola.tasks.data import Origin
 
 
@@ -23,7 +23,7 @@ class WayResult:
     """One way on the task.
 
     Attributes:
-        name, description, control: As of the Way.
+        name, description, role: As of the Way.
         estimates: By metric: the mean over items with its 95% interval.
         comparisons: By metric: against vanilla on the same items; empty for vanilla.
         layers: Share of tokens at which each premature layer was contrasted.
@@ -34,13 +34,24 @@ class WayResult:
 
     name: str
     description: str
-    control: bool
+    role: Role
     estimates: dict[str, Estimate]
     comparisons: dict[str, Comparison]
     layers: dict[int, float] = field(default_factory=dict)
     implausible: float | None = None
     items: dict[str, list[float]] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
+
+    @property
+    def control(self) -> bool:
+        """Whether it explains the others and is not proposed for use."""
+        return self.role.control
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything; of its role, whether it is a control."""
+        fields = asdict(self) | {"control": self.control}
+        del fields["role"]
+        return fields
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,7 @@ class Report:
         """
         found = []
         for way in self.ways:
-            if way.control or way.name == VANILLA:
+            if way.control or way.role is Role.VANILLA:
                 continue
             for metric in self.metrics:
                 if metric == self.metrics[0] or way.comparisons[metric].significant:
@@ -114,12 +125,15 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, per-item values included."""
-        return asdict(self) | {"sentences": self.sentences}
+        return asdict(self) | {"ways": [way.to_json() for way in self.ways], "sentences": self.sentences}
+
+    def _with_role(self, role: Role) -> WayResult | None:
+        """The first result of that role, if there is one."""
+        return next((way for way in self.ways if way.role is role), None)
 
     def _against_penalty(self, way: WayResult, metric: str) -> list[str]:
         """Beside vanilla with the repetition penalty that the way has, too: what is left is not the penalty's doing."""
-        control = next((each for each in self.ways if is_penalised(each.name)), None)
-        if control is None:
+        if (control := self._with_role(Role.PENALTY)) is None:
             return []
         values = control.items[metric], way.items[metric]
         against = compare(*values, binary=all(value in (0, 1) for of in values for value in of), seed=self.seed)
@@ -127,7 +141,7 @@ class Report:
 
     def _length_explains(self, way: WayResult, metric: str) -> list[str]:
         """Where a way gains: whether a scorer that only counts tokens does as well."""
-        length, gain = self.way(LENGTH), way.comparisons[metric]
+        length, gain = self._with_role(Role.LENGTH), way.comparisons[metric]
         if length is None or not gain.significant or gain.difference <= 0:
             return []
         against = compare(length.items[metric], way.items[metric], binary=False, seed=self.seed)
@@ -156,16 +170,16 @@ def make_report(
     task, seed = sample.task, sample.seed
     metrics = [metric.name for metric in task.metrics]
     binary = {metric.name: metric.binary for metric in task.metrics}
-    plain = values[VANILLA]
+    plain = next(values[way.name] for way in ways if way.role is Role.VANILLA)
     results = [
         WayResult(
             name=way.name,
             description=way.description,
-            control=way.control,
+            role=way.role,
             estimates={metric: estimate(values[way.name][metric], seed=seed) for metric in metrics},
             comparisons={
                 metric: compare(plain[metric], values[way.name][metric], binary=binary[metric], seed=seed)
-                for metric in (metrics if way.name != VANILLA else ())
+                for metric in (() if way.role is Role.VANILLA else metrics)
             },
             layers=dict((layers or {}).get(way.name, {})),
             implausible=(implausible or {}).get(way.name),

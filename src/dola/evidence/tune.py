@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,11 +25,9 @@ from dola.methods.config import DoLaConfig
 from dola.methods.names import DIVERGENCES
 from dola.model.anatomy import Anatomy
 from dola.scoring.recipe import Recipe
-from dola.tasks import TASKS, Task
+from dola.tasks import TASKS, ChoiceTask, GenerationTask, Task
 
 OFF = "off"
-PENALTY = 1.2
-"""Repetition penalty of DoLa in tasks that generate, as in the paper; off is tried with it and without."""
 
 Candidates = dict[str, DoLaConfig | None]
 """Settings by name, None for off."""
@@ -81,7 +79,7 @@ class Tuning:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as plain dicts, lists and numbers."""
-        return asdict(self) | {"sentence": self.sentence}
+        return asdict(self) | {"config": self.config and self.config.as_dict(), "sentence": self.sentence}
 
 
 def tune(
@@ -95,7 +93,7 @@ def tune(
     train: int | None = None,
     static: Sequence[int] = (),
     relative_top: float | None = None,
-    repetition_penalty: float = PENALTY,
+    repetition_penalty: float | None = None,
     batch_size: int = 8,
     seed: int = 0,
     results: str | os.PathLike[str] | None = None,
@@ -110,7 +108,7 @@ def tune(
     Args:
         model: A decoder-only Hugging Face model, without DoLa on it.
         tokenizer: Its tokenizer.
-        task: A task of the kind "choice" or "generation", or its name.
+        task: A task that needs no judge, or its name.
         items: Its items.
         metric: What is maximised; the task's first metric, unless given.
         folds: Of multiple-choice tasks.
@@ -119,7 +117,7 @@ def tune(
             tasks try the candidates of both buckets, without being asked.
         relative_top: The plausibility threshold of all candidates. By default scoring takes the paper's for the task, and
             `Tuning.config` DoLaConfig's: a threshold of 0, as for TruthfulQA's given answers, is none to decode with.
-        repetition_penalty: Where text is generated.
+        repetition_penalty: Where text is generated; by default that of the paper's run. Off is tried with it and without.
         batch_size: Prompts at a time, where text is generated.
         seed: Of folds, subsets and intervals.
         results: A file that keeps what has been found. Where it exists, the run goes on from it.
@@ -132,7 +130,7 @@ def tune(
         LayersError: Layers that this model does not have.
     """
     task = TASKS[task] if isinstance(task, str) else task
-    if task.kind not in ("choice", "generation"):
+    if not task.measured_alone:
         raise InputError(f"{task.name} has no metric to choose by without a judge.", hint="tune on truthfulqa-mc or gsm8k")
     if len(items) < 2:
         raise InputError(
@@ -144,21 +142,22 @@ def tune(
     if metric not in names:
         raise ConfigError(f"{metric!r} is no metric of {task.name}; there are {', '.join(names)}.", hint=f"use {names[0]}")
     top = task.paper.relative_top if relative_top is None else relative_top
+    with_dola = task.paper.repetition_penalty if repetition_penalty is None else repetition_penalty
     run: dict[str, Any] = {"results": results, "facts": facts, "progress": progress}
-    if task.kind == "choice":
+    if isinstance(task, ChoiceTask):
         candidates = choice_candidates(model, relative_top=top)
         judged = _by_folds(model, tokenizer, task, items, candidates, metric, folds=folds, seed=seed, run=run)
     else:
         candidates = generation_candidates(static, relative_top=top)
         run |= {"batch_size": batch_size, "seed": seed}
-        judged = _by_subset(model, tokenizer, task, items, candidates, metric, repetition_penalty, train=train, run=run)
+        judged = _by_subset(model, tokenizer, task, items, candidates, metric, with_dola, train=train, run=run)
     binary = next(each.binary for each in task.metrics if each.name == metric)
     gain = compare(judged.off, judged.chosen_values, binary=binary, seed=seed)
     best = max(judged.means, key=lambda name: judged.means[name])
     config = candidates.get(best) if gain.significant and gain.difference > 0 else None
     penalty = None
-    if task.kind == "generation":
-        penalty = repetition_penalty if config is not None or judged.baseline != OFF else 1.0
+    if isinstance(task, GenerationTask):
+        penalty = with_dola if config is not None or judged.baseline != OFF else 1.0
     return Tuning(
         task=task.name,
         metric=metric,
@@ -219,7 +218,7 @@ class _Judged:
 def _by_folds(
     model: Any,
     tokenizer: Any,
-    task: Task,
+    task: ChoiceTask,
     items: Sequence[Any],
     candidates: Candidates,
     metric: str,
@@ -250,7 +249,7 @@ def _by_folds(
 def _by_subset(
     model: Any,
     tokenizer: Any,
-    task: Task,
+    task: GenerationTask,
     items: Sequence[Any],
     candidates: Candidates,
     metric: str,
@@ -274,7 +273,6 @@ def _by_subset(
         ways[name] = Way(name, name, Recipe(None), penalty)
 
     def values(which: Sequence[Any], names: Sequence[str], file: Any) -> tuple[dict[str, list[float]], int]:
-        assert task.generation is not None
         assert task.measure is not None
         texts = generate_texts(
             model, tokenizer, which, [ways[name] for name in names], task.generation, **{**run, "results": file}
@@ -300,8 +298,7 @@ def _name(config: DoLaConfig) -> str:
 
 
 def _to_decode_with(config: DoLaConfig, relative_top: float | None) -> DoLaConfig:
-    top = DoLaConfig.relative_top if relative_top is None else relative_top
-    return DoLaConfig(config.layers, relative_top=top, divergence=config.divergence, final_norm=config.final_norm)
+    return replace(config, relative_top=DoLaConfig.relative_top if relative_top is None else relative_top)
 
 
 def _settings(config: DoLaConfig | None, relative_top: float | None, penalty: float | None) -> dict[str, Any]:
@@ -309,6 +306,6 @@ def _settings(config: DoLaConfig | None, relative_top: float | None, penalty: fl
     judged = {} if penalty is None else {"repetition-penalty": penalty}
     if config is None:
         return {"layers": OFF, **judged}
-    layers = config.layers if isinstance(config.layers, str) else list(config.layers)
-    top = {} if relative_top is None else {"relative-top": relative_top}
-    return {"layers": layers, "divergence": config.divergence, "final-norm": config.final_norm, **top, **judged}
+    left_out = ("lazy",) if relative_top is not None else ("lazy", "relative_top")
+    method = {name.replace("_", "-"): value for name, value in config.as_dict().items() if name not in left_out}
+    return method | judged

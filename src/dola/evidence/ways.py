@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from dola.methods.config import DoLaConfig
 from dola.methods.layers import candidate_layers
 from dola.scoring.recipe import Recipe
-from dola.tasks import Task
+from dola.tasks import ChoiceTask
 
 VANILLA = "vanilla"
 STATIC = "static, held out"
@@ -16,6 +17,31 @@ LENGTH = "length alone"
 LENGTH_NATS = 10.0
 """What the length-only scorer gives each token, in nats. MC2 depends on it: on TruthfulQA it is 61.0 at 1, and 63.9 at 10 and
 above, where the longest answer has all the mass."""
+
+
+class Role(Enum):
+    """What a way is in a report for.
+
+    Attributes:
+        VANILLA: The model without DoLa, with which the others are compared.
+        METHOD: A way that is proposed for use.
+        STATIC: The same with one fixed layer, chosen on held-out items.
+        LENGTH: A control that counts tokens.
+        PENALTY: A control: vanilla with the repetition penalty that DoLa has.
+        CONTROL: Another control.
+    """
+
+    VANILLA = "vanilla"
+    METHOD = "method"
+    STATIC = "static"
+    LENGTH = "length"
+    PENALTY = "penalty"
+    CONTROL = "control"
+
+    @property
+    def control(self) -> bool:
+        """Whether it explains the others and is not proposed for use."""
+        return self in (Role.LENGTH, Role.PENALTY, Role.CONTROL)
 
 
 @dataclass(frozen=True)
@@ -26,15 +52,20 @@ class Way:
         name: Its name in reports.
         description: One line on what it shows.
         recipe: How continuations are scored, or which DoLa generates; None for what is made of other scores.
-        repetition_penalty: Of generated text.
-        control: Whether it is there to explain the others, not to be used.
+        repetition_penalty: Repetition penalty of generated text.
+        role: What it is in a report for.
     """
 
     name: str
     description: str
     recipe: Recipe | None = None
     repetition_penalty: float = 1.0
-    control: bool = False
+    role: Role = Role.METHOD
+
+    @property
+    def control(self) -> bool:
+        """Whether it explains the others and is not proposed for use."""
+        return self.role.control
 
 
 def static_name(layer: int) -> str:
@@ -42,17 +73,7 @@ def static_name(layer: int) -> str:
     return f"layer {layer}"
 
 
-def is_static(name: str) -> bool:
-    """Whether a name is one of `static_name`."""
-    return name.startswith("layer ")
-
-
-def is_penalised(name: str) -> bool:
-    """Whether a name is that of vanilla with a repetition penalty."""
-    return name.startswith(f"{VANILLA}, penalty ")
-
-
-def choice_ways(task: Task, own: DoLaConfig, *, seed: int = 0) -> list[Way]:
+def choice_ways(task: ChoiceTask, own: DoLaConfig, *, seed: int = 0) -> list[Way]:
     """The ways to score a multiple-choice task.
 
     Args:
@@ -61,35 +82,37 @@ def choice_ways(task: Task, own: DoLaConfig, *, seed: int = 0) -> list[Way]:
             "high".
         seed: Of the random layers.
     """
-    bucket = task.paper.layers
+    paper = task.paper
+    bucket = paper.layers
     config = replace(own, layers=bucket)
-    reference = Recipe.truthfulqa(bucket) if task.paper.relative_top == 0 else Recipe.factor(bucket)
+    reference = Recipe.reference(bucket, relative_top=paper.relative_top, post_softmax=paper.post_softmax)
     other = replace(reference, softmax="full" if reference.softmax == "none" else "none")
 
-    def control(name: str, description: str, recipe: Recipe | None = None) -> Way:
-        return Way(name, description, recipe, control=True)
+    def control(name: str, description: str, recipe: Recipe) -> Way:
+        return Way(name, description, recipe, role=Role.CONTROL)
 
-    ways = [
-        Way(VANILLA, "the model's own log-likelihood", Recipe(None)),
+    return [
+        Way(VANILLA, "the model's own log-likelihood", Recipe(None), role=Role.VANILLA),
         *(Way(f"DoLa {_words(layers)}", "the distribution that decoding draws from", Recipe(replace(own, layers=layers)))
           for layers in _buckets(own)),
-        Way(STATIC, "one fixed layer, chosen on the other half of the items"),
+        Way(STATIC, "one fixed layer, chosen on the other half of the items", role=Role.STATIC),
         Way(_reference(bucket, reference), "the paper's recipe", reference),
         control(_reference(bucket, other), "the paper's recipe but for the normalisation", other),
         control(f"DoLa {bucket}, not normalised", "F as it is: it favours long answers", Recipe(config, softmax="none")),
         control(f"random layer of {bucket}", "a candidate drawn for each token", Recipe(config, premature="random", seed=seed)),
-        control("constraint alone", "the mature scores on the plausible set, no contrast", Recipe(config, premature="none")),
-        control(LENGTH, f"a scorer that knows no language: {LENGTH_NATS:g} nats for each token, ties broken by chance"),
+        *([control("constraint alone", "the mature scores on the plausible set, no contrast", Recipe(config, premature="none"))]
+          if own.relative_top > 0 else []),  # without one it is vanilla
+        Way(LENGTH, f"a scorer that knows no language: {LENGTH_NATS:g} nats for each token, ties broken by chance",
+            role=Role.LENGTH),
     ]  # fmt: skip
-    return [way for way in ways if way.name != "constraint alone" or own.relative_top > 0]  # without one it is vanilla
 
 
 def generation_ways(own: DoLaConfig, penalty: float) -> list[Way]:
     """The ways to generate: plain with and without the repetition penalty that DoLa has, and DoLa."""
-    ways = [Way(VANILLA, "the model's own distribution, no repetition penalty", Recipe(None))]
+    ways = [Way(VANILLA, "the model's own distribution, no repetition penalty", Recipe(None), role=Role.VANILLA)]
     if penalty != 1.0:
         name = f"{VANILLA}, penalty {penalty:g}"
-        ways.append(Way(name, "what the penalty does by itself", Recipe(None), penalty, control=True))
+        ways.append(Way(name, "what the penalty does by itself", Recipe(None), penalty, Role.PENALTY))
     for layers in _buckets(own):
         description = f"the contrast, penalty {penalty:g}"
         ways.append(Way(f"DoLa {_words(layers)}", description, Recipe(replace(own, layers=layers)), penalty))

@@ -1,7 +1,9 @@
-"""Text files: whole, or line by line."""
+"""Text files: whole, line by line, or about to be written."""
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shlex
 from pathlib import Path
@@ -71,6 +73,21 @@ def with_plain_ends(text: str) -> str:
 def written_lines(text: str) -> list[tuple[int, str]]:
     """The lines of a text that are not blank, each after its number, from 1."""
     return [(number, line) for number, line in enumerate(with_plain_ends(text).split("\n"), 1) if line.strip()]
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the first hour of work that a file cannot be written; a file that does not exist is not made.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if path.exists():
+        path.open("ab").close()
+        return
+    folder = path.resolve().parent
+    os.stat(f"{folder}/.")  # fails unless it is there, and a folder
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _names(path: Path) -> dict[str, str]:

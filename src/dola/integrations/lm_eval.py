@@ -32,6 +32,7 @@ from dola.loading.load_errors import in_our_words
 from dola.loading.weight_lists import listed
 from dola.loading.weights import WeightsReport
 from dola.methods.config import DoLaConfig
+from dola.methods.layers import parse
 from dola.model.anatomy import Anatomy
 from dola.model.generation_fields import HARNESS, own_layers, review, shown, switched_off
 from dola.scoring.recipe import Recipe
@@ -243,10 +244,8 @@ def _add(model: Any, delta: Any, name: str) -> None:
             parameter.add_(theirs[key].to(parameter))
 
 
-def spelled_layers(given: str | int | Sequence[int]) -> str | Sequence[int]:
+def spelled_layers(given: str | int | Sequence[int]) -> Any:
     """Layers as --model_args spells them: a bucket, one index, or indices joined by "+"."""
     if isinstance(given, int):
         return [given]
-    if isinstance(given, str) and all(part.strip().isdecimal() for part in given.split("+")):
-        return [int(part) for part in given.split("+")]
-    return given
+    return parse(given)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, asdict, dataclass, fields
 from numbers import Real
+from typing import Any
 
 from dola.errors import ConfigError
 from dola.files.settings_file import read_object
-from dola.methods.layers import BUCKETS, check_indices
+from dola.methods.layers import check_indices, is_named, parse
 from dola.methods.names import DIVERGENCES
 
 
@@ -21,8 +22,9 @@ class DoLaConfig:
     Checked on construction against nothing but itself, and against a model's depth when it is attached to one.
 
     Attributes:
-        layers: Candidate premature layers: "high" (for short answers), "low" (for longer reasoning), "all", or layer
-            indices in Hugging Face's numbering (0 is the embedding output). One index is static DoLa.
+        layers: Candidate premature layers: "high" (for short answers), "low" (for longer reasoning), "all", a window of the
+            last ones ("last:10"), or layer indices in Hugging Face's numbering (0 is the embedding output). One index is
+            static DoLa.
         relative_top: Tokens below this fraction of the likeliest token's probability are ruled out. In [0, 1]; 0 keeps all.
         divergence: How the premature layer is chosen: "jsd" is the Jensen-Shannon divergence of the paper, "reference" what
             transformers 4 and voidism/DoLa compute in its place (see `contrast.reference_divergence`).
@@ -40,7 +42,7 @@ class DoLaConfig:
     lazy: bool = True
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.layers, str) and self.layers in BUCKETS):
+        if not is_named(self.layers):
             object.__setattr__(self, "layers", check_indices(self.layers))  # frozen, and hashable with a tuple
         if isinstance(self.relative_top, bool) or not isinstance(self.relative_top, Real):
             raise ConfigError(f"relative_top={self.relative_top!r} is not a number; allowed is [0, 1].", hint=_TOP)
@@ -67,6 +69,10 @@ class DoLaConfig:
         """
         return cls(layers, divergence="reference", final_norm=False)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The settings by name, for JSON; `DoLaConfig(**settings)` is the same configuration."""
+        return asdict(self)
+
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> DoLaConfig:
         """The settings of a JSON file, as `dola tune --output` writes it and `--config` of the command reads it.
@@ -88,8 +94,8 @@ class DoLaConfig:
         settings = {key.replace("-", "_"): value for key, value in given.items()}
         if (layers := settings.get("layers")) == "off":
             raise ConfigError(f"{name} says that DoLa is off.", hint="decode plainly: without dola.attach or dola.generate")
-        if isinstance(layers, str) and all(part.strip().isdecimal() for part in layers.split(",")):
-            settings["layers"] = [int(part) for part in layers.split(",")]
+        if layers is not None:
+            settings["layers"] = parse(layers)
         return cls(**settings)
 
     @property

@@ -1,15 +1,44 @@
-"""Which layers are contrasted: "low" | "high" | "all" | indices -> the candidate layers of a model.
+"""Which layers are contrasted: "low" | "high" | "all" | "last:10" | indices -> the candidate layers of a model.
 
 Layers are numbered as in Hugging Face's `hidden_states`: 0 is the embedding output, j is the residual stream after j blocks,
 N (the number of blocks) is the mature layer. Candidates are therefore in 0 .. N-1.
 """
 
 import operator
+import re
 from collections.abc import Iterable
+from typing import Any
 
 from dola.errors import LayersError
 
 BUCKETS = ("low", "high", "all")
+
+WINDOW = re.compile(r"last:([1-9][0-9]*)")
+"""A window: so many layers below the last one, without gaps. Where a model has fewer, it is all of them."""
+
+
+def parse(given: object) -> Any:
+    """Layers as somebody wrote them, as a configuration takes them: text that lists numbers ("24,28" or "24+28") as a tuple.
+
+    All else is handed back as it is, for the configuration to judge.
+    """
+    if not isinstance(given, str):
+        return given
+    text = given.strip()
+    try:
+        return tuple(int(number) for number in re.split("[,+]", text))
+    except ValueError:
+        return text if is_named(text) else given
+
+
+def is_named(layers: object) -> bool:
+    """Whether this is the name of layers, and neither indices nor a mistake: a bucket, or a window such as "last:10"."""
+    return isinstance(layers, str) and (layers in BUCKETS or WINDOW.fullmatch(layers) is not None)
+
+
+def spelled(layers: object) -> str:
+    """Layers as people write them, the opposite of `parse`."""
+    return ",".join(map(str, layers)) if isinstance(layers, (list, tuple)) else str(layers)
 
 
 def candidate_layers(layers: str | Iterable[object], num_layers: int, *, tied: bool) -> tuple[int, ...]:
@@ -19,7 +48,7 @@ def candidate_layers(layers: str | Iterable[object], num_layers: int, *, tied: b
     lower or upper half, within the outer 20 layers for models deeper than 40.
 
     Args:
-        layers: "low", "high", "all" (every layer below the last), or indices.
+        layers: "low", "high", "all" (every layer below the last), a window such as "last:10", or indices.
         num_layers: N, the number of blocks.
         tied: Whether the head shares the embedding's weights. Then the readout of layer 0 is nearly the identity, and the
             low bucket starts higher up.
@@ -37,8 +66,12 @@ def candidate_layers(layers: str | Iterable[object], num_layers: int, *, tied: b
         found = range(n // 2 if n <= 40 else n - 20, n, 2)
     elif layers == "low":
         found = range(start, start + 1) if start == n // 2 else range(start, n // 2 if n <= 40 else 20, 2)
+    elif window := WINDOW.fullmatch(layers):
+        found = range(max(0, n - int(window[1])), n)
     else:
-        raise LayersError(f"layers={layers!r} is no bucket; the buckets are {', '.join(BUCKETS)}.", hint=_HINT)
+        raise LayersError(
+            f"layers={layers!r} is no bucket; the buckets are {', '.join(BUCKETS)}; a window is last:10.", hint=_HINT
+        )
     if not found:
         raise LayersError(
             f'layers="{layers}" holds no layer in a model of {n} layers{" with tied embeddings" if tied else ""}; '
@@ -60,7 +93,7 @@ def check_indices(layers: object, num_layers: int | None = None) -> tuple[int, .
     if isinstance(layers, (str, bytes)) or not isinstance(layers, Iterable):
         raise LayersError(
             f"layers={layers!r} is neither a bucket nor a list of layer indices; allowed are "
-            f"{', '.join(BUCKETS)}, or indices in {allowed}.",
+            f"{', '.join(BUCKETS)}, a window such as last:10, or indices in {allowed}.",
             hint=f"for one fixed premature layer write layers=[{layers}]" if isinstance(layers, int) else _HINT,
         )
     given = list(layers)
@@ -91,11 +124,3 @@ def _index(value: object, given: list[object], allowed: str) -> int:
 
 
 _HINT = 'layers="high" suits short factual answers, layers="low" longer reasoning; or name layers: layers=[24, 28]'
-
-
-def word_or_numbers(text: str) -> str | tuple[int, ...]:
-    """Numbers parted by commas, or the text itself where it is none."""
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        return text

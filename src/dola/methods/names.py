@@ -1,5 +1,8 @@
-"""Names that settings may have. Read where nothing heavy may be imported."""
+"""Names that settings may have, and a number that goes with them. Read where nothing heavy may be imported."""
 
 DIVERGENCES = ("jsd", "reference")
 """How the premature layer is chosen: the functions of these names in `divergences.py`. One more is a function there, and its
 name here."""
+
+RECOMMENDED_PENALTY = 1.2
+"""The repetition penalty of the paper (section 3.1): without one the contrast loops in long texts."""

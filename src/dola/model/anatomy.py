@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dola import native
 from dola.errors import ModelError, ReadoutError
+from dola.methods.layers import candidate_layers
 from dola.model.adapters import FINAL_NORMS, AltUp, register_anatomy, registered_anatomy, why_not
 from dola.model.places import describe_hooks, foreign_hooks, readers_of
 from dola.model.wrappers import causal_lm, inside, unwrap
@@ -73,6 +74,14 @@ class Anatomy:
     def num_layers(self) -> int:
         """N, the number of blocks, and the index of the mature layer."""
         return len(self.blocks)
+
+    def candidates(self, layers: str | Iterable[object]) -> tuple[int, ...]:
+        """The candidate layers that these mean in this model: see `candidate_layers`.
+
+        Raises:
+            LayersError: Layers that this model does not have.
+        """
+        return candidate_layers(layers, self.num_layers, tied=self.tied)
 
     @cached_property
     def vocabulary(self) -> int:

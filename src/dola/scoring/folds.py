@@ -19,7 +19,6 @@ from dola import native
 from dola.decoding.step import chunk_rows
 from dola.methods.contrast import floor, gain, threshold
 from dola.methods.divergences import DIVERGENCES
-from dola.methods.layers import candidate_layers
 from dola.methods.vocabulary import WHOLE
 from dola.model.anatomy import Anatomy
 from dola.scoring.recipe import Recipe
@@ -60,7 +59,7 @@ class LayerScorer:
     def __init__(self, anatomy: Anatomy, recipes: Mapping[str, Recipe]) -> None:
         self.anatomy, self.recipes = anatomy, dict(recipes)
         self.candidates: dict[str, tuple[int, ...]] = {
-            name: candidate_layers(recipe.dola.layers, anatomy.num_layers, tied=anatomy.tied)
+            name: anatomy.candidates(recipe.dola.layers)
             for name, recipe in recipes.items()
             if recipe.dola is not None and recipe.premature != "none"
         }

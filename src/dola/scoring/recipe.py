@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 from dola.errors import ConfigError
 from dola.methods.config import DoLaConfig
@@ -46,15 +46,17 @@ class Recipe:
                 )
 
     @classmethod
+    def reference(cls, layers: str | Sequence[int], *, relative_top: float, post_softmax: bool) -> Recipe:
+        """The reference's recipe under the names of its arguments, in which the paper's runs differ."""
+        config = replace(DoLaConfig.reference(layers), relative_top=relative_top)
+        return cls(config, softmax="full" if post_softmax else "none")
+
+    @classmethod
     def truthfulqa(cls, layers: str | Sequence[int] = "high") -> Recipe:
         """The reference's recipe for TruthfulQA-MC, from which the paper's table comes: no normalisation, no constraint."""
-        return cls(_reference(layers, relative_top=0.0), softmax="none")
+        return cls.reference(layers, relative_top=0.0, post_softmax=False)
 
     @classmethod
     def factor(cls, layers: str | Sequence[int] = "low") -> Recipe:
         """The reference's recipe for FACTOR: normalised over the whole vocabulary, then -1000 for implausible tokens."""
-        return cls(_reference(layers, relative_top=0.1), softmax="full")
-
-
-def _reference(layers: str | Sequence[int], relative_top: float) -> DoLaConfig:
-    return DoLaConfig(layers, relative_top=relative_top, divergence="reference", final_norm=False)
+        return cls.reference(layers, relative_top=0.1, post_softmax=True)

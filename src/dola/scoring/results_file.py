@@ -1,12 +1,11 @@
 """A file of results that an interrupted run goes on from: a head line that says what is run, then one JSON line for each item.
 
-A line that was half written when the run was killed is dropped. A file of another run is refused, and never changed.
+A file of another run is refused, and never changed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,14 +16,8 @@ import transformers
 
 from dola._version import __version__
 from dola.errors import InputError
+from dola.files.json_lines import JsonLines, append, lock, open_to_append
 from dola.files.json_text import dumps, finite, loads
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-logger = logging.getLogger("dola")
 
 SCHEMA = "dola.results/1"
 
@@ -79,17 +72,19 @@ class ResultsFile:
         if path is None:
             yield cls({}, None)
             return
-        facts = dict(run())
+        path, facts = Path(path), dict(run())
         try:
-            file = Path(path).open("a", encoding="utf-8", newline="\n")  # noqa: SIM115 - closed below
+            file = open_to_append(path)
         except OSError as error:
             raise InputError(f"results {str(path)!r}: {error.strerror or error}.", hint="check the path") from error
         with file:
-            _lock(file, Path(path))
-            items, length = _read(Path(path), facts, is_result)
-            file.truncate(length)
-            if not length:
-                _write(file, {"schema": SCHEMA, "run": facts})
+            if not lock(file):  # two runs of one command would do everything twice
+                raise _refusal(path, "is being written by another process")
+            there = JsonLines(path, SCHEMA)
+            items = _items(there, facts, is_result)
+            there.drop_cut_line(file)
+            if not there.lines:
+                append(file, [dumps({"schema": SCHEMA, "run": facts}) + "\n"])
             yield cls(items, file)
 
     def add(self, item: int, found: Any) -> None:
@@ -99,61 +94,41 @@ class ResultsFile:
         """
         self.items[item] = found
         if self._file is not None and not finite(found)[1]:
-            _write(self._file, {"item": item, "found": found})
+            append(self._file, [dumps({"item": item, "found": found}) + "\n"])
 
 
-def _read(path: Path, run: Mapping[str, str], is_result: IsResult) -> tuple[dict[int, Any], int]:
-    """Items, and the length in bytes up to which the file is whole."""
-    content = path.read_bytes()
-    lines = content.split(b"\n")
-    whole = len(content) - len(lines.pop())
-    if not lines:
-        start = dumps({"schema": SCHEMA})[:-1].encode()
-        if content and not (content.startswith(start) or start.startswith(content)):
-            raise _refusal(path, "was not written by dola")
-        return {}, 0
-    there, items = _taken_apart(path, lines)
+def _items(file: JsonLines, run: Mapping[str, str], is_result: IsResult) -> dict[int, Any]:
+    """The items of a file of this run."""
+    if not file.lines:
+        if not file.cut_line_begins(dumps({"schema": SCHEMA})[:-1].encode()):
+            raise _refusal(file.path, "was not written by dola")
+        return {}
+    there, items = _taken_apart(file)
     for name, value in run.items():
         if there.get(name) != value:
-            raise _refusal(path, f"is of another run: its {name} is {there.get(name)}, and here it is {value}")
+            raise _refusal(file.path, f"is of another run: its {name} is {there.get(name)}, and here it is {value}")
     for item, found in items.items():
         if not is_result(item, found):
-            raise _refusal(path, f"is damaged: what it holds for item {item} is not a result of this run")
-    return items, whole
+            raise _refusal(file.path, f"is damaged: what it holds for item {item} is not a result of this run")
+    return items
 
 
-def _taken_apart(path: Path, lines: list[bytes]) -> tuple[dict[str, Any], dict[int, Any]]:
-    """What was run, and the items, of the lines of a file."""
+def _taken_apart(file: JsonLines) -> tuple[dict[str, Any], dict[int, Any]]:
+    """What was run, and the items."""
     try:
-        head, *records = map(loads, lines)
+        head, *records = map(loads, file.lines)
         schema = head["schema"]
-        another = isinstance(schema, str) and schema != SCHEMA and schema.startswith(SCHEMA.partition("/")[0] + "/")
+        another = file.is_other_version(schema)
         there = {} if another else dict(head["run"])
         items = {} if another else {record["item"]: record["found"] for record in records}
     except (ValueError, KeyError, TypeError):
-        raise _refusal(path, "was not written by dola") from None
+        raise _refusal(file.path, "was not written by dola") from None
     if another:
-        raise _refusal(path, f"was written by another version of dola: its schema is {schema!r}, and here it is {SCHEMA!r}")
+        why = f"was written by another version of dola: its schema is {schema!r}, and here it is {SCHEMA!r}"
+        raise _refusal(file.path, why)
     if schema != SCHEMA or not all(type(item) is int for item in items):
-        raise _refusal(path, "was not written by dola")
+        raise _refusal(file.path, "was not written by dola")
     return there, items
-
-
-def _lock(file: TextIO, path: Path) -> None:
-    """Have the file for ourselves until it is closed, so that two runs of one command do not score everything twice."""
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise _refusal(path, "is being written by another process") from None
-    except OSError as error:  # some network file systems have no locks
-        logger.info("%s cannot be locked: %s", path, error)
-
-
-def _write(file: TextIO, record: Mapping[str, Any]) -> None:
-    file.write(dumps(record) + "\n")
-    file.flush()
 
 
 def _refusal(path: Path, why: str) -> InputError:

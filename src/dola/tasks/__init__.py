@@ -10,11 +10,12 @@ A task turns rows into items and measures one item at a time; scoring continuati
 
 from __future__ import annotations
 
+from dola.methods.names import RECOMMENDED_PENALTY
 from dola.tasks import factor, gsm8k, strategyqa, truthfulqa, vicuna
 from dola.tasks.data import HubDataset
-from dola.tasks.task import Generation, Metric, PaperSettings, Task
+from dola.tasks.task import ChoiceTask, Generation, GenerationTask, Metric, PaperSettings, Task
 
-__all__ = ["TASKS", "Generation", "Metric", "PaperSettings", "Task"]
+__all__ = ["TASKS", "ChoiceTask", "Generation", "GenerationTask", "Metric", "PaperSettings", "Task"]
 
 _TRUTHFULQA_HUB = HubDataset("truthfulqa/truthful_qa", "generation", "validation")
 _TRUTHFULQA_HOME = "https://github.com/sylinrl/TruthfulQA"
@@ -35,106 +36,99 @@ def _generation_metrics(chance: float | None) -> tuple[Metric, ...]:
     )
 
 
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        Task(
-            name="truthfulqa-mc",
-            kind="choice",
-            description="TruthfulQA, multiple choice: are true answers likelier than common misconceptions?",
-            files=("TruthfulQA.csv",),
-            homepage=_TRUTHFULQA_HOME,
-            published=truthfulqa.PUBLISHED,
-            hub=_TRUTHFULQA_HUB,
-            make_items=truthfulqa.choice_items,
-            metrics=(
-                Metric("mc1", "the best answer beats all wrong ones", chance=truthfulqa.chance_best),
-                Metric("mc2", "probability mass of the right answers", binary=False, chance=truthfulqa.chance_mass),
-                Metric("mc2_reference", "the same, as the reference computes it", binary=False, chance=truthfulqa.chance_mass),
-                Metric("mc3", "share of right answers that beat all wrong ones", binary=False, chance=truthfulqa.chance_best),
-            ),
-            measure=truthfulqa.choice_metrics,
-            generation=None,
-            paper=PaperSettings("high", relative_top=0.0),
+_TASKS: tuple[Task, ...] = (
+    ChoiceTask(
+        name="truthfulqa-mc",
+        description="TruthfulQA, multiple choice: are true answers likelier than common misconceptions?",
+        files=("TruthfulQA.csv",),
+        homepage=_TRUTHFULQA_HOME,
+        published=truthfulqa.PUBLISHED,
+        hub=_TRUTHFULQA_HUB,
+        make_items=truthfulqa.choice_items,
+        metrics=(
+            Metric("mc1", "the best answer beats all wrong ones", chance=truthfulqa.chance_best),
+            Metric("mc2", "probability mass of the right answers", binary=False, chance=truthfulqa.chance_mass),
+            Metric("mc2_reference", "the same, as the reference computes it", binary=False, chance=truthfulqa.chance_mass),
+            Metric("mc3", "share of right answers that beat all wrong ones", binary=False, chance=truthfulqa.chance_best),
         ),
-        Task(
-            name="truthfulqa-open",
-            kind="open",
-            description="TruthfulQA, open-ended: two judges say whether generated answers are true and informative",
-            files=("TruthfulQA.csv",),
-            homepage=_TRUTHFULQA_HOME,
-            published=truthfulqa.PUBLISHED,
-            hub=_TRUTHFULQA_HUB,
-            make_items=truthfulqa.open_items,
-            metrics=(
-                Metric("truth", "judged true"),
-                Metric("info", "judged informative"),
-                Metric("truth_info", "judged both"),
-                Metric("reject", 'answered with "I have no comment"'),
-            ),
-            measure=truthfulqa.open_metrics,
-            generation=Generation(50, truthfulqa.STOP),
-            paper=PaperSettings("high", relative_top=0.1, repetition_penalty=1.2),
+        measure=truthfulqa.choice_metrics,
+        paper=PaperSettings("high", relative_top=0.0),
+    ),
+    GenerationTask(
+        name="truthfulqa-open",
+        description="TruthfulQA, open-ended: two judges say whether generated answers are true and informative",
+        files=("TruthfulQA.csv",),
+        homepage=_TRUTHFULQA_HOME,
+        published=truthfulqa.PUBLISHED,
+        hub=_TRUTHFULQA_HUB,
+        make_items=truthfulqa.open_items,
+        metrics=(
+            Metric("truth", "judged true"),
+            Metric("info", "judged informative"),
+            Metric("truth_info", "judged both"),
+            Metric("reject", 'answered with "I have no comment"'),
         ),
-        *(
-            Task(
-                name=f"factor-{subset}",
-                kind="choice",
-                description=f"FACTOR, {subset}: is the true ending of a text likelier than three that contradict it?",
-                files=(f"{subset}_factor.csv",),
-                homepage=_FACTOR_HOME,
-                published=factor.PUBLISHED if subset == "news" else {},
-                hub=None,
-                make_items=factor.news_items if subset == "news" else factor.shortened_items,
-                metrics=_FACTOR_METRICS,
-                measure=factor.metrics,
-                generation=None,
-                paper=_FACTOR_PAPER,
-            )
-            for subset in ("news", "wiki", "expert")
-        ),
-        Task(
-            name="strategyqa",
-            kind="generation",
-            description="StrategyQA: yes or no, by a chain of thought",
-            files=("train.json", "dev.json"),
-            homepage="https://github.com/eladsegal/strategyqa",
-            published=strategyqa.PUBLISHED,
-            hub=HubDataset("ChilleD/StrategyQA", split="train+test"),
-            make_items=strategyqa.items,
-            metrics=_generation_metrics(chance=0.5),
-            measure=strategyqa.metrics,
-            generation=Generation(256, strategyqa.STOP),
-            paper=PaperSettings("low", relative_top=0.1, repetition_penalty=1.2),
-        ),
-        Task(
-            name="gsm8k",
-            kind="generation",
-            description="GSM8K: the number that solves a word problem, by a chain of thought",
-            files=("test.jsonl",),
-            homepage="https://github.com/openai/grade-school-math",
-            published=gsm8k.PUBLISHED,
-            hub=HubDataset("openai/gsm8k", "main", "test"),
-            make_items=gsm8k.items,
-            metrics=_generation_metrics(chance=None),
-            measure=gsm8k.metrics,
-            generation=Generation(256, gsm8k.STOP),
-            paper=PaperSettings("low", relative_top=0.1, repetition_penalty=1.2),
-        ),
-        Task(
-            name="vicuna",
-            kind="answers",
-            description="Vicuna questions: answers in a file that FastChat's judges read",
-            files=("question.jsonl",),
-            homepage="https://github.com/lm-sys/FastChat",
-            published=vicuna.PUBLISHED,
+        measure=truthfulqa.open_metrics,
+        generation=Generation(50, truthfulqa.STOP),
+        judged=True,
+        paper=PaperSettings("high", relative_top=0.1, repetition_penalty=RECOMMENDED_PENALTY),
+    ),
+    *(
+        ChoiceTask(
+            name=f"factor-{subset}",
+            description=f"FACTOR, {subset}: is the true ending of a text likelier than three that contradict it?",
+            files=(f"{subset}_factor.csv",),
+            homepage=_FACTOR_HOME,
+            published=factor.PUBLISHED if subset == "news" else {},
             hub=None,
-            make_items=vicuna.items,
-            metrics=(),
-            measure=None,
-            generation=Generation(1024, vicuna.STOP, temperature=0.7),
-            paper=PaperSettings("low", relative_top=0.1, repetition_penalty=1.2),
-        ),
-    )
-}
+            make_items=factor.news_items if subset == "news" else factor.shortened_items,
+            metrics=_FACTOR_METRICS,
+            measure=factor.metrics,
+            paper=_FACTOR_PAPER,
+        )
+        for subset in ("news", "wiki", "expert")
+    ),
+    GenerationTask(
+        name="strategyqa",
+        description="StrategyQA: yes or no, by a chain of thought",
+        files=("train.json", "dev.json"),
+        homepage="https://github.com/eladsegal/strategyqa",
+        published=strategyqa.PUBLISHED,
+        hub=HubDataset("ChilleD/StrategyQA", split="train+test"),
+        make_items=strategyqa.items,
+        metrics=_generation_metrics(chance=0.5),
+        measure=strategyqa.metrics,
+        generation=Generation(256, strategyqa.STOP),
+        paper=PaperSettings("low", relative_top=0.1, repetition_penalty=RECOMMENDED_PENALTY),
+    ),
+    GenerationTask(
+        name="gsm8k",
+        description="GSM8K: the number that solves a word problem, by a chain of thought",
+        files=("test.jsonl",),
+        homepage="https://github.com/openai/grade-school-math",
+        published=gsm8k.PUBLISHED,
+        hub=HubDataset("openai/gsm8k", "main", "test"),
+        make_items=gsm8k.items,
+        metrics=_generation_metrics(chance=None),
+        measure=gsm8k.metrics,
+        generation=Generation(256, gsm8k.STOP),
+        paper=PaperSettings("low", relative_top=0.1, repetition_penalty=RECOMMENDED_PENALTY),
+    ),
+    GenerationTask(
+        name="vicuna",
+        description="Vicuna questions: answers in a file that FastChat's judges read",
+        files=("question.jsonl",),
+        homepage="https://github.com/lm-sys/FastChat",
+        published=vicuna.PUBLISHED,
+        hub=None,
+        make_items=vicuna.items,
+        metrics=(),
+        measure=None,
+        generation=Generation(1024, vicuna.STOP, temperature=0.7),
+        chat=True,
+        paper=PaperSettings("low", relative_top=0.1, repetition_penalty=RECOMMENDED_PENALTY),
+    ),
+)
+
+TASKS = {task.name: task for task in _TASKS}
 """All tasks by name."""

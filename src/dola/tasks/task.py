@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
-from dola.errors import DataError
+from dola.errors import DataError, UsageError
 from dola.tasks.data import Data, HubDataset, Source, open_data
 from dola.tasks.items import ChoiceItem, QuestionItem
-
-Kind = Literal["choice", "generation", "open", "answers"]
 
 
 @dataclass(frozen=True)
@@ -65,14 +63,12 @@ class PaperSettings:
     repetition_penalty: float = 1.0
 
 
-@dataclass(frozen=True)
-class Task:
-    """An evaluation task.
+@dataclass(frozen=True, kw_only=True)
+class BaseTask:
+    """What all tasks have.
 
     Attributes:
         name: Its name on the command line.
-        kind: "choice": continuations are scored. "generation": text is generated, an answer is extracted. "open": text is
-            generated and judged by models. "answers": text is generated and written to a file.
         description: One line, for people.
         files: Names of the files that hold it, opened together.
         homepage: Where they can be had.
@@ -80,14 +76,10 @@ class Task:
         hub: Where the hub has it; None where it does not.
         make_items: Rows to items.
         metrics: What `measure` returns.
-        measure: Metric values of one item, by name. Called with (item, scores, token counts) for "choice", (item, text) for
-            "generation", (item, text, truth judge, info judge) for "open"; None for "answers".
-        generation: None for "choice".
         paper: How the paper ran it.
     """
 
     name: str
-    kind: Kind
     description: str
     files: tuple[str, ...]
     homepage: str
@@ -95,8 +87,6 @@ class Task:
     hub: HubDataset | None
     make_items: Callable[[Data], list[ChoiceItem]] | Callable[[Data], list[QuestionItem]]
     metrics: tuple[Metric, ...]
-    measure: Callable[..., dict[str, float]] | None
-    generation: Generation | None
     paper: PaperSettings
 
     def open(self, source: Source | Sequence[Source] | None = None, *, expected: Sequence[str] | None = None) -> Data:
@@ -136,3 +126,57 @@ class Task:
                 raise DataError(f"Two items of {self.name} have the id {item.id!r}.", hint="give each file once")
             seen.add(item.id)
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceTask(BaseTask):
+    """A task whose continuations are scored.
+
+    Attributes:
+        measure: Metric values of one item, by name, from (item, scores, token counts).
+        generates, judged, measured_alone: As of GenerationTask.
+    """
+
+    measure: Callable[[ChoiceItem, Sequence[float], Sequence[int]], dict[str, float]]
+    generates: ClassVar[bool] = False
+    judged: ClassVar[bool] = False
+    measured_alone: ClassVar[bool] = True
+
+    def check_means(self, judge: object, folder: object) -> None:
+        """Nothing is needed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationTask(BaseTask):
+    """A task that is answered with generated text.
+
+    Attributes:
+        generation: How text is generated.
+        measure: Metric values of one item, by name, from (item, text), or where it is `judged` from (item, text, truth judge,
+            info judge). None where answers are judged elsewhere: they are written to files.
+        judged: Whether models judge the answers.
+        chat: Whether prompts go through the chat template of a model that has one.
+        generates: Whether text is generated.
+    """
+
+    generation: Generation
+    measure: Callable[..., dict[str, float]] | None
+    generates: ClassVar[bool] = True
+    judged: bool = False
+    chat: bool = False
+
+    @property
+    def measured_alone(self) -> bool:
+        """Whether `measure` needs no judge."""
+        return self.measure is not None and not self.judged
+
+    def check_means(self, judge: object, folder: object) -> None:
+        """Raise UsageError where there is no judge, or no folder for answers, and this task needs it."""
+        if self.judged and judge is None:
+            raise UsageError(f"{self.name} needs a judge of answers.", hint="--judge MODEL, or --judge-url URL --judge NAME")
+        if self.measure is None and folder is None:
+            raise UsageError(f"{self.name} writes its answers to files, and no folder is named.", hint="--answers FOLDER")
+
+
+Task: TypeAlias = ChoiceTask | GenerationTask
+"""An evaluation task."""

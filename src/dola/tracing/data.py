@@ -117,8 +117,8 @@ class LayerTrace:
         """The configuration that was traced."""
         from dola.methods.config import DoLaConfig
 
-        names = ("relative_top", "divergence", "final_norm", "lazy")
-        return DoLaConfig(self.settings["layers"], **{name: self.settings[name] for name in names})
+        names = DoLaConfig.__dataclass_fields__
+        return DoLaConfig(**{name: value for name, value in self.settings.items() if name in names})
 
     @property
     def divergence(self) -> list[list[float]]:

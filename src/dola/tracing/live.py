@@ -22,6 +22,7 @@ from torch import Tensor
 from dola.decoding.attach import as_config
 from dola.errors import CaptureError
 from dola.methods.config import DoLaConfig
+from dola.methods.names import RECOMMENDED_PENALTY
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import captured
 from dola.text.encoding import Encoder
@@ -59,7 +60,7 @@ def follow(
     *,
     generate: int,
     decode: Sequence[str] = ("greedy", "dola"),
-    repetition_penalty: float = 1.2,
+    repetition_penalty: float = RECOMMENDED_PENALTY,
     top_k: int = 5,
     anatomy: Anatomy | None = None,
     stop: threading.Event | None = None,

@@ -20,7 +20,6 @@ from dola.decoding.step import chunk_rows
 from dola.errors import InputError
 from dola.methods.config import DoLaConfig
 from dola.methods.contrast import contrast, plausible
-from dola.methods.layers import candidate_layers
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import captured, few_logits
 from dola.model.places import is_hooked_outside
@@ -66,7 +65,7 @@ class LayerReader:
 
     def __init__(self, anatomy: Anatomy, config: DoLaConfig, top_k: int) -> None:
         self.anatomy, self.config, self._top_k = anatomy, config, top_k
-        self.candidates = candidate_layers(config.layers, anatomy.num_layers, tied=anatomy.tied)
+        self.candidates = anatomy.candidates(config.layers)
 
     @torch.no_grad()
     def read(self, ids: Sequence[int], first: int, tokens: Sequence[int | None]) -> list[TokenTrace]:

@@ -15,6 +15,7 @@ from dola.decoding.attach import as_config
 from dola.decoding.call import check_not_empty
 from dola.errors import InputError
 from dola.methods.config import DoLaConfig
+from dola.methods.names import RECOMMENDED_PENALTY
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import check_eval, window
 from dola.text.encoding import Encoder
@@ -31,7 +32,7 @@ def trace(
     *,
     generate: int = 0,
     decode: str = "dola",
-    repetition_penalty: float = 1.2,
+    repetition_penalty: float = RECOMMENDED_PENALTY,
     top_k: int = 5,
     anatomy: Anatomy | None = None,
     **settings: Any,
@@ -102,13 +103,12 @@ def as_trace(
 ) -> LayerTrace:
     """What `reader` read of some tokens, with all that a LayerTrace says beside."""
     config, anatomy = reader.config, reader.anatomy
-    chosen = {"layers": config.layers, "relative_top": config.relative_top, "divergence": config.divergence}
     penalty = {} if repetition_penalty is None else {"repetition_penalty": repetition_penalty}
     return LayerTrace(
         model=anatomy.lm.config.name_or_path,
         prompt=prompt,
         mode=mode,
-        settings={**chosen, "final_norm": config.final_norm, "lazy": config.lazy, **penalty},
+        settings={**config.as_dict(), **penalty},
         num_layers=anatomy.num_layers,
         candidates=reader.candidates,
         prompt_tokens=prompt_tokens,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 
 from dola.methods.layers import BUCKETS
-from dola.methods.names import DIVERGENCES
+from dola.methods.names import DIVERGENCES, RECOMMENDED_PENALTY
 from dola.plot.html import page, page_data
 from dola.tracing.data import LayerTrace
 from dola.tracing.trace_file import write_traces
@@ -91,7 +91,7 @@ def build(session: Session, *, model: str, models: Sequence[str], choose: bool =
                     start = gr.Button("Generate", variant="primary", elem_id="generate")
                     stop = gr.Button("Stop", interactive=False, elem_id="stop")
             with gr.Column(scale=2, min_width=320):
-                fields = [prompt, *_settings(session.limits, model, models, choose)]
+                fields = {"prompt": prompt, **_settings(session.limits, model, models, choose)}
         message = gr.HTML(message_html(View(status="Ready.")), elem_id="message")
         with gr.Row(equal_height=True):
             with gr.Column(min_width=320):
@@ -107,7 +107,8 @@ def build(session: Session, *, model: str, models: Sequence[str], choose: bool =
 
         def answer(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
             before: tuple[LayerTrace, ...] | None = None
-            for view in session.answer(_request(values), request.session_hash or ""):
+            asked = _request(dict(zip(fields, values, strict=True)))
+            for view in session.answer(asked, request.session_hash or ""):
                 yield _updates(view, before)
                 before = view.traces
 
@@ -118,50 +119,64 @@ def build(session: Session, *, model: str, models: Sequence[str], choose: bool =
             return _updates(session.open(Path(path), Path(path).name), None)
 
         unlisted: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        gr.on([start.click, prompt.submit], answer, fields, shown, concurrency_limit=session.limits.at_once, **unlisted)
+        limit = session.limits.at_once
+        gr.on([start.click, prompt.submit], answer, [*fields.values()], shown, concurrency_limit=limit, **unlisted)
         stop.click(stop_mine, queue=False, **unlisted)
         opener.upload(open_file, opener, shown, **unlisted)
         blocks.unload(stop_mine)
     return blocks
 
 
-def _settings(limits: Limits, model: str, models: Sequence[str], choose: bool) -> list[Any]:
-    """The other fields, in the order of `Request`'s."""
-    found = [
-        gr.Dropdown(
+def _settings(limits: Limits, model: str, models: Sequence[str], choose: bool) -> dict[str, Any]:
+    """The other fields, by the names of `Request`'s."""
+    usual = Request()
+    found = {
+        "model": gr.Dropdown(
             [*dict.fromkeys([model, *models])], value=model, label="Model", allow_custom_value=choose,
             info="An alias, a hub id or a folder." if choose else None,
         ),
-        gr.Dropdown(
-            list(BUCKETS), value="high", label="Layers", allow_custom_value=True,
+        "layers": gr.Dropdown(
+            list(BUCKETS), value=usual.layers, label="Layers", allow_custom_value=True,
             info="high for short answers, low for longer reasoning, all, or numbers: 24,28.",
         ),
-        gr.Slider(1, limits.new_tokens, value=min(40, limits.new_tokens), step=1, label="New tokens, at most"),
-    ]  # fmt: skip
-    model_field, layers, new_tokens = found
+        "new_tokens": gr.Slider(
+            1, limits.new_tokens, value=min(usual.new_tokens, limits.new_tokens), step=1, label="New tokens, at most"
+        ),
+    }  # fmt: skip
     with gr.Accordion("More settings", open=False):
-        chat = gr.Checkbox(True, label="Chat template", info="Ask as a user of the model's chat, where it has one.")
-        penalty = gr.Slider(1, 2, value=1.2, step=0.05, label="Repetition penalty", info="Of both. The paper uses 1.2.")
-        top = gr.Slider(
-            0, 1, value=0.1, step=0.01, label="relative_top", info="Rules out tokens below this share of the likeliest."
-        )
-        divergence = gr.Radio(list(DIVERGENCES), value="jsd", label="Divergence", info="How the layer is chosen.")
-        norm = gr.Checkbox(True, label="Final norm", info="Earlier layers pass it before the head, as the last one does.")
-    return [model_field, chat, layers, divergence, norm, top, penalty, new_tokens]
+        return found | {
+            "chat": gr.Checkbox(
+                usual.chat, label="Chat template", info="Ask as a user of the model's chat, where it has one."
+            ),
+            "repetition_penalty": gr.Slider(
+                1, 2, value=usual.repetition_penalty, step=0.05, label="Repetition penalty",
+                info=f"Of both. The paper uses {RECOMMENDED_PENALTY}.",
+            ),
+            "relative_top": gr.Slider(
+                0, 1, value=usual.relative_top, step=0.01, label="relative_top",
+                info="Rules out tokens below this share of the likeliest.",
+            ),
+            "divergence": gr.Radio(
+                list(DIVERGENCES), value=usual.divergence, label="Divergence", info="How the layer is chosen."
+            ),
+            "final_norm": gr.Checkbox(
+                usual.final_norm, label="Final norm", info="Earlier layers pass it before the head, as the last one does."
+            ),
+        }  # fmt: skip
 
 
-def _request(values: Sequence[Any]) -> Request:
-    prompt, model, chat, layers, divergence, norm, top, penalty, new_tokens = values
+def _request(fields: Mapping[str, Any]) -> Request:
+    """The form, by the names of `Request`'s fields. Gradio has None for a text that was emptied."""
     return Request(
-        model=str(model or "").strip(),
-        prompt=prompt or "",
-        chat=bool(chat),
-        layers=str(layers or ""),
-        divergence=divergence,
-        final_norm=bool(norm),
-        relative_top=float(top),
-        repetition_penalty=float(penalty),
-        new_tokens=int(new_tokens),
+        model=str(fields["model"] or "").strip(),
+        prompt=fields["prompt"] or "",
+        chat=bool(fields["chat"]),
+        layers=str(fields["layers"] or ""),
+        divergence=fields["divergence"],
+        final_norm=bool(fields["final_norm"]),
+        relative_top=float(fields["relative_top"]),
+        repetition_penalty=float(fields["repetition_penalty"]),
+        new_tokens=int(fields["new_tokens"]),
     )
 
 

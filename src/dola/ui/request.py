@@ -9,7 +9,8 @@ from typing import Any
 
 from dola.errors import InputError
 from dola.methods.config import DoLaConfig
-from dola.methods.layers import word_or_numbers
+from dola.methods.layers import parse
+from dola.methods.names import RECOMMENDED_PENALTY
 from dola.text.chat import has_chat
 from dola.text.encoding import Encoder
 
@@ -40,7 +41,7 @@ class Request:
         model: An alias, a hub id, a folder.
         prompt: What to continue, or to answer.
         chat: Whether the prompt goes through the model's chat template, where it has one.
-        layers: "high", "low", "all", or numbers with commas between them.
+        layers: "high", "low", "all", "last:10", or numbers with commas between them.
         divergence, final_norm, relative_top: As of DoLaConfig.
         repetition_penalty: Of both ways.
         new_tokens: Length of an answer, at most.
@@ -53,7 +54,7 @@ class Request:
     divergence: str = "jsd"
     final_norm: bool = True
     relative_top: float = 0.1
-    repetition_penalty: float = 1.2
+    repetition_penalty: float = RECOMMENDED_PENALTY
     new_tokens: int = 40
 
     def config(self) -> DoLaConfig:
@@ -62,9 +63,12 @@ class Request:
         Raises:
             ConfigError: A value that is not allowed.
         """
-        layers = word_or_numbers(self.layers.strip())
-        settings: Mapping[str, Any] = {"divergence": self.divergence, "final_norm": self.final_norm}
-        return DoLaConfig(layers, relative_top=self.relative_top, **settings)
+        settings: Mapping[str, Any] = {
+            "layers": parse(self.layers.strip()),
+            "divergence": self.divergence,
+            "final_norm": self.final_norm,
+        }
+        return DoLaConfig(relative_top=self.relative_top, **settings)
 
     def check(self, limits: Limits) -> None:
         """Refuse what can be told without a model.
@@ -88,7 +92,7 @@ class Request:
         if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
             raise InputError(
                 f"The repetition penalty {self.repetition_penalty} is out of range; allowed is more than 0.",
-                hint="1 is none, 1.2 is what the paper uses",
+                hint=f"1 is none, {RECOMMENDED_PENALTY} is what the paper uses",
             )
 
     def tokens(self, encoder: Encoder, limits: Limits) -> list[int]:

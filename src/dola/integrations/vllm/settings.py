@@ -17,7 +17,7 @@ from typing import Any
 
 from dola.errors import ConfigError
 from dola.methods.config import DoLaConfig
-from dola.methods.layers import candidate_layers, word_or_numbers
+from dola.methods.layers import candidate_layers, parse
 
 METHOD = ("layers", "relative_top", "divergence", "final_norm")
 """Settings of the method, of an engine as of a request, where they have the prefix `dola_`."""
@@ -127,11 +127,10 @@ def _no_option(name: object) -> ConfigError:
 
 
 def _layers(given: Any) -> str | Iterable[object]:
-    """Layers as somebody wrote them: a bucket, indices, or indices as text, parted by commas."""
-    if isinstance(given, str):
-        return word_or_numbers(given)
-    if isinstance(given, Iterable) and not isinstance(given, Mapping):
-        return given
+    """Layers as somebody wrote them: a name, indices, or indices as text."""
+    layers = parse(given)
+    if isinstance(layers, Iterable) and not isinstance(layers, Mapping):
+        return layers
     raise ConfigError(
         f"layers={given!r} is neither a bucket (low, high, all) nor a list of layer indices.",
         hint='"high", or for instance [24, 28]',
