@@ -234,7 +234,7 @@ class Session:
         if found is None or found.num_layers != self.anatomy.num_layers:
             raise self._changed(path)
         self._part_changes.undo()
-        self.anatomy = self._step.anatomy = found
+        self.anatomy = self._step.readout = found
         self.layers = found.candidates(self.config.layers)
         self._step.forget_plans()
         self._hook_parts(found)

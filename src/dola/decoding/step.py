@@ -22,7 +22,7 @@ from dola.decoding.cost import cheaper_together, native_bound, product_bound
 from dola.methods.config import DoLaConfig
 from dola.methods.contrast import contrast
 from dola.methods.sparse import Row
-from dola.model.anatomy import Anatomy
+from dola.model.readout import Readout
 
 CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**26}
 """Premature logits are made for so many rows at a time that K * rows * V stays below this (one row is the least): 64 MiB in
@@ -63,8 +63,8 @@ class Step:
         rows_saved: How many of them needed no contrast, because a single token was plausible.
     """
 
-    def __init__(self, anatomy: Anatomy, config: DoLaConfig) -> None:
-        self.anatomy, self.config = anatomy, config
+    def __init__(self, readout: Readout, config: DoLaConfig) -> None:
+        self.readout, self.config = readout, config
         self.rows = self.rows_saved = 0
         self._plans: dict[tuple[object, ...], bool] = {}
 
@@ -90,12 +90,12 @@ class Step:
         """
         if self.config.raw_head or hidden.dim() != 3 or hidden.shape[1] != 1:
             return False
-        return bool(self.anatomy.vocabulary * candidates * hidden.shape[0] <= _most_elements(hidden.device.type))
+        return bool(self.readout.vocabulary * candidates * hidden.shape[0] <= _most_elements(hidden.device.type))
 
     def _plan(self, rows: int, candidates: int, device: str, dtype: torch.dtype, kernel: bool, lazy: bool) -> bool:
         if self.config.raw_head:  # parity comes first: the old code's tokens depend on its rounding where scores tie
             return False
-        if self.anatomy.vocabulary * rows * candidates > _most_elements(device):
+        if self.readout.vocabulary * rows * candidates > _most_elements(device):
             return False
         apart = product_bound(device, dtype)
         bound = native_bound(dtype) if kernel else apart
@@ -104,21 +104,21 @@ class Step:
     def rows_to_read(self, mature: Tensor, hidden: list[Tensor]) -> Tensor:
         """The head's input [..., d] and the K captures of the same shape, normed: [K+1, ..., d]."""
         captures = torch.stack([layer.to(mature.device) for layer in hidden])
-        premature = self.anatomy.head_input(captures, final_norm=self.config.final_norm)
+        premature = self.readout.head_input(captures, final_norm=self.config.final_norm)
         return torch.cat([mature[None], premature.to(mature.dtype)])
 
     def read_by_kernel(self, rows: Tensor) -> tuple[Tensor, Reading] | None:
         """Mature logits and reading of `rows` [K+1, ..., d] by the compiled kernel, where it suits this head."""
         if not self._suits_kernel(rows):
             return None
-        head: Any = self.anatomy.head
+        head: Any = self.readout.head
         logits, log_z = native.head_product(head.weight, rows.flatten(0, -2))
         logits, log_z = logits.view(*rows.shape[:-1], -1), log_z.view(rows.shape[:-1])
         return logits[0], Reading(logits, log_z)
 
     def _suits_kernel(self, hidden: Tensor) -> bool:
         """Whether the compiled kernel does this head's product with rows like `hidden`."""
-        head: Any = self.anatomy.head
+        head: Any = self.readout.head
         return not torch.compiler.is_compiling() and native.suits(head) and hidden.dtype == head.weight.dtype
 
     def scores(self, mature: Tensor, read: Reading | list[Tensor], *, lazy: bool) -> Tensor:
@@ -151,7 +151,7 @@ class Step:
     def _sparse(self, mature: Tensor, read: Reading | list[Tensor], lazy: bool) -> Tensor:
         """Row by row, and only rows that need it."""
         scores = mature.new_empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
-        log_z = read.log_z if isinstance(read, Reading) and self.anatomy.logit_transform is None else None
+        log_z = read.log_z if isinstance(read, Reading) and self.readout.logit_transform is None else None
         undecided: list[tuple[int, Row]] = []
         for r, logits in enumerate(mature):
             row = Row(logits, scores[r], relative_top=self.config.relative_top, log_z=None if log_z is None else log_z[0, r])
@@ -186,14 +186,14 @@ class Step:
     def _read_apart(self, hidden: list[Tensor]) -> Tensor:
         """Logits [K, R, V] of the candidates at captures [R, d]."""
         final_norm, raw = self.config.final_norm, self.config.raw_head
-        return self.anatomy.readout(torch.stack(hidden), final_norm=final_norm, logit_transform=not raw)
+        return self.readout.readout(torch.stack(hidden), final_norm=final_norm, logit_transform=not raw)
 
     def read_layer(self, hidden: Tensor) -> Tensor:
         """The head's output for one candidate's states, before any logit transform: [..., d] to [..., V]."""
-        return self.anatomy.readout(hidden, final_norm=self.config.final_norm, logit_transform=False)
+        return self.readout.readout(hidden, final_norm=self.config.final_norm, logit_transform=False)
 
     def _transform(self, premature: Tensor) -> Tensor:
-        transform = None if self.config.raw_head else self.anatomy.logit_transform
+        transform = None if self.config.raw_head else self.readout.logit_transform
         return premature if transform is None else transform(premature)
 
 

@@ -12,7 +12,7 @@ What structure cannot tell of a model type is said in `adapters.py`, or by other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,11 +25,10 @@ from dola.errors import ModelError, ReadoutError
 from dola.methods.layers import candidate_layers
 from dola.model.adapters import FINAL_NORMS, AltUp, register_anatomy, registered_anatomy, why_not
 from dola.model.places import describe_hooks, foreign_hooks, readers_of
+from dola.model.readout import Chain, Cut, Part, Readout, Scale, SoftCap
 from dola.model.wrappers import causal_lm, inside, unwrap
 
 __all__ = ["READOUT_TOLERANCE", "Anatomy", "Scale", "SoftCap", "register_anatomy", "unwrap"]
-
-Step = Callable[[Tensor], Tensor]
 
 READOUT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 """Largest |readout(last block) - logits|, relative to the largest logit, that is still rounding. float32 allows for TF32."""
@@ -45,9 +44,9 @@ CUT = ("unpadded_vocab_size",)
 """Attributes of a model and of its text config that say what its forward does to the head's output."""
 
 
-@dataclass(frozen=True, eq=False)
-class Anatomy:
-    """The parts of one model.
+@dataclass(frozen=True, eq=False, init=False, kw_only=True)
+class Anatomy(Readout):
+    """The parts of one model: its blocks, and the readout.
 
     Attributes:
         lm: The causal-LM module whose forward returns logits, without PEFT or torch.compile wrappers.
@@ -63,12 +62,22 @@ class Anatomy:
 
     lm: Any
     blocks: tuple[nn.Module, ...]
-    final_norm: Step | None
-    projection: Step | None
-    head: Step
-    logit_transform: Step | None = None
     tied: bool = False
-    stream: Step | None = None
+    stream: Part | None = None
+
+    def __init__(  # by hand, because a dataclass puts the fields of its base first
+        self,
+        lm: Any,
+        blocks: tuple[nn.Module, ...],
+        final_norm: Part | None,
+        projection: Part | None,
+        head: Part,
+        logit_transform: Part | None = None,
+        tied: bool = False,
+        stream: Part | None = None,
+    ) -> None:
+        super().__init__(final_norm, projection, head, logit_transform)
+        vars(self).update(lm=lm, blocks=blocks, tied=tied, stream=stream)
 
     @property
     def num_layers(self) -> int:
@@ -82,11 +91,6 @@ class Anatomy:
             LayersError: Layers that this model does not have.
         """
         return candidate_layers(layers, self.num_layers, tied=self.tied)
-
-    @cached_property
-    def vocabulary(self) -> int:
-        """|V|, to reckon memory with: what a linear head says of itself (packed weights have other rows), or a large guess."""
-        return getattr(self.head, "out_features", 0) or len(getattr(self.head, "weight", ())) or 2**18
 
     @cached_property
     def head_share(self) -> float:
@@ -164,30 +168,6 @@ class Anatomy:
         hidden: Tensor = passed[0] if isinstance(passed, (tuple, list)) else passed
         return hidden if self.stream is None else self.stream(hidden)
 
-    def readout(self, hidden: Tensor, *, final_norm: bool = True, logit_transform: bool = True) -> Tensor:
-        """Logits [..., V] that the model would give if its last block's output were `hidden` [..., d].
-
-        Args:
-            hidden: Residual stream after any block. Any leading shape; rows do not influence one another.
-            final_norm: False skips the final norm only.
-            logit_transform: False skips the soft-cap or scale after the head.
-        """
-        logits = self._read_head(self.head_input(hidden, final_norm=final_norm))
-        return logits if self.logit_transform is None or not logit_transform else self.logit_transform(logits)
-
-    def head_input(self, hidden: Tensor, *, final_norm: bool = True) -> Tensor:
-        """What the head is given where the last block's output is `hidden` [..., d]; arguments as `readout`'s."""
-        for step in (self.final_norm if final_norm else None, self.projection):
-            if step is not None:
-                hidden = step(hidden)
-        return hidden
-
-    def _read_head(self, rows: Tensor) -> Tensor:
-        """The head's logits of `rows`, handed to it in three dimensions, as by the model: compressed-tensors rounds each token
-        of [B, T, d] by itself, and all rows of a matrix by one scale."""
-        logits: Tensor = self.head(rows[None])[0] if rows.dim() == 2 else self.head(rows)
-        return logits
-
     @torch.no_grad()
     def readout_error(self, last_hidden: Tensor, logits: Tensor) -> float:
         """Largest difference between the readout of the last block's output and the model's logits, over the largest logit.
@@ -234,7 +214,7 @@ class Anatomy:
         if native.is_plain_linear(self.head) and not hooked:
             return
         row = self.head_input(hidden).flatten(0, -2)[-1:]
-        alone, beside = (self._read_head(rows)[0].double() for rows in (row, torch.cat([row, 100 * row])))
+        alone, beside = (self.read_head(rows)[0].double() for rows in (row, torch.cat([row, 100 * row])))
         if alone.isfinite().all() and not (alone - beside).abs().max() <= ROW_TOLERANCE * alone.abs().max():
             if hooked:
                 raise ModelError(
@@ -283,7 +263,7 @@ def _find_blocks(lm: Any, config: Any) -> tuple[str, nn.ModuleList]:
     return max(lists, key=rank)
 
 
-def _find_final_norm(lm: nn.Module, path: str, blocks: nn.ModuleList) -> Step | None:
+def _find_final_norm(lm: nn.Module, path: str, blocks: nn.ModuleList) -> Part | None:
     """The norm beside the blocks: the last one registered after them, or one that calls itself final. Where there is none, the
     norm after the module that holds them, as RoBERTa-PreLayerNorm has it."""
     norms, after_blocks = [], False
@@ -299,14 +279,14 @@ def _find_final_norm(lm: nn.Module, path: str, blocks: nn.ModuleList) -> Step | 
     return next((child for name, child in after if "norm" in type(child).__name__.lower()), None)
 
 
-def _find_projection(lm: nn.Module, owner: nn.Module) -> Step | None:
+def _find_projection(lm: nn.Module, owner: nn.Module) -> Part | None:
     """What lies between final norm and head: OPT's project_out, or a prediction head beside the output embedding."""
     beside = (child for child in lm.children() if type(child).__name__.endswith(("PredictionHead", "GeneratorPredictions")))
-    projection: Step | None = getattr(owner, "project_out", None)
+    projection: Part | None = getattr(owner, "project_out", None)
     return projection if projection is not None else next(beside, None)
 
 
-def _find_stream(owner: Any) -> Step | None:
+def _find_stream(owner: Any) -> Part | None:
     """What makes one residual stream of the several that blocks pass on."""
     if hasattr(owner, "altup_unembed_projections"):
         return AltUp(owner.altup_unembed_projections)
@@ -319,7 +299,7 @@ def _is_norm(name: str, module: nn.Module) -> bool:
     return named and name != "layernorm_embedding" and not isinstance(module, nn.ModuleList)  # which BART's decoder begins with
 
 
-def _find_head(lm: nn.Module, embedding_head: nn.Module, blocks: nn.ModuleList) -> Step:
+def _find_head(lm: nn.Module, embedding_head: nn.Module, blocks: nn.ModuleList) -> Part:
     """The output embedding, or the largest module around it that holds no block (BERT-like prediction heads)."""
     path = next((path for path, module in lm.named_modules() if module is embedding_head), "")
     names = path.split(".")
@@ -330,9 +310,9 @@ def _find_head(lm: nn.Module, embedding_head: nn.Module, blocks: nn.ModuleList) 
     return embedding_head
 
 
-def _find_logit_transform(lm: nn.Module, config: Any) -> Step | None:
+def _find_logit_transform(lm: nn.Module, config: Any) -> Part | None:
     """What the forward of `lm` does to the head's output, by the attributes that architectures agree on."""
-    steps: list[Step] = [Scale(value) for value in (*_numbers(lm, MULTIPLIED_BY_MODEL), *_numbers(config, MULTIPLIED))]
+    steps: list[Part] = [Scale(value) for value in (*_numbers(lm, MULTIPLIED_BY_MODEL), *_numbers(config, MULTIPLIED))]
     steps += [Scale(1 / value) for value in _numbers(config, DIVIDED)]
     steps += [SoftCap(value) for value in _numbers(config, CAPPED)]
     unpadded = _numbers(config, CUT)
@@ -347,52 +327,6 @@ def _numbers(source: Any, names: Iterable[str]) -> list[float]:
     return [float(value) for value in values if isinstance(value, (int, float)) and value]
 
 
-@dataclass(frozen=True)
-class SoftCap:
-    """Squashes logits into (-cap, cap), as Gemma 2 does."""
-
-    cap: float
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Squash logits of any shape."""
-        return torch.tanh(logits / self.cap) * self.cap
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Multiplies logits by a constant, as Cohere and Granite do."""
-
-    factor: float
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Scale logits of any shape."""
-        return logits * self.factor
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Keeps the first logits, where the head's vocabulary is padded."""
-
-    size: int
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Cut logits [..., V] to [..., size]."""
-        return logits[..., : self.size]
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Several transforms, one after the other."""
-
-    steps: tuple[Step, ...]
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Transform logits of any shape."""
-        for step in self.steps:
-            logits = step(logits)
-        return logits
-
-
 def _is_tied(lm: Any, head: nn.Module, config: Any) -> bool:
     """Whether head and input embedding share their weights, by the config or by the parameters themselves."""
     if getattr(config, "tie_word_embeddings", False):
@@ -401,7 +335,7 @@ def _is_tied(lm: Any, head: nn.Module, config: Any) -> bool:
     return weight is not None and weight is getattr(head, "weight", None)
 
 
-def _name(part: Step | None) -> str:
+def _name(part: Part | None) -> str:
     return "none" if part is None else repr(part) if isinstance(part, (SoftCap, Scale, Cut, Chain)) else type(part).__name__
 
 

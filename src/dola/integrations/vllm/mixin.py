@@ -26,7 +26,7 @@ from dola.integrations.vllm.batch import Batch, Request, batch_of
 from dola.integrations.vllm.carried import carry, hand_out, with_earlier_captures
 from dola.integrations.vllm.engine_step import EngineStep
 from dola.integrations.vllm.plugin import served_by
-from dola.integrations.vllm.readout import anatomy_of
+from dola.integrations.vllm.readout import readout_of
 from dola.integrations.vllm.settings import Served
 from dola.integrations.vllm.sharded import ShardedHead, ShardedStep
 from dola.integrations.vllm.weights import Reading, check_weights, tracks_weights
@@ -178,6 +178,6 @@ class Decoder:
 
     def _step(self, config: DoLaConfig) -> Step:
         if config not in self._steps:
-            anatomy = anatomy_of(self._model, self._compute_logits, raw=config.raw_head, sharded=self._sharded)
-            self._steps[config] = (ShardedStep if self._sharded else EngineStep)(anatomy, config)
+            readout = readout_of(self._model, self._compute_logits, raw=config.raw_head, sharded=self._sharded)
+            self._steps[config] = (ShardedStep if self._sharded else EngineStep)(readout, config)
         return self._steps[config]

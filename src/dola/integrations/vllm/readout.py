@@ -1,4 +1,4 @@
-"""Where a model of vLLM keeps what DoLa reads: the same Anatomy as for models of transformers, from vLLM's parts."""
+"""The readout of a model of vLLM: as for models of transformers, from vLLM's parts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 from dola import native
 from dola.integrations.vllm.parts import decoder_of, head_of, norm_name
 from dola.integrations.vllm.sharded import ShardedHead
-from dola.model.anatomy import Anatomy
+from dola.model.readout import Readout
 
 
-def anatomy_of(
+def readout_of(
     model: Any, compute_logits: Callable[[Tensor], Tensor], *, raw: bool = False, sharded: ShardedHead | None = None
-) -> Anatomy:
+) -> Readout:
     """The readout of a model, from a residual stream [..., d] to logits [..., V].
 
     Args:
@@ -35,9 +35,7 @@ def anatomy_of(
         return logits
 
     read = bare_head if raw else Head(model, compute_logits)
-    return Anatomy(
-        lm=model,
-        blocks=(),
+    return Readout(
         final_norm=_by_rows(getattr(decoder, norm_name(decoder))),
         projection=None,
         head=_by_rows(sharded.local(read) if sharded else read),

@@ -21,7 +21,7 @@ from dola.integrations.vllm.parts import head_of
 from dola.methods.config import DoLaConfig
 from dola.methods.contrast import contrast, plausible
 from dola.methods.vocabulary import Shard
-from dola.model.anatomy import Anatomy
+from dola.model.readout import Readout
 
 
 class ShardedHead:
@@ -67,8 +67,8 @@ class ShardedHead:
 class ShardedStep(Step):
     """As Step, for logits of this worker's columns."""
 
-    def __init__(self, anatomy: Anatomy, config: DoLaConfig) -> None:
-        super().__init__(anatomy, config)
+    def __init__(self, readout: Readout, config: DoLaConfig) -> None:
+        super().__init__(readout, config)
         self._shard = Shard(_gather)
 
     def _contrast(self, mature: Tensor, read: Reading | list[Tensor], lazy: bool) -> Tensor:

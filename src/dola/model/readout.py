@@ -1,0 +1,111 @@
+"""The readout of a model: from a residual stream to logits, as the model itself reads its last block.
+
+residual stream [..., d] -> final norm -> (projection) -> head -> (soft-cap or scale) -> logits [..., V]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+Part = Callable[[Tensor], Tensor]
+"""One part of a readout: a module, or a function of tensors."""
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """What turns any residual stream of a model into logits.
+
+    Attributes:
+        final_norm: What the last block's output passes first, or None.
+        projection: What lies between final norm and head (OPT's project_out), or None.
+        head: From hidden size to vocabulary. For BERT-like models this is the whole prediction head, its dense layer included.
+        logit_transform: What the model does to the head's output (soft-cap, scale), or None.
+    """
+
+    final_norm: Part | None
+    projection: Part | None
+    head: Part
+    logit_transform: Part | None = None
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """|V|, to reckon memory with: what a linear head says of itself (packed weights have other rows), or a large guess."""
+        return getattr(self.head, "out_features", 0) or len(getattr(self.head, "weight", ())) or 2**18
+
+    def readout(self, hidden: Tensor, *, final_norm: bool = True, logit_transform: bool = True) -> Tensor:
+        """Logits [..., V] that the model would give if its last block's output were `hidden` [..., d].
+
+        Args:
+            hidden: Residual stream after any block. Any leading shape; rows do not influence one another.
+            final_norm: False skips the final norm only.
+            logit_transform: False skips the soft-cap or scale after the head.
+        """
+        logits = self.read_head(self.head_input(hidden, final_norm=final_norm))
+        return logits if self.logit_transform is None or not logit_transform else self.logit_transform(logits)
+
+    def head_input(self, hidden: Tensor, *, final_norm: bool = True) -> Tensor:
+        """What the head is given where the last block's output is `hidden` [..., d]; arguments as `readout`'s."""
+        for step in (self.final_norm if final_norm else None, self.projection):
+            if step is not None:
+                hidden = step(hidden)
+        return hidden
+
+    def read_head(self, rows: Tensor) -> Tensor:
+        """The head's logits [..., V] of its input `rows` [..., d].
+
+        The head gets three dimensions, as from the model: compressed-tensors rounds each token of [B, T, d] by itself, and all
+        rows of a matrix by one scale.
+        """
+        logits: Tensor = self.head(rows[None])[0] if rows.dim() == 2 else self.head(rows)
+        return logits
+
+
+@dataclass(frozen=True)
+class SoftCap:
+    """Squashes logits into (-cap, cap), as Gemma 2 does."""
+
+    cap: float
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Squash logits of any shape."""
+        return torch.tanh(logits / self.cap) * self.cap
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiplies logits by a constant, as Cohere and Granite do."""
+
+    factor: float
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Scale logits of any shape."""
+        return logits * self.factor
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Keeps the first logits, where the head's vocabulary is padded."""
+
+    size: int
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Cut logits [..., V] to [..., size]."""
+        return logits[..., : self.size]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Several transforms, one after the other."""
+
+    steps: tuple[Part, ...]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Transform logits of any shape."""
+        for step in self.steps:
+            logits = step(logits)
+        return logits
