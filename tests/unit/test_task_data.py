@@ -75,18 +75,6 @@ def test_known_files_are_told_from_others(write):
     assert [origin.known for origin in open_data([one, other], published=published).origins] == [True, False]
 
 
-def test_a_changed_file_is_refused_where_another_was_expected(write):
-    path = write("one.json", '[{"n": 1}]')
-    before = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert len(open_data(path, expected=[before]).rows) == 1
-    path.write_text('[{"n": 2}]')
-    after = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(DataError, match=f"has SHA-256 {after}, expected {before}"):
-        open_data(path, expected=[before])
-    with pytest.raises(DataError, match="2 data sets were given, but 1 were expected"):
-        open_data([path, path], expected=[before])
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -53,7 +53,6 @@ BATCH_SIZE = 8
 
 
 def command(
-    context: typer.Context,
     prompt: Annotated[
         str | None, typer.Argument(help="The text to complete, or the message to answer; - reads standard input.")
     ] = None,

@@ -133,35 +133,22 @@ class Data:
     origins: tuple[Origin, ...]
 
 
-def open_data(
-    source: Source | Sequence[Source], *, published: Collection[str] = (), expected: Sequence[str] | None = None
-) -> Data:
+def open_data(source: Source | Sequence[Source], *, published: Collection[str] = ()) -> Data:
     """The rows of a file or hub data set, or of several, one after the other.
 
     Args:
         source: One or more paths (.csv, .tsv, .json, .jsonl) or hub data sets.
         published: SHA-256 of the files that published numbers were made with; sets `Origin.known`.
-        expected: SHA-256 that the data must have, one for each source: those of an earlier run that is to be continued.
 
     Raises:
-        DataError: No such file, not readable as what its name says, no rows, or not the expected SHA-256.
+        DataError: No such file, not readable as what its name says, or no rows.
         MissingExtraError: A hub data set without the package `datasets`.
     """
     sources = [source] if isinstance(source, (str, os.PathLike, HubDataset)) else list(source)
-    if expected is not None and len(expected) != len(sources):
-        raise DataError(
-            f"{len(sources)} data sets were given, but {len(expected)} were expected.",
-            hint="give the same files as in the run that is to be continued",
-        )
     rows: list[Row] = []
     origins: list[Origin] = []
-    for index, one in enumerate(sources):
+    for one in sources:
         name, digest, found = _from_hub(hub) if (hub := _as_hub(one)) else _from_file(Path(str(one)))
-        if expected is not None and digest != expected[index]:
-            raise DataError(
-                f"{name} has SHA-256 {digest}, expected {expected[index]}: it is not the data that was used before.",
-                hint="bring the earlier file back, or start anew with another results file",
-            )
         start = len(rows) + 1
         rows += [Row(fields, start + i, f"{name}, row {i + 1}") for i, fields in enumerate(found)]
         if len(rows) < start:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from dola.errors import InputError
 
@@ -44,9 +43,6 @@ class QuestionItem:
     prompt: str
     question: str
     gold: str | None = None
-
-
-Item: TypeAlias = ChoiceItem | QuestionItem
 
 
 def check_scores(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[int]) -> None:

@@ -89,12 +89,11 @@ class BaseTask:
     metrics: tuple[Metric, ...]
     paper: PaperSettings
 
-    def open(self, source: Source | Sequence[Source] | None = None, *, expected: Sequence[str] | None = None) -> Data:
+    def open(self, source: Source | Sequence[Source] | None = None) -> Data:
         """The task's rows, and what they were read from.
 
         Args:
             source: See `open_data`. The id of the task's own hub data set means its config and split; None means the hub.
-            expected: See `open_data`.
 
         Raises:
             DataError: See `open_data`; or no source, and the hub does not have this task.
@@ -110,7 +109,7 @@ class BaseTask:
                 f"The Hugging Face hub does not have {self.name}; its data are {' and '.join(self.files)}.",
                 hint=f"get them from {self.homepage} and give their path",
             )
-        return open_data(source, published=frozenset(self.published.values()), expected=expected)
+        return open_data(source, published=frozenset(self.published.values()))
 
     def items(self, source: Data | Source | Sequence[Source] | None = None) -> list[ChoiceItem] | list[QuestionItem]:
         """The task's items, from rows that were opened before or from a source that is opened now.
