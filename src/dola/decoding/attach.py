@@ -120,7 +120,6 @@ class Call:
     attention_mask: Any
     hidden: dict[int, Tensor] = field(default_factory=dict)
     last_block_ran: bool = False
-    mature: Tensor | None = None
     reading: Reading | None = None
     head_runs: bool = False  # with the candidates' rows in its input
     last_output: Any = None  # where a backward pass could follow: what the last block returned
@@ -443,7 +442,7 @@ class Session:
     def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Have the head read the candidates with the mature rows, where that is cheaper than reading them after it."""
         call = self._call
-        if call is None or not args or call.mature is not None or self._readers_hooked:
+        if call is None or not args or call.head_runs or call.reading is not None or self._readers_hooked:
             return None
         hidden = args[0]
         captures = [call.hidden[layer] for layer in self.layers if layer in call.hidden]
@@ -453,9 +452,8 @@ class Session:
             return None
         rows, call.head_runs = self._step.rows_to_read(hidden, captures), True
         if (read := self._step.read_by_kernel(rows)) is not None:
-            call.mature, call.reading = read
+            _, call.reading = read
             return hidden[:0], *args[1:]  # nothing is left to do for the module
-        call.mature = hidden
         return rows.flatten(0, 1), *args[1:]
 
     def _after_head(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -464,9 +462,8 @@ class Session:
             return None
         call.head_runs = False  # another run of the head in this forward is the model's own
         if call.reading is None:
-            logits = output.unflatten(0, (len(self.layers) + 1, -1))
-            call.mature, call.reading = logits[0], Reading(logits)
-        return call.mature
+            call.reading = Reading(output.unflatten(0, (len(self.layers) + 1, -1)))
+        return call.reading.logits[0]
 
     def _is_lazy(self) -> bool:
         if torch.compiler.is_compiling():  # nothing is skipped in a graph, and a look would have it compiled for either

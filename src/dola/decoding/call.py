@@ -29,6 +29,7 @@ from transformers.generation import logits_process as builtin
 from dola.decoding.changes import Changes
 from dola.decoding.drafts import Drafts
 from dola.errors import AttachError, InputError
+from dola.methods import bans
 from dola.methods.contrast import plausible
 from dola.model.wrappers import unwrap
 from dola.text.encoding import no_tokens
@@ -452,9 +453,8 @@ class Watch(LogitsProcessorList):  # type: ignore[misc]
 class MatureFallback(Watch):
     """The processors of one `generate` call, with rows that lost their plausible set decided by the mature logits.
 
-    Two kinds of rows are decided so: those in which the last plausible token was banned, and those in which a bias lifts an
-    implausible token so high that plain decoding with the same biases and bans would choose it. A bias of 100 was not meant to
-    bridge the gap below the plausible set. Where a later processor bans that token, the contrast decides again.
+    Two kinds of rows are decided so: `bans.lost` and `bans.forced`. Where a later processor bans the forced token, the contrast
+    decides again.
 
     Each processor runs once per step, as it does without DoLa, because grammars keep state. Only when such a row comes up are
     the processors so far applied to its mature logits too: a mask is carried over unchanged, of anything else a copy is
@@ -484,10 +484,9 @@ class MatureFallback(Watch):
             if isinstance(processor, NEVER_BAN):
                 continue
             biased.steps.append(step)
-            lost = lost | (~forced & _lost_plausible(scores, plausible_tokens))
+            lost = lost | (~forced & bans.lost(scores, plausible_tokens))
             if forced.any() or step.lifts(plausible_tokens):
-                chosen = biased.follow(input_ids, kwargs).argmax(dim=-1, keepdim=True)
-                forced = ~lost & ~plausible_tokens.gather(-1, chosen)[:, 0]
+                forced = ~lost & bans.forced(biased.follow(input_ids, kwargs), plausible_tokens)
             was, decided = decided, lost | forced
             if not torch.equal(was, decided):
                 contrast = torch.where(was[:, None], kept.follow(input_ids, kwargs), scores) if was.any() else scores
@@ -565,10 +564,3 @@ def _copy(value: Any) -> Any:
         return copy.copy(value)
     except Exception:  # generators, locks
         return value
-
-
-def _lost_plausible(scores: Tensor, plausible_tokens: Tensor) -> Tensor:
-    """Rows [B] in which no plausible token leads any more: all banned, or pushed below the implausible ones."""
-    best_plausible = scores.masked_fill(~plausible_tokens, -torch.inf).amax(dim=-1)
-    best_other = scores.masked_fill(plausible_tokens, -torch.inf).amax(dim=-1)
-    return best_plausible <= best_other

@@ -1,9 +1,4 @@
-"""Rows that the mature scores decide under the same bans and biases: those that lost their last plausible token to a ban, and
-those in which a bias lifts another token so high that plain decoding with the same biases would choose it.
-
-Scores leave no doubt: a plausible one is above -(ln |V| + ln(1/relative_top)), and the others are 1,000 below their mature
-log-probability (contrast.IMPLAUSIBLE). No logit bias bridges that: the largest is 100, by which the OpenAI API forces a token.
-"""
+"""Rows of a batch that the mature scores decide (methods/bans.py), by what vLLM's requests ban and bias."""
 
 from __future__ import annotations
 
@@ -13,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dola.integrations.vllm.batch import Request
-from dola.methods.contrast import IMPLAUSIBLE, plausible
+from dola.methods.bans import forced, lost
+from dola.methods.contrast import plausible
 
 HARD_BIAS = -100.0
 """A bias of this much bans a token: it is how the OpenAI API says so."""
@@ -35,13 +31,20 @@ def decided_by_mature(
         if request.bias:
             tokens = torch.tensor(list(request.bias), device=scores.device)
             bias[row, tokens] = torch.tensor(list(request.bias.values()), device=scores.device, dtype=bias.dtype)
-    # Without a threshold every token is plausible, and nothing short of -inf is lost.
-    limits = [-IMPLAUSIBLE / 2 if request.config.relative_top > 0 else -torch.inf for request in requests]
-    allowed = scores.masked_fill(bias <= HARD_BIAS, -torch.inf)
-    lost = allowed.amax(dim=-1) <= torch.tensor(limits, device=scores.device)
+    support = _support(mature, requests)
+    decided = lost(scores.masked_fill(bias <= HARD_BIAS, -torch.inf), support)
     biased = (mature + bias).masked_fill(scores.isneginf(), -torch.inf)
-    for row, request in enumerate(requests):
-        if any(value > 0 for value in request.bias.values()):
-            lost[row] |= ~plausible(mature[row], request.config.relative_top)[biased[row].argmax()]
+    lifted = [any(value > 0 for value in request.bias.values()) for request in requests]
+    if any(lifted):
+        decided |= torch.tensor(lifted, device=scores.device) & forced(biased, support)
     under_same = biased if processed is None else processed.masked_fill(scores.isneginf(), -torch.inf)
-    return torch.where(lost[:, None], under_same, scores)
+    return torch.where(decided[:, None], under_same, scores)
+
+
+def _support(mature: Tensor, requests: Sequence[Request]) -> Tensor:
+    """Which tokens are plausible in each row, bool [R, V], by the settings of its request."""
+    support = torch.empty_like(mature, dtype=torch.bool)
+    for config in {request.config for request in requests}:
+        rows = torch.tensor([row for row, request in enumerate(requests) if request.config == config], device=mature.device)
+        support[rows] = plausible(mature[rows], config.relative_top)
+    return support
