@@ -188,7 +188,7 @@ def test_layers_as_people_write_them(written, meant):
 
 @pytest.mark.parametrize(("depth", "count", "first"), [(30, 10, 20), (30, 1, 29), (30, 30, 0), (6, 10, 0), (2, 1, 1)])
 def test_a_window_is_of_the_last_candidate_layers(depth, count, first):
-    layers = DoLaConfig(f"last:{count}").layers
+    layers = dola.DoLaConfig(f"last:{count}").layers
     assert candidate_layers(layers, depth, tied=True) == tuple(range(first, depth))
 
 
@@ -197,6 +197,6 @@ def test_a_window_is_of_the_last_candidate_layers(depth, count, first):
 )
 def test_what_is_no_window(wrong):
     with pytest.raises(LayersError, match="last:10"):
-        DoLaConfig(wrong)
+        dola.DoLaConfig(wrong)
     with pytest.raises(LayersError, match="last:10"):
         candidate_layers(wrong, 12, tied=False)

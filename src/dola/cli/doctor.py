@@ -130,7 +130,8 @@ def parse_layers(text: str) -> DoLaConfig:
     layers = parse(text)
     if not (isinstance(layers, tuple) or is_named(layers)):
         raise LayersError(
-            f"--layers {text} is neither a bucket nor a list of layers; allowed are {', '.join(BUCKETS)}, last:10, or numbers as 24,28.",
+            f"--layers {text} is neither a bucket nor a list of layers; allowed are {', '.join(BUCKETS)}, last:10, "
+            "or numbers as 24,28.",
             hint="dola doctor smollm2 --layers low",
         )
     return DoLaConfig(layers)
