@@ -14,12 +14,14 @@ from reference import dola_float64 as judge
 
 import dola
 from dola.contrast import IMPLAUSIBLE, Shard, contrast, js_divergence, plausible, reference_divergence, select_premature
-from dola.decoding.step import Reading, Step
+from dola.decoding.reading import Reading
+from dola.decoding.step import Step
 from dola.errors import InputError
 from dola.methods.sparse import Row
 
 seeds = st.integers(0, 2**31)
-finite = st.floats(-60, 60, width=32)
+finite = st.floats(-60, 60, width=32).map(lambda value: round(value, 6))
+"""Logits that are equal, or further apart than the judge's float64 probabilities need to tell them apart."""
 logits = st.integers(1, 6).flatmap(
     lambda size: st.tuples(*(st.lists(finite | st.just(-math.inf), min_size=size, max_size=size) for _ in range(4)))
 )

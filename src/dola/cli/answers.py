@@ -13,7 +13,7 @@ from dola.cli.output import waiting
 from dola.methods.names import RECOMMENDED_PENALTY
 
 if TYPE_CHECKING:
-    from dola.methods.config import DoLaConfig
+    from dola.methods.config import MethodConfig
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Answer:
     pieces: list[str]
     finish_reason: str
     repetition_penalty: float
-    config: DoLaConfig | None
+    config: MethodConfig | None
     candidate_layers: list[int] | None
     prompt_tokens: int
     seconds: float
@@ -67,7 +67,7 @@ def answers(
     Args:
         model, tokenizer: As `dola.load` returns them.
         prompt: The text to continue or, with `chat`, the user's message.
-        layers: One DoLa column for each: "high", "low", "all", indices, or a DoLaConfig.
+        layers: One DoLa column for each: "high", "low", "all", indices, or the settings of a method.
         max_new_tokens: Length of the answers, at most.
         repetition_penalty: For the control and for DoLa.
         chat: Whether to use the chat template; None is wherever the model has one.
@@ -100,7 +100,7 @@ def answers(
     return found
 
 
-def _answer(model: Any, tokenizer: Any, inputs: Any, title: str, config: DoLaConfig | None, decoding: Decoding) -> Answer:
+def _answer(model: Any, tokenizer: Any, inputs: Any, title: str, config: MethodConfig | None, decoding: Decoding) -> Answer:
     import dola
 
     with nullcontext() if config is None else dola.attach(model, config) as attachment:
@@ -117,13 +117,13 @@ def _answer(model: Any, tokenizer: Any, inputs: Any, title: str, config: DoLaCon
     )
 
 
-def _warm_up(model: Any, tokenizer: Any, inputs: Any, configs: Sequence[DoLaConfig | None]) -> None:
+def _warm_up(model: Any, tokenizer: Any, inputs: Any, configs: Sequence[MethodConfig | None]) -> None:
     """Two tokens of each kind: what is slow only once should not count against the first column."""
     for config in (configs[0], configs[-1]):
         _answer(model, tokenizer, inputs, "", config, Decoding(2, 1.0))
 
 
-def _title(config: DoLaConfig | None, repetition_penalty: float) -> str:
+def _title(config: MethodConfig | None, repetition_penalty: float) -> str:
     if config is None:
         return f"greedy, penalty {repetition_penalty:g}"
     layers = config.layers if isinstance(config.layers, str) else ", ".join(map(str, config.layers))

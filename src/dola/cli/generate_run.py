@@ -16,7 +16,7 @@ from dola.cli.prompts import Prompt
 from dola.text.encoding import Encoder
 
 if TYPE_CHECKING:
-    from dola.methods.config import DoLaConfig
+    from dola.methods.config import MethodConfig
 
 
 @dataclasses.dataclass
@@ -40,7 +40,7 @@ class Run:
     tokenizer: Any
     name: str
     layers: str
-    config: DoLaConfig | None
+    config: MethodConfig | None
     decoding: Decoding
     chat: bool
     batch_size: int

@@ -23,7 +23,7 @@ from dola.methods.layers import is_named, parse, spelled
 if TYPE_CHECKING:
     from dola.loading.models import LoadedModel
     from dola.loading.weights import WeightsReport
-    from dola.methods.config import DoLaConfig
+    from dola.methods.config import DoLaConfig, MethodConfig
 
 
 class Divergence(str, Enum):
@@ -190,8 +190,8 @@ def dola_config(
     return dataclasses.replace(base, **{name: value for name, value in changes.items() if value is not None})
 
 
-def settings_beside_layers(config: DoLaConfig | None) -> dict[str, Any]:
-    """The other settings of the method, for JSON: null without DoLa."""
+def settings_beside_layers(config: MethodConfig | None) -> dict[str, Any]:
+    """The other settings of the method, for JSON: those of DoLa as null without one."""
     from dola.methods.config import DoLaConfig
 
     found = (config or DoLaConfig()).as_dict()

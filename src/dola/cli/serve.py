@@ -21,7 +21,7 @@ from dola.loading.embedded import EMBEDDED
 from dola.methods.names import RECOMMENDED_PENALTY
 
 if TYPE_CHECKING:
-    from dola.methods.config import DoLaConfig
+    from dola.methods.config import MethodConfig
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Of the command: options that are not ours are vLLM's."""
@@ -114,7 +114,7 @@ def _names(argument: str, option: str, *, shortest: str = "") -> bool:
     return name == option or (bool(shortest) and name.startswith(shortest) and option.startswith(name))
 
 
-def _settings(config: DoLaConfig, capture: str | None, default: Default) -> dict[str, Any]:
+def _settings(config: MethodConfig, capture: str | None, default: Default) -> dict[str, Any]:
     """The "dola" object of vLLM's additional_config."""
     settings = {"layers": config.layers, **options.settings_beside_layers(config), "default": default.value}
     return settings if capture is None else {**settings, "capture": options.parse_layers(capture)}

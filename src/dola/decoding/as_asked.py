@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList, StopStringCriteria
 
 from dola.errors import DolaError, ModelError
-from dola.methods.config import DoLaConfig
+from dola.methods.config import MethodConfig
 from dola.model.anatomy import unwrap
 from dola.model.generation_fields import FIELDS, Review, differences, end_tokens, review, shown, switched_off
 from dola.text.encoding import Encoder
@@ -91,7 +91,7 @@ def generate_as_asked(
     return _cut(sequences[:, length:].tolist(), {row: at - length for row, at in lengths.items()}, ends)
 
 
-def as_generate(model: Any, config: DoLaConfig | None) -> Callable[..., Any]:
+def as_generate(model: Any, config: MethodConfig | None) -> Callable[..., Any]:
     """The model's `generate`, with DoLa for each call where there is a config, whatever a call says of `dola_layers`."""
     from dola.decoding.generate import generate
 

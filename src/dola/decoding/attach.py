@@ -38,9 +38,10 @@ from dola.decoding.changes import Changes
 from dola.decoding.compiled import not_compiled_alone
 from dola.decoding.cost import forward_cost
 from dola.decoding.gradients import check_transforms, without_gradient
-from dola.decoding.step import Reading, Step
+from dola.decoding.reading import Reading
+from dola.decoding.step import Step
 from dola.errors import AttachError, CaptureError, ConfigError, InputError, ModelError
-from dola.methods.config import DoLaConfig
+from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.layers import check_indices
 from dola.model.anatomy import Anatomy
 from dola.model.generation_fields import own_layers
@@ -51,7 +52,9 @@ from dola.model.wrappers import around, inside
 Self = TypeVar("Self", bound="Session")
 
 
-def attach(model: Any, config: DoLaConfig | str | Sequence[int] | None = None, *, anatomy: Anatomy | None = None) -> Attachment:
+def attach(
+    model: Any, config: MethodConfig | str | Sequence[int] | None = None, *, anatomy: Anatomy | None = None
+) -> Attachment:
     """Make `model` decode with DoLa until the returned attachment is removed.
 
     Every forward then returns the contrast in place of its logits, for every thread that uses the model; `generate` is
@@ -62,8 +65,9 @@ def attach(model: Any, config: DoLaConfig | str | Sequence[int] | None = None, *
 
     Args:
         model: Any decoder-only Hugging Face model with a language-modelling head, in eval mode.
-        config: A DoLaConfig, or just its `layers`: "high", "low", "all", or indices (0 is the embedding output). Without it
-            the layers are `model.generation_config.dola_layers` where that is set, and else "high".
+        config: A DoLaConfig or another method's settings, or just the `layers` of DoLa: "high", "low", "all", or indices (0 is
+            the embedding output). Without it the layers are `model.generation_config.dola_layers` where that is set, and else
+            "high".
         anatomy: The parts of a model in which they are not found by themselves.
 
     Returns:
@@ -80,9 +84,9 @@ def attach(model: Any, config: DoLaConfig | str | Sequence[int] | None = None, *
 
 
 def as_config(
-    config: DoLaConfig | str | Sequence[int] | None, anatomy: Anatomy, *, generation_config: Any = None
-) -> DoLaConfig:
-    """The DoLaConfig that a user's `config` or bare `layers` means.
+    config: MethodConfig | str | Sequence[int] | None, anatomy: Anatomy, *, generation_config: Any = None
+) -> MethodConfig:
+    """The configuration that a user's `config` or bare `layers` means.
 
     Without one the layers are the `dola_layers` of the call's `generation_config`, then those of the model's, then "high".
 
@@ -91,13 +95,13 @@ def as_config(
     """
     if config is None:
         return _own_config(own_layers(generation_config, getattr(anatomy.lm, "generation_config", None)), anatomy)
-    if isinstance(config, DoLaConfig):
+    if isinstance(config, MethodConfig):
         return config
     # Indices are checked before DoLaConfig does it without knowing the depth.
     return DoLaConfig(config if isinstance(config, str) else check_indices(config, anatomy.num_layers))
 
 
-def _own_config(layers: Any, anatomy: Anatomy) -> DoLaConfig:
+def _own_config(layers: Any, anatomy: Anatomy) -> MethodConfig:
     """The DoLaConfig of a generation config's `dola_layers`."""
     if layers is None:
         return DoLaConfig()
@@ -144,7 +148,7 @@ class Session:
     `outer` is the model that holds `anatomy.lm` as the part that generates, where a user passed such a one.
     """
 
-    def __init__(self, anatomy: Anatomy, config: DoLaConfig, outer: nn.Module | None = None, *, named: bool = False) -> None:
+    def __init__(self, anatomy: Anatomy, config: MethodConfig, outer: nn.Module | None = None, *, named: bool = False) -> None:
         self.anatomy, self.config = anatomy, config
         self.layers = anatomy.candidates(config.layers)
         self._step = Step(anatomy, config)
@@ -260,7 +264,7 @@ class Session:
         """Run the model's own `generate` under this session."""
         self._keep_up()  # compiled code, which cannot follow, is thrown away here
         try:
-            return run(Generation(self._lm, self, self.config.relative_top), original, args, kwargs)
+            return run(Generation(self._lm, self, self._step.method), original, args, kwargs)
         finally:
             self._call = None  # torch runs no hooks after Ctrl-C
 
@@ -452,7 +456,7 @@ class Session:
             return None
         rows, call.head_runs = self._step.rows_to_read(hidden, captures), True
         if (read := self._step.read_by_kernel(rows)) is not None:
-            _, call.reading = read
+            call.reading = read
             return hidden[:0], *args[1:]  # nothing is left to do for the module
         return rows.flatten(0, 1), *args[1:]
 
@@ -582,7 +586,7 @@ class Attachment(Session):
         if asked is None and is_aside(self._lm):
             return original(*args, **kwargs)
         given = self.config if asked is None else as_config(asked, self.anatomy)
-        if given.layers != self.config.layers or (isinstance(asked, DoLaConfig) and asked != self.config):
+        if given.layers != self.config.layers or (isinstance(asked, MethodConfig) and asked != self.config):
             raise InputError(
                 f"dola_layers={asked!r} was given, and DoLa is attached to this model with layers={self.config.layers!r}.",
                 hint="leave dola_layers out, or call model.dola.remove() and attach with these layers",

@@ -30,7 +30,7 @@ from dola.decoding.changes import Changes
 from dola.decoding.drafts import Drafts
 from dola.errors import AttachError, InputError
 from dola.methods import bans
-from dola.methods.contrast import plausible
+from dola.methods.method import Method
 from dola.model.wrappers import unwrap
 from dola.text.encoding import no_tokens
 
@@ -86,7 +86,7 @@ class Generation:
     Attributes:
         lm: The model that generates.
         owner: The session that contrasts in this call.
-        relative_top: The plausibility threshold in use.
+        method: The method in use.
         drafted: Whether an assistant model drafts.
         lazy: Whether the caller sees nothing but tokens, so that a premature readout that cannot change them may be skipped.
         beams: Whether scores reach the processors as log-softmax (beam search) rather than as they are.
@@ -103,7 +103,7 @@ class Generation:
 
     lm: Any
     owner: Any
-    relative_top: float
+    method: Method
     drafted: bool = False
     lazy: bool = False
     beams: bool = False
@@ -177,7 +177,7 @@ class Generation:
             if self.beams:
                 row, mature = row.log_softmax(dim=-1), mature.log_softmax(dim=-1)
             if row.shape == scores.shape and torch.equal(row, scores):
-                return mature, plausible(mature, self.relative_top)
+                return mature, self.method.support(mature)
         return None
 
 

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, GenerationMixin
 from dola.decoding.attach import Session, as_config
 from dola.decoding.call import current_generation, is_aside
 from dola.errors import ConfigError, InputError, ModelError
-from dola.methods.config import DoLaConfig
+from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.names import RECOMMENDED_PENALTY
 from dola.model.anatomy import Anatomy
 from dola.model.wrappers import around
@@ -25,7 +25,7 @@ from dola.model.wrappers import around
 logger = logging.getLogger("dola")
 
 
-def generate(model: Any, *args: Any, dola_layers: DoLaConfig | str | Sequence[int] | None = None, **kwargs: Any) -> Any:
+def generate(model: Any, *args: Any, dola_layers: MethodConfig | str | Sequence[int] | None = None, **kwargs: Any) -> Any:
     """`model.generate(...)` with DoLa, for this call only.
 
         out = dola.generate(model, **inputs, dola_layers="high", repetition_penalty=1.2)
@@ -33,8 +33,9 @@ def generate(model: Any, *args: Any, dola_layers: DoLaConfig | str | Sequence[in
     Args:
         model: Any decoder-only Hugging Face model with a language-modelling head, wrapped by PEFT or torch.compile or not.
         *args, **kwargs: All of `generate`'s arguments.
-        dola_layers: "high", "low", "all", layer indices (0 is the embedding output), or a DoLaConfig. Without it the layers
-            are the `dola_layers` of `generation_config=`, then those of `model.generation_config`, then "high".
+        dola_layers: "high", "low", "all", layer indices (0 is the embedding output), or a DoLaConfig or another method's
+            settings. Without it the layers are the `dola_layers` of `generation_config=`, then those of
+            `model.generation_config`, then "high".
 
     Returns:
         What `model.generate` returns. `scores` are the contrast after the processors, `logits` the model's own.
@@ -46,7 +47,7 @@ def generate(model: Any, *args: Any, dola_layers: DoLaConfig | str | Sequence[in
     return _contrasted(model, None, args, kwargs, dola_layers)
 
 
-def install(config: DoLaConfig | None = None) -> None:
+def install(config: MethodConfig | None = None) -> None:
     """Make `model.generate(..., dola_layers=...)` work on every model, as it did in transformers 4.
 
     `dola_layers` is honoured as a keyword, in `generation_config=`, and in `model.generation_config`; a call without it stays
@@ -58,12 +59,12 @@ def install(config: DoLaConfig | None = None) -> None:
     """
     global _installed
     settings = DoLaConfig() if config is None else config
-    if not isinstance(settings, DoLaConfig):
+    if not isinstance(settings, MethodConfig):
         raise ConfigError(
             f"install(config={config!r}) is not a DoLaConfig.",
             hint="write dola.install() or dola.install(DoLaConfig.reference())",
         )
-    if settings != DoLaConfig.reference(settings.layers):
+    if isinstance(settings, DoLaConfig) and settings != DoLaConfig.reference(settings.layers):
         _once(
             "dola.install: tokens follow the paper's method and differ from transformers 4's; for version 4's exact tokens, "
             "call dola.install(DoLaConfig.reference())."
@@ -85,7 +86,7 @@ def uninstall() -> None:
     _installed = None
 
 
-_installed: DoLaConfig | None = None
+_installed: MethodConfig | None = None
 _originals: dict[tuple[Any, str], Any] = {}
 """The methods of transformers that `install` replaces, by class and name."""
 
@@ -139,16 +140,16 @@ def _generate_with_dola_layers(original: Any) -> Any:
             layers = next((value for value in found if value is not None), None)
         if layers is None or (current_generation(self) is not None and not is_aside(self)):
             return original(self, *args, **kwargs)
-        if not isinstance(layers, DoLaConfig):
+        if not isinstance(layers, MethodConfig):
             layers = _with_layers(layers, Anatomy.of(self))
         return _contrasted(self, functools.partial(original, self), args, kwargs, layers)
 
     return generate
 
 
-def _with_layers(layers: Any, anatomy: Anatomy) -> DoLaConfig:
+def _with_layers(layers: Any, anatomy: Anatomy) -> MethodConfig:
     """The installed settings with the layers of one call."""
-    return dataclasses.replace(_installed or DoLaConfig(), layers=as_config(layers, anatomy).layers)
+    return dataclasses.replace(_installed or DoLaConfig(), layers=as_config(layers, anatomy).layers)  # type: ignore[type-var]
 
 
 def _mode_without_dola(original: Any) -> Any:

@@ -1,27 +1,24 @@
 """One step of decoding: from the mature logits and the captures of a forward to its scores, for the least work.
 
 What a step costs on top of plain decoding is reading the LM head's weights for the candidate layers, and passes over [K, V].
-
-- Together or apart. The candidates' rows can go through the head together with the mature row, in one read of its weights, or
-  apart, after it, and then only for rows that need them. `cost.cheaper_together` models both.
-- Sparse or dense. On a CPU each row is contrasted where it is plausible and nowhere else, and candidates are compared on the
-  tokens that carry the mature probability, with a bound on what the others could add (sparse.py). On an accelerator the same
-  scores come from `contrast.contrast` for all rows at once, without a wait for the host.
+The candidates' rows can go through the head together with the mature row, in one read of its weights, or apart, after it, and
+then only for rows that need them: `cost.cheaper_together` models both. What is computed is the method's affair.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dola import native
+from dola.decoding.candidates import Captured, Read
 from dola.decoding.cost import cheaper_together, native_bound, product_bound
-from dola.methods.config import DoLaConfig
-from dola.methods.contrast import contrast
-from dola.methods.sparse import Row
+from dola.decoding.reading import Reading
+from dola.methods.config import MethodConfig
+from dola.methods.registry import method_of
+from dola.methods.vocabulary import WHOLE, Vocabulary
 from dola.model.readout import Readout
 
 CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**26}
@@ -30,41 +27,23 @@ float32 on a CPU, 256 MiB with CUDA, half of that elsewhere. The dense contrast 
 CHUNK_ELEMENTS_ELSEWHERE = 2**25
 
 
-@dataclass
-class Reading:
-    """What one read of the head's weights gave, before any logit transform.
-
-    Attributes:
-        logits: The head's output for the mature row and the candidates, [K+1, ..., V].
-        log_z: log sum exp of it, float32 [K+1, ...], where the compiled kernel has read.
-    """
-
-    logits: Tensor
-    log_z: Tensor | None = None
-
-    def of(self, logits: Tensor) -> Reading:
-        """The same without `log_z` where the mature row is not `logits`: a model may run its head for other things first."""
-        if self.log_z is None:
-            return self
-        mature = self.logits[0]
-        same = logits.data_ptr() == mature.data_ptr() or torch.equal(logits, mature.to(logits))  # False for other shapes
-        return self if same else Reading(self.logits)
-
-    def flat(self) -> Reading:
-        """The same with one dimension of rows: [K+1, R, V] and [K+1, R]."""
-        return Reading(self.logits.flatten(1, -2), None if self.log_z is None else self.log_z.flatten(1))
-
-
 class Step:
     """How one configuration scores the rows of a model.
 
+    Args:
+        readout: The readout of the model, or of this worker's columns.
+        config: The settings of a method.
+        vocab: The vocabulary, or this worker's part of it.
+        kernels: Whether kernels may compare all rows of a batch: see `candidates.Captured`.
+
     Attributes:
-        rows: How many positions were contrasted so far.
-        rows_saved: How many of them needed no contrast, because a single token was plausible.
+        rows: How many positions were scored so far.
+        rows_saved: How many of them needed no premature layer, because a single token was plausible.
     """
 
-    def __init__(self, readout: Readout, config: DoLaConfig) -> None:
-        self.readout, self.config = readout, config
+    def __init__(self, readout: Readout, config: MethodConfig, vocab: Vocabulary = WHOLE, *, kernels: bool = False) -> None:
+        self.readout, self.config, self.method = readout, config, method_of(config)
+        self._vocab, self._kernels = vocab, kernels
         self.rows = self.rows_saved = 0
         self._plans: dict[tuple[object, ...], bool] = {}
 
@@ -88,12 +67,12 @@ class Step:
         A step of decoding has one position a row, and one read of the head is then the cheaper one, whatever the rows. What is
         left of the batch is one comparison: its memory.
         """
-        if self.config.raw_head or hidden.dim() != 3 or hidden.shape[1] != 1:
+        if not self._may_read_together() or hidden.dim() != 3 or hidden.shape[1] != 1:
             return False
         return bool(self.readout.vocabulary * candidates * hidden.shape[0] <= _most_elements(hidden.device.type))
 
     def _plan(self, rows: int, candidates: int, device: str, dtype: torch.dtype, kernel: bool, lazy: bool) -> bool:
-        if self.config.raw_head:  # parity comes first: the old code's tokens depend on its rounding where scores tie
+        if not self._may_read_together():
             return False
         if self.readout.vocabulary * rows * candidates > _most_elements(device):
             return False
@@ -101,20 +80,24 @@ class Step:
         bound = native_bound(dtype) if kernel else apart
         return cheaper_together(rows, candidates, bound=bound, apart_bound=apart, lazy=lazy and device == "cpu")
 
+    def _may_read_together(self) -> bool:
+        """Whether the method reads all candidates. With the raw head parity comes first: the old code's tokens depend on its
+        rounding where scores tie."""
+        return self.method.reads_all and not self.config.raw_head
+
     def rows_to_read(self, mature: Tensor, hidden: list[Tensor]) -> Tensor:
         """The head's input [..., d] and the K captures of the same shape, normed: [K+1, ..., d]."""
         captures = torch.stack([layer.to(mature.device) for layer in hidden])
         premature = self.readout.head_input(captures, final_norm=self.config.final_norm)
         return torch.cat([mature[None], premature.to(mature.dtype)])
 
-    def read_by_kernel(self, rows: Tensor) -> tuple[Tensor, Reading] | None:
-        """Mature logits and reading of `rows` [K+1, ..., d] by the compiled kernel, where it suits this head."""
+    def read_by_kernel(self, rows: Tensor) -> Reading | None:
+        """Reading of `rows` [K+1, ..., d] by the compiled kernel, where it suits this head."""
         if not self._suits_kernel(rows):
             return None
         head: Any = self.readout.head
         logits, log_z = native.head_product(head.weight, rows.flatten(0, -2))
-        logits, log_z = logits.view(*rows.shape[:-1], -1), log_z.view(rows.shape[:-1])
-        return logits[0], Reading(logits, log_z)
+        return Reading(logits.view(*rows.shape[:-1], -1), log_z.view(rows.shape[:-1]))
 
     def _suits_kernel(self, hidden: Tensor) -> bool:
         """Whether the compiled kernel does this head's product with rows like `hidden`."""
@@ -127,74 +110,29 @@ class Step:
         Args:
             mature: Mature logits [R, V].
             read: The candidates' logits, where they have been read together with the mature ones, or the K captures [R, d].
-            lazy: Whether rows with a single plausible token may go without a contrast.
+            lazy: Whether rows whose token no layer can change may go without one.
         """
         if not torch.compiler.is_compiling():  # a counter would have torch compile again at every step
             self.rows += len(mature)
         if isinstance(read, Reading):
-            return self._contrast(mature, read, lazy)
+            return self._score(mature, Read(self.readout, self.config, read), lazy)
         scores = mature.new_empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
         size = chunk_rows(mature.device.type, len(read) * mature.shape[-1])
         for chunk in range(-(-mature.shape[0] // size)):  # compiled code then holds for all batches of so many chunks
             rows = slice(chunk * size, (chunk + 1) * size)
-            scores[rows] = self._contrast(mature[rows], [layer[rows] for layer in read], lazy)
+            states = [layer[rows] for layer in read]
+            scores[rows] = self._score(mature[rows], Captured(self.readout, self.config, states, kernels=self._kernels), lazy)
         return scores
 
-    def _contrast(self, mature: Tensor, read: Reading | list[Tensor], lazy: bool) -> Tensor:
-        if mature.device.type == "cpu" and not torch.compiler.is_compiling():
-            return self._sparse(mature, read, lazy)
-        # All rows at once; nothing depends on their values, so that the host waits for nothing.
-        premature = self._transform(read.logits[1:]) if isinstance(read, Reading) else self._read_apart(read)
-        config = self.config
-        return contrast(mature, premature.to(mature.device), relative_top=config.relative_top, divergence=config.divergence)
-
-    def _sparse(self, mature: Tensor, read: Reading | list[Tensor], lazy: bool) -> Tensor:
-        """Row by row, and only rows that need it."""
-        scores = mature.new_empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
-        log_z = read.log_z if isinstance(read, Reading) and self.readout.logit_transform is None else None
-        undecided: list[tuple[int, Row]] = []
-        for r, logits in enumerate(mature):
-            row = Row(logits, scores[r], relative_top=self.config.relative_top, log_z=None if log_z is None else log_z[0, r])
-            if lazy and row.settled:
-                row.settle()
-            else:
-                undecided.append((r, row))
-        self.rows_saved += len(mature) - len(undecided)
-        divergence = self.config.divergence
-        if isinstance(read, Reading):
-            for r, row in undecided:
-                premature = self._transform(read.logits[1:, r])
-                if log_z is None:
-                    row.contrast(premature, divergence)
-                else:
-                    jsd = native.jsd_less_ln2(read.logits[:, r], log_z[:, r]) if divergence == "jsd" else None
-                    row.contrast(premature, divergence, log_z=log_z[1:, r], jsd=jsd)
-        elif undecided:
-            indices = [r for r, _ in undecided]
-            premature = self._read_apart([layer[indices] for layer in read]).to(mature.device)
-            z, jsd = self._compare(mature[indices], premature, torch.stack([row.log_z for _, row in undecided]))
-            for i, (_, row) in enumerate(undecided):
-                row.contrast(
-                    premature[:, i], divergence, log_z=None if z is None else z[:, i], jsd=None if jsd is None else jsd[:, i]
-                )
+    def _score(self, mature: Tensor, candidates: Read | Captured, lazy: bool) -> Tensor:
+        scores = self.method.scores(mature, candidates, self._vocab, lazy=lazy)
+        if not torch.compiler.is_compiling():
+            self.rows_saved += candidates.saved
         return scores
-
-    def _compare(self, mature: Tensor, premature: Tensor, log_z: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Normalisers and divergences [K, R] of candidates [K, R, V], where something makes them for all rows at once."""
-        return None, None
-
-    def _read_apart(self, hidden: list[Tensor]) -> Tensor:
-        """Logits [K, R, V] of the candidates at captures [R, d]."""
-        final_norm, raw = self.config.final_norm, self.config.raw_head
-        return self.readout.readout(torch.stack(hidden), final_norm=final_norm, logit_transform=not raw)
 
     def read_layer(self, hidden: Tensor) -> Tensor:
         """The head's output for one candidate's states, before any logit transform: [..., d] to [..., V]."""
         return self.readout.readout(hidden, final_norm=self.config.final_norm, logit_transform=False)
-
-    def _transform(self, premature: Tensor) -> Tensor:
-        transform = None if self.config.raw_head else self.readout.logit_transform
-        return premature if transform is None else transform(premature)
 
 
 def chunk_rows(device: str, elements: int) -> int:

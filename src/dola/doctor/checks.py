@@ -18,16 +18,20 @@ from torch import Tensor
 
 from dola.decoding.as_asked import generate_as_asked, odd_ids, own_config
 from dola.decoding.attach import as_config, attach
+from dola.decoding.candidates import Read
 from dola.decoding.generate import generate
+from dola.decoding.reading import Reading
 from dola.errors import ConfigError, LayersError, ModelError
 from dola.loading.weights import WeightsReport
-from dola.methods.config import DoLaConfig
+from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.contrast import contrast, threshold
 from dola.methods.divergences import DIVERGENCES
 from dola.methods.names import RECOMMENDED_PENALTY
+from dola.methods.registry import method_of
 from dola.methods.vocabulary import WHOLE, log_probs
 from dola.model.anatomy import READOUT_TOLERANCE, Anatomy
 from dola.model.generation_fields import FIELDS, review, shown
+from dola.model.readout import Readout
 from dola.text.checks import chat_report, odd_about
 from dola.text.encoding import Encoder
 
@@ -79,7 +83,7 @@ class Examination:
         self,
         model: Any,
         tokenizer: Any,
-        config: DoLaConfig | str | Sequence[int] | None,
+        config: MethodConfig | str | Sequence[int] | None,
         weights: Sequence[WeightsReport] = (),
     ) -> None:
         self.model, self.tokenizer, self.asked, self.weights = model, tokenizer, config, weights
@@ -198,18 +202,13 @@ class Examination:
         with attach(self.model, config):
             scores = self.model(**self.inputs).logits[0, -1]
         premature = [
-            anatomy.readout(
-                anatomy.residual(self.hidden_states[j])[0, -1:].to(self.logits.device),
-                final_norm=config.final_norm,
-                logit_transform=not config.raw_head,
-            )[0]
+            anatomy.premature(anatomy.residual(self.hidden_states[j])[0, -1:].to(self.logits.device), config)[0]
             for j in self.layers
         ]
         largest = float(self.logits[self.logits.isfinite()].abs().max())
         tolerance = CONTRAST_TOLERANCE.get(self.logits.dtype, 3e-2) * largest
-        error = contrast_error(
-            scores.double(), self.logits[0].double(), torch.stack(premature).to(scores.device).double(), config, tolerance
-        )
+        exact = scores.double(), self.logits[0].double(), torch.stack(premature).to(scores.device).double()
+        error = contrast_error(*exact, config, tolerance) if isinstance(config, DoLaConfig) else method_error(*exact, config)
         text = f"scores differ from a contrast in float64 by {error:.1e} nats, allowed {tolerance:.1e}"
         return (OK if error <= tolerance else FAILED), text
 
@@ -298,6 +297,13 @@ def contrast_error(scores: Tensor, mature: Tensor, premature: Tensor, config: Do
         if divergence >= divergences.max() - slack
     ]
     return min(float((scores - one)[clear].abs().max()) for one in expected)
+
+
+def method_error(scores: Tensor, mature: Tensor, premature: Tensor, config: MethodConfig) -> float:
+    """Largest difference between scores [V] and those that any method makes of mature [V] and premature logits [K, V]."""
+    read = Reading(torch.cat([mature[None], premature])[:, None])
+    expected = method_of(config).scores(mature[None], Read(Readout(None, None, torch.nn.Identity()), config, read))[0]
+    return float((scores - expected)[mature.isfinite()].abs().max())
 
 
 def _marks(lm: Any) -> dict[str, int]:

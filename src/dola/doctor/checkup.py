@@ -11,7 +11,7 @@ import torch
 from dola.doctor.checks import FAILED, Check, Examination, Timings
 from dola.errors import LayersError
 from dola.loading.weights import WeightsReport
-from dola.methods.config import DoLaConfig
+from dola.methods.config import MethodConfig
 from dola.methods.layers import BUCKETS
 from dola.model.anatomy import Anatomy
 
@@ -76,14 +76,14 @@ class Checkup:
 def check_up(
     model: Any,
     tokenizer: Any,
-    config: DoLaConfig | str | Sequence[int] | None = None,
+    config: MethodConfig | str | Sequence[int] | None = None,
     weights: Sequence[WeightsReport] = (),
 ) -> Checkup:
     """Examine a model.
 
     Args:
         model, tokenizer: As `dola.load` returns them.
-        config: What to try: a DoLaConfig, or its layers; without it as of `dola.attach`.
+        config: What to try: a DoLaConfig or another method's settings, or layers; without it as of `dola.attach`.
         weights: What `dola.load(..., on_weights=weights.append)` found of its weights. Only whoever loads a model can see
             this; without it there is no check of them.
 

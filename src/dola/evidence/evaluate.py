@@ -18,7 +18,7 @@ from dola.evidence.generation import Texts, generate_texts
 from dola.evidence.report import Report, make_report
 from dola.evidence.sample import Sample
 from dola.evidence.ways import LENGTH, LENGTH_NATS, STATIC, choice_ways, generation_ways
-from dola.methods.config import DoLaConfig
+from dola.methods.config import DoLaConfig, MethodConfig
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import window
 from dola.scoring.results_file import ResultsFile
@@ -50,7 +50,7 @@ def evaluate(
     sample: Sample,
     *,
     name: str,
-    dola: DoLaConfig | None = None,
+    dola: MethodConfig | None = None,
     repetition_penalty: float | None = None,
     batch_size: int = 8,
     judges: Judges | None = None,
@@ -83,7 +83,7 @@ def evaluate(
     """
     task = sample.task
     if dola is None:
-        dola = replace(as_config(None, Anatomy.of(model)), relative_top=task.paper.relative_top)
+        dola = DoLaConfig(as_config(None, Anatomy.of(model)).layers, relative_top=task.paper.relative_top)
     task.check_means(judges, answers)
     if isinstance(task, ChoiceTask):
         return _choice(model, tokenizer, sample, task, dola, name=name, results=results, progress=progress)
@@ -130,14 +130,14 @@ def _choice(
     tokenizer: Any,
     sample: Sample,
     task: ChoiceTask,
-    own: DoLaConfig,
+    own: MethodConfig,
     *,
     name: str,
     results: str | Path | None,
     progress: bool,
 ) -> Report:
     ways = choice_ways(task, own, seed=sample.seed)
-    static = static_recipes(model, own)
+    static = static_recipes(model, own) if isinstance(own, DoLaConfig) else {}
     recipes = {way.name: way.recipe for way in ways if way.recipe is not None} | static
     scores = score_items(model, tokenizer, sample.items, recipes, results=results, facts=sample.facts, progress=progress)
     values, chosen = measure_ways(task, sample.items, scores, ways, static=static, seed=sample.seed)

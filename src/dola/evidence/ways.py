@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from dola.methods.config import DoLaConfig
+from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.layers import candidate_layers
 from dola.scoring.recipe import Recipe
 from dola.tasks import ChoiceTask
@@ -73,7 +73,7 @@ def static_name(layer: int) -> str:
     return f"layer {layer}"
 
 
-def choice_ways(task: ChoiceTask, own: DoLaConfig, *, seed: int = 0) -> list[Way]:
+def choice_ways(task: ChoiceTask, own: MethodConfig, *, seed: int = 0) -> list[Way]:
     """The ways to score a multiple-choice task.
 
     Args:
@@ -82,6 +82,12 @@ def choice_ways(task: ChoiceTask, own: DoLaConfig, *, seed: int = 0) -> list[Way
             "high".
         seed: Of the random layers.
     """
+    if not isinstance(own, DoLaConfig):
+        return [
+            Way(VANILLA, "the model's own log-likelihood", Recipe(None), role=Role.VANILLA),
+            Way(own.method, "the distribution that decoding draws from", Recipe(own)),
+            _length(),
+        ]
     paper = task.paper
     bucket = paper.layers
     config = replace(own, layers=bucket)
@@ -102,17 +108,23 @@ def choice_ways(task: ChoiceTask, own: DoLaConfig, *, seed: int = 0) -> list[Way
         control(f"random layer of {bucket}", "a candidate drawn for each token", Recipe(config, premature="random", seed=seed)),
         *([control("constraint alone", "the mature scores on the plausible set, no contrast", Recipe(config, premature="none"))]
           if own.relative_top > 0 else []),  # without one it is vanilla
-        Way(LENGTH, f"a scorer that knows no language: {LENGTH_NATS:g} nats for each token, ties broken by chance",
-            role=Role.LENGTH),
+        _length(),
     ]  # fmt: skip
 
 
-def generation_ways(own: DoLaConfig, penalty: float) -> list[Way]:
-    """The ways to generate: plain with and without the repetition penalty that DoLa has, and DoLa."""
+def _length() -> Way:
+    description = f"a scorer that knows no language: {LENGTH_NATS:g} nats for each token, ties broken by chance"
+    return Way(LENGTH, description, role=Role.LENGTH)
+
+
+def generation_ways(own: MethodConfig, penalty: float) -> list[Way]:
+    """The ways to generate: plain with and without the repetition penalty that DoLa has, and DoLa or another method."""
     ways = [Way(VANILLA, "the model's own distribution, no repetition penalty", Recipe(None), role=Role.VANILLA)]
     if penalty != 1.0:
         name = f"{VANILLA}, penalty {penalty:g}"
         ways.append(Way(name, "what the penalty does by itself", Recipe(None), penalty, Role.PENALTY))
+    if not isinstance(own, DoLaConfig):
+        return [*ways, Way(own.method, f"the method, penalty {penalty:g}", Recipe(own), penalty)]
     for layers in _buckets(own):
         description = f"the contrast, penalty {penalty:g}"
         ways.append(Way(f"DoLa {_words(layers)}", description, Recipe(replace(own, layers=layers)), penalty))

@@ -1,4 +1,4 @@
-"""How DoLa decodes: one frozen dataclass, shared by every door of the package."""
+"""Settings of methods: frozen dataclasses that check themselves, shared by every door of the package."""
 
 from __future__ import annotations
 
@@ -7,16 +7,65 @@ import os
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dola.errors import ConfigError
 from dola.files.settings_file import read_object
 from dola.methods.layers import check_indices, is_named, parse
 from dola.methods.names import DIVERGENCES
 
+if TYPE_CHECKING:
+    from dola.methods.method import Method
+
+
+class MethodConfig:
+    """The settings of a method. Each method derives a frozen dataclass from it, whose fields are its options everywhere.
+
+    A field may leave out what it does not change: `layers` alone is needed. Fields hold what JSON can: text, numbers, booleans,
+    lists of them. `__post_init__` calls `check_common`, and then checks the method's own fields.
+
+    Attributes:
+        method: The method's name, in `registry.METHODS`.
+        layers: The candidate layers, see `layers.candidate_layers`.
+        final_norm: Whether candidates pass the model's final norm before the head.
+        lazy: Whether rows that no layer can change may be left unread where only tokens are asked for.
+    """
+
+    method: ClassVar[str]
+    layers: str | Sequence[int]
+    final_norm: bool = True
+    lazy: bool = True
+
+    @property
+    def raw_head(self) -> bool:
+        """Whether candidates skip the model's soft-cap or logit scale as well."""
+        return False
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings by name, for JSON; `config_of` makes the same configuration of them."""
+        return {"method": self.method, **asdict(self)}  # type: ignore[call-overload]  # each is a dataclass
+
+    def build(self) -> Method:
+        """The method with these settings. Imported here: settings need no torch."""
+        raise NotImplementedError(f"{type(self).__name__} has to define build().")
+
+    def check_common(self) -> None:
+        """Check `layers`, `final_norm` and `lazy`; indices become a tuple of int.
+
+        Raises:
+            ConfigError: A value that is not allowed.
+        """
+        if not is_named(self.layers):
+            object.__setattr__(self, "layers", check_indices(self.layers))  # frozen, and hashable with a tuple
+        for name in ("final_norm", "lazy"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r} is not a bool; allowed are True and False.", hint=f"write {name}=True"
+                )
+
 
 @dataclass(frozen=True)
-class DoLaConfig:
+class DoLaConfig(MethodConfig):
     """The settings of the method (paper: arXiv 2309.03883).
 
     Checked on construction against nothing but itself, and against a model's depth when it is attached to one.
@@ -34,6 +83,8 @@ class DoLaConfig:
             nor logits, for positions with a single plausible token.
     """
 
+    method: ClassVar[str] = "dola"
+
     layers: str | Sequence[int] = "high"
     _: KW_ONLY
     relative_top: float = 0.1
@@ -42,8 +93,7 @@ class DoLaConfig:
     lazy: bool = True
 
     def __post_init__(self) -> None:
-        if not is_named(self.layers):
-            object.__setattr__(self, "layers", check_indices(self.layers))  # frozen, and hashable with a tuple
+        self.check_common()
         if isinstance(self.relative_top, bool) or not isinstance(self.relative_top, Real):
             raise ConfigError(f"relative_top={self.relative_top!r} is not a number; allowed is [0, 1].", hint=_TOP)
         if math.isnan(self.relative_top) or not 0 <= self.relative_top <= 1:
@@ -53,11 +103,12 @@ class DoLaConfig:
                 f"divergence={self.divergence!r} is unknown; allowed are {', '.join(map(repr, DIVERGENCES))}.",
                 hint='use divergence="jsd", the one that the paper defines',
             )
-        for name in ("final_norm", "lazy"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(
-                    f"{name}={getattr(self, name)!r} is not a bool; allowed are True and False.", hint=f"write {name}=True"
-                )
+
+    def build(self) -> Method:
+        """As MethodConfig."""
+        from dola.methods.dola import DoLa
+
+        return DoLa(self)
 
     @classmethod
     def reference(cls, layers: str | Sequence[int] = "high") -> DoLaConfig:
@@ -70,7 +121,7 @@ class DoLaConfig:
         return cls(layers, divergence="reference", final_norm=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings by name, for JSON; `DoLaConfig(**settings)` is the same configuration."""
+        """As MethodConfig, without the method's name; `DoLaConfig(**settings)` is the same configuration."""
         return asdict(self)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The contrast of one row on a CPU, computed where the row is plausible and nowhere else: the scores of `contrast.contrast`.
+"""The contrast on a CPU, computed where the row is plausible and nowhere else: the scores of `contrast.contrast`.
 
 Few tokens are plausible (3 of 49,152 on average), so F is needed at few places. What is left is to find the premature layer.
 The divergence is a sum over the vocabulary of what the mature distribution p and a candidate q share:
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dola.methods.contrast import IMPLAUSIBLE, gain, plausible
 from dola.methods.divergences import DIVERGENCES
+from dola.methods.method import Candidates
 from dola.methods.vocabulary import WHOLE
 
 HEAD_MASS = 1e-6
@@ -28,6 +29,35 @@ HEAD_MASS = 1e-6
 ROUNDING = 1e-5
 MASS_ROUNDING = 1e-6
 """Allowances for float32 in a bound: of a divergence, in nats, and of a probability mass."""
+
+
+def sparse(mature: Tensor, candidates: Candidates, *, relative_top: float, divergence: str, lazy: bool) -> Tensor:
+    """`contrast.contrast` on a CPU, [R, V]: row by row, and only rows that need it.
+
+    Args:
+        mature: Mature logits [R, V].
+        candidates: The premature layers; only undecided rows of them are read.
+        relative_top, divergence: As `contrast.contrast`.
+        lazy: Whether rows with a single plausible token may go without a contrast.
+    """
+    scores = mature.new_empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
+    log_z = candidates.mature_log_z()
+    undecided: dict[int, Row] = {}
+    for r, logits in enumerate(mature):
+        row = Row(logits, scores[r], relative_top=relative_top, log_z=None if log_z is None else log_z[r])
+        if lazy and row.settled:
+            row.settle()
+        else:
+            undecided[r] = row
+    candidates.saved += len(mature) - len(undecided)
+    for rows in candidates.blocks(list(undecided)) if undecided else ():
+        premature = candidates.logits(rows=rows).to(mature.device)
+        of_mature = torch.stack([undecided[r].log_z for r in rows])
+        z, jsd = candidates.compared(mature, of_mature, premature, rows, jsd=divergence == "jsd" and len(premature) > 1)
+        for i, r in enumerate(rows):
+            known = {"log_z": None if z is None else z[:, i], "jsd": None if jsd is None else jsd[:, i]}
+            undecided[r].contrast(premature[:, i], divergence, **known)
+    return scores
 
 
 class Row:

@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from dola.methods.config import MethodConfig
 
 Part = Callable[[Tensor], Tensor]
 """One part of a readout: a module, or a function of tensors."""
@@ -47,6 +51,14 @@ class Readout:
         """
         logits = self.read_head(self.head_input(hidden, final_norm=final_norm))
         return logits if self.logit_transform is None or not logit_transform else self.logit_transform(logits)
+
+    def premature(self, hidden: Tensor, config: MethodConfig) -> Tensor:
+        """Logits [..., V] of a candidate layer's states [..., d], as a configuration reads candidates out."""
+        return self.readout(hidden, final_norm=config.final_norm, logit_transform=not config.raw_head)
+
+    def after_head(self, logits: Tensor, config: MethodConfig) -> Tensor:
+        """What the head gave for candidates, with the model's logit transform, unless the configuration leaves it out."""
+        return logits if self.logit_transform is None or config.raw_head else self.logit_transform(logits)
 
     def head_input(self, hidden: Tensor, *, final_norm: bool = True) -> Tensor:
         """What the head is given where the last block's output is `hidden` [..., d]; arguments as `readout`'s."""

@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 
 from dola import native
+from dola.decoding.candidates import Captured
 from dola.decoding.step import chunk_rows
+from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.contrast import floor, gain, threshold
 from dola.methods.divergences import DIVERGENCES
+from dola.methods.registry import method_of
 from dola.methods.vocabulary import WHOLE
 from dola.model.anatomy import Anatomy
 from dola.scoring.recipe import Recipe
@@ -66,7 +69,7 @@ class LayerScorer:
         self.layers = tuple(sorted(set().union(*self.candidates.values())))
         self._needs: dict[tuple[Readout, int], _Need] = {}
         for name, layers in self.candidates.items():
-            for layer in layers:
+            for layer in layers if isinstance(recipes[name].dola, DoLaConfig) else ():
                 self._needs.setdefault((readout(recipes[name]), layer), _Need()).add(recipes[name], len(layers))
 
     @torch.no_grad()
@@ -90,25 +93,60 @@ class LayerScorer:
         return {name: _joined([part[name] for part in parts]) for name in self.recipes}
 
     def _score(self, hidden: Mapping[int, Tensor], uniform: Mapping[str, Tensor], tokens: Tensor) -> dict[str, TokenScores]:
-        tops = {recipe.dola.relative_top for recipe in self.recipes.values() if recipe.dola is not None}
+        tops = {recipe.dola.relative_top for recipe in self.recipes.values() if isinstance(recipe.dola, DoLaConfig)}
         logits = self.anatomy.readout(hidden[self.anatomy.num_layers])
         mature = _Mature(logits, tokens.to(logits.device), tops)
         read = {
             (way, layer): mature.compare(self._logits(hidden[layer], way), need) for (way, layer), need in self._needs.items()
         }
-        return {name: self._apply(name, recipe, mature, read, uniform.get(name)) for name, recipe in self.recipes.items()}
+        found = {}
+        for name, recipe in self.recipes.items():
+            if recipe.dola is None or isinstance(recipe.dola, DoLaConfig):
+                found[name] = self._apply(name, recipe, recipe.dola, mature, read, uniform.get(name))
+            else:
+                found[name] = self._by_scores(name, recipe.dola, mature, hidden)
+        return found
+
+    def _by_scores(self, name: str, config: MethodConfig, mature: _Mature, hidden: Mapping[int, Tensor]) -> TokenScores:
+        """Any method's distribution: its scores, as decoding makes them, some positions at a time."""
+        method, layers, tokens = method_of(config), self.candidates[name], mature.tokens
+        size = chunk_rows(tokens.device.type, (len(layers) + 1) * mature.logits.shape[-1])
+        parts = []
+        for start in range(0, len(tokens), size):
+            rows = slice(start, start + size)
+            logits, mine = mature.logits[rows], tokens[rows][:, None]
+            states = [hidden[layer][rows].to(logits.device) for layer in layers]
+            candidates = Captured(self.anatomy, config, states)
+            log_p = method.scores(logits, candidates).log_softmax(dim=-1)
+            weights = method.weights(logits, candidates)[:-1]
+            most = torch.tensor(layers, device=tokens.device)[weights.argmax(dim=0)]
+            parts.append(
+                TokenScores(
+                    score=log_p.gather(-1, mine)[:, 0],
+                    plausible=method.support(logits).gather(-1, mine)[:, 0],
+                    greedy=log_p.argmax(dim=-1) == mine[:, 0],
+                    layer=most.masked_fill((weights == 0).all(dim=0), -1),
+                )
+            )
+        return _joined(parts)
 
     def _logits(self, hidden: Tensor, way: Readout) -> Tensor:
         final_norm, raw = way
         return self.anatomy.readout(hidden, final_norm=final_norm, logit_transform=not raw)
 
     def _apply(
-        self, name: str, recipe: Recipe, mature: _Mature, read: Mapping[tuple[Readout, int], _Compared], uniform: Tensor | None
+        self,
+        name: str,
+        recipe: Recipe,
+        config: DoLaConfig | None,
+        mature: _Mature,
+        read: Mapping[tuple[Readout, int], _Compared],
+        uniform: Tensor | None,
     ) -> TokenScores:
         none = torch.full_like(mature.tokens, -1)
-        if recipe.dola is None:
+        if config is None:
             return TokenScores(mature.log_p_token, torch.ones_like(none, dtype=torch.bool), mature.greedy, none)
-        top = recipe.dola.relative_top
+        top = config.relative_top
         over = 0.0 if recipe.softmax == "full" else top
         if recipe.premature == "none":
             layer, gain, greedy, log_z = none, mature.log_p_token, mature.greedy, mature.log_mass(over)
@@ -121,7 +159,7 @@ class LayerScorer:
             elif len(layers) == 1:
                 chosen = torch.zeros_like(none)
             else:
-                chosen = torch.stack([column.divergence[recipe.dola.divergence] for column in columns]).argmax(dim=0)
+                chosen = torch.stack([column.divergence[config.divergence] for column in columns]).argmax(dim=0)
             layer = torch.tensor(layers, device=none.device)[chosen]
             gain = _pick([column.gain for column in columns], chosen)
             greedy = gain >= _pick([column.over[top].largest for column in columns], chosen)
@@ -141,7 +179,7 @@ class _Need:
     tops: set[float] = field(default_factory=set)
 
     def add(self, recipe: Recipe, candidates: int) -> None:
-        assert recipe.dola is not None
+        assert isinstance(recipe.dola, DoLaConfig)
         if candidates > 1 and recipe.premature == "divergent":
             self.divergences.add(recipe.dola.divergence)
         self.tops |= {recipe.dola.relative_top, *([0.0] if recipe.softmax == "full" else [])}

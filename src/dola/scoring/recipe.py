@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 
 from dola.errors import ConfigError
-from dola.methods.config import DoLaConfig
+from dola.methods.config import DoLaConfig, MethodConfig
 
 SOFTMAX = ("masked", "full", "none")
 PREMATURE = ("divergent", "random", "none")
@@ -17,7 +17,7 @@ class Recipe:
     """A way to score a token under DoLa, with F = log q_N - log q_M (contrast.py) and V the plausible set.
 
     Attributes:
-        dola: Layers, plausibility threshold, divergence and readout; None for the model's own log-likelihood.
+        dola: The settings of a method; None for the model's own log-likelihood.
         softmax: "masked" is the distribution that decoding samples from: log_softmax of `contrast.contrast`, in which tokens
             outside V stand 1,000 nats lower. "full" and "none" are the reference's `post_softmax` on and off: log_softmax of F
             over the whole vocabulary, or F as it stands, which is not a log-likelihood: it adds a positive amount for
@@ -29,7 +29,7 @@ class Recipe:
         seed: Of the random layers.
     """
 
-    dola: DoLaConfig | None
+    dola: MethodConfig | None
     _: KW_ONLY
     softmax: str = "masked"
     floor: float = -1000.0
@@ -44,6 +44,12 @@ class Recipe:
                     f"{name}={getattr(self, name)!r} is unknown; allowed are {', '.join(map(repr, allowed))}.",
                     hint=f"write {name}={allowed[0]!r}, the default",
                 )
+        given = [name for name, usual in (("softmax", "masked"), ("premature", "divergent")) if getattr(self, name) != usual]
+        if given and isinstance(self.dola, MethodConfig) and not isinstance(self.dola, DoLaConfig):
+            raise ConfigError(
+                f"{given[0]}={getattr(self, given[0])!r} is of DoLa; the method here is {self.dola.method!r}.",
+                hint=f"leave {given[0]} out: what is scored is then the distribution that decoding samples from",
+            )
 
     @classmethod
     def reference(cls, layers: str | Sequence[int], *, relative_top: float, post_softmax: bool) -> Recipe:

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dola.errors import InputError
-from dola.methods.config import DoLaConfig
+from dola.methods.config import MethodConfig
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import captured, cut_left, window
 from dola.model.places import is_hooked_outside
@@ -73,7 +73,7 @@ def score(
     tokenizer: Any,
     contexts: Sequence[Text],
     continuations: Sequence[Sequence[Text]],
-    configs: Mapping[str, DoLaConfig | Recipe | None],
+    configs: Mapping[str, MethodConfig | Recipe | None],
     *,
     results: str | Path | None = None,
     facts: Mapping[str, str] | None = None,
@@ -94,7 +94,7 @@ def score(
         tokenizer: Its tokenizer. May be None where only tokens are given.
         contexts: One for each item.
         continuations: A list for each item.
-        configs: By name: None for the model's own log-likelihood, a DoLaConfig for that of decoding with it, or a Recipe.
+        configs: By name: None for the model's own log-likelihood, the settings of a method for decoding with it, or a Recipe.
         results: A file that keeps what has been found, item by item. Where it exists, the run continues from it.
         facts: What else `results` must be of, by name; the SHA-256 of a data set, for instance.
         batch_tokens: Tokens of a batch, padding and cached ones included.

@@ -17,7 +17,9 @@ from dola.installed.hints import install_line
 from dola.text.token_text import percent, quoted
 
 if TYPE_CHECKING:
-    from dola.methods.config import DoLaConfig
+    from dola.methods.config import MethodConfig
+
+    pass
 
 SCHEMA_NAME = "dola.trace/1"
 
@@ -113,12 +115,11 @@ class LayerTrace:
     texts: Mapping[int, str]
 
     @property
-    def config(self) -> DoLaConfig:
+    def config(self) -> MethodConfig:
         """The configuration that was traced."""
-        from dola.methods.config import DoLaConfig
+        from dola.methods.registry import config_of
 
-        names = DoLaConfig.__dataclass_fields__
-        return DoLaConfig(**{name: value for name, value in self.settings.items() if name in names})
+        return config_of({name: value for name, value in self.settings.items() if name != "repetition_penalty"})
 
     @property
     def divergence(self) -> list[list[float]]:
@@ -128,7 +129,7 @@ class LayerTrace:
     @property
     def scale(self) -> float:
         """The divergence at the top of a colour scale: ln 2, the bound of the Jensen-Shannon divergence, or the largest one."""
-        if self.settings["divergence"] == "jsd":
+        if self.settings.get("divergence", "jsd") == "jsd":
             return math.log(2)
         return max((value for token in self.tokens for value in token.divergence), default=0.0) or 1.0
 
@@ -371,11 +372,14 @@ def _check(trace: LayerTrace) -> None:
 
 def _odd_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that are not what they should be."""
-    allowed = {
+    own = {
         "divergence": settings["divergence"] in ("jsd", "reference"),
         "relative_top": _is_number(settings["relative_top"]),
         "final_norm": type(settings["final_norm"]) is bool,
         "lazy": type(settings["lazy"]) is bool,
+    }
+    allowed = {
+        **({} if "method" in settings else own),  # another method's are checked by `config`
         "repetition_penalty": settings.get("repetition_penalty") is None or _is_number(settings["repetition_penalty"]),
     }
     return {name: settings.get(name) for name, is_so in allowed.items() if not is_so}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dola.decoding.attach import as_config
 from dola.errors import CaptureError
-from dola.methods.config import DoLaConfig
+from dola.methods.config import MethodConfig
 from dola.methods.names import RECOMMENDED_PENALTY
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import captured
@@ -56,7 +56,7 @@ def follow(
     model: Any,
     tokenizer: Any,
     prompt: Sequence[int],
-    config: DoLaConfig | str | Sequence[int] | None = None,
+    config: MethodConfig | str | Sequence[int] | None = None,
     *,
     generate: int,
     decode: Sequence[str] = ("greedy", "dola"),

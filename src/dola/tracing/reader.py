@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dola.decoding.candidates import Captured
 from dola.decoding.step import chunk_rows
 from dola.errors import InputError
-from dola.methods.config import DoLaConfig
-from dola.methods.contrast import contrast, plausible
+from dola.methods.config import MethodConfig
+from dola.methods.registry import method_of
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import captured, few_logits
 from dola.model.places import is_hooked_outside
@@ -63,8 +64,8 @@ class LayerReader:
         candidates: The candidate premature layers.
     """
 
-    def __init__(self, anatomy: Anatomy, config: DoLaConfig, top_k: int) -> None:
-        self.anatomy, self.config, self._top_k = anatomy, config, top_k
+    def __init__(self, anatomy: Anatomy, config: MethodConfig, top_k: int) -> None:
+        self.anatomy, self.config, self.method, self._top_k = anatomy, config, method_of(config), top_k
         self.candidates = anatomy.candidates(config.layers)
 
     @torch.no_grad()
@@ -113,8 +114,7 @@ class LayerReader:
                 f"The logits of layer {layer} are NaN or infinite at position {positions[row]}.",
                 hint="look for overflow (float16?) or a broken checkpoint",
             )
-        chosen = torch.tensor(self.candidates, device=order.device)[order[list(self.candidates)].argmax(dim=0)]
-        scores = self._contrast(mature, hidden, chosen)
+        chosen, scores = self._decide(mature, hidden, order)
         best = scores.argmax(dim=-1)
         looks.append(self._look(mature, known, listed, tokens))
         self._list(best, hidden, listed, looks)
@@ -126,7 +126,7 @@ class LayerReader:
             chosen.tolist(),
             mature.argmax(dim=-1).tolist(),
             best.tolist(),
-            plausible(mature, self.config.relative_top).sum(dim=-1).tolist(),
+            self.method.support(mature).sum(dim=-1).tolist(),
             strict=True,
         )
         divergence = self._in_nats(order).T.tolist()
@@ -156,22 +156,34 @@ class LayerReader:
         return self._premature(hidden[layer])
 
     def _premature(self, hidden: Tensor) -> Tensor:
-        return self.anatomy.readout(hidden, final_norm=self.config.final_norm, logit_transform=not self.config.raw_head)
+        return self.anatomy.premature(hidden, self.config)
 
-    def _contrast(self, mature: Tensor, hidden: Mapping[int, Tensor], chosen: Tensor) -> Tensor:
-        """Scores [n, V], each position against its own premature layer."""
-        rows = torch.stack([hidden[layer][row] for row, layer in enumerate(chosen.tolist())])
-        return contrast(mature, self._premature(rows)[None], relative_top=self.config.relative_top)
+    def _decide(self, mature: Tensor, hidden: Mapping[int, Tensor], order: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer [n] that counts most in each position, and the method's scores [n, V].
+
+        A method that selects by divergence, [N, n] in `order`, needs one more readout, of each position's own layer.
+        """
+        layers = torch.tensor(self.candidates, device=order.device)
+        if self.method.selects:
+            chosen = layers[order[layers].argmax(dim=0)]
+            states = [torch.stack([hidden[layer][row] for row, layer in enumerate(chosen.tolist())])]
+        else:
+            states = [hidden[layer] for layer in self.candidates]
+        candidates = Captured(self.anatomy, self.config, states)
+        scores = self.method.scores(mature, candidates)
+        if not self.method.selects:
+            chosen = layers[self.method.weights(mature, candidates)[:-1].argmax(dim=0)]
+        return chosen, scores
 
     def _look(self, logits: Tensor, mature: tuple[Tensor, Tensor, Tensor], listed: Tensor, tokens: Tensor) -> _Look:
         """One layer's logits [n, V] beside the mature ones, given with their log sum exp and their log_softmax."""
         wide = _wide(logits)
-        compared = compare_whole(*mature, logits, {self.config.divergence})
+        compared = compare_whole(*mature, logits, {self.method.divergence})
         log_z = compared.log_z
         top = wide.topk(min(self._top_k, wide.shape[-1]))
         token = wide.gather(-1, tokens[:, None])
         return _Look(
-            order=compared.divergence[self.config.divergence],
+            order=compared.divergence[self.method.divergence],
             top_ids=top.indices,
             top=top.values - log_z[:, None],
             listed=wide.gather(-1, listed) - log_z[:, None],
@@ -191,7 +203,7 @@ class LayerReader:
             look.listed[missing, -1] = log_q.gather(-1, best[missing, None])[:, 0]
 
     def _in_nats(self, order: Tensor) -> Tensor:
-        return (order + math.log(2)).clamp(min=0) if self.config.divergence == "jsd" else order
+        return (order + math.log(2)).clamp(min=0) if self.method.divergence == "jsd" else order
 
 
 class _Table:

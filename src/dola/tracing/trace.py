@@ -14,7 +14,7 @@ from dola.decoding.as_asked import as_generate, generate_as_asked
 from dola.decoding.attach import as_config
 from dola.decoding.call import check_not_empty
 from dola.errors import InputError
-from dola.methods.config import DoLaConfig
+from dola.methods.config import MethodConfig
 from dola.methods.names import RECOMMENDED_PENALTY
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import check_eval, window
@@ -28,7 +28,7 @@ def trace(
     model: Any,
     tokenizer: Any,
     prompt: str | Sequence[int],
-    config: DoLaConfig | str | Sequence[int] | None = None,
+    config: MethodConfig | str | Sequence[int] | None = None,
     *,
     generate: int = 0,
     decode: str = "dola",
@@ -51,7 +51,7 @@ def trace(
         model: A decoder-only Hugging Face model in eval mode, without DoLa on it.
         tokenizer: Its tokenizer.
         prompt: A text, or its tokens.
-        config: A DoLaConfig, or just its `layers`; without it as for `attach`.
+        config: A DoLaConfig or another method's settings, or just its `layers`; without it as for `attach`.
         generate: How many tokens to generate, at most; 0 reads the prompt.
         decode: How: "dola", or "greedy" for what plain decoding says.
         repetition_penalty: Repetition penalty for generated tokens, in both ways.
@@ -149,7 +149,7 @@ def check_length(lm: Any, ids: Sequence[int], generate: int) -> None:
         )
 
 
-def tokens_behind(model: Any, tokenizer: Any, ids: Sequence[int], config: DoLaConfig | None, **settings: Any) -> list[int]:
+def tokens_behind(model: Any, tokenizer: Any, ids: Sequence[int], config: MethodConfig | None, **settings: Any) -> list[int]:
     """Tokens that are generated after `ids`, by DoLa or, without a config, by the model alone; one beam, nothing drawn."""
     prompt = torch.tensor([ids], device=model.device)
     inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}

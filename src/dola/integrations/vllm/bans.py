@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dola.integrations.vllm.batch import Request
 from dola.methods.bans import forced, lost
-from dola.methods.contrast import plausible
+from dola.methods.registry import method_of
 
 HARD_BIAS = -100.0
 """A bias of this much bans a token: it is how the OpenAI API says so."""
@@ -46,5 +46,5 @@ def _support(mature: Tensor, requests: Sequence[Request]) -> Tensor:
     support = torch.empty_like(mature, dtype=torch.bool)
     for config in {request.config for request in requests}:
         rows = torch.tensor([row for row, request in enumerate(requests) if request.config == config], device=mature.device)
-        support[rows] = plausible(mature[rows], config.relative_top)
+        support[rows] = method_of(config).support(mature[rows])
     return support

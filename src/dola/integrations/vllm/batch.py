@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from torch import Tensor
 
-from dola.methods.config import DoLaConfig
+from dola.methods.config import MethodConfig
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Request:
         bias: Its logit bias, token -> what is added to its score.
     """
 
-    config: DoLaConfig
+    config: MethodConfig
     lazy: bool = True
     bans: bool = False
     bias: Mapping[int, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: DoLaConfig, params: Any) -> Request:
+    def of(cls, config: MethodConfig, params: Any) -> Request:
         """The request with these SamplingParams."""
         wants_scores = params.logprobs is not None or bool(getattr(params, "logprob_token_ids", None))
         masks = (params.structured_outputs, params.bad_words, params.allowed_token_ids, params.min_tokens, params.logit_bias)

@@ -24,13 +24,13 @@ from dola.errors import CaptureError
 from dola.integrations.vllm.architectures import CARRIED_APART, CARRIED_WHOLE
 from dola.integrations.vllm.batch import Batch, Request, batch_of
 from dola.integrations.vllm.carried import carry, hand_out, with_earlier_captures
-from dola.integrations.vllm.engine_step import EngineStep
 from dola.integrations.vllm.plugin import served_by
 from dola.integrations.vllm.readout import readout_of
 from dola.integrations.vllm.settings import Served
-from dola.integrations.vllm.sharded import ShardedHead, ShardedStep
+from dola.integrations.vllm.sharded import ShardedHead, shard
 from dola.integrations.vllm.weights import Reading, check_weights, tracks_weights
-from dola.methods.config import DoLaConfig
+from dola.methods.config import MethodConfig
+from dola.methods.vocabulary import WHOLE
 
 
 class DoLaMixin:
@@ -122,7 +122,7 @@ class Decoder:
         self._model, self._captured, self._batch, self._compute_logits = model, served.captured, batch, compute_logits
         self._width = width
         self._sharded = ShardedHead.of(model)
-        self._steps: dict[DoLaConfig, Step] = {}
+        self._steps: dict[MethodConfig, Step] = {}
         self._widest = dataclasses.replace(served.config, layers=served.captured)
 
     def scores(self, hidden: Tensor) -> Tensor | None:
@@ -146,7 +146,7 @@ class Decoder:
     def _contrasted(self, logits: Tensor, layers: list[Tensor], requests: dict[int, Request]) -> Tensor:
         captures = dict(zip(self._captured, layers, strict=True))
         scores = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
-        groups: dict[tuple[DoLaConfig, bool], list[int]] = defaultdict(list)
+        groups: dict[tuple[MethodConfig, bool], list[int]] = defaultdict(list)
         for row, request in sorted(requests.items()):
             groups[request.config, request.lazy].append(row)
         for (config, lazy), rows in groups.items():
@@ -176,8 +176,9 @@ class Decoder:
         if held is not None:
             self._batch.held = rows, held.float()
 
-    def _step(self, config: DoLaConfig) -> Step:
+    def _step(self, config: MethodConfig) -> Step:
         if config not in self._steps:
             readout = readout_of(self._model, self._compute_logits, raw=config.raw_head, sharded=self._sharded)
-            self._steps[config] = (ShardedStep if self._sharded else EngineStep)(readout, config)
+            vocab = shard() if self._sharded else WHOLE
+            self._steps[config] = Step(readout, config, vocab, kernels=not self._sharded)
         return self._steps[config]

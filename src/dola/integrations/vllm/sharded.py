@@ -16,12 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dola.decoding.step import Reading, Step
 from dola.integrations.vllm.parts import head_of
-from dola.methods.config import DoLaConfig
-from dola.methods.contrast import contrast, plausible
 from dola.methods.vocabulary import Shard
-from dola.model.readout import Readout
 
 
 class ShardedHead:
@@ -64,28 +60,9 @@ class ShardedHead:
             del self._processor._gather_logits  # the instance's, so that the class's is seen again
 
 
-class ShardedStep(Step):
-    """As Step, for logits of this worker's columns."""
-
-    def __init__(self, readout: Readout, config: DoLaConfig) -> None:
-        super().__init__(readout, config)
-        self._shard = Shard(_gather)
-
-    def _contrast(self, mature: Tensor, read: Reading | list[Tensor], lazy: bool) -> Tensor:
-        assert isinstance(read, list)
-        if not lazy or mature.device.type != "cpu":  # an accelerator would have to wait for the host
-            return self._scores(mature, self._read_apart(read))
-        kept = plausible(mature, self.config.relative_top, vocab=self._shard)
-        undecided = self._shard.sum(kept.float()) > 1  # vLLM gathers no integers on CPUs
-        scores = self._scores(mature, mature[None])  # its one plausible token scores 0
-        self.rows_saved += len(mature) - int(undecided.sum())
-        if undecided.any():  # on all workers or on none
-            scores[undecided] = self._scores(mature[undecided], self._read_apart([layer[undecided] for layer in read]))
-        return scores
-
-    def _scores(self, mature: Tensor, premature: Tensor) -> Tensor:
-        config = self.config
-        return contrast(mature, premature, relative_top=config.relative_top, divergence=config.divergence, vocab=self._shard)
+def shard() -> Shard:
+    """This worker's part of the vocabulary."""
+    return Shard(_gather)
 
 
 def _gather(value: Tensor) -> Tensor:

@@ -1,0 +1,144 @@
+"""The candidates of a step, as a method asks for them: read with the mature rows already, or captured and read on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dola import native
+from dola.decoding.reading import Reading
+from dola.methods.config import MethodConfig
+from dola.methods.method import Candidates
+from dola.model.readout import Cut, Readout, Scale
+
+Rows = Sequence[int] | Tensor | None
+
+
+class Read(Candidates):
+    """Candidates that went through the head with the mature rows.
+
+    Args:
+        readout: The readout of the model.
+        config: How candidates are read out.
+        reading: The head's output for mature rows and candidates, with one dimension of rows.
+    """
+
+    def __init__(self, readout: Readout, config: MethodConfig, reading: Reading) -> None:
+        self._readout, self._config, self._reading = readout, config, reading
+        self._log_z = reading.log_z if readout.logit_transform is None else None  # else they are of other logits
+
+    def __len__(self) -> int:
+        """K."""
+        return len(self._reading.logits) - 1
+
+    def logits(self, k: int | None = None, rows: Rows = None) -> Tensor:
+        """As Candidates."""
+        read = self._reading.logits[1:] if k is None else self._reading.logits[1 + k]
+        return self._readout.after_head(_some(read, rows), self._config)
+
+    def combined(self, mature: Tensor, weights: Tensor) -> Tensor:
+        """As Candidates."""
+        return _combined_logits(self, mature, weights)
+
+    def mature_log_z(self) -> Tensor | None:
+        """Of the kernel that has read."""
+        return None if self._log_z is None else self._log_z[0]
+
+    def blocks(self, rows: list[int]) -> Iterator[list[int]]:
+        """One by one: a row is a view then, where several would be a copy."""
+        yield from ([row] for row in rows)
+
+    def compared(
+        self, mature: Tensor, log_z: Tensor, premature: Tensor, rows: list[int], *, jsd: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Where the kernel has read."""
+        if self._log_z is None:
+            return None, None
+        [row] = rows
+        z = self._log_z[:, row]
+        found = native.jsd_less_ln2(self._reading.logits[:, row], z) if jsd else None
+        return z[1:, None], None if found is None else found[:, None]
+
+
+class Captured(Candidates):
+    """Candidates whose states were captured; each read is a product with the head.
+
+    Args:
+        readout: The readout of the model, or of this worker's columns.
+        config: How candidates are read out.
+        hidden: The states of each candidate, [R, d].
+        kernels: Whether a compiled kernel may compare all rows of a batch with the mature ones. Where divergences tie (closer
+            than 1e-6 nats), it may choose the other layer.
+    """
+
+    def __init__(self, readout: Readout, config: MethodConfig, hidden: list[Tensor], *, kernels: bool = False) -> None:
+        self._readout, self._config, self._hidden, self._kernels = readout, config, hidden, kernels
+
+    def __len__(self) -> int:
+        """K."""
+        return len(self._hidden)
+
+    def logits(self, k: int | None = None, rows: Rows = None) -> Tensor:
+        """As Candidates."""
+        if len(self) == 1 and k is None:  # not stacked, so not copied
+            return self.logits(0, rows)[None]
+        if k is not None:
+            return self._readout.premature(_some(self._hidden[k], rows), self._config)
+        return self._readout.premature(torch.stack([_some(layer, rows) for layer in self._hidden]), self._config)
+
+    def combined(self, mature: Tensor, weights: Tensor) -> Tensor:
+        """As Candidates: the head is given the sum of its inputs, and the mature layer's logits are there."""
+        readout, scale = self._readout, _scale(self._readout)
+        if not native.is_plain_linear(readout.head) or scale is None:
+            return _combined_logits(self, mature, weights)
+        head: Any = readout.head
+        inputs = readout.head_input(torch.stack(self._hidden), final_norm=self._config.final_norm)
+        wide = torch.promote_types(inputs.dtype, torch.float32)
+        total = torch.einsum("k,krd->rd", weights[:-1].to(inputs.device, wide), inputs.to(wide))
+        logits = readout.after_head(readout.read_head(total.to(inputs.dtype)), self._config).to(wide)
+        if head.bias is not None:  # it came once, for weights that sum to something else than 1
+            bias = head.bias.to(wide) * (1.0 if self._config.raw_head else scale)
+            logits = logits + (weights[:-1].sum().to(wide) - 1) * bias[: logits.shape[-1]]
+        return logits.to(mature.device) + weights[-1] * mature
+
+    def compared(
+        self, mature: Tensor, log_z: Tensor, premature: Tensor, rows: list[int], *, jsd: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """By the kernel for many rows, in an engine."""
+        if not self._kernels or not native.reads(premature) or premature.dtype != mature.dtype:
+            return None, None
+        if not jsd:
+            return native.log_z(premature), None
+        own = mature if len(rows) == len(mature) else mature[rows]
+        found = [native.compare(own, log_z, layer, jsd=True, reference=False, gains=False) for layer in premature]
+        return torch.stack([layer.log_z for layer in found]), torch.stack(
+            [layer.jsd for layer in found if layer.jsd is not None]
+        )
+
+
+def _some(values: Tensor, rows: Rows) -> Tensor:
+    """Rows of [..., R, x]; a single one as a view."""
+    if rows is None:
+        return values
+    if not isinstance(rows, Tensor) and len(rows) == 1:
+        return values[..., rows[0] : rows[0] + 1, :]
+    return values[..., rows, :]
+
+
+def _scale(readout: Readout) -> float | None:
+    """By how much the model multiplies the head's output; None where it does something that is not linear."""
+    transform = readout.logit_transform
+    if isinstance(transform, Scale):
+        return transform.factor
+    return 1.0 if transform is None or isinstance(transform, Cut) else None
+
+
+def _combined_logits(candidates: Candidates, mature: Tensor, weights: Tensor) -> Tensor:
+    """The combination of logits, a layer at a time."""
+    total = weights[-1] * mature.to(torch.promote_types(mature.dtype, torch.float32))
+    for k in range(len(candidates)):
+        total = total + weights[k] * candidates.logits(k).to(total)
+    return total

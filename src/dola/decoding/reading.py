@@ -1,0 +1,33 @@
+"""What one read of the head's weights gave: of the mature rows and, with them, of the candidates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Reading:
+    """What one read of the head's weights gave, before any logit transform.
+
+    Attributes:
+        logits: The head's output for the mature row and the candidates, [K+1, ..., V].
+        log_z: log sum exp of it, float32 [K+1, ...], where the compiled kernel has read.
+    """
+
+    logits: Tensor
+    log_z: Tensor | None = None
+
+    def of(self, logits: Tensor) -> Reading:
+        """The same without `log_z` where the mature row is not `logits`: a model may run its head for other things first."""
+        if self.log_z is None:
+            return self
+        mature = self.logits[0]
+        same = logits.data_ptr() == mature.data_ptr() or torch.equal(logits, mature.to(logits))  # False for other shapes
+        return self if same else Reading(self.logits)
+
+    def flat(self) -> Reading:
+        """The same with one dimension of rows: [K+1, R, V] and [K+1, R]."""
+        return Reading(self.logits.flatten(1, -2), None if self.log_z is None else self.log_z.flatten(1))

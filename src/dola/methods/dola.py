@@ -1,0 +1,58 @@
+"""DoLa as a method: the contrast of contrast.py, in the form that costs least where it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dola.methods.contrast import contrast, plausible, select_premature
+from dola.methods.method import Candidates, Method
+from dola.methods.sparse import sparse
+from dola.methods.vocabulary import WHOLE, Vocabulary
+
+if TYPE_CHECKING:
+    from dola.methods.config import DoLaConfig
+
+
+class DoLa(Method):
+    """Scores: the contrast with a floor. One plausible token settles a row."""
+
+    selects = True
+    config: DoLaConfig
+
+    def __init__(self, config: DoLaConfig) -> None:
+        super().__init__(config)
+        self.divergence = config.divergence
+
+    def scores(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE, *, lazy: bool = False) -> Tensor:
+        """As Method. On a CPU each row is contrasted where it is plausible, elsewhere all rows at once, without a wait for
+        the host: nothing depends on their values there."""
+        on_cpu = mature.device.type == "cpu" and not torch.compiler.is_compiling()
+        if on_cpu and vocab is WHOLE:
+            config = self.config
+            return sparse(mature, candidates, relative_top=config.relative_top, divergence=config.divergence, lazy=lazy)
+        if not (on_cpu and lazy):
+            return self._contrast(mature, candidates.logits().to(mature.device), vocab)
+        undecided = ~self.settled(mature, vocab)
+        scores = self._contrast(mature, mature[None], vocab)  # a single plausible token scores 0
+        candidates.saved += len(mature) - int(undecided.sum())
+        if undecided.any():  # on all workers or on none
+            premature = candidates.logits(rows=undecided).to(mature.device)
+            scores[undecided] = self._contrast(mature[undecided], premature, vocab)
+        return scores
+
+    def support(self, mature: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
+        """The plausible set."""
+        return plausible(mature, self.config.relative_top, vocab=vocab)
+
+    def weights(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE) -> Tensor:
+        """1 for the premature layer that is contrasted."""
+        chosen = select_premature(mature, candidates.logits(), divergence=self.config.divergence, vocab=vocab)
+        weights = mature.new_zeros(len(candidates) + 1, len(mature))
+        return weights.scatter_(0, chosen[None], 1)
+
+    def _contrast(self, mature: Tensor, premature: Tensor, vocab: Vocabulary) -> Tensor:
+        config = self.config
+        return contrast(mature, premature, relative_top=config.relative_top, divergence=config.divergence, vocab=vocab)

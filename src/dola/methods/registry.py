@@ -1,0 +1,115 @@
+"""Methods by name: those of the product, and those that installed packages add by the entry point group `dola.methods`.
+
+    [project.entry-points."dola.methods"]
+    mine = "my_package:MyConfig"          # a MethodConfig, with `method = "mine"`
+
+Settings that people write, on a command line, in a file, to a server, become a configuration here: `config_of`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from dola.errors import ConfigError
+from dola.methods.config import DoLaConfig, MethodConfig
+from dola.methods.layers import parse
+
+if TYPE_CHECKING:
+    from dola.methods.method import Method
+
+GROUP = "dola.methods"
+
+BUILT_IN: dict[str, type[MethodConfig]] = {"dola": DoLaConfig}
+"""One line for each method of the product."""
+
+
+class _Methods(Mapping[str, type[MethodConfig]]):
+    """Configurations by the name of their method. An entry point is loaded when its name is asked for."""
+
+    def __getitem__(self, name: str) -> type[MethodConfig]:
+        if name in BUILT_IN:
+            return BUILT_IN[name]
+        point = next((point for point in metadata.entry_points(group=GROUP) if point.name == name), None)
+        if point is None:
+            raise KeyError(name)
+        return _loaded(point)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from BUILT_IN
+        yield from sorted({point.name for point in metadata.entry_points(group=GROUP)} - set(BUILT_IN))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+METHODS: Mapping[str, type[MethodConfig]] = _Methods()
+"""The configuration class of each method, by name."""
+
+
+def _loaded(point: metadata.EntryPoint) -> type[MethodConfig]:
+    """What an entry point adds.
+
+    Raises:
+        ConfigError: It cannot be imported, or is something else than a MethodConfig of this name.
+    """
+    hint = f"update or uninstall the package that adds it: {getattr(point.dist, 'name', 'unknown')}"
+    try:
+        found = point.load()
+    except Exception as error:
+        raise ConfigError(f"The method {point.name!r} ({point.value}) cannot be imported: {error}", hint=hint) from error
+    if not (isinstance(found, type) and issubclass(found, MethodConfig)):
+        raise ConfigError(f"The method {point.name!r} ({point.value}) is not a dola.MethodConfig.", hint=hint)
+    if found.method != point.name:
+        raise ConfigError(f"The method {point.name!r} ({point.value}) calls itself {found.method!r}.", hint=hint)
+    return found
+
+
+def config_class(name: object) -> type[MethodConfig]:
+    """The configuration class of a method.
+
+    Raises:
+        ConfigError: There is no such method.
+    """
+    if not isinstance(name, str) or name not in METHODS:
+        raise ConfigError(f"method={name!r} is unknown; allowed are {', '.join(METHODS)}.", hint='method="dola"')
+    return METHODS[name]
+
+
+def settings_of(kind: type[MethodConfig]) -> tuple[str, ...]:
+    """The names of a method's settings."""
+    return tuple(field.name for field in fields(kind))  # type: ignore[arg-type]  # each is a dataclass
+
+
+def config_of(settings: Mapping[str, Any], *, where: str = "") -> MethodConfig:
+    """The configuration that settings mean, with "-" or "_" between words; "method" among them names another than DoLa.
+
+    Args:
+        settings: As people wrote them. Layers may be text.
+        where: What they were read from, to begin an error with.
+
+    Raises:
+        ConfigError: An unknown method, a name that none of its settings has, a value that is not allowed.
+    """
+    given = {str(key).replace("-", "_"): value for key, value in settings.items()}
+    kind = config_class(given.pop("method", DoLaConfig.method))
+    allowed = settings_of(kind)
+    for name in given:
+        if name not in allowed:
+            raise ConfigError(
+                f"{where and where + ': '}{name!r} is not a setting of the method {kind.method!r}; its settings are "
+                f"{', '.join(allowed)}.",
+                hint=f"choose another method ({', '.join(METHODS)}), or leave {name!r} out",
+            )
+    if "layers" in given:
+        given["layers"] = parse(given["layers"])
+    return kind(**given)
+
+
+@functools.lru_cache(maxsize=64)
+def method_of(config: MethodConfig) -> Method:
+    """The method of a configuration, made once for equal ones."""
+    return config.build()
