@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dola import DoLaConfig
 from dola.bench.results import Memory
 from dola.bench.source import Source
 from dola.bench.ways import Bench, Settings, Way
 from dola.errors import InputError
+from dola.methods.registry import config_of
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -69,7 +69,7 @@ def _on_cuda(bench: Bench, way: Way, prompts: Tensor) -> Memory:
 def measure_here(order: dict[str, Any]) -> Memory:
     """Carry out one order in this process, which ought to be fresh."""
     torch.set_num_threads(order["threads"])
-    dola = DoLaConfig(**order["settings"].pop("dola"))
+    dola = config_of(order["settings"].pop("dola"))
     settings, way = Settings(dola=dola, **order["settings"]), Way(**order["way"])
     prompts = torch.tensor(order["prompts"])
     with Bench(Source(**order["source"]).load(lambda line: None).model, settings) as bench, bench.made_ready(way):

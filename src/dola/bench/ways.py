@@ -20,6 +20,7 @@ from transformers import CompileConfig, GenerationConfig, StoppingCriteria, Stop
 from dola import Anatomy, DoLaConfig, attach
 from dola.bench.baseline import decode_as_before
 from dola.errors import ConfigError
+from dola.methods.config import MethodConfig
 from dola.methods.names import RECOMMENDED_PENALTY
 
 CACHES = ("dynamic", "static")
@@ -30,7 +31,7 @@ class Settings:
     """What all ways have in common.
 
     Attributes:
-        dola: The configuration of DoLa. The old code takes its layers and nothing else from it.
+        dola: The settings of DoLa, or of another method. The old code takes its layers and nothing else from it.
         new_tokens: Tokens that each generation makes; no token ends it.
         repeats: Timed runs of each way.
         cache: "dynamic" or "static".
@@ -41,7 +42,7 @@ class Settings:
         memory: Whether peak memory is measured too.
     """
 
-    dola: DoLaConfig = field(default_factory=DoLaConfig)
+    dola: MethodConfig = field(default_factory=DoLaConfig)
     new_tokens: int = 64
     repeats: int = 5
     cache: str = "dynamic"

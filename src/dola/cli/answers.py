@@ -127,4 +127,5 @@ def _title(config: MethodConfig | None, repetition_penalty: float) -> str:
     if config is None:
         return f"greedy, penalty {repetition_penalty:g}"
     layers = config.layers if isinstance(config.layers, str) else ", ".join(map(str, config.layers))
-    return f"DoLa {layers}, penalty {repetition_penalty:g}"
+    name = "DoLa" if config.method == "dola" else config.method
+    return f"{name} {layers}, penalty {repetition_penalty:g}"

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dola.cli.options import TrustRemoteCode, settle_layers
-from dola.methods.layers import parse
+from dola.cli.options import Method, Set, TrustRemoteCode, settings_by_name, settle_layers
 
 if TYPE_CHECKING:
     from dola.bench.cases import Case
     from dola.bench.results import BenchResult
     from dola.loading.models import LoadedModel
+    from dola.methods.config import MethodConfig
 
 SCHEMA: dict[str, str] = {
     "machine.date": "when, UTC, ISO 8601",
@@ -90,6 +90,8 @@ def command(
             show_default="dola_layers of the model's generation config, else high",
         ),
     ] = None,
+    method: Method = None,
+    set_: Set = None,
     trust_remote_code: TrustRemoteCode = False,
     prompts: Annotated[
         str,
@@ -110,7 +112,6 @@ def command(
     chart: Annotated[Path | None, typer.Option(help="Write a chart: .png, .svg or .pdf.")] = None,
 ) -> None:
     """What DoLa costs here, beside greedy decoding. Example: dola bench --dtype bfloat16 --prompt-lengths 64,1024."""
-    from dola import DoLaConfig
     from dola.bench.source import Source
     from dola.bench.ways import Settings
 
@@ -118,14 +119,14 @@ def command(
     prompts = prompts or "mixed"
     source = Source(random_weights or model or "smollm2", dtype, device, bool(random_weights), trust_remote_code)
     settings = Settings(
-        dola=DoLaConfig() if layers is None else DoLaConfig(parse(layers)),  # which judges what it is given
+        dola=_config(layers, method, set_),
         new_tokens=new_tokens,
         repeats=repeats,
         cache=cache,
         compile=compile,
         prompt_lookup=prompt_lookup,
         repetition_penalty=repetition_penalty,
-        old=old,
+        old=old and method in (None, "dola"),
         memory=memory,
     )
     sizes, lengths = _numbers("--batch-sizes", batch_sizes), _lengths(prompts, prompt_lengths, bool(random_weights))
@@ -140,6 +141,14 @@ def command(
         from dola.cli.output import stdout
 
         render(stdout(), result)
+
+
+def _config(layers: str | None, method: str | None, set_: list[str] | None) -> MethodConfig:
+    """The settings that are timed. They judge what they are given."""
+    from dola.methods.registry import config_of
+
+    named = {**({} if layers is None else {"layers": layers}), **({} if method is None else {"method": method})}
+    return config_of({**named, **settings_by_name(set_)})
 
 
 def _check_source(model: str, random_weights: str, prompts: str) -> None:

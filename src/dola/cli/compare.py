@@ -65,6 +65,8 @@ def command(
     final_norm: options.FinalNorm = None,
     relative_top: options.RelativeTop = None,
     reference: options.Reference = False,
+    method: options.Method = None,
+    set_: options.Set = None,
     max_new_tokens: options.MaxNewTokens = 50,
     repetition_penalty: options.RepetitionPenalty = RECOMMENDED_PENALTY,
     dtype: options.DTypeOption = None,
@@ -90,8 +92,11 @@ def command(
         "final_norm": final_norm,
         "relative_top": relative_top,
         "reference": reference,
+        "method": method,
+        "set_": set_,
     }
-    configs = [options.dola_config(chosen, **settings) for chosen in layers or ["low", "high"]]
+    columns: list[str | None] = [*layers] if layers else ["low", "high"] if method in (None, "dola") else [None]
+    configs = [options.dola_config(chosen, **settings) for chosen in columns]
     (asked,) = read_prompts(prompt, verb="compare")
     loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     if not layers:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dola.doctor.checkup import Checkup
     from dola.doctor.environment import Environment
     from dola.loading.weights import WeightsReport
-    from dola.methods.config import DoLaConfig
+    from dola.methods.config import DoLaConfig, MethodConfig
 
 SCHEMA = {
     "environment.python": "version",
@@ -85,6 +85,8 @@ def command(
             show_default="dola_layers of the model's generation config, else high",
         ),
     ] = None,
+    method: options.Method = None,
+    set_: options.Set = None,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -106,7 +108,7 @@ def command(
         if fits and model is not None:
             import dola.doctor.checkup  # noqa: F401
 
-    config = parse_layers(layers) if fits and layers is not None else None
+    config = _config(layers, method, set_) if fits else None
     environment = look_around()
     said = advice(environment)
     examined = None
@@ -137,6 +139,13 @@ def parse_layers(text: str) -> DoLaConfig:
     return DoLaConfig(layers)
 
 
+def _config(layers: str | None, method: str | None, set_: list[str] | None) -> MethodConfig | None:
+    """What is to be tried; None leaves it to the model's generation config."""
+    if layers is not None:
+        parse_layers(layers)  # in its own words
+    return None if (layers, method, set_) == (None, None, None) else options.dola_config(layers, method=method, set_=set_)
+
+
 def as_json(environment: Environment, examined: tuple[str, float, Checkup] | None, advice: list[str]) -> dict[str, Any]:
     """The result as `SCHEMA` describes it."""
     model = None
@@ -146,7 +155,7 @@ def as_json(environment: Environment, examined: tuple[str, float, Checkup] | Non
     return {"environment": asdict(environment), "model": model, "advice": advice}
 
 
-def _examine(name: str, config: DoLaConfig | None, **settings: Any) -> tuple[tuple[str, float, Checkup], list[str]]:
+def _examine(name: str, config: MethodConfig | None, **settings: Any) -> tuple[tuple[str, float, Checkup], list[str]]:
     """Load a model as `generate` does and check it up: its name, the seconds it took to load, the findings; and advice."""
     import time
 

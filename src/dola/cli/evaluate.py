@@ -14,7 +14,7 @@ from dola.errors import UsageError
 if TYPE_CHECKING:
     from dola.evidence.evaluate import Judges
     from dola.evidence.report import Report
-    from dola.methods.config import DoLaConfig
+    from dola.methods.config import MethodConfig
     from dola.tasks import Task
 
 SCHEMA_NAME = "dola.eval/1"
@@ -69,6 +69,8 @@ def command(
     divergence: options.DivergenceOption = None,
     final_norm: options.FinalNorm = None,
     relative_top: evaluation.RelativeTop = None,
+    method: options.Method = None,
+    set_: options.Set = None,
     repetition_penalty: Annotated[
         float | None,
         evaluation.penalty_option("Of DoLa, and of a control without it, in tasks that generate."),
@@ -120,7 +122,7 @@ def command(
     sample.task.check_means(judge, answers)
     evaluation.check_writable({"--markdown": markdown, "--results": results})
     _make_folder(answers)
-    own = _own(sample.task, layers, divergence, final_norm, relative_top)
+    own = _own(sample.task, layers, divergence, final_norm, relative_top, method, set_)
     _check_chart(chart)
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
@@ -150,13 +152,20 @@ def _own(
     divergence: options.Divergence | None,
     final_norm: bool | None,
     relative_top: float | None,
-) -> DoLaConfig:
+    method: str | None,
+    set_: list[str] | None,
+) -> MethodConfig:
     """The settings of the DoLa rows. `off`, as `dola tune` may write it, asks for no further row."""
+    is_dola = method in (None, "dola")
+    by_name = is_dola and "relative_top" in options.settings_by_name(set_)
+    top = task.paper.relative_top if relative_top is None and is_dola and not by_name else relative_top
     found = options.dola_config(
-        "high" if layers in (None, "off") else layers,
+        ("high" if is_dola else None) if layers in (None, "off") else layers,
         divergence=divergence,
         final_norm=final_norm,
-        relative_top=task.paper.relative_top if relative_top is None else relative_top,
+        relative_top=top,
+        method=method,
+        set_=set_,
     )
     assert found is not None
     return found

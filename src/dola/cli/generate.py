@@ -74,6 +74,8 @@ def command(
     final_norm: options.FinalNorm = None,
     relative_top: options.RelativeTop = None,
     reference: options.Reference = False,
+    method: options.Method = None,
+    set_: options.Set = None,
     sample: Annotated[bool, typer.Option("--sample", help="Draw tokens, rather than taking the best.")] = False,
     temperature: Annotated[
         float | None,
@@ -109,7 +111,13 @@ def command(
       cat letter.txt | dola generate --no-chat --sample --temperature 0.7
     """
     dola = options.dola_config(
-        layers, divergence=divergence, final_norm=final_norm, relative_top=relative_top, reference=reference
+        layers,
+        divergence=divergence,
+        final_norm=final_norm,
+        relative_top=relative_top,
+        reference=reference,
+        method=method,
+        set_=set_,
     )
     _check_sampling(sample, {"--temperature": temperature, "--top-p": top_p, "--seed": seed})
     if json and output is not None:

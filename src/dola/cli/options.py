@@ -18,12 +18,13 @@ from dola.cli.config_file import read_config_file
 from dola.cli.endings import importing
 from dola.cli.output import loading, quiet_libraries, say
 from dola.errors import UsageError
+from dola.files.json_text import loads
 from dola.methods.layers import is_named, parse, spelled
 
 if TYPE_CHECKING:
     from dola.loading.models import LoadedModel
     from dola.loading.weights import WeightsReport
-    from dola.methods.config import DoLaConfig, MethodConfig
+    from dola.methods.config import MethodConfig
 
 
 class Divergence(str, Enum):
@@ -108,6 +109,14 @@ RelativeTop = Annotated[
     ),
 ]
 Reference = Annotated[bool, typer.Option("--reference", help="Decode as transformers 4.55.4 did, token for token.")]
+Method = Annotated[
+    str | None,
+    typer.Option("--method", help="dola, or a method that an installed package adds.", show_default="dola"),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method. Repeat it for more.", show_default=False),
+]
 MaxNewTokens = Annotated[int, typer.Option(help="Length of an answer, at most.", callback=between(1))]
 RepetitionPenalty = Annotated[
     float,
@@ -151,8 +160,10 @@ def dola_config(
     final_norm: bool | None = None,
     relative_top: float | None = None,
     reference: bool = False,
-) -> DoLaConfig | None:
-    """The configuration that the options mean; None for `--layers off`. Without layers it has those of DoLaConfig.
+    method: str | None = None,
+    set_: list[str] | None = None,
+) -> MethodConfig | None:
+    """The configuration that the options mean; None for `--layers off`. Without layers it has those of the method.
 
     Raises:
         UsageError: Options that contradict each other.
@@ -166,6 +177,7 @@ def dola_config(
     ]
     if layers == "off":
         given += ["--reference"] if reference else []
+        given += [flag for flag, value in (("--method", method), ("--set", set_)) if value]
         if given:
             raise UsageError(
                 f"{' and '.join(given)} cannot be used with --layers off, which decodes without DoLa.",
@@ -179,7 +191,18 @@ def dola_config(
         )
     with importing():  # torch comes with it
         from dola.methods.config import DoLaConfig
+        from dola.methods.registry import config_of
 
+    named = settings_by_name(set_)
+    if method not in (None, DoLaConfig.method):
+        own = [flag for flag in ([*given, "--reference"] if reference else given) if flag != norm]
+        if own:
+            raise UsageError(
+                f"{' and '.join(own)} cannot be used with --method {method}: only DoLa has it.",
+                hint=f"leave it out; settings of {method} are given by --set name=value",
+            )
+        asked = {"layers": None if layers is None else parse_layers(layers), "final_norm": final_norm}
+        return config_of({"method": method, **{key: value for key, value in asked.items() if value is not None}, **named})
     chosen = DoLaConfig.layers if layers is None else parse_layers(layers)
     base = DoLaConfig.reference(chosen) if reference else DoLaConfig(chosen)
     changes: dict[str, Any] = {
@@ -187,7 +210,33 @@ def dola_config(
         "final_norm": final_norm,
         "relative_top": relative_top,
     }
-    return dataclasses.replace(base, **{name: value for name, value in changes.items() if value is not None})
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if twice := sorted(changes.keys() & named.keys()):
+        raise UsageError(f"{twice[0]} was given by --set and by its option.", hint="give one of them")
+    return config_of({**base.as_dict(), **changes, **named})
+
+
+def settings_by_name(given: list[str] | None) -> dict[str, Any]:
+    """What `--set` says: values as JSON has them, and else text.
+
+    Raises:
+        UsageError: No "=", a name given twice, or layers, which have an option.
+    """
+    found: dict[str, Any] = {}
+    for each in given or ():
+        name, equals, text = each.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise UsageError(f"--set {each!r} is not a name and a value.", hint="--set relative_top=0.2")
+        if name in found:
+            raise UsageError(f"--set gives {name} twice.", hint="give it once")
+        if name in ("layers", "method"):
+            raise UsageError(f"--set {name}=... is --{name}.", hint=f"--{name} {text}")
+        try:
+            found[name] = loads(text.strip())
+        except ValueError:
+            found[name] = text.strip()
+    return found
 
 
 def settings_beside_layers(config: MethodConfig | None) -> dict[str, Any]:
@@ -215,7 +264,7 @@ def parse_layers(text: str) -> str | tuple[int, ...]:
     return layers
 
 
-def settle_layers(config: DoLaConfig | None, given: str | None, model: Any) -> tuple[DoLaConfig | None, str]:
+def settle_layers(config: MethodConfig | None, given: str | None, model: Any) -> tuple[MethodConfig | None, str]:
     """The configuration with the layers of the model's generation config, where `--layers` was not given; and its layers' name.
 
     Says on stderr which layers are used where the generation config names some.
@@ -225,10 +274,13 @@ def settle_layers(config: DoLaConfig | None, given: str | None, model: Any) -> t
     """
     from dola.decoding.as_asked import own_config
     from dola.decoding.attach import as_config
+    from dola.methods.config import DoLaConfig
     from dola.model.anatomy import Anatomy
     from dola.model.generation_fields import own_layers, shown
 
     own = own_layers(own_config(model))
+    if config is not None and not isinstance(config, DoLaConfig):  # dola_layers are DoLa's
+        return config, spelled(config.layers)
     if given is not None or own is None or config is None:
         named = "high" if given is None else given
         if own is not None and spelled(own) != named:

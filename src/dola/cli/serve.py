@@ -49,6 +49,8 @@ def command(
     relative_top: options.RelativeTop = None,
     divergence: options.DivergenceOption = None,
     final_norm: options.FinalNorm = None,
+    method: options.Method = None,
+    set_: options.Set = None,
 ) -> None:
     """Start vLLM's OpenAI-compatible server with DoLa in it.
 
@@ -84,7 +86,9 @@ def command(
         raise UsageError(
             "--layers off names no layers to serve.", hint="--default off decodes plainly unless a request asks for DoLa"
         )
-    config = options.dola_config(layers, divergence=divergence, final_norm=final_norm, relative_top=relative_top)
+    config = options.dola_config(
+        layers, divergence=divergence, final_norm=final_norm, relative_top=relative_top, method=method, set_=set_
+    )
     assert config is not None
     settings = _settings(config, capture, default)
     if getattr(context.get_parameter_source("layers"), "name", "") == "DEFAULT":

@@ -83,6 +83,8 @@ def command(
     final_norm: options.FinalNorm = None,
     relative_top: options.RelativeTop = None,
     reference: options.Reference = False,
+    method: options.Method = None,
+    set_: options.Set = None,
     repetition_penalty: options.RepetitionPenalty = RECOMMENDED_PENALTY,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
@@ -113,7 +115,13 @@ def command(
         traces = [trace for path in open_ for trace in _read(path)]
     else:
         dola = options.dola_config(
-            layers, divergence=divergence, final_norm=final_norm, relative_top=relative_top, reference=reference
+            layers,
+            divergence=divergence,
+            final_norm=final_norm,
+            relative_top=relative_top,
+            reference=reference,
+            method=method,
+            set_=set_,
         )
         if dola is None:
             raise UsageError("--layers off leaves nothing to trace.", hint="name layers: --layers high")

@@ -6,7 +6,6 @@ in another thread stays plain, and concurrent calls with different layers do not
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from dola.decoding.call import current_generation, is_aside
 from dola.errors import ConfigError, InputError, ModelError
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.names import RECOMMENDED_PENALTY
+from dola.methods.registry import with_settings
 from dola.model.anatomy import Anatomy
 from dola.model.wrappers import around
 
@@ -149,7 +149,7 @@ def _generate_with_dola_layers(original: Any) -> Any:
 
 def _with_layers(layers: Any, anatomy: Anatomy) -> MethodConfig:
     """The installed settings with the layers of one call."""
-    return dataclasses.replace(_installed or DoLaConfig(), layers=as_config(layers, anatomy).layers)  # type: ignore[type-var]
+    return with_settings(_installed or DoLaConfig(), layers=as_config(layers, anatomy).layers)
 
 
 def _mode_without_dola(original: Any) -> Any:

@@ -10,9 +10,8 @@ model. HFLM takes log_softmax of whatever its forward returns and reads the head
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,9 @@ from dola.loading.embedded import EMBEDDED
 from dola.loading.load_errors import in_our_words
 from dola.loading.weight_lists import listed
 from dola.loading.weights import WeightsReport
-from dola.methods.config import DoLaConfig
+from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.layers import parse
+from dola.methods.registry import config_class, config_of, settings_of, with_settings
 from dola.model.anatomy import Anatomy
 from dola.model.generation_fields import HARNESS, own_layers, review, shown, switched_off
 from dola.scoring.recipe import Recipe
@@ -58,6 +58,7 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
         layers: As in DoLaConfig; in --model_args indices are joined by "+" ("layers=16+18"); "off" is the model itself. Without
             them those of the model's generation config (`dola_layers`), and else "high".
         relative_top, divergence, final_norm: As in DoLaConfig.
+        method: Another method, whose settings are arguments too.
         normalisation: "decoding", "full" or "none": see NORMALISATIONS.
         **kwargs: All arguments of HFLM.
 
@@ -76,6 +77,7 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
         divergence: str = "jsd",
         final_norm: bool = True,
         normalisation: str = "decoding",
+        method: str = DoLaConfig.method,
         **kwargs: Any,
     ) -> None:
         if normalisation not in NORMALISATIONS:
@@ -83,10 +85,10 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
                 f"normalisation={normalisation!r} is unknown; allowed are {', '.join(map(repr, NORMALISATIONS))}.",
                 hint='use normalisation="decoding", the distribution that tokens are drawn from',
             )
-        self.dola_config: DoLaConfig | None = None
+        self.dola_config: MethodConfig | None = None
         if layers != "off":
             settings: dict[str, Any] = {"relative_top": relative_top, "divergence": divergence, "final_norm": final_norm}
-            self.dola_config = DoLaConfig("high" if layers is None else spelled_layers(layers), **settings)
+            self.dola_config = config_from_arguments(method, layers, settings, kwargs)
         _check_arguments(pretrained, kwargs)
         if isinstance(pretrained, str) and _is_gguf(pretrained):
             pretrained, kwargs["tokenizer"] = dola.load(pretrained, dtype=kwargs.pop("dtype", "auto"))
@@ -95,17 +97,17 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
         super().__init__(pretrained, **kwargs)
         if not self._encoder.has_row(self.tokenizer.pad_token_id):  # HFLM adds one where there is none, and generates with it
             self.tokenizer.pad_token_id = self._encoder.pad_token_id
-        if layers is None:
+        if layers is None and method == DoLaConfig.method:
             self.dola_config = self._with_own_layers()
         self._recipe = Recipe(self.dola_config, softmax=NORMALISATIONS[normalisation])
 
-    def _with_own_layers(self) -> DoLaConfig | None:
+    def _with_own_layers(self) -> MethodConfig | None:
         """The configuration with the layers of the model's generation config, where that names some."""
         own = own_layers(own_config(self.model))
         if own is None or self.dola_config is None:
             return self.dola_config
         logger.warning("layers= was not given: %s of the model's generation config is used.", shown("dola_layers", own))
-        return replace(self.dola_config, layers=as_config(None, Anatomy.of(self.model)).layers)
+        return with_settings(self.dola_config, layers=as_config(None, Anatomy.of(self.model)).layers)
 
     def _get_config(self, pretrained: str, **kwargs: Any) -> None:
         with in_our_words("config.json", pretrained, None, ours=True):
@@ -242,6 +244,28 @@ def _add(model: Any, delta: Any, name: str) -> None:
     with torch.no_grad():
         for key, parameter in ours.items():
             parameter.add_(theirs[key].to(parameter))
+
+
+def config_from_arguments(
+    method: str, layers: str | int | Sequence[int] | None, own: Mapping[str, Any], kwargs: dict[str, Any]
+) -> MethodConfig:
+    """The configuration that arguments of a model type mean. Settings of another method than DoLa leave `kwargs`.
+
+    Args:
+        method: The method.
+        layers: Its layers; None is its default.
+        own: DoLa's other settings.
+        kwargs: Further arguments, among them those of another method.
+    """
+    named = {} if layers is None else {"layers": spelled_layers(layers)}
+    if method == DoLaConfig.method:
+        return config_of({**named, **own})
+    usual = {name: getattr(DoLaConfig, name) for name in own}
+    names = settings_of(config_class(method))
+    if given := [name for name, value in own.items() if value != usual[name] and name not in names]:
+        raise ConfigError(f"{given[0]}= is a setting of DoLa; {method} has {', '.join(names)}.", hint=f"leave {given[0]} out")
+    theirs = {name: value for name, value in own.items() if name in names}
+    return config_of({"method": method, **named, **theirs, **{name: kwargs.pop(name) for name in names if name in kwargs}})
 
 
 def spelled_layers(given: str | int | Sequence[int]) -> Any:

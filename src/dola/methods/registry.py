@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,15 @@ def settings_of(kind: type[MethodConfig]) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))  # type: ignore[arg-type]  # each is a dataclass
 
 
+def required_settings(kind: type[MethodConfig]) -> list[str]:
+    """The names of those without a default."""
+    return [
+        field.name
+        for field in fields(kind)  # type: ignore[arg-type]
+        if field.default is MISSING and field.default_factory is MISSING
+    ]
+
+
 def config_of(settings: Mapping[str, Any], *, where: str = "") -> MethodConfig:
     """The configuration that settings mean, with "-" or "_" between words; "method" among them names another than DoLa.
 
@@ -104,9 +113,20 @@ def config_of(settings: Mapping[str, Any], *, where: str = "") -> MethodConfig:
                 f"{', '.join(allowed)}.",
                 hint=f"choose another method ({', '.join(METHODS)}), or leave {name!r} out",
             )
+    if missing := [name for name in required_settings(kind) if name not in given]:
+        raise ConfigError(
+            f"{where and where + ': '}the method {kind.method!r} needs the setting {missing[0]!r}.",
+            hint=f"give {missing[0]}; its settings are {', '.join(allowed)}",
+        )
     if "layers" in given:
         given["layers"] = parse(given["layers"])
     return kind(**given)
+
+
+def with_settings(config: MethodConfig, **changes: Any) -> MethodConfig:
+    """The same configuration with other values of some settings."""
+    changed: MethodConfig = replace(config, **changes)  # type: ignore[type-var]
+    return changed
 
 
 @functools.lru_cache(maxsize=64)

@@ -18,6 +18,7 @@ import gradio as gr
 
 from dola.methods.layers import BUCKETS
 from dola.methods.names import DIVERGENCES, RECOMMENDED_PENALTY
+from dola.methods.registry import METHODS
 from dola.plot.html import page, page_data
 from dola.tracing.data import LayerTrace
 from dola.tracing.trace_file import write_traces
@@ -162,6 +163,11 @@ def _settings(limits: Limits, model: str, models: Sequence[str], choose: bool) -
             "final_norm": gr.Checkbox(
                 usual.final_norm, label="Final norm", info="Earlier layers pass it before the head, as the last one does."
             ),
+            # Another method has to be installed before there is a choice.
+            "method": gr.Dropdown([*METHODS], value=usual.method, label="Method", visible=len(METHODS) > 1),
+            "settings": gr.Textbox(
+                usual.settings, label="Settings of another method", info='A JSON object: {"rate": 2}.', visible=len(METHODS) > 1
+            ),
         }  # fmt: skip
 
 
@@ -177,6 +183,8 @@ def _request(fields: Mapping[str, Any]) -> Request:
         relative_top=float(fields["relative_top"]),
         repetition_penalty=float(fields["repetition_penalty"]),
         new_tokens=int(fields["new_tokens"]),
+        method=str(fields["method"]),
+        settings=str(fields["settings"] or ""),
     )
 
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dola.errors import InputError
-from dola.methods.config import DoLaConfig
+from dola.errors import ConfigError, InputError
+from dola.files.json_text import loads
+from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.layers import parse
 from dola.methods.names import RECOMMENDED_PENALTY
+from dola.methods.registry import config_of
 from dola.text.chat import has_chat
 from dola.text.encoding import Encoder
 
@@ -45,6 +47,8 @@ class Request:
         divergence, final_norm, relative_top: As of DoLaConfig.
         repetition_penalty: Of both ways.
         new_tokens: Length of an answer, at most.
+        method: "dola", or another one by its name.
+        settings: Of another method, a JSON object.
     """
 
     model: str = "smollm2"
@@ -56,19 +60,33 @@ class Request:
     relative_top: float = 0.1
     repetition_penalty: float = RECOMMENDED_PENALTY
     new_tokens: int = 40
+    method: str = DoLaConfig.method
+    settings: str = ""
 
-    def config(self) -> DoLaConfig:
-        """DoLa's settings.
+    def config(self) -> MethodConfig:
+        """The settings of the method.
 
         Raises:
             ConfigError: A value that is not allowed.
         """
+        if self.method != DoLaConfig.method:
+            return config_of({"method": self.method, "layers": self.layers.strip(), **self._own()})
         settings: Mapping[str, Any] = {
             "layers": parse(self.layers.strip()),
             "divergence": self.divergence,
             "final_norm": self.final_norm,
         }
         return DoLaConfig(relative_top=self.relative_top, **settings)
+
+    def _own(self) -> dict[str, Any]:
+        """Settings of another method than DoLa."""
+        try:
+            found = loads(self.settings.strip() or "{}")
+        except ValueError as error:
+            raise ConfigError(f"The settings are not JSON: {error}.", hint='write {"rate": 2}') from None
+        if not isinstance(found, dict):
+            raise ConfigError(f"The settings are {self.settings!r}, not a JSON object.", hint='write {"rate": 2}')
+        return found
 
     def check(self, limits: Limits) -> None:
         """Refuse what can be told without a model.

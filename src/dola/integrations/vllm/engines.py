@@ -9,7 +9,7 @@ from typing import Any
 from dola.errors import ConfigError
 from dola.integrations.vllm import SUPPORTED, install_vllm, supports
 from dola.integrations.vllm.settings import Served, request_options
-from dola.methods.config import DoLaConfig
+from dola.methods.config import MethodConfig
 
 SWITCH = "DOLA_VLLM"
 """Environment variable: 0 leaves vLLM as it is."""
@@ -42,7 +42,7 @@ def engines_of(vllm_config: Any = None) -> list[Served | None]:
     return list(served.values()) or [None] if isinstance(found, str) else [found]
 
 
-def config_of(engine: Served | None, extra_args: Mapping[str, Any] | None) -> DoLaConfig | None:
+def config_of(engine: Served | None, extra_args: Mapping[str, Any] | None) -> MethodConfig | None:
     """How an engine decodes a request with these extra arguments: None is plainly.
 
     Raises:
@@ -50,7 +50,8 @@ def config_of(engine: Served | None, extra_args: Mapping[str, Any] | None) -> Do
     """
     if engine is not None:
         return engine.of_request(extra_args)
-    if request_options(extra_args).get("layers", "off") != "off":
+    asked = request_options(extra_args)
+    if asked.get("layers", "off") != "off" or "method" in asked:
         raise ConfigError(
             f"This server does not decode with DoLa: {why_not() or 'it was started without it'}.",
             hint="""--additional-config '{"dola": {"layers": "high"}}'""",

@@ -10,7 +10,6 @@ layers pass through vLLM's own selection of rows, its compiled graphs and its CU
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
@@ -30,6 +29,7 @@ from dola.integrations.vllm.settings import Served
 from dola.integrations.vllm.sharded import ShardedHead, shard
 from dola.integrations.vllm.weights import Reading, check_weights, tracks_weights
 from dola.methods.config import MethodConfig
+from dola.methods.registry import with_settings
 from dola.methods.vocabulary import WHOLE
 
 
@@ -123,7 +123,7 @@ class Decoder:
         self._width = width
         self._sharded = ShardedHead.of(model)
         self._steps: dict[MethodConfig, Step] = {}
-        self._widest = dataclasses.replace(served.config, layers=served.captured)
+        self._widest = with_settings(served.config, layers=served.captured)
 
     def scores(self, hidden: Tensor) -> Tensor | None:
         """Scores [N, V] from [N, (K+1) d]; None on workers that do not sample."""

@@ -20,7 +20,7 @@ from dola.errors import ConfigError
 from dola.integrations.vllm import engines, plugin
 from dola.integrations.vllm.bans import decided_by_mature
 from dola.integrations.vllm.batch import Batch, Request, batch_of
-from dola.methods.config import DoLaConfig
+from dola.methods.config import MethodConfig
 
 
 class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
@@ -62,7 +62,7 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
     def _request(self, params: Any, *_: Any) -> Request | None:
         if self._served is None:
             return None
-        config: DoLaConfig | None = self._served.of_request(params.extra_args)
+        config: MethodConfig | None = self._served.of_request(params.extra_args)
         return None if config is None else Request.of(config, params)
 
     # Runner V1: the batch's rows are told before each forward, and the processor runs behind all bans and before penalties.
@@ -102,7 +102,7 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
         return logits
 
 
-def _check(params: Any, config: DoLaConfig | None) -> None:
+def _check(params: Any, config: MethodConfig | None) -> None:
     """Refuse what vLLM would answer with the model's own numbers, in a request that is decoded with DoLa."""
     wanted = (name for name in ("prompt_logprobs", "prompt_logprob_token_ids") if getattr(params, name, None) is not None)
     if config is not None and (name := next(wanted, None)):

@@ -9,23 +9,33 @@ answers a request that raises one with HTTP 400 and its words.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from dola.errors import ConfigError
-from dola.methods.config import DoLaConfig
+from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.layers import candidate_layers, parse
+from dola.methods.registry import config_class, config_of, required_settings, settings_of, with_settings
 
-METHOD = ("layers", "relative_top", "divergence", "final_norm")
-"""Settings of the method, of an engine as of a request, where they have the prefix `dola_`."""
+ENGINE = ("capture", "default")
+"""Settings of an engine beside those of its method."""
 
-ENGINE = (*METHOD, "capture", "default")
 
-OPTIONS = tuple(f"dola_{name}" for name in METHOD)
-"""Options of a request."""
+def settings_of_method(name: object = DoLaConfig.method) -> tuple[str, ...]:
+    """Settings of a method that an engine and a request take. `lazy` follows from what a request asks for.
+
+    Raises:
+        ConfigError: There is no such method.
+    """
+    return tuple(field for field in settings_of(config_class(name)) if field != "lazy")
+
+
+def options(method: object = DoLaConfig.method) -> tuple[str, ...]:
+    """The names of a request's options: they have a prefix, and flat values, as vLLM types them."""
+    names = settings_of_method(method)
+    return tuple(f"dola_{name}" for name in (names if method == DoLaConfig.method else ("method", *names)))
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ class Served:
         tied: Whether the head shares the input embedding's weights.
     """
 
-    config: DoLaConfig
+    config: MethodConfig
     captured: tuple[int, ...]
     default_on: bool
     num_layers: int
@@ -55,28 +65,37 @@ class Served:
         """
         if not isinstance(given, Mapping):
             raise ConfigError(f'"dola" in additional_config is {given!r}, which is no object of settings.', hint=ENGINE_HINT)
-        if unknown := [name for name in given if name not in ENGINE]:
+        name = given.get("method", DoLaConfig.method)
+        allowed = (*settings_of_method(name), *ENGINE)
+        if unknown := [each for each in given if each not in (*allowed, "method")]:
             raise ConfigError(
-                f'{unknown[0]!r} in additional_config["dola"] is no setting; there are {", ".join(ENGINE)}.', hint=ENGINE_HINT
+                f'{unknown[0]!r} in additional_config["dola"] is no setting; there are {", ".join(allowed)}.', hint=ENGINE_HINT
             )
         default = given.get("default", "on")
         if default not in ("on", "off"):
             raise ConfigError(f'"default": {default!r} is unknown; allowed are "on" and "off".', hint=ENGINE_HINT)
-        method = {name: given[name] for name in METHOD if name != "layers" and name in given}
-        layers = candidate_layers(_layers(given.get("layers", "high")), num_layers, tied=tied)
+        settings = {key: value for key, value in given.items() if key not in ENGINE}
+        config = config_of({**settings, **({"layers": _layers(given["layers"])} if "layers" in given else {})})
+        layers = candidate_layers(config.layers, num_layers, tied=tied)
         captured = candidate_layers(_layers(given.get("capture", layers)), num_layers, tied=tied)
-        return cls(DoLaConfig(layers, **method), tuple(sorted({*layers, *captured})), default == "on", num_layers, tied)
+        return cls(with_settings(config, layers=layers), tuple(sorted({*layers, *captured})), default == "on", num_layers, tied)
 
-    def of_request(self, extra_args: Mapping[str, Any] | None) -> DoLaConfig | None:
+    def of_request(self, extra_args: Mapping[str, Any] | None) -> MethodConfig | None:
         """How a request with these extra arguments is decoded: None is plainly.
 
         Raises:
             ConfigError: As `of`; options that mean nothing together; layers that this engine does not capture.
         """
-        given = request_options(extra_args)
-        if misspelt := [name for name in extra_args or {} if name not in OPTIONS and seems_ours(name)]:
-            raise _no_option(misspelt[0])
+        given = request_options(extra_args, self.config.method)
+        names_method = "method" in given
+        method = given.pop("method", self.config.method)
+        known = (*options(method), "dola_method")
+        if misspelt := [name for name in extra_args or {} if name not in known and seems_ours(name, method)]:
+            raise _no_option(misspelt[0], method)
+        config = self.config if method == self.config.method else self._other(method)
         layers = given.pop("layers", None)
+        if layers is None and names_method:
+            layers = "on"
         if layers is None and not self.default_on and given:
             raise ConfigError(
                 f"dola_{next(iter(given))} was given, and DoLa is off for requests that name no layers.",
@@ -91,39 +110,53 @@ class Served:
                     hint="leave one of the two out",
                 )
             return None
-        chosen = self.config.layers if layers == "on" else candidate_layers(_layers(layers), self.num_layers, tied=self.tied)
+        asked = config.layers if layers == "on" else _layers(layers)
+        chosen = candidate_layers(asked, self.num_layers, tied=self.tied)
         if missing := [layer for layer in chosen if layer not in self.captured]:
             raise ConfigError(
                 f"dola_layers={layers!r} needs layer {missing[0]}, which this server does not capture; it captures "
                 f"{', '.join(map(str, self.captured))}.",
                 hint='choose among these, or start the server with "capture": "all" in its dola settings',
             )
-        return dataclasses.replace(self.config, layers=chosen, **given)
+        return with_settings(config, layers=chosen, **given)
+
+    def _other(self, method: object) -> MethodConfig:
+        """The settings of another method than the engine's, with the engine's layers where it has none of its own."""
+        required = required_settings(config_class(method))
+        return config_of({"method": method, **({"layers": self.config.layers} if "layers" in required else {})})
 
 
-def request_options(extra_args: Mapping[str, Any] | None) -> dict[str, Any]:
+def request_options(extra_args: Mapping[str, Any] | None, method: object = DoLaConfig.method) -> dict[str, Any]:
     """The options of a request that are ours, without their prefix.
 
     Raises:
         ConfigError: A name that begins like one of ours, and is none.
     """
     given = {name: value for name, value in (extra_args or {}).items() if str(name).lower().startswith("dola")}
-    if unknown := [name for name in given if name not in OPTIONS]:
-        raise _no_option(unknown[0])
-    options = {name.removeprefix("dola_"): value for name, value in given.items()}
-    if options.get("final_norm") in (0, 1):  # JSON through a schema without booleans
-        options["final_norm"] = bool(options["final_norm"])
-    return options
+    method = given.get("dola_method", method)
+    if unknown := [name for name in given if name not in (*options(method), "dola_method")]:
+        raise _no_option(unknown[0], method)
+    found = {name.removeprefix("dola_"): value for name, value in given.items()}
+    if found.get("final_norm") in (0, 1):  # JSON through a schema without booleans
+        found["final_norm"] = bool(found["final_norm"])
+    return found
 
 
-def seems_ours(name: object) -> bool:
+def seems_ours(name: object, method: object = DoLaConfig.method) -> bool:
     """Whether a name is meant for DoLa: one of its options, misspelt or not, with the prefix or without."""
-    lowered = str(name).lower()
-    return lowered.startswith("dola") or lowered in METHOD or bool(get_close_matches(lowered, OPTIONS, n=1, cutoff=0.8))
+    lowered, names = str(name).lower(), options(method)
+    return (
+        lowered.startswith("dola")
+        or lowered in settings_of_method(method)
+        or bool(get_close_matches(lowered, names, n=1, cutoff=0.8))
+    )
 
 
-def _no_option(name: object) -> ConfigError:
-    return ConfigError(f"{name!r} is not an option of DoLa; allowed are {', '.join(OPTIONS)}.", hint='"dola_layers": "high"')
+def _no_option(name: object, method: object) -> ConfigError:
+    what = "DoLa" if method == DoLaConfig.method else f"the method {method!r}"
+    return ConfigError(
+        f"{name!r} is not an option of {what}; allowed are {', '.join(options(method))}.", hint='"dola_layers": "high"'
+    )
 
 
 def _layers(given: Any) -> str | Iterable[object]:
