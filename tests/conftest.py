@@ -11,6 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which 
 import pytest
 import torch
 from families import FAMILIES, Family, tiny
+from toy_method import installed
 
 import dola
 from dola.errors import DownloadError, MissingExtraError
@@ -34,6 +35,14 @@ _REAL_MODELS = {"test_golden.py": "gemma3", "test_real_models.py": "smollm2"}
 def llama() -> Any:
     """One shared tiny model. Tests attach to it with `with`, so that it is plain again behind them."""
     return tiny("llama")
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """An installed package that adds a method; options that choose it."""
+    (tmp_path / "packages").mkdir()
+    monkeypatch.syspath_prepend(installed(tmp_path / "packages"))
+    return "--method", "toy", "--set", "rate=0.9"
 
 
 @pytest.fixture(params=sorted(FAMILIES), scope="module")

@@ -179,3 +179,11 @@ def test_the_module_itself_imports_nothing_heavy():
         "typing",
         "typer",
     }
+
+
+def test_another_method(toy):
+    result = runner.invoke(app, [*TINY, "--prompt-lengths", "4", "--json", "--method", "toy", "--set", "rate=0.9"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["settings"]["dola"] == {"method": "toy", "layers": "last:3", "rate": 0.9}
+    assert found["model"]["candidate_layers"] == [3, 4, 5]

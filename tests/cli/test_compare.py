@@ -229,3 +229,13 @@ def test_columns_in_words(dola_command, folder):
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.count("tokens/s") == 4
     assert "DoLa high" in ended.out
+
+
+def test_another_method(dola_command, folder, toy):
+    done = dola_command(
+        "compare", "abc", "-m", folder, "--max-new-tokens", 2, "--no-chat", "--json", "--method", "toy", "--set", "rate=0.9"
+    )
+    assert (done.code, done.err) == (0, "")
+    columns = json.loads(done.out)["columns"]
+    assert [column.get("method") for column in columns] == [None, None, "toy"]
+    assert columns[2]["title"].startswith("toy last:3")

@@ -247,3 +247,11 @@ def test_a_folder_whose_tokenizer_is_odd(tmp_path):
     assert "drops the words" in checks["chat template"][1]
     assert any("use --no-chat" in sentence for sentence in result["advice"])
     assert [name for name, (status, _) in checks.items() if status == "failed"] == ["chat template"]
+
+
+def test_another_method(dola_command, folder, toy):
+    done = dola_command("doctor", folder, "--json", "--method", "toy", "--set", "rate=0.9")
+    assert done.code == 0, done.out
+    checks = {check["name"]: check for check in json.loads(done.out)["model"]["checks"]}
+    assert "float64" in checks["contrast"]["text"]
+    assert checks["contrast"]["status"] == "ok"

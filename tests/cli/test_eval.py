@@ -313,3 +313,11 @@ def test_mistakes_in_data_are_told_before_torch_is_imported(tmp_path):
     command = [sys.executable, "-c", code + "from dola.cli import main; main()", "eval", "factor-news", "--data", "nosuch.csv"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     assert (done.returncode, done.stdout) == (2, "False\n")
+
+
+def test_another_method(evaluated, toy):
+    found = evaluated("factor-news", "--limit", 3, *toy)
+    assert found["settings"]["dola"] == {"method": "toy", "layers": "last:3", "rate": 0.9}
+    assert [each["name"] for each in found["ways"]] == ["vanilla", "toy", "length alone"]
+    made = evaluated("gsm8k", "--limit", 2, "--method", "toy", "--set", "rate=0.9")
+    assert [each["name"] for each in made["ways"]] == ["vanilla", "vanilla, penalty 1.2", "toy"]

@@ -248,3 +248,45 @@ def test_prompts_of_a_file_for_a_tokenizer_that_cannot_pad(dola_command, base_fo
     assert (together.code, together.err) == (0, "")
     tokens = [[json.loads(line)["token_ids"] for line in ended.out.splitlines()] for ended in (together, alone)]
     assert tokens[0] == tokens[1]
+
+
+def test_another_method(dola_command, folder, toy):
+    arguments = ("generate", "abc", "-m", folder, "--max-new-tokens", 6, "--no-chat", "--json")
+    done, other = dola_command(*arguments, *toy), dola_command(*arguments)
+    assert (done.code, done.err) == (0, "")
+    found = json.loads(done.out)
+    assert found["settings"]["method"] == "toy"
+    assert found["settings"]["rate"] == 0.9
+    assert found["token_ids"] != json.loads(other.out)["token_ids"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--method", "sled"), "method='sled' is unknown; allowed are dola, toy."),
+        (("--method", "toy", "--set", "rate"), "--set 'rate' is not a name and a value."),
+        (("--method", "toy", "--set", "rat=1"), "'rat' is not a setting of the method 'toy'"),
+        (("--method", "toy", "--set", "rate=1", "--set", "rate=2"), "--set gives rate twice."),
+        (("--method", "toy", "--relative-top", "0.1"), "--relative-top cannot be used with --method toy"),
+        (("--method", "toy", "--reference"), "--reference cannot be used with --method toy"),
+        (("--method", "toy", "--layers", "off"), "--method cannot be used with --layers off"),
+        (("--set", "relative_top=0.2", "--relative-top", "0.1"), "relative_top was given by --set and by its option."),
+        (("--set", "layers=low"), "--set layers=... is --layers."),
+        (("--set", "relative_top=2"), "out of range"),
+    ],
+)
+def test_mistakes_with_methods(dola_command, folder, toy, arguments, message):
+    done = dola_command("generate", "abc", "-m", folder, "--max-new-tokens", 1, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert "Hint: " in done.err
+
+
+def test_dolas_settings_by_name_are_its_options(dola_command, folder):
+    arguments = ("generate", "abc", "-m", folder, "--max-new-tokens", 3, "--no-chat", "--json")
+    by_name = dola_command(
+        *arguments, "--set", "relative_top=0.3", "--set", "divergence=reference", "--set", "final-norm=false"
+    )
+    by_option = dola_command(*arguments, "--relative-top", 0.3, "--divergence", "reference", "--no-final-norm")
+    first, second = json.loads(by_name.out), json.loads(by_option.out)
+    assert (first["token_ids"], first["settings"]) == (second["token_ids"], second["settings"])

@@ -105,3 +105,9 @@ def test_another_vllm_is_refused(dola_command: Any, started: Any, monkeypatch: p
     ended = dola_command("serve", "m")
     assert (ended.code, started) == (2, [])
     assert "0.33.1 is installed; dola serve works with 0.32.x" in ended.err
+
+
+def test_another_method(dola_command: Any, started: Any, toy: Any):
+    ended = dola_command("serve", "owner/model", "--method", "toy", "--set", "rate=0.9")
+    assert (ended.code, ended.out) == (0, "")
+    assert _dola(started[0]) == {"method": "toy", "rate": 0.9, "default": "on"}

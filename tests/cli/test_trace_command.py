@@ -183,3 +183,9 @@ def test_help_and_saved_traces_need_no_torch(dola_command, folder, tmp_path):
     for arguments in (["--help"], ["--open", path], ["--open", path, "--html", tmp_path / "a.html"]):
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, env=environment())
         assert (done.returncode, done.stderr) == (0, "False\n")
+
+
+def test_another_method(dola_command, folder, toy):
+    done = dola_command("trace", "abc", "-m", folder, "--json", "--method", "toy", "--set", "rate=0.9")
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out)["settings"] == {"method": "toy", "layers": "last:3", "rate": 0.9}

@@ -1,8 +1,6 @@
 """What must hold of the scores of a step, for any logits: invariances, edge cases of vocabulary and dtype, ties, NaN."""
 
 import math
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +9,7 @@ from families import tiny
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference import dola_float64 as judge
+from workers import together
 
 import dola
 from dola.contrast import IMPLAUSIBLE, Shard, contrast, js_divergence, plausible, reference_divergence, select_premature
@@ -77,24 +76,6 @@ def test_workers_that_share_out_the_vocabulary_find_what_one_finds(seed, workers
     scores, kept = (torch.cat(parts, dim=-1)[:, :vocab] for parts in zip(*found, strict=True))
     torch.testing.assert_close(scores, contrast(mature, premature, **how), atol=1e-9, rtol=1e-9)
     assert torch.equal(kept, plausible(mature, relative_top))
-
-
-def together(workers, work):
-    """What `work(rank, gather)` returns in as many threads, which hand one another what `gather` is called with."""
-    barrier, shared = threading.Barrier(workers), [None] * workers
-
-    def run(rank):
-        def gather(value):
-            shared[rank] = value
-            barrier.wait(timeout=60)
-            found = torch.stack(shared)
-            barrier.wait(timeout=60)
-            return found
-
-        return work(rank, gather)
-
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(run, range(workers)))
 
 
 def _same(found, expected):

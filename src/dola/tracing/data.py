@@ -372,14 +372,12 @@ def _check(trace: LayerTrace) -> None:
 
 def _odd_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that are not what they should be."""
-    own = {
-        "divergence": settings["divergence"] in ("jsd", "reference"),
-        "relative_top": _is_number(settings["relative_top"]),
-        "final_norm": type(settings["final_norm"]) is bool,
-        "lazy": type(settings["lazy"]) is bool,
-    }
+    method = "method" in settings  # another one than DoLa, with settings that are its own affair
     allowed = {
-        **({} if "method" in settings else own),  # another method's are checked by `config`
+        "divergence": method or settings["divergence"] in ("jsd", "reference"),
+        "relative_top": method or _is_number(settings["relative_top"]),
+        "final_norm": method or type(settings["final_norm"]) is bool,
+        "lazy": method or type(settings["lazy"]) is bool,
         "repetition_penalty": settings.get("repetition_penalty") is None or _is_number(settings["repetition_penalty"]),
     }
     return {name: settings.get(name) for name, is_so in allowed.items() if not is_so}
