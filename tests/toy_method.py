@@ -16,9 +16,7 @@ import torch
 from torch import Tensor
 
 from dola.errors import ConfigError
-from dola.methods.config import MethodConfig
-from dola.methods.method import Candidates, Method
-from dola.methods.vocabulary import WHOLE, Vocabulary
+from dola.methods import WHOLE, Candidates, Method, MethodConfig, Vocabulary
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ class TestSettings:
         ("entry", "message"),
         [
             ("toy = no_such_module:Config", "cannot be imported"),
-            ("toy = json:dumps", "is not a dola.MethodConfig"),
+            ("toy = json:dumps", "is not a dola.methods.MethodConfig"),
             ("other = toy_method:ToyConfig", "calls itself 'toy'"),
         ],
     )

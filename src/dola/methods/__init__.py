@@ -1,1 +1,33 @@
-"""What is computed: the contrast, its settings, and the layers that it reads."""
+"""What is computed. `MethodConfig`, `Method` and `Candidates` are what a method of one's own derives from: docs/methods.md.
+
+Names are imported when they are first used: settings need no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dola.methods.config import MethodConfig
+    from dola.methods.method import Candidates, Method
+    from dola.methods.registry import METHODS, config_of
+    from dola.methods.vocabulary import WHOLE, Vocabulary
+
+__all__ = ["METHODS", "WHOLE", "Candidates", "Method", "MethodConfig", "Vocabulary", "config_of"]
+
+_HOME = {
+    "METHODS": "registry",
+    "WHOLE": "vocabulary",
+    "Candidates": "method",
+    "Method": "method",
+    "MethodConfig": "config",
+    "Vocabulary": "vocabulary",
+    "config_of": "registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -62,7 +62,7 @@ def _loaded(point: metadata.EntryPoint) -> type[MethodConfig]:
     except Exception as error:
         raise ConfigError(f"The method {point.name!r} ({point.value}) cannot be imported: {error}", hint=hint) from error
     if not (isinstance(found, type) and issubclass(found, MethodConfig)):
-        raise ConfigError(f"The method {point.name!r} ({point.value}) is not a dola.MethodConfig.", hint=hint)
+        raise ConfigError(f"The method {point.name!r} ({point.value}) is not a dola.methods.MethodConfig.", hint=hint)
     if found.method != point.name:
         raise ConfigError(f"The method {point.name!r} ({point.value}) calls itself {found.method!r}.", hint=hint)
     return found
