@@ -24,7 +24,7 @@ demo: $(VENV)/.ready  ## a real model answers factual questions greedily and wit
 # Two processes with a thread each: tiny models leave a second core idle otherwise. tests/conftest.py keeps together what shares a model.
 WORKERS ?= 2
 PARALLEL = OMP_NUM_THREADS=1
-TOGETHER = -n $(WORKERS) --dist loadgroup
+TOGETHER = -n $(WORKERS) --dist loadscope
 
 test: $(VENV)/.ready  ## the tests, on tiny random models and on two real ones
 	$(BIN)/dola models pull smollm2 gemma3-270m
@@ -95,6 +95,7 @@ models: $(VENV)/.ready  ## docs/supported-models.md: DoLa on every architecture 
 docs: $(VENV)/.ready  ## the pages that are generated
 	$(BIN)/python tests/doors_page.py > docs/doors.md
 	$(BIN)/python tests/cli_page.py > docs/cli.md
+	$(BIN)/python tests/files_page.py
 
 captures: $(VENV)/.ready  ## the screens in docs/captures; needs tmux
 	PATH="$(abspath $(BIN)):$$PATH" docs/captures.sh

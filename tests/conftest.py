@@ -19,16 +19,23 @@ from dola.errors import DownloadError, MissingExtraError
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, where there are several processes, tests of one real model, which is slow to load, and of one file."""
-    for item in items:
-        names = getattr(item, "fixturenames", ())
-        group = next((name for name in ("gemma3", "smollm2") if name in names), item.path.name)
-        item.add_marker(pytest.mark.xdist_group(_REAL_MODELS.get(item.path.name, group)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where there are several processes: a file stays in one of them, and files with real models, slow to load, in the same.
+
+    Not by marks of pytest-xdist: version 3.8 does not see them under pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "real models" if Path(file).name in REAL_MODELS else file
+
+    return Scheduling(config, log)
 
 
-_REAL_MODELS = {"test_golden.py": "gemma3", "test_real_models.py": "smollm2"}
-"""Files whose fixtures ask for real models by name, when they run."""
+REAL_MODELS = ("test_compare.py", "test_doctor.py", "test_golden.py", "test_real_models.py")
 
 
 @pytest.fixture(scope="session")
