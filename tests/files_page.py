@@ -1,6 +1,6 @@
 """The table of tests/README.md: which file holds which promise, by the first line of each file.
 
-    python tests/files_page.py        # writes it
+python tests/files_page.py        # writes it
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from transformers import CompileConfig
 
 import dola
 from dola.decoding import step
+from dola.decoding.candidates import Captured
 
 LAYERS = [[1], [1, 2], "high", dola.DoLaConfig.reference("low")]
 
@@ -128,14 +129,14 @@ def test_compiled_code_keeps_to_the_memory_that_it_may_take(base: Any, monkeypat
     with dola.attach(model, [1, 2]):
         whole = wrapped(shapes=MANY)(model)
     monkeypatch.setitem(step.CHUNK_ELEMENTS, "cpu", bound)
-    read = step.Step._read_apart
+    read = Captured.logits
 
-    def spied(self: Any, hidden: list[torch.Tensor]) -> torch.Tensor:
-        logits = read(self, hidden)
+    def spied(self: Any, k: Any = None, rows: Any = None) -> torch.Tensor:
+        logits = read(self, k, rows)
         made.append(logits.numel())
         return logits
 
-    monkeypatch.setattr(step.Step, "_read_apart", spied)
+    monkeypatch.setattr(Captured, "logits", spied)
     with dola.attach(model, [1, 2]):
         found, logits = compilations(wrapped(shapes=MANY), model)
     assert found == expected

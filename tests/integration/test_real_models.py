@@ -135,13 +135,12 @@ def assert_only_near_ties_tipped(model, tokenizer, prompts, expected, found):
 def slowly(monkeypatch):
     """The step without its short cuts: every layer through torch's own product, the contrast over the whole vocabulary."""
 
-    def dense(self, mature, read, lazy):
-        config = self.config
-        return contrast(mature, self._read_apart(read), relative_top=config.relative_top, divergence=config.divergence)
+    def dense(mature, candidates, *, relative_top, divergence, lazy):
+        return contrast(mature, candidates.logits(), relative_top=relative_top, divergence=divergence)
 
     monkeypatch.setattr(native, "suits", lambda head: False)
     monkeypatch.setattr(Step, "_plan", lambda *args: False)
-    monkeypatch.setattr(Step, "_sparse", dense)
+    monkeypatch.setattr("dola.methods.dola.sparse", dense)
 
 
 @pytest.mark.parametrize("layers", ["high", "low"])

@@ -14,7 +14,7 @@ import pytest
 import torch
 from command import tokenizer
 from families import tiny
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
@@ -169,6 +169,7 @@ WISHES = st.dictionaries(st.sampled_from(DECODING), st.sampled_from(ODD) | st.no
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(wishes=WISHES)
+@example(wishes={"assistant_confidence_threshold": None, "suppress_tokens": 0, "watermarking_config": 0})  # two are refused
 def test_several_fields_at_once(model, made, inputs, folder, wishes):
     for decoding in (GREEDY, SAMPLED):
         assert_right_or_said(model, made, inputs, folder, wishes, decoding)

@@ -1,7 +1,6 @@
 """What must hold of the scores of a step, for any logits: invariances, edge cases of vocabulary and dtype, ties, NaN."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,10 +16,11 @@ from dola.decoding.reading import Reading
 from dola.decoding.step import Step
 from dola.errors import InputError
 from dola.methods.sparse import Row
+from dola.model.readout import Readout
 
 seeds = st.integers(0, 2**31)
-finite = st.floats(-60, 60, width=32).map(lambda value: round(value, 6))
-"""Logits that are equal, or further apart than the judge's float64 probabilities need to tell them apart."""
+finite = st.integers(-60 * 1024, 60 * 1024).map(lambda count: count / 1024)
+"""Logits that float32 holds exactly, equal or far enough apart for the judge's probabilities to differ."""
 logits = st.integers(1, 6).flatmap(
     lambda size: st.tuples(*(st.lists(finite | st.just(-math.inf), min_size=size, max_size=size) for _ in range(4)))
 )
@@ -90,8 +90,7 @@ def test_the_sparse_step_equals_the_dense_contrast_lazy_or_not(seed, candidates,
     generator = torch.Generator().manual_seed(seed)
     mature = 4 * torch.randn(3, vocab, generator=generator)
     premature = 4 * torch.randn(candidates, 3, vocab, generator=generator)
-    anatomy = SimpleNamespace(logit_transform=None)
-    step = Step(anatomy, dola.DoLaConfig("high", relative_top=relative_top))
+    step = Step(Readout(None, None, torch.nn.Identity()), dola.DoLaConfig("high", relative_top=relative_top))
     scores = step.scores(mature, Reading(torch.cat([mature[None], premature])), lazy=lazy)
     expected = contrast(mature, premature, relative_top=relative_top)
     alone = plausible(mature, relative_top).sum(-1) == 1

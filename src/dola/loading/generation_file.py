@@ -67,12 +67,22 @@ def checked_generation_config(source: str, settings: Mapping[str, Any]) -> dict[
         listed = ", ".join(shown(name, given[name]) for name in left_out)
         logger.warning("%s: left out %s, which transformers refuses: %s", path, listed, line)
         return {"generation_config": make(_without(given, *left_out))}
-    culprit = next((name for name in given if _problem(make, given, name) is None), None)
-    what = shown(culprit, given[culprit]) if culprit else "its values"
+    culprits = [name for name in given if _problem(make, given, name) is None][:1] or _refused(make, given)
     raise ModelFileError(
-        f"transformers refuses {what} in {str(path)!r}: {type(error).__name__}: {line}",
-        hint=f"correct {culprit or 'the file'}, or remove it",
+        f"transformers refuses {', '.join(shown(name, given[name]) for name in culprits)} in {str(path)!r}: "
+        f"{type(error).__name__}: {line}",
+        hint=f"correct {' and '.join(culprits)}, or remove it",
     )
+
+
+def _refused(make: Callable[[dict[str, Any]], Any], given: Mapping[str, Any]) -> list[str]:
+    """Fields that are refused without all others, and none of which can be spared for that."""
+    kept = list(given)
+    for name in given:
+        rest = [other for other in kept if other != name]
+        if _problem(make, {other: given[other] for other in rest}) is not None:
+            kept = rest
+    return kept
 
 
 def folder_of(source: str, settings: Mapping[str, Any]) -> Path | None:
