@@ -75,7 +75,9 @@ class Served:
         if default not in ("on", "off"):
             raise ConfigError(f'"default": {default!r} is unknown; allowed are "on" and "off".', hint=ENGINE_HINT)
         settings = {key: value for key, value in given.items() if key not in ENGINE}
-        config = config_of({**settings, **({"layers": _layers(given["layers"])} if "layers" in given else {})})
+        if "layers" in given:
+            settings["layers"] = candidate_layers(_layers(given["layers"]), num_layers, tied=tied)
+        config = config_of(settings)
         layers = candidate_layers(config.layers, num_layers, tied=tied)
         captured = candidate_layers(_layers(given.get("capture", layers)), num_layers, tied=tied)
         return cls(with_settings(config, layers=layers), tuple(sorted({*layers, *captured})), default == "on", num_layers, tied)
