@@ -163,12 +163,18 @@ def _settings(limits: Limits, model: str, models: Sequence[str], choose: bool) -
             "final_norm": gr.Checkbox(
                 usual.final_norm, label="Final norm", info="Earlier layers pass it before the head, as the last one does."
             ),
-            # Another method has to be installed before there is a choice.
-            "method": gr.Dropdown([*METHODS], value=usual.method, label="Method", visible=len(METHODS) > 1),
-            "settings": gr.Textbox(
-                usual.settings, label="Settings of another method", info='A JSON object: {"rate": 2}.', visible=len(METHODS) > 1
-            ),
+            **_other_methods(usual),
         }  # fmt: skip
+
+
+def _other_methods(usual: Request) -> dict[str, Any]:
+    """Fields for another method than DoLa, where one is installed."""
+    if len(METHODS) == 1:
+        return {}
+    return {
+        "method": gr.Dropdown([*METHODS], value=usual.method, label="Method"),
+        "settings": gr.Textbox(usual.settings, label="Settings of another method", info='A JSON object: {"rate": 2}.'),
+    }
 
 
 def _request(fields: Mapping[str, Any]) -> Request:
@@ -183,8 +189,8 @@ def _request(fields: Mapping[str, Any]) -> Request:
         relative_top=float(fields["relative_top"]),
         repetition_penalty=float(fields["repetition_penalty"]),
         new_tokens=int(fields["new_tokens"]),
-        method=str(fields["method"]),
-        settings=str(fields["settings"] or ""),
+        method=str(fields.get("method") or Request.method),
+        settings=str(fields.get("settings") or ""),
     )
 
 
