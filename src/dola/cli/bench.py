@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dola.cli.options import Method, Set, TrustRemoteCode, settings_by_name, settle_layers
+from dola.cli.options import Method, Set, TrustRemoteCode, is_dola, named_config, settle_layers
 
 if TYPE_CHECKING:
     from dola.bench.cases import Case
     from dola.bench.results import BenchResult
     from dola.loading.models import LoadedModel
-    from dola.methods.config import MethodConfig
 
 SCHEMA: dict[str, str] = {
     "machine.date": "when, UTC, ISO 8601",
@@ -119,14 +118,14 @@ def command(
     prompts = prompts or "mixed"
     source = Source(random_weights or model or "smollm2", dtype, device, bool(random_weights), trust_remote_code)
     settings = Settings(
-        dola=_config(layers, method, set_),
+        dola=named_config(layers, method, set_),  # which judges what it is given
         new_tokens=new_tokens,
         repeats=repeats,
         cache=cache,
         compile=compile,
         prompt_lookup=prompt_lookup,
         repetition_penalty=repetition_penalty,
-        old=old and method in (None, "dola"),
+        old=old and is_dola(method),
         memory=memory,
     )
     sizes, lengths = _numbers("--batch-sizes", batch_sizes), _lengths(prompts, prompt_lengths, bool(random_weights))
@@ -141,14 +140,6 @@ def command(
         from dola.cli.output import stdout
 
         render(stdout(), result)
-
-
-def _config(layers: str | None, method: str | None, set_: list[str] | None) -> MethodConfig:
-    """The settings that are timed. They judge what they are given."""
-    from dola.methods.registry import config_of
-
-    named = {**({} if layers is None else {"layers": layers}), **({} if method is None else {"method": method})}
-    return config_of({**named, **settings_by_name(set_)})
 
 
 def _check_source(model: str, random_weights: str, prompts: str) -> None:

@@ -95,7 +95,7 @@ def command(
         "method": method,
         "set_": set_,
     }
-    columns: list[str | None] = [*layers] if layers else ["low", "high"] if method in (None, "dola") else [None]
+    columns: list[str | None] = [*layers] if layers else ["low", "high"] if options.is_dola(method) else [None]
     configs = [options.dola_config(chosen, **settings) for chosen in columns]
     (asked,) = read_prompts(prompt, verb="compare")
     loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)

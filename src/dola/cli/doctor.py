@@ -143,7 +143,7 @@ def _config(layers: str | None, method: str | None, set_: list[str] | None) -> M
     """What is to be tried; None leaves it to the model's generation config."""
     if layers is not None:
         parse_layers(layers)  # in its own words
-    return None if (layers, method, set_) == (None, None, None) else options.dola_config(layers, method=method, set_=set_)
+    return None if (layers, method, set_) == (None, None, None) else options.named_config(layers, method, set_)
 
 
 def as_json(environment: Environment, examined: tuple[str, float, Checkup] | None, advice: list[str]) -> dict[str, Any]:

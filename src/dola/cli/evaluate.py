@@ -156,7 +156,7 @@ def _own(
     set_: list[str] | None,
 ) -> MethodConfig:
     """The settings of the DoLa rows. `off`, as `dola tune` may write it, asks for no further row."""
-    is_dola = method in (None, "dola")
+    is_dola = options.is_dola(method)
     by_name = is_dola and "relative_top" in options.settings_by_name(set_)
     top = task.paper.relative_top if relative_top is None and is_dola and not by_name else relative_top
     found = options.dola_config(

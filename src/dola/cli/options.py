@@ -194,7 +194,7 @@ def dola_config(
         from dola.methods.registry import config_of
 
     named = settings_by_name(set_)
-    if method not in (None, DoLaConfig.method):
+    if not is_dola(method):
         own = [flag for flag in ([*given, "--reference"] if reference else given) if flag != norm]
         if own:
             raise UsageError(
@@ -214,6 +214,19 @@ def dola_config(
     if twice := sorted(changes.keys() & named.keys()):
         raise UsageError(f"{twice[0]} was given by --set and by its option.", hint="give one of them")
     return config_of({**base.as_dict(), **changes, **named})
+
+
+def is_dola(method: str | None) -> bool:
+    """Whether `--method` means DoLa."""
+    return method in (None, "dola")
+
+
+def named_config(layers: str | None, method: str | None, set_: list[str] | None) -> MethodConfig:
+    """The configuration of verbs whose only options for it are `--layers`, `--method` and `--set`."""
+    from dola.methods.registry import config_of
+
+    named = {name: value for name, value in (("layers", layers), ("method", method)) if value is not None}
+    return config_of({**named, **settings_by_name(set_)})
 
 
 def settings_by_name(given: list[str] | None) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Read(Candidates):
         yield from ([row] for row in rows)
 
     def compared(
-        self, mature: Tensor, log_z: Tensor, premature: Tensor, rows: list[int], *, jsd: bool
+        self, mature: Tensor, log_z: list[Tensor], premature: Tensor, rows: list[int], *, jsd: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """Where the kernel has read."""
         if self._log_z is None:
@@ -105,7 +105,7 @@ class Captured(Candidates):
         return logits.to(mature.device) + weights[-1] * mature
 
     def compared(
-        self, mature: Tensor, log_z: Tensor, premature: Tensor, rows: list[int], *, jsd: bool
+        self, mature: Tensor, log_z: list[Tensor], premature: Tensor, rows: list[int], *, jsd: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """By the kernel for many rows, in an engine."""
         if not self._kernels or not native.reads(premature) or premature.dtype != mature.dtype:
@@ -113,7 +113,8 @@ class Captured(Candidates):
         if not jsd:
             return native.log_z(premature), None
         own = mature if len(rows) == len(mature) else mature[rows]
-        found = [native.compare(own, log_z, layer, jsd=True, reference=False, gains=False) for layer in premature]
+        own_z = torch.stack(log_z)
+        found = [native.compare(own, own_z, layer, jsd=True, reference=False, gains=False) for layer in premature]
         return torch.stack([layer.log_z for layer in found]), torch.stack(
             [layer.jsd for layer in found if layer.jsd is not None]
         )

@@ -63,13 +63,13 @@ class Candidates(ABC):
         yield rows
 
     def compared(
-        self, mature: Tensor, log_z: Tensor, premature: Tensor, rows: list[int], *, jsd: bool
+        self, mature: Tensor, log_z: list[Tensor], premature: Tensor, rows: list[int], *, jsd: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """Log sum exp [K, r] and Jensen-Shannon divergence less ln 2 [K, r] of candidates, where a kernel makes them.
 
         Args:
             mature: The mature logits of all positions [R, V].
-            log_z: Log sum exp of those of `rows` [r].
+            log_z: Log sum exp of those of `rows`, r scalars.
             premature: What `logits(rows=rows)` gave.
             rows: A portion from `blocks`.
             jsd: Whether divergences are asked for.

@@ -74,9 +74,10 @@ def config_class(name: object) -> type[MethodConfig]:
     Raises:
         ConfigError: There is no such method.
     """
-    if not isinstance(name, str) or name not in METHODS:
+    found = METHODS.get(name) if isinstance(name, str) else None
+    if found is None:
         raise ConfigError(f"method={name!r} is unknown; allowed are {', '.join(METHODS)}.", hint='method="dola"')
-    return METHODS[name]
+    return found
 
 
 def settings_of(kind: type[MethodConfig]) -> tuple[str, ...]:

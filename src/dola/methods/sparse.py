@@ -52,7 +52,7 @@ def sparse(mature: Tensor, candidates: Candidates, *, relative_top: float, diver
     candidates.saved += len(mature) - len(undecided)
     for rows in candidates.blocks(list(undecided)) if undecided else ():
         premature = candidates.logits(rows=rows).to(mature.device)
-        of_mature = torch.stack([undecided[r].log_z for r in rows])
+        of_mature = [undecided[r].log_z for r in rows]
         z, jsd = candidates.compared(mature, of_mature, premature, rows, jsd=divergence == "jsd" and len(premature) > 1)
         for i, r in enumerate(rows):
             known = {"log_z": None if z is None else z[:, i], "jsd": None if jsd is None else jsd[:, i]}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dola.errors import ConfigError, InputError
 from dola.files.json_text import loads
 from dola.methods.config import DoLaConfig, MethodConfig
-from dola.methods.layers import parse
 from dola.methods.names import RECOMMENDED_PENALTY
 from dola.methods.registry import config_of
 from dola.text.chat import has_chat
@@ -69,14 +67,9 @@ class Request:
         Raises:
             ConfigError: A value that is not allowed.
         """
-        if self.method != DoLaConfig.method:
-            return config_of({"method": self.method, "layers": self.layers.strip(), **self._own()})
-        settings: Mapping[str, Any] = {
-            "layers": parse(self.layers.strip()),
-            "divergence": self.divergence,
-            "final_norm": self.final_norm,
-        }
-        return DoLaConfig(relative_top=self.relative_top, **settings)
+        own = {"divergence": self.divergence, "final_norm": self.final_norm, "relative_top": self.relative_top}
+        settings = own if self.method == DoLaConfig.method else self._own()
+        return config_of({"method": self.method, "layers": self.layers.strip(), **settings})
 
     def _own(self) -> dict[str, Any]:
         """Settings of another method than DoLa."""
