@@ -239,7 +239,7 @@ def test_mistakes_are_told_and_the_page_goes_on(visit, tmp_path):
         "later.jsonl": json.dumps({**good, "schema": "dola.trace/9"}),
         "other.json": "[1, 2]",
     }
-    words = {"cut.jsonl": "is no whole JSON object", "later.jsonl": "has schema 'dola.trace/9'", "other.json": "no trace"}
+    words = {"cut.jsonl": "not a whole JSON object", "later.jsonl": "has schema 'dola.trace/9'", "other.json": "no trace"}
     for name, content in files.items():
         (tmp_path / name).write_text(content)
         page.locator("input[type=file]").set_input_files(tmp_path / name)
