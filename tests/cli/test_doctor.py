@@ -158,7 +158,10 @@ def test_a_broken_model_is_described_and_the_exit_code_is_1(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["nowhere"], "dola: 'nowhere' is neither a folder nor an embedded model; those are smollm2, gemma3-270m.\nHint: "),
+        (
+            ["nowhere"],
+            "dola: 'nowhere' is neither a folder nor an embedded model. Embedded models: smollm2, gemma3-270m.\nHint: ",
+        ),
         (
             ["--layers", "middle"],
             "dola: --layers middle is neither a bucket nor a list of layers; allowed are low, high, all, ",

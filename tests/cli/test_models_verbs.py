@@ -119,7 +119,7 @@ def test_pull_without_a_model(monkeypatch, capsys):
 def test_an_unknown_alias(monkeypatch, capsys, verb):
     assert mistake(monkeypatch, capsys, "models", verb, "gpt5") == (
         2,
-        "dola: 'gpt5' is no embedded model; there are smollm2, gemma3-270m.\nHint: use one of them\n",
+        "dola: 'gpt5' is not an embedded model. Available: smollm2, gemma3-270m.\nHint: use one of them\n",
     )
 
 

@@ -86,7 +86,7 @@ def test_a_port_that_is_taken(served, folder):
         (["--port", 70000], "--port 70000 is out of range; allowed is 0 to 65535"),
         (["--max-new-tokens", 0], "--max-new-tokens 0 is out of range"),
         (["--max-prompt-tokens", 0], "--max-prompt-tokens 0 is out of range"),
-        (["--port", 0, "--model", "./nowhere"], "There is no folder './nowhere'"),
+        (["--port", 0, "--model", "./nowhere"], "The folder './nowhere' does not exist"),
     ],
 )
 def test_mistakes(served, folder, options, message):

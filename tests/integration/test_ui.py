@@ -250,7 +250,7 @@ def test_mistakes_are_told_and_the_page_goes_on(visit, tmp_path):
     model.fill("./nowhere")
     model.press("Enter")
     generate(page)
-    page.get_by_role("alert").filter(has_text="There is no folder './nowhere'").wait_for()
+    page.get_by_role("alert").filter(has_text="The folder './nowhere' does not exist").wait_for()
     model.fill("smollm2")
     model.press("Enter")
     generate(page, tokens=3)

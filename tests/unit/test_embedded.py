@@ -162,7 +162,7 @@ def test_a_cache_folder_without_a_home(monkeypatch):
 
 
 def test_unknown_alias_for_fetch():
-    with pytest.raises(ModelFileError, match="'gpt5' is no embedded model; there are smollm2, gemma3-270m"):
+    with pytest.raises(ModelFileError, match=r"'gpt5' is not an embedded model\. Available: smollm2, gemma3-270m"):
         embedded.fetch("gpt5")
 
 
@@ -205,6 +205,6 @@ def test_the_state_of_a_file(index, cache):
 
 
 def test_a_path_is_no_alias(tmp_path):
-    with pytest.raises(ModelFileError, match="is no embedded model") as caught:
+    with pytest.raises(ModelFileError, match="is not an embedded model") as caught:
         embedded.fetch(str(tmp_path))
     assert caught.value.hint == "a folder or file needs no fetching: pass its path as the model"
