@@ -94,9 +94,9 @@ def test_another_seed_is_refused_and_none_takes_up_the_first(answer):
 def test_other_prompts_are_refused(answer):
     answer()
     answer.prompts.write_text('{"prompt": "One", "id": 0}\n{"prompt": "Other", "id": 1}\n')
-    assert "its answer 1 is of another prompt: 'Two'" in answer(expect=2)
+    assert "its answer 1 belongs to another prompt: 'Two'" in answer(expect=2)
     answer.prompts.write_text('{"prompt": "One", "id": 99}\n')
-    assert "its answer 0 is of another prompt" in answer(expect=2)
+    assert "its answer 0 belongs to another prompt" in answer(expect=2)
 
 
 def test_another_model_is_refused(answer, base_folder):

@@ -149,7 +149,7 @@ def test_a_heatmap_in_a_terminal(folder, settings):
     assert blocks >= 2, "wrapped by tokens"
     assert [row[0] for row in rows] == list("543210") * blocks
     assert all(re.fullmatch(r"\[?0\.\d\d\]?", cell) for row in rows for cell in row[1:] if cell != "*")
-    assert "in nats (0 is the same," in "\n".join(lines)
+    assert "in nats (0: equal," in "\n".join(lines)
 
 
 @pytest.mark.parametrize(

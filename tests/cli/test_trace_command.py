@@ -134,7 +134,7 @@ FILES = {
         (["Hi", "--open", "two.json"], "A prompt and --open were both given.", "give one"),
         (["Hi", "--greedy"], "--greedy is about tokens that are generated", "--generate 20"),
         (["Hi", "--layers", "off"], "--layers off leaves nothing to trace.", "--layers high"),
-        (["Hi", "--html", "no/a.html"], "--html no/a.html: there is no folder 'no'.", "mkdir -p no"),
+        (["Hi", "--html", "no/a.html"], "--html no/a.html: the folder 'no' does not exist.", "mkdir -p no"),
         (["Hi", "--html", "."], "--html . is a folder.", "--html trace.html"),
         (["Hi", "--generate", "0"], "--generate 0 is out of range; allowed is 1 or more.", "leave"),
         (["Hi", "--top-k", "0"], "--top-k 0 is out of range; allowed is 1 or more.", "leave"),

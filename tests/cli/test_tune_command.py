@@ -126,7 +126,7 @@ def test_options(tuned, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "what", "hint"),
     [
-        (["mmlu"], "'mmlu' is no task", "dola eval"),
+        (["mmlu"], "'mmlu' is not a task", "dola eval"),
         (["vicuna", "--data", "DATA/question.jsonl"], "vicuna has no metric to choose by", "truthfulqa-mc"),
         (
             ["factor-news", "--data", "DATA", "-m", "MODEL", "--metric", "mc1"],

@@ -92,7 +92,7 @@ def test_doctor_reports_the_weights(dola_command, tmp_path, edit, config, words)
     page = dola_command("doctor", model)
     assert page.code == 1
     assert "failed: " in page.out
-    assert "DoLa cannot be relied on with this model as it is" in page.out
+    assert "Do not rely on DoLa with this model yet" in page.out
 
 
 def test_doctor_names_weights_without_a_place(dola_command, tmp_path):

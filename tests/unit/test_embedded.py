@@ -157,7 +157,7 @@ def test_a_cache_folder_without_a_home(monkeypatch):
 
     monkeypatch.setattr(Path, "expanduser", nobody)
     monkeypatch.setenv("DOLA_CACHE", "~/models")
-    with pytest.raises(ModelFileError, match="'~/models' cannot be found: there is no home folder"):
+    with pytest.raises(ModelFileError, match="'~/models' cannot be resolved: the home folder is not known"):
         embedded.cache_folder()
 
 

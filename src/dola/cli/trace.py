@@ -158,7 +158,7 @@ def _check_path(option: str, path: Path) -> None:
 
         check_chart(path, option)
     if not path.parent.is_dir():
-        raise UsageError(f"{option} {path}: there is no folder {str(path.parent)!r}.", hint=f"mkdir -p {path.parent}")
+        raise UsageError(f"{option} {path}: the folder {str(path.parent)!r} does not exist.", hint=f"mkdir -p {path.parent}")
     if path.is_dir():
         raise UsageError(
             f"{option} {path} is a folder.", hint=f"{option} {path / 'trace'}{'.png' if 'png' in option else '.html'}"
