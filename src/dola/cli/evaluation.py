@@ -25,6 +25,7 @@ TASK_NAMES = (
     "factor-news",
     "factor-wiki",
     "factor-expert",
+    "memotrap",
     "strategyqa",
     "gsm8k",
     "vicuna",
