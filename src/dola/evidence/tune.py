@@ -141,7 +141,7 @@ def tune(
     metric = names[0] if metric is None else metric
     if metric not in names:
         raise ConfigError(f"{metric!r} is no metric of {task.name}; there are {', '.join(names)}.", hint=f"use {names[0]}")
-    top = task.paper.relative_top if relative_top is None else relative_top
+    top = task.paper.settings["relative_top"] if relative_top is None else relative_top
     with_dola = task.paper.repetition_penalty if repetition_penalty is None else repetition_penalty
     run: dict[str, Any] = {"results": results, "facts": facts, "progress": progress}
     if isinstance(task, ChoiceTask):

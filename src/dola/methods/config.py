@@ -64,7 +64,7 @@ class MethodConfig:
     @classmethod
     def settings(cls) -> tuple[Setting, ...]:
         """What people need to know of each field."""
-        return _settings(cls)
+        return _settings(cls)  # type: ignore[arg-type]  # mypy takes the instance's __hash__ for the class's
 
     @classmethod
     def options(cls) -> tuple[Setting, ...]:
@@ -85,7 +85,7 @@ class MethodConfig:
 
 
 @functools.cache
-def _settings(kind: Any) -> tuple[Setting, ...]:
+def _settings(kind: type[MethodConfig]) -> tuple[Setting, ...]:
     return read_settings(kind, COMMON)
 
 
