@@ -15,7 +15,7 @@ from dola.cli.field_options import method_options
 from dola.cli.method_options import DEFAULTS, MethodOptions, documented
 from dola.errors import ConfigError
 from dola.methods import MethodConfig
-from dola.methods.setting import setting
+from dola.methods.facts import setting
 from dola.ui.form import asked, offered, widget
 
 VERBS = dict(verbs())

@@ -18,7 +18,7 @@ from dola.methods.names import RECOMMENDED_PENALTY
 if TYPE_CHECKING:
     from dola.evidence.sample import Sample
     from dola.loading.models import LoadedModel
-    from dola.methods.setting import Setting
+    from dola.methods.facts import Setting
     from dola.tasks import Task
 
 TASK_NAMES = (

@@ -15,7 +15,7 @@ from dola.cli.values import between, complete
 from dola.methods.config import DoLaConfig
 
 if TYPE_CHECKING:
-    from dola.methods.setting import Setting
+    from dola.methods.facts import Setting
 
 LAYERS_HELP = "high (short answers), low (longer reasoning), all, last:10, numbers such as 28,30 (0 is the embedding output)"
 Layers = Annotated[

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dola.errors import ConfigError
 from dola.files.settings_file import read_object
+from dola.methods.facts import Facts, Setting, read_settings, setting
 from dola.methods.layers import check_indices, is_named, parse
 from dola.methods.names import DIVERGENCES
-from dola.methods.setting import Facts, Setting, read_settings, setting
 
 if TYPE_CHECKING:
     from dola.methods.method import Method

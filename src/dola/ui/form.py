@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dola.methods.config import MethodConfig
-    from dola.methods.setting import Setting
+    from dola.methods.facts import Setting
 
 
 def offered(kind: type[MethodConfig]) -> list[Setting]:

@@ -17,10 +17,10 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 
 from dola.methods.config import DoLaConfig
+from dola.methods.facts import Setting
 from dola.methods.layers import BUCKETS
 from dola.methods.names import RECOMMENDED_PENALTY
 from dola.methods.registry import METHODS
-from dola.methods.setting import Setting
 from dola.plot.html import page, page_data
 from dola.tracing.data import LayerTrace
 from dola.tracing.trace_file import write_traces

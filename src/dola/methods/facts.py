@@ -96,6 +96,13 @@ class Setting:
         """The allowed values of a text; empty where any text is allowed."""
         return self.facts.choices
 
+    def words(self, value: Any) -> str:
+        """A value in a few words, for names of what has it: "no final norm", "reference divergence", "rate 0.5"."""
+        label = self.label.lower()
+        if self.kind is bool:
+            return label if value else f"no {label}"
+        return f"{value} {label}" if self.choices else f"{label} {value}"
+
     @property
     def allowed(self) -> str:
         """The allowed numbers."""
