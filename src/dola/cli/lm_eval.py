@@ -12,6 +12,7 @@ import typer
 from dola.cli.endings import importing
 from dola.errors import MissingExtraError
 from dola.installed.hints import install_line
+from dola.methods.config import DoLaConfig
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 """Of the command: everything is lm_eval's, except --help in the first place."""
@@ -25,7 +26,7 @@ def command(context: typer.Context) -> None:
     dola-vllm, which generates on vLLM, where that is installed.
 
     Of --model_args, dola takes all that "hf" takes, and: layers (high, low, all, off, or numbers joined by +: layers=26+28;
-    by default dola_layers of the model's generation config, else high), relative_top, divergence, final_norm, and normalisation
+    by default dola_layers of the model's generation config, else high), {settings}, and normalisation
     (decoding; full and none are the reference's). `dola lm-eval run --help` is the harness's own help.
 
     \b
@@ -54,6 +55,9 @@ def command(context: typer.Context) -> None:
         cli_evaluate()
     finally:
         sys.argv = before
+
+
+command.__doc__ = str(command.__doc__).replace("{settings}", ", ".join(each.name for each in DoLaConfig.options()))
 
 
 def _register_on_vllm() -> None:

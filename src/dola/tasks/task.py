@@ -62,6 +62,11 @@ class PaperSettings:
     post_softmax: bool = False
     repetition_penalty: float = 1.0
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of DoLa in which the paper's runs differ, beside the layers."""
+        return {"relative_top": self.relative_top}
+
 
 @dataclass(frozen=True, kw_only=True)
 class BaseTask:
