@@ -70,15 +70,16 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Answer a prompt greedily and with DoLa, side by side.
+    """Show the answers of greedy decoding and of DoLa side by side.
 
-    Greedy; greedy with the same repetition penalty, which shows what the penalty does alone; DoLa with low and with high
-    layers. Tokens that are not greedy's are marked.
+    The columns are greedy decoding, greedy decoding with the same repetition penalty (what the penalty does alone), and DoLa
+    with low and with high layers. Tokens that greedy decoding did not choose are marked.
 
     \b
     Examples:
       dola compare "On what date was the Declaration of Independence officially signed?"
       dola compare "The capital of Washington State is" --layers high --layers 26,28
+      dola compare "Who wrote Hamlet?" --model meta-llama/Llama-3.2-1B-Instruct --json > hamlet.json
     """
     if "off" in (layers or []):
         raise UsageError("--layers off is no column: the first two are without DoLa already.", hint="leave it out")

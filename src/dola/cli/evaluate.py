@@ -103,15 +103,15 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Does DoLa help? A model on a task, with controls and intervals.
+    """Report whether DoLa helps a model on a task, with controls and intervals.
 
-    Vanilla, DoLa low and high, a fixed layer, the paper's recipe; and what explains a gain that is none: a scorer that only
-    counts tokens, random layers, the constraint alone, the repetition penalty. How to read it: docs/evaluation.md.
+    Compares vanilla, DoLa low and high, a fixed layer, and the paper's recipe. Controls show where a gain comes from: a scorer
+    that only counts tokens, random layers, the constraint alone, the repetition penalty. See docs/evaluation.md.
 
     \b
     Examples:
       dola eval truthfulqa-mc --data TruthfulQA.csv --limit 100
-      dola eval factor-news --data news_factor.csv -m meta-llama/Llama-3.2-1B --results run.jsonl --markdown report.md
+      dola eval factor-news --data news_factor.csv --results run.jsonl --markdown report.md
       dola eval strategyqa --data train.json --data dev.json --limit 50 --batch-size 4
     """
     sample = evaluation.find_sample(task, data, limit, seed)

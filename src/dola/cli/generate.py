@@ -93,9 +93,9 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Complete a prompt with DoLa.
+    """Complete a prompt, or each prompt of a file, with DoLa.
 
-    The completion alone is printed, token by token on a terminal.
+    Prints only the completion; on a terminal, token by token.
 
     \b
     Examples:

@@ -19,7 +19,7 @@ SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_int
 
 
 def command(context: typer.Context) -> None:
-    """Run lm-evaluation-harness with the model type "dola".
+    """Run lm-evaluation-harness on models that decode with DoLa.
 
     Everything behind lm-eval goes to the harness's own command line as it stands: its subcommands (run, ls, validate), its
     options, its tasks. Besides its model types there is dola, a Hugging Face model that scores and generates with DoLa, and
@@ -31,9 +31,9 @@ def command(context: typer.Context) -> None:
 
     \b
     Examples:
-      dola lm-eval --model dola --model_args pretrained=meta-llama/Llama-3.2-1B,layers=low --tasks gsm8k
-      dola lm-eval --model dola-vllm --model_args pretrained=meta-llama/Llama-3.1-8B,layers=low --tasks gsm8k
-      dola lm-eval run --model dola --model_args pretrained=smollm2,layers=26+28 --tasks my_task --include_path tasks/
+      dola lm-eval --model dola --model_args pretrained=smollm2,layers=low --tasks gsm8k
+      dola lm-eval --model dola-vllm --model_args pretrained=Qwen/Qwen3-8B --tasks gsm8k
+      dola lm-eval run --model dola --model_args pretrained=smollm2,layers=26+28 --tasks arc_easy
     """
     missing = [package for module, package in (("lm_eval", "lm-eval"), ("datasets", "datasets")) if find_spec(module) is None]
     if missing:

@@ -59,6 +59,7 @@ def command(
     Examples:
       dola serve meta-llama/Llama-3.1-8B-Instruct --layers high --port 8000
       dola serve ./my-model --capture all --default off --tensor-parallel-size 2
+      dola serve meta-llama/Llama-3.2-1B --dtype float32 --max-model-len 2048
     """
     if model.startswith("-"):
         raise UsageError(

@@ -84,10 +84,10 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Show what each layer says of each token, and which one DoLa contrasts.
+    """Show what each layer predicts for each token, and which layer DoLa contrasts.
 
-    Of the prompt's own tokens, or of tokens that are generated. Printed as a heatmap of divergences; --html writes a page in
-    which every layer's likeliest tokens can be seen.
+    Reads the prompt's own tokens, or generated ones. Prints a heatmap of divergences; --html writes a page that shows the
+    likeliest tokens of every layer.
 
     \b
     Examples:

@@ -86,10 +86,10 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Find the settings that suit a model and a task, or that none do.
+    """Find the settings that suit a model and a task, or learn that none do.
 
-    Candidates are off, low, high and single layers; of multiple-choice tasks each with both divergences, with the final norm
-    and without. What is chosen on some items is judged on others; unless it beats off there by more than noise, the answer
+    Tries off, low, high and single layers; on multiple-choice tasks, each with both divergences, and with and without the
+    final norm. It chooses on some items and judges on others. Unless the choice beats off there by more than noise, the answer
     is off.
 
     \b
