@@ -1,4 +1,4 @@
-"""MemoTrap: any file of its layout becomes items; an ending joins its prompt as written, and a tie counts as wrong."""
+"""MemoTrap: any file of its layout becomes items; an ending joins its prompt as written, and the first of equals wins."""
 
 import json
 
@@ -73,7 +73,8 @@ def test_rows_that_are_not_right_are_named(written, change, message):
     ("scores", "tokens", "found"),
     [
         ([-4.0, -3.0, -5.0], [1, 1, 1], (1.0, 1.0)),
-        ([-4.0, -4.0, -5.0], [1, 1, 1], (0.0, 0.0)),  # a tie is lost
+        ([-4.0, -4.0, -5.0], [1, 1, 1], (0.0, 0.0)),  # the first of equals wins
+        ([-4.0, -3.0, -3.0], [1, 1, 1], (1.0, 1.0)),
         ([-4.0, -3.0, -5.0], [2, 1, 1], (1.0, 0.0)),  # the mean of the first is higher
         ([-4.0, -5.0, -6.0], [1, 2, 2], (0.0, 1.0)),
     ],

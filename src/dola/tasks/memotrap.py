@@ -55,9 +55,11 @@ def _answer(row: Row, count: int) -> int:
 
 
 def metrics(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[int]) -> dict[str, float]:
-    """Whether one item is right, 0 or 1, by two rules. Both count a tie as wrong.
+    """Whether one item is right, 0 or 1, by two rules. The first of equals wins in both.
 
     accuracy: the right ending has the highest sum of log-likelihoods. accuracy_per_token: it has the highest mean per token.
+    Scores with a floor often tie, where both endings are implausible. The right ending is the first in about half of the rows,
+    so a scorer that only ties is at chance.
 
     Args:
         item: The item.
@@ -73,9 +75,8 @@ def metrics(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[int]) ->
 
 
 def _wins(item: ChoiceItem, values: Sequence[float]) -> float:
-    """1 where the right ending's value is above all others, else 0."""
-    right = max(value for value, correct in zip(values, item.correct, strict=True) if correct)
-    return float(all(right > value for value, correct in zip(values, item.correct, strict=True) if not correct))
+    """1 where the first of the highest values is the right ending's, else 0."""
+    return float(item.correct[max(range(len(values)), key=values.__getitem__)])
 
 
 def chance(item: ChoiceItem) -> float:
