@@ -206,8 +206,9 @@ def _from_hub(hub: HubDataset) -> tuple[str, str, list[dict[str, Any]]]:
     """Name, SHA-256 and rows of a hub data set."""
     if find_spec("datasets") is None:
         raise MissingExtraError(
-            f"{hub.id} is on the Hugging Face hub; reading it requires the package datasets, which is not installed.",
-            hint=f"{install_line('eval')}   # or give a file",
+            f"{hub.id} is on the Hugging Face hub; reading it requires the package datasets, which is not installed. A file "
+            "needs no package.",
+            hint=install_line("eval"),
         )
     from datasets import load_dataset
 

@@ -19,6 +19,7 @@ class ChoiceItem:
         continuations: The texts that may follow, joined to the context directly: a separating space is part of them.
         correct: Whether each continuation is right. At least one is, and at least one is not.
         best: Index of the best right continuation, if the task defines one.
+        group: Name of the group of items that it belongs to, if the data give one: items of a group are not independent.
     """
 
     id: str
@@ -26,6 +27,7 @@ class ChoiceItem:
     continuations: tuple[str, ...]
     correct: tuple[bool, ...]
     best: int | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,18 @@ class QuestionItem:
         prompt: The text that the model reads: demonstrations, then the question.
         question: The question alone, for judges and answer files.
         gold: The right answer, in the form that the task compares with; None if the task does not define one.
+        answers: All right answers, for tasks that compare texts.
+        message: The text for a chat model if it differs from the prompt: a chat template has its own place for the answer.
+        group: See ChoiceItem.
     """
 
     id: str
     prompt: str
     question: str
     gold: str | None = None
+    answers: tuple[str, ...] = ()
+    message: str | None = None
+    group: str | None = None
 
 
 def check_scores(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[int]) -> None:
