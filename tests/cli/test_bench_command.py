@@ -137,7 +137,7 @@ def test_options_reach_the_settings(options, settings, monkeypatch):
         (["--batch-sizes", "1,x"], "--batch-sizes '1,x' is not a list of whole numbers"),
         (["--prompt-lengths", "0"], "--prompt-lengths 0 is out of range"),
         (["--threads", "-2"], "--threads -2 is out of range"),
-        (["--prompt-lengths", "whole"], "--prompt-lengths whole with random weights"),
+        (["--prompt-lengths", "whole"], "--prompt-lengths whole does not work with random weights"),
         (["--layers", "middle"], "--layers middle is neither a bucket nor"),
         (["--layers", "3,99"], "layer 99 in --layers 3,99"),
         (["--dtype", "int3"], "--dtype int3 is not supported"),

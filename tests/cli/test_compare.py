@@ -214,7 +214,7 @@ def test_the_legend_says_what_dola_changed():
     short = [*WIDE[:2], answer("DoLa low, penalty 1.2", ["The", " capital"], [0, 0])]
     assert "DoLa low says the same as the control but ends elsewhere; 0 of 2 marked." in shown(short, 400)
     ended = [*WIDE[:2], answer("DoLa low, penalty 1.2", ["The", ""], [0, 1], finish_reason="stop")]
-    assert 'at token 2, the end for "capital"' in shown(ended, 400)
+    assert 'at token 2: the end, not "capital"' in shown(ended, 400)
     blank = [*WIDE[:2], answer("DoLa low, penalty 1.2", ["The", "\n", "x"], [0, 1, 1])]
     assert r'at token 2, "\n" for "capital"' in shown(blank, 400)
     blanks = [*WIDE[:1], replace(blank[2], title="control, penalty 1.2"), answer("DoLa low", ["The", "\n\n"], [0, 1])]

@@ -57,7 +57,7 @@ REFUSED = [
     ("a.txt", '[\n  {"prompt": "One"},\n]', None, "line 1 is JSON", "a.jsonl"),
     ("a.txt", '"One"\n"Two"\n', None, "line 1 is JSON", "a.jsonl"),
     ("a.txt", '["One", "Two"]\n["Three"]\n', None, "line 1 is JSON", "a.jsonl"),
-    ("a.txt", "One", "prompt", "--prompt-field is for JSON and tables", "leave --prompt-field out"),
+    ("a.txt", "One", "prompt", "--prompt-field is for JSON and tables", "omit --prompt-field"),
     ("a.csv", "id,frage\n1,Wer?\n", None, "has no column 'prompt'; its columns are 'id', 'frage'.", "--prompt-field id"),
     ("a.csv", "id,frage\n1,Wer?\n", "text", "has no column 'text'; its columns are 'id', 'frage'.", "--prompt-field id"),
     ("a.csv", "instruction,input\na,b\n", None, "several columns that may hold prompts; its columns are", "instruction"),
@@ -98,7 +98,7 @@ REFUSED = [
         "row 1 has no field 'prompt'; its fields are",
         "--prompt-field question",
     ),
-    ("a.json", '["One"]', "question", "row 1 is a text; it has no field 'question'", "leave --prompt-field out"),
+    ("a.json", '["One"]', "question", "row 1 is a text; it has no field 'question'", "omit --prompt-field"),
     ("a.json", '[{"prompt": "One"}, {"pro', None, "line 1 is not JSON", "it may be cut off"),
     ("a.json", '[{"prompt": "a", "prompt": "b"}]', None, "the field 'prompt' is listed twice", '{"prompt": '),
     (
@@ -196,7 +196,7 @@ def test_the_limit_of_csv_is_what_it_was(write):
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["Hi", "--prompt-field", "x"], "--prompt-field is for the entries of a file, and there is no --file."),
+        (["Hi", "--prompt-field", "x"], "--prompt-field needs --file: it names a field of the file's entries."),
         (["--file", "-"], "--file '-' is not a file."),
     ],
 )

@@ -131,8 +131,8 @@ FILES = {
 @pytest.mark.parametrize(
     ("arguments", "words", "hint"),
     [
-        (["Hi", "--open", "two.json"], "A prompt and --open were both given.", "give one"),
-        (["Hi", "--greedy"], "--greedy is about tokens that are generated", "--generate 20"),
+        (["Hi", "--open", "two.json"], "A prompt and --open exclude each other.", "give one"),
+        (["Hi", "--greedy"], "--greedy needs --generate: it applies to generated tokens", "--generate 20"),
         (["Hi", "--layers", "off"], "--layers off leaves nothing to trace.", "--layers high"),
         (["Hi", "--html", "no/a.html"], "--html no/a.html: the folder 'no' does not exist.", "mkdir -p no"),
         (["Hi", "--html", "."], "--html . is a folder.", "--html trace.html"),

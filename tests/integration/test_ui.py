@@ -245,7 +245,7 @@ def test_mistakes_are_told_and_the_page_goes_on(visit, tmp_path):
         page.locator("input[type=file]").set_input_files(tmp_path / name)
         page.get_by_role("alert").filter(has_text=words[name]).wait_for()
     generate(page, "word " * 120)
-    page.get_by_role("alert").filter(has_text="this page takes 80").wait_for()
+    page.get_by_role("alert").filter(has_text="Allowed: 80").wait_for()
     model = page.get_by_label("Model")
     model.fill("./nowhere")
     model.press("Enter")

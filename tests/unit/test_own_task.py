@@ -73,8 +73,8 @@ def test_context_template_and_examples(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "holds no rows"),
-        ("question,answer\n", "holds no rows"),
+        ("", "does not contain any rows"),
+        ("question,answer\n", "does not contain any rows"),
         ("text,label\na,b\n", "No column holds questions; there are 'text', 'label'"),
         ("question,note\na,b\n", "No column holds answers; there are 'question', 'note'"),
         ("question,choices\na,b|c\n", "none says which is right"),

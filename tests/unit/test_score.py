@@ -337,7 +337,7 @@ def test_a_results_file_of_another_run_is_refused_and_left_alone(llama, tmp_path
     before = path.read_bytes()
     with pytest.raises(InputError, match="is of another run: its configurations is"):
         score(llama, {"vanilla": None}, results=path)
-    with pytest.raises(InputError, match="is of another run: its data is None, and here it is SHA-256 abc"):
+    with pytest.raises(InputError, match="is of another run: its data is None, not SHA-256 abc"):
         score(llama, results=path, facts={"data": "SHA-256 abc"})
     with pytest.raises(InputError, match="is of another run: its texts is"):
         score(llama, contexts=CONTEXTS[::-1], continuations=CONTINUATIONS[::-1], results=path)

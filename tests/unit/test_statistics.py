@@ -95,10 +95,10 @@ def test_of_methods_that_do_not_differ_about_one_in_twenty_is_called_different()
 @pytest.mark.parametrize(
     ("before", "after", "binary", "message"),
     [
-        ([], [], False, "no values of the baseline"),
+        ([], [], False, "values of the baseline are empty"),
         ([1.0], [1.0, 0.0], False, "1 values and the method 2"),
-        ([1.0, math.nan], [1.0, 0.0], False, "baseline, number 1 is not finite"),
-        ([1.0, 0.0], [1.0, math.inf], False, "method, number 1 is not finite"),
+        ([1.0, math.nan], [1.0, 0.0], False, "Number 1 of the values of the baseline is not finite"),
+        ([1.0, 0.0], [1.0, math.inf], False, "Number 1 of the values of the method is not finite"),
         ([1.0, 0.0], [1.0, 0.5], True, "other than 0 and 1"),
     ],
 )
