@@ -141,7 +141,7 @@ def test_captures_of_earlier_stages_come_first():
 
 def test_rows_that_lack_a_layer_are_refused():
     from dola.integrations.vllm.mixin import Decoder
-    from dola.integrations.vllm.settings import Served
+    from dola.serving.settings import Served
 
     served = Served.of({"layers": [1, 2]}, num_layers=4, tied=False)
     model = SimpleNamespace(logits_processor=SimpleNamespace(), lm_head=SimpleNamespace())

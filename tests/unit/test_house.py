@@ -22,7 +22,7 @@ FLOORS = (
     {"text"},
     {"loading"},
     {"decoding"},
-    {"scoring"},
+    {"scoring", "serving"},
     {"plot"},
     {"tracing", "tasks"},
     {"evidence", "doctor"},

@@ -21,16 +21,16 @@ from torch import Tensor
 from dola.decoding.step import Step
 from dola.errors import CaptureError
 from dola.integrations.vllm.architectures import CARRIED_APART, CARRIED_WHOLE
-from dola.integrations.vllm.batch import Batch, Request, batch_of
 from dola.integrations.vllm.carried import carry, hand_out, with_earlier_captures
 from dola.integrations.vllm.plugin import served_by
 from dola.integrations.vllm.readout import readout_of
-from dola.integrations.vllm.settings import Served
 from dola.integrations.vllm.sharded import ShardedHead, shard
 from dola.integrations.vllm.weights import Reading, check_weights, tracks_weights
 from dola.methods.config import MethodConfig
 from dola.methods.registry import with_settings
 from dola.methods.vocabulary import WHOLE
+from dola.serving.rows import Batch, Request, batch_of
+from dola.serving.settings import Served
 
 
 class DoLaMixin:
