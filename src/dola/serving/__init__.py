@@ -3,6 +3,7 @@
     settings.py    what an engine serves and what a request asks of it, checked, in words
     rows.py        which row of the running batch asks for what
     bans.py        rows whose plausible tokens are banned
+    decoder.py     the layers of a batch to scores, by the configuration of each row
 
 An engine's side (integrations/vllm) captures the layers, lends the readout and says whose rows they are.
 """
