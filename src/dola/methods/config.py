@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dola.errors import ConfigError
 from dola.files.settings_file import read_object
 from dola.methods.layers import check_indices, is_named, parse
-from dola.methods.names import DIVERGENCES
+from dola.methods.names import DIVERGENCE_ALIASES, DIVERGENCES
 
 if TYPE_CHECKING:
     from dola.methods.method import Method
@@ -98,6 +98,8 @@ class DoLaConfig(MethodConfig):
             raise ConfigError(f"relative_top={self.relative_top!r} is not a number; allowed is [0, 1].", hint=_TOP)
         if math.isnan(self.relative_top) or not 0 <= self.relative_top <= 1:
             raise ConfigError(f"relative_top={self.relative_top} is out of range; allowed is [0, 1].", hint=_TOP)
+        if isinstance(self.divergence, str):
+            object.__setattr__(self, "divergence", DIVERGENCE_ALIASES.get(self.divergence, self.divergence))
         if self.divergence not in DIVERGENCES:
             raise ConfigError(
                 f"divergence={self.divergence!r} is unknown; allowed are {', '.join(map(repr, DIVERGENCES))}.",
@@ -109,6 +111,11 @@ class DoLaConfig(MethodConfig):
         from dola.methods.dola import DoLa
 
         return DoLa(self)
+
+    @classmethod
+    def transformers4(cls, layers: str | Sequence[int] = "high") -> DoLaConfig:
+        """`reference`, by the name of what it repeats. The divergence has this name too; settings keep it as "reference"."""
+        return cls.reference(layers)
 
     @classmethod
     def reference(cls, layers: str | Sequence[int] = "high") -> DoLaConfig:
