@@ -8,7 +8,7 @@ NEWEST = .venv-newest
 VLLM = .venv-vllm
 QUANTISED = .venv-quantised
 
-.PHONY: help demo test test-eval test-browser test-lowest test-newest test-installs test-quantised test-vllm-small test-vllm lint types models audit soak docs captures notebook screens readme clean
+.PHONY: help demo test test-models coverage test-eval test-browser test-lowest test-newest test-installs test-quantised test-vllm-small test-vllm lint types models audit soak docs captures notebook screens readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -26,8 +26,13 @@ WORKERS ?= 2
 PARALLEL = OMP_NUM_THREADS=1
 TOGETHER = -n $(WORKERS) --dist loadscope
 
-test: $(VENV)/.ready  ## the tests, on tiny random models and on two real ones
+test-models: $(VENV)/.ready
 	$(BIN)/dola models pull smollm2 gemma3-270m
+
+test: test-models  ## the tests, on tiny random models and on two real ones
+	$(PARALLEL) $(BIN)/python -m pytest $(TOGETHER) $(PYTEST)
+
+coverage: test-models  ## the same, measured: coverage below 95% fails
 	$(PARALLEL) $(BIN)/python -m pytest --cov $(TOGETHER) $(PYTEST)
 
 test-eval: $(VENV)/.ready  ## the tests of lm-evaluation-harness and of charts; installs the extras for them
