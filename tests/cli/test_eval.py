@@ -273,7 +273,7 @@ MISTAKES = [
     (["factor-news", "--data", "DATA", "--seed", "-1"], "--seed -1 is out of range", "leave"),
     (["gsm8k", "--data", "DATA", "--batch-size", "0"], "--batch-size 0 is out of range", "leave"),
     (["factor-news", "--data", "DATA", "--batch-size", "2"], "--batch-size does not apply to factor-news.", "omit --batch"),
-    (["factor-news", "--data", "DATA", "--repetition-penalty", "1.2"], "--repetition-penalty has no meaning", "leave --rep"),
+    (["factor-news", "--data", "DATA", "--repetition-penalty", "1.2"], "--repetition-penalty does not apply", "omit --rep"),
     (["gsm8k", "--data", "DATA", "--judge", "x"], "--judge does not apply to gsm8k.", "omit --judge"),
     (["gsm8k", "--data", "DATA", "--answers", "x"], "--answers does not apply to gsm8k.", "omit --answers"),
     (["truthfulqa-open", "--data", "DATA"], "truthfulqa-open needs a judge of answers.", "--judge MODEL"),

@@ -27,10 +27,10 @@ def _config(folder: Path, additional: Any = DOLA, **settings: Any) -> Any:
     [
         ({"layers": "hihg"}, "is no bucket"),
         ({"layers": [6]}, "is the mature layer"),
-        ({"layer": "high"}, "is no setting; there are layers"),
-        ({"default": "maybe"}, 'allowed are "on" and "off"'),
+        ({"layer": "high"}, "is not a setting. Settings: layers"),
+        ({"default": "maybe"}, 'Allowed: "on" and "off"'),
         ({"relative_top": 2}, "out of range"),
-        ("high", "is no object of settings"),
+        ("high", "not an object of settings"),
     ],
 )
 def test_settings_that_are_not_allowed(settings: Any, words: str, tiny_folder: Path):
