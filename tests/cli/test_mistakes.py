@@ -68,7 +68,7 @@ MISTAKES = [
     (["compare", "Hi", "--reference", "--final-norm"], "--final-norm was given too.", "--reference alone"),
     (["generate", "Hi", "--layers", "hihg"], "--layers 'hihg' is not known; allowed are high, low, all, off", "--layers 24,28"),
     (["generate", "Hi", "--layers", ""], "--layers '' is not known", "--layers high"),
-    (["generate", "Hi", "--layers", "3,3"], "layer 3 stands twice in --layers 3,3", "write --layers 3"),
+    (["generate", "Hi", "--layers", "3,3"], "layer 3 is listed twice in --layers 3,3", "write --layers 3"),
     (
         ["generate", "Hi", *MODEL, "--layers", "99"],
         "layer 99 in --layers 99 does not exist; allowed are 0 to 5",
@@ -135,8 +135,8 @@ MISTAKES = [
         "The model's chat template or tokenizer fails: TypeError: unsupported operand",
         "--no-chat",
     ),
-    (["generate", "Hi", *MODEL, "--max-new-tokens", "999"], "--max-new-tokens is 999; together the model takes 256.", "--max-"),
-    (["compare", "word " * 300, *MODEL], "together the model takes 256.", "shorten the prompt by"),
+    (["generate", "Hi", *MODEL, "--max-new-tokens", "999"], "is 999; together the model allows 256.", "--max-"),
+    (["compare", "word " * 300, *MODEL], "together the model allows 256.", "shorten the prompt by"),
     (["generate", "Hi", "-m", "BASE", "--chat"], "this model has no chat template.", "omit --chat"),
 ]
 

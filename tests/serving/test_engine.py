@@ -179,10 +179,10 @@ def test_sampling_draws_from_the_contrast(tiny_engine: Engine, judge: Judge):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"dola_layers": "hihg"}, "is no bucket"),
+        ({"dola_layers": "hihg"}, "is not a bucket"),
         ({"dola_layers": [99]}, "does not exist"),
         ({"dola_layers": []}, "names no candidate layer"),
-        ({"dola_layers": [3, 3]}, "stands twice"),
+        ({"dola_layers": [3, 3]}, "is listed twice"),
         ({"dola_relative_top": 2, "dola_layers": "high"}, "out of range"),
         ({"dola_relative_top": 0.2}, "DoLa is off for requests that do not name layers"),
         ({"dola_divergence": "kl", "dola_layers": "high"}, "unknown"),

@@ -120,7 +120,7 @@ def test_saved_and_read_again(trace, llama):
         (lambda line: f"{line} {line}", "This holds 2 JSON values"),
         (lambda line: "[" * 200_000, "nested too deeply"),
         (lambda line: line.replace('"mode": "prompt"', '"mode": "x"'), "mode 'x' is not known"),
-        (lambda line: line.replace('"layer": 2', '"layer": 0'), "layer 0 of token 2 is no candidate"),
+        (lambda line: line.replace('"layer": 2', '"layer": 0'), "layer 0 of token 2 is not a candidate"),
         (lambda line: line.replace('"9": ', '"11": '), "a token of token 0 has no text"),
         (lambda line: line.replace('"mature_choice": 4', '"mature_choice": 2'), "the choice of token 1 is not plausible"),
         (lambda line: line.replace("[400, 30, 2, 1]", "null", 1), "what is said of token 0 is not whole"),

@@ -29,7 +29,7 @@ def _request(kind: str, *, more: Any = None, **fields: Any) -> Any:
         (ON, None, "decodes with DoLa by default"),
         (ON, "off", "decodes with DoLa by default"),
         (ON, "on", "decodes with DoLa by default"),
-        (ON, "hihg", "is no bucket"),
+        (ON, "hihg", "is not a bucket"),
         (OFF, "on", "would decode without DoLa"),
         (OFF, [3], "would decode without DoLa"),
         (OFF, None, None),

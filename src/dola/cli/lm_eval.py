@@ -26,7 +26,7 @@ def command(context: typer.Context) -> None:
     which generates on vLLM if that is installed.
 
     In --model_args, dola accepts everything that "hf" does, and: layers (high, low, all, off, or numbers joined by +:
-    layers=26+28; by default dola_layers of the model's generation config, else high), {settings}, and normalisation
+    layers=26+28; by default dola_layers of the model's generation config, else high), {settings}, and "normalisation"
     (decoding; full and none are the reference's). `dola lm-eval run --help` shows the harness's own help.
 
     \b

@@ -25,7 +25,7 @@ def read_prompts(
         verb: The verb of the command, for hints. Only `generate` has `--file`.
 
     Raises:
-        UsageError: There is no source or more than one, or a file cannot be read.
+        UsageError: Not exactly one source was given, or a file cannot be read.
     """
     if argument is not None and file is not None:
         raise UsageError("A prompt and --file exclude each other.", hint="give one of them")

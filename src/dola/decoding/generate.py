@@ -106,7 +106,7 @@ def _put_back() -> None:
 def _contrasted(model: Any, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any], layers: Any) -> Any:
     if kwargs.get("cache_implementation") == "paged":
         raise InputError(
-            "cache_implementation='paged' decodes in a thread of its own, where a call-scoped DoLa cannot be seen.",
+            "cache_implementation='paged' decodes in a separate thread, where DoLa for a single call has no effect.",
             hint="attach instead: with dola.attach(model, ...): model.generate(...)",
         )
     anatomy = Anatomy.of(model)

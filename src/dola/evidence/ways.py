@@ -139,7 +139,7 @@ def _words(layers: str | Sequence[int]) -> str:
 
 
 def _reference(bucket: str, recipe: Recipe) -> str:
-    return f"reference {bucket}, {'normalised' if recipe.softmax == 'full' else 'not normalised'}"
+    return f"reference {bucket}, {'normalized' if recipe.softmax == 'full' else 'not normalized'}"
 
 
 def static_layers(num_layers: int, *, tied: bool) -> tuple[int, ...]:

@@ -92,7 +92,7 @@ def _head(lm: Any) -> Any:
 
 
 def _generating_part(lm: Any) -> Any:
-    """The part whose `generate` is called by `lm.generate` and that shares its head; None if there is no such part."""
+    """The part whose `generate` is called by `lm.generate` and that shares its head, or None."""
     generate = getattr(type(lm), "generate", None)
     names = getattr(inspect.unwrap(generate), "__code__", None) if callable(generate) else None
     if names is None or "generate" not in names.co_names or not isinstance(lm, nn.Module):

@@ -1,6 +1,6 @@
-"""A file of results that an interrupted run goes on from: a head line that says what is run, then one JSON line for each item.
+"""A file of results from which an interrupted run resumes: a head line with the run's properties, then one JSON line per item.
 
-A file of another run is refused, and never changed.
+A file that belongs to a different run is refused, and never changed.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class ResultsFile:
 
         Args:
             path: The file. It is made where it does not exist.
-            run: Makes what is run, in words, by name; a file in which any of them differs is of another run. Not called without
-                a file: a digest of a model's weights takes time.
+            run: Returns the run's properties by name; a file in which any of them differs belongs to a different run. Not
+                called without a file: a digest of a model's weights takes time.
             is_result: Whether an item, by its number, can have what a file says was found for it.
 
         Raises:

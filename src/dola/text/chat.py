@@ -109,7 +109,7 @@ def _lost(render: Callable[[Any], Any], messages: Sequence[Message], form: Seque
     without = _without(render, [_other(*each, stand_in) for each in zip(messages, form, words, strict=True)])
     checked = [(message, text) for message, text in zip(messages, words, strict=True) if text]
     lost = [message for message, text in checked if not _keeps(prompt, without, text, words) or _prints_part(prompt, message)]
-    # A prompt can hold the words by chance, so it must also be longer: by all of them, less one character for each stand-in.
+    # A prompt can hold the words by chance, so it must also be longer: by all of them, less one character for each of them.
     if not lost and len(plain(prompt)) - len(plain(without)) < sum(len(plain(text)) - 1 for _, text in checked):
         lost = [message for message, _ in checked[-1:]]
     if not lost:

@@ -125,5 +125,5 @@ _WHY = {
     "adapters": "vLLM applies them to one row of logits for each request, and DoLa reads several",
     "stock": "it also compiles the code that joins the layers, and torch 2.13 then gave wrong tokens on CPUs: omit the mode",
     "Rust": "it does not run Python, so requests would not be checked",
-    "pooling": "there are no tokens to decode",
+    "pooling": "they do not decode tokens",
 }
