@@ -62,7 +62,7 @@ PROMISED = [
         "test_doors::test_what_is_returned",
     ),
     ("`inputs_embeds`", "tokens of plain DoLa", "test_doors::test_inputs_embeds"),
-    ("left-padded batches", "a row's tokens depend on no neighbour and no padding", "test_doors::test_left_padded_batches"),
+    ("left-padded batches", "a row's tokens depend on no neighbor and no padding", "test_doors::test_left_padded_batches"),
     ("`prefill_chunk_size`", "tokens of plain DoLa", "test_doors::test_same_tokens_as_a_model_that_is_plainly_dola"),
     ("continued from a cache (chat of several turns)", "tokens of plain DoLa", "test_doors::test_continued_from_a_cache"),
     ('`pipeline("text-generation")`', "under `attach`: the text of `dola.generate`", "test_doors::test_pipeline"),

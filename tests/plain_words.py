@@ -37,7 +37,10 @@ HABITS = {  # name: (pattern, what to write instead)
 }
 MOST = 30  # allowed hits in all
 
-ALLOWED: dict[tuple[str, str], str] = {}  # (file, words around the hit): why it is meant
+ALLOWED = {  # (file, words around the hit): why it is meant
+    ("docs/evaluation.md", '"answer is no"'): "what the model wrote",
+    ("CHANGELOG.md", "an error in plain words with a hint"): "it is the point of the entry",
+}
 
 
 class Passage(NamedTuple):

@@ -76,7 +76,11 @@ MISTAKES = [
     ),
     (["generate", "Hi", *MODEL, "--layers", "99", "--output", "new.jsonl"], "layer 99 in --layers 99", "--layers high"),
     (["generate", "Hi", "--output", "mine.txt/x.jsonl"], "--output 'mine.txt/x.jsonl': Not a directory.", "check the path"),
-    (["compare", "Hi", *MODEL, "--layers", "low", "--layers", "6"], "layer 6 in --layers 6 is the mature layer", "--layers"),
+    (
+        ["compare", "Hi", *MODEL, "--layers", "low", "--layers", "6"],
+        "layer 6 in --layers 6 is the last (mature) layer",
+        "--layers",
+    ),
     (["compare", "Hi", "--layers", "off"], "--layers off does not make a column", "omit it"),
     (["generate", "Hi", *MODEL, "--device", "gpu"], "No device 'gpu' on this machine. Available:", "--device cpu"),
     (["generate", "Hi", *MODEL, "--device", "cuda:99"], "No device 'cuda:99' on this machine", "omit --device"),

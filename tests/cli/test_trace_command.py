@@ -147,7 +147,7 @@ FILES = {
             "trace the text",
         ),
         (["--open", "latin.json"], "--open 'latin.json' is not valid UTF-8", "iconv"),
-        (["Hi", "-m", "MODEL", "--layers", "6"], "layer 6 in --layers 6 is the mature layer", "--layers"),
+        (["Hi", "-m", "MODEL", "--layers", "6"], "layer 6 in --layers 6 is the last (mature) layer", "--layers"),
         (["word " * 300, "-m", "MODEL"], "tokens; the model allows 256.", "shorten the prompt by"),
         (["Hi", "-m", "MODEL", "--generate", "999"], "--generate is 999; together the model allows 256", "--generate \\d+"),
     ],

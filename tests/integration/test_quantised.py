@@ -1,4 +1,4 @@
-"""Quantised weights, the LM head's too: DoLa's tokens are a recomputation's from `output_hidden_states` of the same model.
+"""Quantized weights, the LM head's too: DoLa's tokens are a recomputation's from `output_hidden_states` of the same model.
 
 The libraries are optional and not in the extra `dev`: `make test-quantised` has them in an environment of its own.
 """
@@ -146,7 +146,7 @@ def decoded(model, *, lazy=True):
     return dola.generate(model, PROMPT, dola_layers=config, **settings).tolist()
 
 
-@pytest.mark.parametrize("head", [False, True], ids=["head plain", "head quantised"])
+@pytest.mark.parametrize("head", [False, True], ids=["head plain", "head quantized"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()  # under which bitsandbytes packs 4 bits otherwise, for the CPU

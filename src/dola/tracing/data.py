@@ -127,7 +127,7 @@ class LayerTrace:
 
     @property
     def scale(self) -> float:
-        """The divergence at the top of a colour scale: ln 2, the bound of the Jensen-Shannon divergence, or the largest one."""
+        """The divergence at the top of a color scale: ln 2, the bound of the Jensen-Shannon divergence, or the largest one."""
         if self.settings.get("divergence", "jsd") == "jsd":
             return math.log(2)
         return max((value for token in self.tokens for value in token.divergence), default=0.0) or 1.0
