@@ -216,12 +216,12 @@ def test_the_legend_says_what_dola_changed():
     ended = [*WIDE[:2], answer("DoLa low, penalty 1.2", ["The", ""], [0, 1], finish_reason="stop")]
     assert 'at token 2: the end, not "capital"' in shown(ended, 400)
     blank = [*WIDE[:2], answer("DoLa low, penalty 1.2", ["The", "\n", "x"], [0, 1, 1])]
-    assert r'at token 2, "\n" for "capital"' in shown(blank, 400)
+    assert r'at token 2: "\n", not "capital"' in shown(blank, 400)
     blanks = [*WIDE[:1], replace(blank[2], title="control, penalty 1.2"), answer("DoLa low", ["The", "\n\n"], [0, 1])]
-    assert r'at token 2, "\n\n" for "\n"' in shown(blanks, 400)
+    assert r'at token 2: "\n\n", not "\n"' in shown(blanks, 400)
     wide = [*WIDE[:2], answer("DoLa low, penalty 1.2", ["The", "", "", "\u30bc"], [0, 1, 1, 1])]
     wide[2] = replace(wide[2], token_ids=[wide[1].token_ids[0], 1, 2, 3])
-    assert 'at token 2, part of "\u30bc" for "capital"' in shown(wide, 400)
+    assert 'at token 2: part of "\u30bc", not "capital"' in shown(wide, 400)
 
 
 def test_columns_in_words(dola_command, folder):

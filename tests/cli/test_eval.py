@@ -186,7 +186,10 @@ def test_data_that_changed_under_results(dola_command, long_folder, tmp_path):
     after = Sample.of(TASKS["factor-news"], [str(path)]).origins[0].sha256
     ended = dola_command(*command)
     assert (ended.code, ended.out) == (2, "")
-    assert f"is of another run: its data is {path} with SHA-256 {before}, not {path} with SHA-256 {after}" in ended.err
+    assert (
+        f"belongs to a different run (data: {path} with SHA-256 {before} in the file, {path} with SHA-256 {after} now)"
+        in ended.err
+    )
     assert dola_command(*command, "--limit", 2).code == 2
 
 

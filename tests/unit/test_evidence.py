@@ -256,7 +256,7 @@ def test_generation_that_was_interrupted_goes_on(long, tmp_path):
     path.write_bytes(b"".join(lines[:4]) + lines[4][:7])
     assert generate_texts(*long, items, ways, settings, results=path, **run) == whole
     assert sorted(path.read_bytes().splitlines()) == sorted(line.rstrip(b"\n") for line in lines)
-    with pytest.raises(InputError, match="is of another run: its generation is"):
+    with pytest.raises(InputError, match=r"belongs to a different run \(generation: "):
         generate_texts(*long, items, ways, settings, results=path, **{**run, "seed": 6})
 
 

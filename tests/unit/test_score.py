@@ -335,11 +335,11 @@ def test_a_results_file_of_another_run_is_refused_and_left_alone(llama, tmp_path
     path = tmp_path / "results.jsonl"
     score(llama, results=path)
     before = path.read_bytes()
-    with pytest.raises(InputError, match="is of another run: its configurations is"):
+    with pytest.raises(InputError, match=r"belongs to a different run \(configurations: "):
         score(llama, {"vanilla": None}, results=path)
-    with pytest.raises(InputError, match="is of another run: its data is None, not SHA-256 abc"):
+    with pytest.raises(InputError, match=r"belongs to a different run \(data: None in the file, SHA-256 abc now\)"):
         score(llama, results=path, facts={"data": "SHA-256 abc"})
-    with pytest.raises(InputError, match="is of another run: its texts is"):
+    with pytest.raises(InputError, match=r"belongs to a different run \(texts: "):
         score(llama, contexts=CONTEXTS[::-1], continuations=CONTINUATIONS[::-1], results=path)
     assert path.read_bytes() == before
     head = before.partition(b"\n")[0] + b"\n"
@@ -457,7 +457,7 @@ def test_results_of_other_weights_are_refused(llama, tmp_path):
     other = copy.deepcopy(llama)
     with torch.no_grad():
         other.model.layers[2].mlp.up_proj.weight.mul_(1.1)
-    with pytest.raises(InputError, match="is of another run: its weights is"):
+    with pytest.raises(InputError, match=r"belongs to a different run \(weights: "):
         score(other, {"vanilla": None}, results=path)
 
 

@@ -66,8 +66,8 @@ class ResultsFile:
             is_result: Whether an item, by its number, can have what a file says was found for it.
 
         Raises:
-            InputError: A file of another run or another version, one that another process is writing, one that is damaged or
-                not of this format, or a path that cannot be written.
+            InputError: The file belongs to a different run or version, another process is writing it, it is damaged or
+                not of this format, or the path cannot be written.
         """
         if path is None:
             yield cls({}, None)
@@ -106,7 +106,7 @@ def _items(file: JsonLines, run: Mapping[str, str], is_result: IsResult) -> dict
     there, items = _taken_apart(file)
     for name, value in run.items():
         if there.get(name) != value:
-            raise _refusal(file.path, f"is of another run: its {name} is {there.get(name)}, and here it is {value}")
+            raise _refusal(file.path, f"belongs to a different run ({name}: {there.get(name)} in the file, {value} now)")
     for item, found in items.items():
         if not is_result(item, found):
             raise _refusal(file.path, f"is damaged: what it holds for item {item} is not a result of this run")
