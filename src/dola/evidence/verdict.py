@@ -156,7 +156,7 @@ def headline(findings: Mapping[str, Finding], metric: str) -> str:
         Verdict.BETTER: "better",
         Verdict.WORSE: "worse",
         Verdict.NO_DIFFERENCE: "without a difference that matters",
-        Verdict.CANNOT_TELL: "that cannot be told apart",
+        Verdict.CANNOT_TELL: "undecided",
     }
     if better := by[Verdict.BETTER]:
         best = max(better, key=lambda name: findings[name].difference)
