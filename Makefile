@@ -8,7 +8,7 @@ NEWEST = .venv-newest
 VLLM = .venv-vllm
 QUANTISED = .venv-quantised
 
-.PHONY: help demo test test-eval test-browser test-lowest test-newest test-installs test-quantised test-vllm-small test-vllm lint types models audit soak docs captures notebook screens readme clean
+.PHONY: help demo test test-eval test-browser test-lowest test-newest test-installs test-quantised test-vllm-small test-vllm lint types models audit soak docs site site-serve picture captures notebook screens readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -108,6 +108,22 @@ screens: $(VENV)/.ready  ## the pictures in docs/screens: figures, the page, a t
 	$(BIN)/python docs/screens.py
 	$(BIN)/python docs/ui_screens.py
 
+SITE = .venv-site
+$(SITE)/.ready: docs/requirements.txt
+	$(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/python -m pip install -r docs/requirements.txt
+	@touch $@
+
+site: $(SITE)/.ready  ## the documentation as a site in build/site/html; a broken link or reference fails
+	$(PYTHON) docs/stage.py
+	$(SITE)/bin/zensical build --strict --clean -f build/site/zensical.toml
+
+site-serve: site  ## the same, served at http://localhost:8000
+	$(PYTHON) -m http.server --bind 127.0.0.1 --directory build/site/html 8000
+
+picture: $(VENV)/.ready  ## the picture at the top of the README: `dola compare` in a terminal, dark and light
+	$(BIN)/python docs/picture.py
+
 readme: $(VENV)/.ready  ## the commands that the README shows
 	@grep '^dola ' README.md | while read -r line; do echo "$$ $$line"; PATH="$(BIN):$$PATH" bash -c "$$line" || exit 1; done
 
@@ -123,4 +139,4 @@ soak: $(VENV)/.ready  ## 10,000 generations, whether anything grows; into benchm
 	$(BIN)/python benchmarks/soak.py
 
 clean:  ## remove the environments and caches of this folder (models stay in the user's cache)
-	rm -rf .venv .venv-lowest .venv-newest .venv-vllm .venv-quantised .venv-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf build/site .venv-site .venv .venv-lowest .venv-newest .venv-vllm .venv-quantised .venv-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -27,6 +27,13 @@ class DolaError(Exception):
     Args:
         message: What is wrong, the value given, what is allowed.
         hint: What to do about it. Shown after the message, and kept apart in `.hint` for user interfaces.
+
+    Examples:
+        >>> try:
+        ...     dola.DoLaConfig(relative_top=2)
+        ... except dola.DolaError as error:
+        ...     print(error.hint)
+        use relative_top=0.1, as the paper does
     """
 
     def __init__(self, message: str, *, hint: str) -> None:

@@ -128,6 +128,15 @@ def tune(
         InputError: Too few items for the folds or the subset, or a task that only judges can measure.
         ConfigError: A metric that the task does not have.
         LayersError: Layers that this model does not have.
+
+    Examples:
+        >>> from dola.tasks.items import ChoiceItem
+        >>> model, tokenizer = dola.load()
+        >>> endings, right = (" Olympia", " Seattle", " Boise", " Salem"), (True, False, False, False)
+        >>> items = [ChoiceItem(str(i), "The capital of Washington is", endings, right, best=0) for i in range(4)]
+        >>> found = dola.tune(model, tokenizer, "factor-news", items, progress=False)
+        >>> found.config is None  # four items show nothing, so the answer is off
+        True
     """
     task = TASKS[task] if isinstance(task, str) else task
     if not task.measured_alone:
