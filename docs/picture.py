@@ -37,7 +37,7 @@ def _rgb(color: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-THEMES = {"dark": theme("#16181d", "#d7dae0", "#5fd7e6"), "light": theme("#ffffff", "#24292f", "#006d80")}
+THEMES = {"dark": theme("#16181d", "#d7dae0", "#5fd7e6"), "light": theme("#f6f8fa", "#24292f", "#006d80")}
 
 
 def printed() -> str:

@@ -52,6 +52,8 @@ class Stage:
         shutil.rmtree(PAGES, ignore_errors=True)
         for source, place in self.places.items():
             self._write(PAGES / place, self._page(source, place))
+        for name in ("site.css", "site.js"):
+            shutil.copy(ROOT / "docs" / name, PAGES)
         (SITE / "zensical.toml").write_text(self._configuration(), "utf-8")
         if self.problems:
             sys.exit("\n".join(self.problems))

@@ -57,6 +57,8 @@ def test_a_link_to_nothing_and_a_page_without_a_place_fail(stage, monkeypatch, t
     monkeypatch.setattr(stage, "ROOT", tmp_path / "root")
     (tmp_path / "root" / "docs").mkdir(parents=True)
     (tmp_path / "root" / "zensical.toml").write_text("")
+    for name in ("site.css", "site.js"):
+        (tmp_path / "root" / "docs" / name).touch()
     (tmp_path / "root" / "docs" / "lonely.md").write_text(f"# Lonely\n\n{link}\n\n```text\n[code](is-left.md)\n```\n")
     with pytest.raises(SystemExit) as raised:
         stage.Stage().run()
