@@ -124,8 +124,8 @@ site-serve: site  ## the same, served at http://localhost:8000
 picture: $(VENV)/.ready  ## the picture at the top of the README: `dola compare` in a terminal, dark and light
 	$(BIN)/python docs/picture.py
 
-readme: $(VENV)/.ready  ## the commands that the README shows
-	@grep '^dola ' README.md | while read -r line; do echo "$$ $$line"; PATH="$(BIN):$$PATH" bash -c "$$line" || exit 1; done
+readme: $(VENV)/.ready  ## the commands that README and pages show, but for those marked "not run"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/page_commands.py
 
 .venv-audit/.ready:
 	$(PYTHON) -m venv .venv-audit

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from page_commands import PAGES as PAGES_AND_README
+from page_commands import blocks, commands
 
 import dola
 from dola.cli.app import app
@@ -18,15 +20,6 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 GENERATED = ("cli.md", "doors.md", "supported-models.md")
-BLOCK = re.compile(
-    r"(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL
-)
-
-
-def _blocks(page, *languages):
-    """The code of a page in these languages, without what its page says is not run."""
-    found = BLOCK.finditer(page.read_text())
-    return [match["code"] for match in found if match["language"] in languages and not match["reason"]]
 
 
 def _named(page):
@@ -82,7 +75,7 @@ def test_a_page_begins_with_what_the_reader_will_have(page):
     assert not lines[0].startswith(("#", "|", "```", "!["))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page, "python")], ids=_named)
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=_named)
 def test_the_python_of_a_page_runs(page, smollm2, monkeypatch, tmp_path, capsys):
     """Blocks run one after the other, as a reader would paste them, with the embedded model for any other."""
     monkeypatch.chdir(tmp_path)
@@ -91,20 +84,19 @@ def test_the_python_of_a_page_runs(page, smollm2, monkeypatch, tmp_path, capsys)
     model, tokenizer = smollm2
     inputs = tokenizer("The capital of Washington State is", return_tensors="pt")
     names = {"__name__": "page", "dola": dola, "torch": torch, "model": model, "tokenizer": tokenizer, "inputs": inputs}
-    for code in _blocks(page, "python"):
+    for code in blocks(page, "python"):
         exec(compile(code, _named(page), "exec"), names)
     assert not hasattr(model, "dola")
 
 
 def _commands():
     """Every `dola ...` line of README and pages, those that are not run as well."""
-    for page in [ROOT / "README.md", *PAGES]:
-        for match in BLOCK.finditer(page.read_text()):
-            if match["language"] == "sh":
-                for line in match["code"].replace("\\\n", " ").splitlines():
-                    for part in line.split("|"):
-                        if part.strip().startswith("dola "):
-                            yield pytest.param(part.strip(), id=f"{_named(page)}: {part.strip()[:60]}")
+    for page in PAGES_AND_README:
+        for code in blocks(page, "sh") + blocks(page, "sh", run=False):
+            for line in commands(code):
+                for part in line.split("|"):
+                    if part.strip().startswith("dola "):
+                        yield pytest.param(part.strip(), id=f"{_named(page)}: {part.strip()[:60]}")
 
 
 @pytest.mark.parametrize("line", list(_commands()))
