@@ -21,6 +21,7 @@ SITE = ROOT / "build" / "site"
 PAGES = SITE / "pages"
 ELSEWHERE = {
     "CHANGELOG.md": "changelog.md",
+    "CODE_OF_CONDUCT.md": "conduct.md",
     "CONTRIBUTING.md": "contributing.md",
     "RELEASING.md": "releasing.md",
     "SECURITY.md": "security.md",

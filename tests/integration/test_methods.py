@@ -173,9 +173,9 @@ class TestSettings:
         assert request_options({"dola_method": "toy"}) == {"method": "toy"}  # which asks a server without DoLa for it
 
     def test_page(self, toy):
-        assert Request(prompt="a", method="toy", layers="all", settings='{"rate": 2}').config() == ToyConfig("all", rate=2)
+        assert Request(prompt="a", method="toy", layers="all", other='{"rate": 2}').config() == ToyConfig("all", rate=2)
         with pytest.raises(ConfigError, match="not a JSON object"):
-            Request(prompt="a", method="toy", settings="[1]").config()
+            Request(prompt="a", method="toy", other="[1]").config()
 
 
 class TestSpikes:

