@@ -30,10 +30,10 @@ class DolaError(Exception):
 
     Examples:
         >>> try:
-        ...     dola.DoLaConfig(relative_top=2)
-        ... except dola.DolaError as error:
-        ...     print(error.hint)
-        use relative_top=0.1, as the paper does
+        ...     dola.DoLaConfig("middle")
+        ... except dola.DolaError as error:  # error.message says what is wrong, error.hint what to do
+        ...     print(type(error).__name__)
+        LayersError
     """
 
     def __init__(self, message: str, *, hint: str) -> None:

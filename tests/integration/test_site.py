@@ -121,7 +121,7 @@ def test_the_api_page_has_every_public_name():
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_name_has_an_example_that_runs(name, smollm2, monkeypatch, tmp_path):
-    """Some five lines in the docstring, on the embedded model."""
+    """Some five lines in the docstring, on the embedded model, which `model` and `tokenizer` are as well."""
     given = getattr(dola, name).__doc__ or ""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dola, "load", lambda name="smollm2", **_: smollm2)

@@ -71,8 +71,8 @@ def trace(
         >>> trace = dola.trace(model, tokenizer, "The capital of Washington State is", "high")
         >>> len(trace.tokens), trace.num_layers
         (6, 30)
-        >>> print(trace.explain(-1))
-        After " is" the last layer puts ...
+        >>> "Seattle" in trace.explain(-1)  # one sentence on the token that would come next
+        True
     """
     anatomy = Anatomy.of(model) if anatomy is None else anatomy
     config = as_config(config, anatomy)
