@@ -55,6 +55,21 @@ def test_what_the_quickstart_says_of_plain_decoding_is_so(smollm2, monkeypatch):
     assert _printed(EXAMPLE[1].replace('with dola.attach(model, "high"):', "if True:")).startswith(said)
 
 
+def test_the_readmes_numbers_are_those_of_the_pages():
+    """Whoever changes a page changes the front door."""
+    read = " ".join(README.split())
+    assert "8.7 points (95% interval 2.7 to 14.7)" in read
+    assert "| DoLa high | 27.0 | 25.3 | -8.7 (-14.7 to -2.7) |" in (ROOT / "docs" / "evaluation.md").read_text()
+    models = " ".join((ROOT / "docs" / "supported-models.md").read_text().split())
+    total, works, refused = (re.search(what, models)[1] for what in (r"\((\d+) of them", r"(\d+) work,", r"(\d+) are refused"))
+    assert f"{works} of the {total} text-generation architectures" in read
+    assert f"{refused} are refused" in read
+    costs = (ROOT / "docs" / "benchmarks.md").read_text()
+    rows = re.findall(r"^\| [^|]*\| (?:32|64|256) \| [\d.]+ \| x([\d.]+) \(", costs, re.MULTILINE)
+    assert len(rows) == 9
+    assert f"{min(map(float, rows)):.1f} to {max(map(float, rows)):.1f} times" in read
+
+
 def test_every_page_installs_from_where_the_readme_does():
     """A release changes the README's line; this then names each other line that has to follow."""
     line = re.compile(r"pip install (?:-e )?'?(\.|dola-decoding)(?=[\['`\s])")

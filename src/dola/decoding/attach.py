@@ -556,6 +556,13 @@ def _check_labels(labels: Any) -> None:
 class Attachment(Session):
     """DoLa on a model for everybody who uses it, until removed. Made by `attach`; the model has it as `model.dola`.
 
+    Attributes:
+        config: The configuration in use.
+        layers: The candidate layers it means for this model, in Hugging Face's numbering.
+        anatomy: The parts of the model.
+        rows: How many positions were contrasted so far.
+        rows_saved: How many of them needed no contrast (`config.lazy`).
+
     Examples:
         >>> model, tokenizer = dola.load()
         >>> attachment = dola.attach(model, [24, 28])
