@@ -75,6 +75,15 @@ def test_a_page_begins_with_what_the_reader_will_have(page):
     assert not lines[0].startswith(("#", "|", "```", "!["))
 
 
+@pytest.mark.parametrize("page", PAGES_AND_README, ids=_named)
+def test_paragraphs_are_short(page):
+    """Prose of at most 100 words at a time, in lines that a terminal shows; tables and code are as wide as they are."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    prose = [block for block in re.split(r"\n\n|\n(?=- |\d+\. )", text) if not re.match(r"\s*[|<#!]", block)]
+    assert not [block for block in prose if len(block.split()) > 100]
+    assert not [line for block in prose for line in block.splitlines() if len(line) > 128 and "](" not in line]
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=_named)
 def test_the_python_of_a_page_runs(page, smollm2, monkeypatch, tmp_path, capsys):
     """Blocks run one after the other, as a reader would paste them, with the embedded model for any other."""
