@@ -84,16 +84,19 @@ def test_json_is_what_the_schema_says_and_what_evaluate_finds(evaluated, long_fo
     found = evaluated("factor-news")
     assert (found.pop("schema"), found.pop("dola")) == (SCHEMA_NAME, dola.__version__)
     generated = {"repetition_penalty", "batch_size", "max_new_tokens", "stop", "temperature", "judges"}
-    assert set(fields(found)) == {name for name in SCHEMA if name.removeprefix("settings.") not in generated}
+    findings = found.pop("findings")
+    assert set(findings) == {each["name"] for each in found["ways"] if not each["control"]} - {"vanilla"}
+    assert set(fields(found)) | {"findings"} == {name for name in SCHEMA if name.removeprefix("settings.") not in generated}
     sample = Sample.of(TASKS["factor-news"], [str(data)])
     report = evaluate(*dola.load(str(long_folder)), sample, name=str(long_folder), progress=False)
-    assert found == json.loads(json.dumps(report.to_json()))
+    assert found | {"findings": findings} == json.loads(json.dumps(report.to_json()))
     assert [len(values) for each in found["ways"] for values in each["items"].values()] == [12] * 2 * len(found["ways"])
 
 
 def test_json_of_a_task_that_generates(evaluated):
     found = evaluated("gsm8k", "--batch-size", 2, "--repetition-penalty", "1.3", "--layers", "2,4")
-    assert set(fields(found)) - {"schema", "dola"} == set(SCHEMA)
+    assert list(found.pop("findings")) == ["DoLa low", "DoLa high", "DoLa 2,4"]
+    assert set(fields(found)) - {"schema", "dola"} | {"findings"} == set(SCHEMA)
     assert [each["name"] for each in found["ways"]] == ["vanilla", "vanilla, penalty 1.3", "DoLa low", "DoLa high", "DoLa 2,4"]
     assert (found["settings"]["batch_size"], found["settings"]["repetition_penalty"]) == (2, 1.3)
     assert found["settings"]["dola"]["relative_top"] == 0.1

@@ -278,9 +278,9 @@ def test_accuracy_of_generated_answers(long, tmp_path, monkeypatch):
         "DoLa high": 1.0,
     }
     assert report.settings["max_new_tokens"] == 256
-    assert "against vanilla 0.0 on 30 items, 100.0 points higher" in report.sentences[0]
-    assert "against vanilla, penalty 1.2 0.0 on 30 items, 100.0 points higher" in report.sentences[1]
-    assert report.sentences[0].endswith("more than noise.")
+    assert report.verdict.startswith("accuracy: DoLa low: better. +100.0 points (+100.0 to +100.0) on 30 items.")
+    assert report.sentences[0].startswith("DoLa low: better. +100.0 points")
+    assert any("against vanilla, penalty 1.2 0.0 on 30 items, 100.0 points higher" in said for said in report.sentences)
     assert report.way("DoLa low").texts[0] == " The answer is 1."
 
 
@@ -362,7 +362,7 @@ LOW, HIGH = [0.4, 0.5] * 20, [0.6, 0.7] * 20
 def test_a_gain_that_length_explains_is_said():
     report = made_report({VANILLA: ([0.0] * 40, LOW), "DoLa": ([0.0] * 40, HIGH), LENGTH: ([0.0] * 40, HIGH)})
     said = "\n".join(report.sentences)
-    assert "mc1: DoLa 0.0 against vanilla 0.0 on 40 items, equal" in said
+    assert "DoLa: cannot tell. +0.0 points (+0.0 to +0.0) on 40 items" in said
     assert "mc2: DoLa 65.0 against vanilla 45.0 on 40 items, 20.0 points higher" in said
     assert "mc2: the number of tokens explains the gain of DoLa: 65.0 by counting tokens, 65.0 by DoLa." in said
     assert "mc1: the number of tokens" not in said  # there is no gain to explain
@@ -376,7 +376,7 @@ def test_a_gain_that_length_does_not_reach_is_said():
 
 def test_a_loss_is_not_explained_away():
     report = made_report({VANILLA: ([1.0] * 40, HIGH), "DoLa": ([0.0] * 40, LOW), LENGTH: ([1.0] * 40, HIGH)})
-    assert "100.0 points lower" in report.sentences[0]
+    assert report.sentences[0].startswith("DoLa: worse. -100.0 points")
     assert not any("number of tokens" in sentence for sentence in report.sentences)
 
 

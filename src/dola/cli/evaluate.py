@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dola.cli import evaluation, options
-from dola.cli.output import note, print_json, stdout
+from dola.cli import evaluation, options, own_data
+from dola.cli.output import note, print_json, say, stdout
+from dola.cli.values import between
 from dola.errors import UsageError
 
 if TYPE_CHECKING:
     from dola.evidence.evaluate import Judges
     from dola.evidence.report import Report
+    from dola.evidence.sample import Sample
     from dola.methods.config import MethodConfig
     from dola.tasks import Task
 
@@ -51,7 +53,12 @@ SCHEMA = {
     "versions": "of dola, torch, transformers and python",
     "notes": "what a reader must know: contexts that were cut, data that are not the published ones",
     "files": "that were written, for tasks whose answers are judged elsewhere",
-    "sentences": "whether differences are more than noise, and whether the length of answers explains them",
+    "groups": "the group of each item, where the data have groups; else null",
+    "smallest": "--smallest: the difference in the first metric that matters, as a share",
+    "verdict": "the answer in one sentence",
+    "findings": "by row that is proposed for use: its verdict on the first metric (better, worse, no difference, cannot tell), "
+    "difference with interval, p-value alone and within the family (Holm), items that would detect `smallest`",
+    "sentences": "the verdicts, how they were made, and what explains them: length, the repetition penalty",
 }
 """Fields of `dola eval --json`: one object."""
 
@@ -68,14 +75,30 @@ MoreLayers = Annotated[
 
 @options.method_options(layers=MoreLayers, by_task=evaluation.BY_TASK)
 def command(
-    task: Annotated[str, typer.Argument(help=f"One of {', '.join(evaluation.TASK_NAMES)}.")],
+    task: Annotated[str, typer.Argument(help=f"A file of your own questions, or one of {', '.join(evaluation.TASK_NAMES)}.")],
     data: evaluation.Data = None,
+    check: own_data.Check = False,
+    column: own_data.Column = None,
+    prompt_template: own_data.Template = None,
+    shots: own_data.Shots = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(help="For a file of your own: length of an answer, at most.", show_default="64", callback=between(1)),
+    ] = None,
     model: options.Model = "smollm2",
     dola: options.MethodOptions = options.DEFAULTS,
     repetition_penalty: Annotated[
         float | None,
         evaluation.penalty_option("Of DoLa, and of a control without it, in tasks that generate."),
     ] = None,
+    ways: Annotated[
+        str,
+        typer.Option(help="Rows: standard, methods, full (both, and other settings of DoLa), or a JSON file that lists them."),
+    ] = "standard",
+    smallest: Annotated[
+        float,
+        typer.Option(help="The difference that matters to you, in points, for the verdicts.", callback=between(0.01, 100)),
+    ] = 2.0,
     limit: evaluation.Limit = None,
     seed: evaluation.Seed = 0,
     batch_size: evaluation.BatchSize = None,
@@ -110,11 +133,16 @@ def command(
 
     \b
     Examples:
+      dola eval questions.csv -m MODEL
       dola eval truthfulqa-mc --data TruthfulQA.csv --limit 100
       dola eval factor-news --data news_factor.csv --results run.jsonl --markdown report.md
       dola eval strategyqa --data train.json --data dev.json --limit 50 --batch-size 4
     """
-    sample = evaluation.find_sample(task, data, limit, seed)
+    own_file = own_data.OwnData(column or (), prompt_template, shots, max_new_tokens)
+    sample = _sample(task, data, own_file, limit, seed)
+    if check:
+        _print_check(task, sample)
+        return
     generated = {"--repetition-penalty": repetition_penalty, "--batch-size": batch_size}
     evaluation.check_use(sample.task, sample.task.generates, generated)
     judging = {"--judge": judge, "--info-judge": info_judge, "--judge-url": judge_url}
@@ -124,6 +152,7 @@ def command(
     evaluation.check_writable({"--markdown": markdown, "--results": results})
     _make_folder(answers)
     own = _own(sample.task, dola)
+    _check_ways(ways, own, sample.task)
     _check_chart(chart)
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
@@ -142,6 +171,8 @@ def command(
         judges=_judges(judge, info_judge, judge_url, loading),
         answers=answers,
         results=results,
+        ways=ways,
+        smallest=smallest / 100,
     )
     _write(report, markdown, chart)
     _print(report, json=json)
@@ -153,6 +184,33 @@ def _own(task: Task, dola: options.MethodOptions) -> MethodConfig:
     found = replace(dola, layers=usual if dola.layers in (None, "off") else dola.layers).config(task.paper.settings)
     assert found is not None
     return found
+
+
+def _sample(task: str, data: list[str] | None, own: own_data.OwnData, limit: int | None, seed: int) -> Sample:
+    """The items of a task, or of a file of the user's own; says how those are asked."""
+    if not own_data.is_own(task):
+        own.check_unused(task)
+        return evaluation.find_sample(task, data, limit, seed)
+    if data:
+        raise UsageError(f"{task} is a file of your own, and --data was given too.", hint=f"dola eval {task}")
+    sample = own_data.own_sample(task, own, limit=limit, seed=seed)
+    for line in own_data.understood(sample, shown=1):
+        say(line)
+    return sample
+
+
+def _print_check(task: str, sample: Sample) -> None:
+    if not own_data.is_own(task):
+        raise UsageError(f"--check is for a file of your own, and {task} is not one.", hint="dola eval --check questions.csv")
+    for line in [*own_data.understood(sample), *own_data.needed(sample, rows=4 if not sample.task.generates else 2)]:
+        typer.echo(line)
+
+
+def _check_ways(ways: str, own: MethodConfig, task: Task) -> None:
+    """Read a file of rows before the model is loaded: mistakes in it are found at once."""
+    from dola.evidence.rows import chosen_rows
+
+    chosen_rows(ways, own, task.paper.settings, 0)
 
 
 def _judges(judge: str | None, info_judge: str | None, url: str | None, loading: dict[str, Any]) -> Judges | None:

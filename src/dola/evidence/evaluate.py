@@ -16,8 +16,10 @@ from dola.decoding.attach import as_config
 from dola.evidence.choice import measure_ways, score_items, static_recipes
 from dola.evidence.generation import Texts, generate_texts
 from dola.evidence.report import Report, make_report
+from dola.evidence.rows import chosen_rows
 from dola.evidence.sample import Sample
-from dola.evidence.ways import LENGTH, LENGTH_NATS, STATIC, choice_ways, generation_ways
+from dola.evidence.verdict import SMALLEST
+from dola.evidence.ways import LENGTH, LENGTH_NATS, STATIC, Role, Way, choice_ways, generation_ways
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import window
@@ -56,6 +58,8 @@ def evaluate(
     judges: Judges | None = None,
     answers: Path | None = None,
     results: str | Path | None = None,
+    ways: str | Path = "standard",
+    smallest: float = SMALLEST,
     progress: bool = True,
 ) -> Report:
     """Evaluate vanilla, DoLa and the controls on the same items.
@@ -73,6 +77,9 @@ def evaluate(
         judges: Needed for tasks that are judged by models.
         answers: The folder for answers that are judged elsewhere; tasks that have such answers need it.
         results: A file that keeps what has been found. Where it exists, the run goes on from it.
+        ways: "standard"; "methods", each method with its defaults; "full", both and what DoLa's other settings do; or a JSON
+            file that lists rows (`rows.read_rows`).
+        smallest: The difference in the first metric that matters, for verdicts: 0.02 is 2 points.
         progress: Whether to show progress on stderr.
 
     Raises:
@@ -85,15 +92,18 @@ def evaluate(
     if dola is None:
         dola = DoLaConfig(as_config(None, Anatomy.of(model)).layers, **task.paper.settings)
     task.check_means(judges, answers)
+    more, standard = chosen_rows(ways, dola, task.paper.settings, sample.seed)
     if isinstance(task, ChoiceTask):
-        return _choice(model, tokenizer, sample, task, dola, name=name, results=results, progress=progress)
+        listed = choice_ways(task, dola, seed=sample.seed, more=more, standard=standard)
+        report = _choice(model, tokenizer, sample, task, dola, listed, name=name, results=results, progress=progress)
+        return replace(report, smallest=smallest)
     penalty = task.paper.repetition_penalty if repetition_penalty is None else repetition_penalty
-    ways = generation_ways(dola, penalty)
+    listed = generation_ways(dola, penalty, more=more, standard=standard)
     texts = generate_texts(
         model,
         tokenizer,
         sample.items,
-        ways,
+        listed,
         task.generation,
         chat=task.chat and has_chat(tokenizer),
         batch_size=batch_size,
@@ -114,11 +124,12 @@ def evaluate(
         sample,
         model,
         name,
-        ways,
+        listed,
         _values(sample, task, texts, judges, results=results, progress=progress),
         settings=settings,
         notes=_cut(sample, texts.truncated, f"{window(model)} tokens with {task.generation.max_new_tokens} for the answer"),
         texts=texts.by_way,
+        smallest=smallest,
     )
     if task.measure is None and answers is not None:
         return replace(report, files=_write_answers(answers, sample, texts, name))
@@ -131,13 +142,14 @@ def _choice(
     sample: Sample,
     task: ChoiceTask,
     own: MethodConfig,
+    ways: Sequence[Way],
     *,
     name: str,
     results: str | Path | None,
     progress: bool,
 ) -> Report:
-    ways = choice_ways(task, own, seed=sample.seed)
-    static = static_recipes(model, own) if isinstance(own, DoLaConfig) else {}
+    by_layer = isinstance(own, DoLaConfig) and any(way.role is Role.STATIC for way in ways)
+    static = static_recipes(model, own) if by_layer and isinstance(own, DoLaConfig) else {}
     recipes = {way.name: way.recipe for way in ways if way.recipe is not None} | static
     scores = score_items(model, tokenizer, sample.items, recipes, results=results, facts=sample.facts, progress=progress)
     values, chosen = measure_ways(task, sample.items, scores, ways, static=static, seed=sample.seed)

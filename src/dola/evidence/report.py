@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -14,6 +15,7 @@ import transformers
 import dola
 from dola.evidence.sample import Sample
 from dola.evidence.statistics import Comparison, Estimate, compare, describe, estimate
+from dola.evidence.verdict import SMALLEST, Finding, headline, judge
 from dola.evidence.ways import Role, Way
 from dola.tasks.data import Origin
 
@@ -73,6 +75,8 @@ class Report:
         versions: Of what computed it.
         notes: What a reader must know: truncated contexts, data that are not the published ones.
         files: That were written, for tasks whose answers are judged elsewhere.
+        groups: The group of each item, where the data have groups.
+        smallest: The difference in the first metric that matters.
     """
 
     task: str
@@ -89,23 +93,57 @@ class Report:
     versions: dict[str, str]
     notes: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    groups: list[str] | None = None
+    smallest: float = SMALLEST
+
+    @cached_property
+    def findings(self) -> dict[str, Finding]:
+        """The verdict on each row that is proposed for use, on the first metric: one family (`verdict.judge`)."""
+        vanilla = self._with_role(Role.VANILLA)
+        rows = [way for way in self.ways if not way.control and way.role is not Role.VANILLA]
+        if vanilla is None or not self.metrics or not rows:
+            return {}
+        first = self.metrics[0]
+        values = {way.name: way.items[first] for way in rows}
+        return judge(vanilla.items[first], values, groups=self.groups, smallest=self.smallest, seed=self.seed)
+
+    @property
+    def verdict(self) -> str:
+        """The answer in one sentence."""
+        return headline(self.findings, self.metrics[0]) if self.findings else ""
 
     @property
     def sentences(self) -> list[str]:
-        """Plain words on every way that is no control: more than noise or not, and whether length explains it.
+        """The verdict on each row that is proposed for use, how verdicts were made, then the reasons.
 
-        The first metric is told of always, the others where they differ by more than noise.
+        Other metrics than the first are mentioned where their interval does not hold 0: without a verdict.
         """
-        found = []
+        found = [*(each.sentence(name) for name, each in self.findings.items()), *self._family()]
         for way in self.ways:
             if way.control or way.role is Role.VANILLA:
                 continue
             for metric in self.metrics:
-                if metric == self.metrics[0] or way.comparisons[metric].significant:
+                if metric != self.metrics[0] and way.comparisons[metric].significant:
                     found.append(describe(way.comparisons[metric], metric, method=way.name))
+                if metric == self.metrics[0] or way.comparisons[metric].significant:
                     found += self._length_explains(way, metric)
                 if metric == self.metrics[0]:
                     found += self._against_penalty(way, metric)
+        return found
+
+    def _family(self) -> list[str]:
+        """How the verdicts were made, and where an interval alone would say something else."""
+        if not self.findings:
+            return []
+        count = len(self.findings)
+        found = [
+            f"Verdicts are on {self.metrics[0]}, which was named before the run. "
+            + (f"{count} rows were judged together (Holm); " if count > 1 else "One row was judged; ")
+            + "intervals are of each row by itself. Other metrics and controls get no verdict."
+        ]
+        if apart := [name for name, each in self.findings.items() if each.disagrees]:
+            rows = f"The interval of {apart[0]} says" if len(apart) == 1 else f"The intervals of {', '.join(apart)} say"
+            found.append(f"{rows} something else than the verdict, which counts all {count} rows that were judged.")
         return found
 
     @property
@@ -125,7 +163,13 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, per-item values included."""
-        return asdict(self) | {"ways": [way.to_json() for way in self.ways], "sentences": self.sentences}
+        found = {name: asdict(each) | {"verdict": each.verdict.value} for name, each in self.findings.items()}
+        return asdict(self) | {
+            "ways": [way.to_json() for way in self.ways],
+            "verdict": self.verdict,
+            "findings": found,
+            "sentences": self.sentences,
+        }
 
     def _with_role(self, role: Role) -> WayResult | None:
         """The first result of that role, if there is one."""
@@ -165,6 +209,7 @@ def make_report(
     implausible: Mapping[str, float] | None = None,
     notes: Sequence[str] = (),
     texts: Mapping[str, list[str]] | None = None,
+    smallest: float = SMALLEST,
 ) -> Report:
     """A report from the metric values of each way: way -> metric -> value of each item."""
     task, seed = sample.task, sample.seed
@@ -215,12 +260,23 @@ def make_report(
             "python": platform.python_version(),
         },
         notes=[*unknown, *notes],
+        groups=_groups(sample.items),
+        smallest=smallest,
     )
 
 
+def _groups(items: Sequence[Any]) -> list[str] | None:
+    """The group of each item, where there are any. An item without one stands alone."""
+    named = [getattr(item, "group", None) for item in items]
+    if all(group is None for group in named):
+        return None
+    return [f"item {i}" if group is None else f"group {group}" for i, group in enumerate(named)]
+
+
 def markdown(report: Report) -> str:
-    """The report as Markdown: one table, then the sentences. Differences that are more than noise are bold."""
-    lines = [f"### {report.task}, {report.model}, {report.dtype}", "", f"{summary(report)} Controls in italics.", ""]
+    """The report as Markdown: the verdict, one table, then the sentences. Differences that are more than noise are bold."""
+    answer = [f"**{report.verdict}**", ""] if report.verdict else []
+    lines = [f"### {report.task}, {report.model}, {report.dtype}", "", *answer, f"{summary(report)} Controls in italics.", ""]
     if report.metrics:
         lines += ["| " + " | ".join(row) + " |" for row in _rows(report)] + [""]
     said = [

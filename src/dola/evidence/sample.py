@@ -48,10 +48,21 @@ class Sample:
         paths = [path for source in sources for path in _files(task, source)]
         data = task.open(paths or None)
         items: Sequence[Any] = task.items(data)
+        return cls.of_items(task, items, data.origins, limit=limit, seed=seed)
+
+    @classmethod
+    def of_items(
+        cls, task: Task, items: Sequence[Any], origins: Sequence[Origin], *, limit: int | None = None, seed: int = 0
+    ) -> Sample:
+        """All items, or so many of them; arguments as of `of`.
+
+        Raises:
+            InputError: A limit below 1.
+        """
         if limit is not None and limit < 1:
             raise InputError(f"limit={limit} leaves no item; at least 1 is needed.", hint="leave it out for all items")
         chosen = items if limit is None or limit >= len(items) else draw(items, limit, seed)
-        return cls(task, chosen, data.origins, len(items), seed)
+        return cls(task, chosen, origins, len(items), seed)
 
     @property
     def facts(self) -> dict[str, str]:

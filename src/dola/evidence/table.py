@@ -17,6 +17,8 @@ WIDE = 130
 def render(console: Console, report: Report) -> None:
     """Print a report. A star marks a difference from vanilla that is more than noise."""
     console.print(Text(f"{report.task}, {report.model}, {report.dtype}", style="bold"))
+    if report.verdict:
+        console.print(Text(report.verdict, style="bold"))
     console.print(Text(summary(report)))
     if report.metrics:
         console.print(_table(report, intervals=console.width >= WIDE))

@@ -73,7 +73,9 @@ def static_name(layer: int) -> str:
     return f"layer {layer}"
 
 
-def choice_ways(task: ChoiceTask, own: MethodConfig, *, seed: int = 0) -> list[Way]:
+def choice_ways(
+    task: ChoiceTask, own: MethodConfig, *, seed: int = 0, more: Sequence[Way] = (), standard: bool = True
+) -> list[Way]:
     """The ways to score a multiple-choice task.
 
     Args:
@@ -81,11 +83,16 @@ def choice_ways(task: ChoiceTask, own: MethodConfig, *, seed: int = 0) -> list[W
         own: Threshold, divergence and final norm of the DoLa rows; its layers have a row of their own unless they are "low" or
             "high".
         seed: Of the random layers.
+        more: Further rows.
+        standard: Whether the usual rows are there, too; without them `more` stands between vanilla and the control of length.
     """
+    if not standard:
+        return [_vanilla(), *more, _length()]
     if not isinstance(own, DoLaConfig):
         return [
-            Way(VANILLA, "the model's own log-likelihood", Recipe(None), role=Role.VANILLA),
+            _vanilla(),
             Way(own.method, "the distribution that decoding draws from", Recipe(own)),
+            *more,
             _length(),
         ]
     paper = task.paper
@@ -98,11 +105,12 @@ def choice_ways(task: ChoiceTask, own: MethodConfig, *, seed: int = 0) -> list[W
         return Way(name, description, recipe, role=Role.CONTROL)
 
     return [
-        Way(VANILLA, "the model's own log-likelihood", Recipe(None), role=Role.VANILLA),
+        _vanilla(),
         *(Way(f"DoLa {_words(layers)}", "the distribution that decoding draws from", Recipe(replace(own, layers=layers)))
           for layers in _buckets(own)),
         Way(STATIC, "one fixed layer, chosen on the other half of the items", role=Role.STATIC),
         Way(_reference(bucket, reference), "the paper's recipe", reference),
+        *more,
         control(_reference(bucket, other), "the paper's recipe but for the normalisation", other),
         control(f"DoLa {bucket}, not normalised", "F as it is: it favours long answers", Recipe(config, softmax="none")),
         control(f"random layer of {bucket}", "a candidate drawn for each token", Recipe(config, premature="random", seed=seed)),
@@ -112,23 +120,30 @@ def choice_ways(task: ChoiceTask, own: MethodConfig, *, seed: int = 0) -> list[W
     ]  # fmt: skip
 
 
+def _vanilla() -> Way:
+    return Way(VANILLA, "the model's own log-likelihood", Recipe(None), role=Role.VANILLA)
+
+
 def _length() -> Way:
     description = f"a scorer that knows no language: {LENGTH_NATS:g} nats for each token, ties broken by chance"
     return Way(LENGTH, description, role=Role.LENGTH)
 
 
-def generation_ways(own: MethodConfig, penalty: float) -> list[Way]:
-    """The ways to generate: plain with and without the repetition penalty that DoLa has, and DoLa or another method."""
+def generation_ways(own: MethodConfig, penalty: float, *, more: Sequence[Way] = (), standard: bool = True) -> list[Way]:
+    """The ways to generate: plain with and without the repetition penalty that DoLa has, DoLa or another method, and `more`."""
     ways = [Way(VANILLA, "the model's own distribution, no repetition penalty", Recipe(None), role=Role.VANILLA)]
     if penalty != 1.0:
         name = f"{VANILLA}, penalty {penalty:g}"
         ways.append(Way(name, "what the penalty does by itself", Recipe(None), penalty, Role.PENALTY))
+    further = [replace(way, repetition_penalty=penalty) for way in more]
+    if not standard:
+        return [*ways, *further]
     if not isinstance(own, DoLaConfig):
-        return [*ways, Way(own.method, f"the method, penalty {penalty:g}", Recipe(own), penalty)]
+        return [*ways, Way(own.method, f"the method, penalty {penalty:g}", Recipe(own), penalty), *further]
     for layers in _buckets(own):
         description = f"the contrast, penalty {penalty:g}"
         ways.append(Way(f"DoLa {_words(layers)}", description, Recipe(replace(own, layers=layers)), penalty))
-    return ways
+    return [*ways, *further]
 
 
 def _buckets(own: DoLaConfig) -> list[str | Sequence[int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -137,7 +138,7 @@ def open_data(source: Source | Sequence[Source], *, published: Collection[str] =
     """The rows of a file or hub data set, or of several, one after the other.
 
     Args:
-        source: One or more paths (.csv, .tsv, .json, .jsonl) or hub data sets.
+        source: One or more paths (.csv, .tsv, .json, .jsonl; "-" is standard input) or hub data sets.
         published: SHA-256 of the files that published numbers were made with; sets `Origin.known`.
 
     Raises:
@@ -148,7 +149,7 @@ def open_data(source: Source | Sequence[Source], *, published: Collection[str] =
     rows: list[Row] = []
     origins: list[Origin] = []
     for one in sources:
-        name, digest, found = _from_hub(hub) if (hub := _as_hub(one)) else _from_file(Path(str(one)))
+        name, digest, found = _from_hub(hub) if (hub := _as_hub(one)) else _from_file(str(one))
         start = len(rows) + 1
         rows += [Row(fields, start + i, f"{name}, row {i + 1}") for i, fields in enumerate(found)]
         if len(rows) < start:
@@ -162,12 +163,16 @@ def _as_hub(source: Source) -> HubDataset | None:
     if isinstance(source, HubDataset):
         return source
     name = str(source)
-    is_file = Path(name).exists() or name.endswith(SUFFIXES) or name.startswith((".", "/", "~"))
+    is_file = name == "-" or Path(name).exists() or name.endswith(SUFFIXES) or name.startswith((".", "/", "~"))
     return HubDataset(name) if not is_file and isinstance(source, str) and name.count("/") == 1 else None
 
 
-def _from_file(path: Path) -> tuple[str, str, list[dict[str, Any]]]:
-    """Name, SHA-256 and rows of a file."""
+def _from_file(name: str) -> tuple[str, str, list[dict[str, Any]]]:
+    """Name, SHA-256 and rows of a file; "-" is standard input, which holds JSON or a table with commas."""
+    if name == "-":
+        content = sys.stdin.buffer.read()
+        return "standard input", hashlib.sha256(content).hexdigest(), _parse(Path("standard input.csv"), content)
+    path = Path(name)
     try:
         content = path.read_bytes()
     except OSError as error:
