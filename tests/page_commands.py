@@ -26,9 +26,9 @@ def blocks(page: Path, language: str, *, run: bool = True) -> list[str]:
 
 
 def commands(code: str) -> Iterator[str]:
-    """Its lines that call dola, joined where they are continued. Others install or fetch, which other targets run."""
+    """Its lines that call dola or write its input, joined where they are continued. Other targets run those that install."""
     for line in code.replace("\\\n", " ").splitlines():
-        if re.search(r"(^|\| *)dola ", line):
+        if re.search(r"(^|\| *)dola |^printf ", line):
             yield line.strip()
 
 
