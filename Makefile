@@ -82,9 +82,11 @@ test-vllm-small: $(VLLM)/.ready  ## the vLLM plugin in real engines on the CPU, 
 test-vllm: $(VLLM)/.ready  ## the same with every setup: several workers, both model runners, compiled
 	DOLA_VLLM_REQUIRED=1 OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/serving -W default $(PYTEST)
 
-lint: $(VENV)/.ready  ## ruff, formatting included; workflows, issue forms and CITATION.cff against their schemas
+lint: $(VENV)/.ready  ## ruff, formatting included; plain words and American spelling; workflows, issue forms and CITATION.cff against their schemas
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/plain_words.py
+	$(BIN)/python tests/american.py --check
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml

@@ -122,7 +122,7 @@ class Trial:
             return f"- ({type(error).__name__} without DoLa)"
         with dola.attach(self.model, "high"):
             same = alike()
-        assert same or not plain, "a row's tokens depend on its neighbour or padding"
+        assert same or not plain, "a row's tokens depend on its neighbor or padding"
         return YES if same else PLAIN
 
     def static_cache(self) -> str:

@@ -1,4 +1,4 @@
-"""`dola eval`: a model on a task, with DoLa, without it, and with the controls that tell where a difference comes from."""
+"""`dola eval`: evaluates a model on a task with DoLa, without it, and with controls that explain a difference."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ if TYPE_CHECKING:
 
 SCHEMA_NAME = "dola.eval/1"
 SCHEMA = {
-    "task": "its name",
+    "task": "name of the task",
     "model": "--model as given",
-    "dtype": "of the weights",
-    "origins[].name": "what the items were read from",
-    "origins[].sha256": "of the file; of a hub data set, of its rows as sorted JSON lines",
+    "dtype": "dtype of the weights",
+    "origins[].name": "source of the items",
+    "origins[].sha256": "SHA-256 of the file, or of a hub data set's rows as sorted JSON lines",
     "origins[].known": "whether it is, byte for byte, a file that published numbers were made with",
-    "item_ids": "of the items, in the order of all lists of values",
-    "total": "how many items the data hold",
-    "seed": "--seed: of the draw of items, folds, random layers, ties of the length control, sampling and bootstrap",
-    "settings.dola": "of the DoLa rows, a DoLaConfig field by field",
-    "settings.repetition_penalty": "of DoLa and of its control; tasks that generate",
+    "item_ids": "ids of the items, in the order of all lists of values",
+    "total": "number of items in the data",
+    "seed": "--seed: seed of drawn items, folds, random layers, ties of the length control, sampling and bootstrap",
+    "settings.dola": "settings of the DoLa rows, a DoLaConfig field by field",
+    "settings.repetition_penalty": "repetition penalty of DoLa and of its control; tasks that generate",
     "settings.batch_size": "prompts at a time; tasks that generate",
-    "settings.max_new_tokens": "length of an answer, at most; tasks that generate",
+    "settings.max_new_tokens": "maximum length of an answer; tasks that generate",
     "settings.stop": "strings that end an answer; tasks that generate",
-    "settings.temperature": "of sampling, null is greedy; tasks that generate",
-    "settings.judges": "who judged truth and information; null without judges",
-    "metrics": "names of the metrics, the first one decides",
-    "chance": "by metric: what it is without any knowledge, null where that means nothing",
-    "ways[].name": "what was compared; vanilla is the first",
+    "settings.temperature": "sampling temperature, null means greedy; tasks that generate",
+    "settings.judges": "models that judged truth and information; null without judges",
+    "metrics": "names of the metrics; the first one decides",
+    "chance": "by metric: the value without any knowledge, null if that is undefined",
+    "ways[].name": "name of the compared way; vanilla is the first",
     "ways[].description": "one line on it",
-    "ways[].control": "whether it is there to explain the others",
+    "ways[].control": "whether it is a control, which explains the others",
     "ways[].estimates": "by metric: items, mean, low and high of the 95% interval, in [0, 1]",
     "ways[].comparisons": "by metric, against vanilla on the same items: both means, difference, its 95% interval, items "
     "that are higher and lower, McNemar's p_value or null; empty for vanilla",
-    "ways[].layers": "by premature layer: the share of tokens at which it was contrasted",
+    "ways[].layers": "by premature layer: share of tokens at which it was contrasted",
     "ways[].implausible": "mean number of tokens of a continuation outside the plausible set, or null",
     "ways[].items": "by metric: the value of each item",
-    "ways[].texts": "what was generated for each item; empty for tasks that score",
-    "versions": "of dola, torch, transformers and python",
-    "notes": "what a reader must know: contexts that were cut, data that are not the published ones",
-    "files": "that were written, for tasks whose answers are judged elsewhere",
-    "groups": "the group of each item, where the data have groups; else null",
+    "ways[].texts": "generated text of each item; empty for tasks that score",
+    "versions": "versions of dola, torch, transformers and python",
+    "notes": "what a reader must know: contexts that were cut, data that differ from the published ones",
+    "files": "written files, for tasks whose answers another program judges",
+    "groups": "the group of each item if the data have groups, else null",
     "smallest": "--smallest: the difference in the first metric that matters, as a share",
     "verdict": "the answer in one sentence",
     "findings": "by row that is proposed for use: its verdict on the first metric (better, worse, no difference, cannot tell), "
@@ -67,7 +67,7 @@ MoreLayers = Annotated[
     str | None,
     typer.Option(
         "--layers",
-        help=f"One more row beside low and high: {options.LAYERS_HELP}.",
+        help=f"Layers of one more row: {options.LAYERS_HELP}.",
         show_default="dola_layers of the model's generation config, if any",
     ),
 ]
@@ -89,7 +89,7 @@ def command(
     dola: options.MethodOptions = options.DEFAULTS,
     repetition_penalty: Annotated[
         float | None,
-        evaluation.penalty_option("Of DoLa, and of a control without it, in tasks that generate."),
+        evaluation.penalty_option("Repetition penalty of DoLa, and of a control, in tasks that generate."),
     ] = None,
     ways: Annotated[
         str,
@@ -102,23 +102,21 @@ def command(
     limit: evaluation.Limit = None,
     seed: evaluation.Seed = 0,
     batch_size: evaluation.BatchSize = None,
-    judge: Annotated[
-        str | None, typer.Option(help="For truthfulqa-open: the model that judges whether answers are true.")
-    ] = None,
+    judge: Annotated[str | None, typer.Option(help="For truthfulqa-open: model that judges whether answers are true.")] = None,
     info_judge: Annotated[
         str | None,
-        typer.Option(help="The one that judges whether they are informative.", show_default="the same as --judge"),
+        typer.Option(help="Model that judges whether answers are informative.", show_default="the same as --judge"),
     ] = None,
     judge_url: Annotated[
         str | None,
-        typer.Option(help="Where the judges are served, with OpenAI's completions interface.", show_default="on this machine"),
+        typer.Option(help="Server of the judges, with OpenAI's completions interface.", show_default="on this machine"),
     ] = None,
     answers: Annotated[
-        Path | None, typer.Option(help="For vicuna: the folder for FastChat's answer files, one for each way.")
+        Path | None, typer.Option(help="For vicuna: folder for FastChat's answer files, one for each way.")
     ] = None,
     results: evaluation.Results = None,
     markdown: Annotated[Path | None, typer.Option(help="Also write the report as Markdown to this file.")] = None,
-    chart: Annotated[Path | None, typer.Option(help="Also write a picture: .png, .svg or .pdf.")] = None,
+    chart: Annotated[Path | None, typer.Option(help="Also write a chart: .png, .svg or .pdf.")] = None,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -179,7 +177,7 @@ def command(
 
 
 def _own(task: Task, dola: options.MethodOptions) -> MethodConfig:
-    """The settings of the DoLa rows. `off`, as `dola tune` may write it, asks for no further row."""
+    """The settings of the DoLa rows. `off`, which `dola tune` may write, adds no row."""
     usual = "high" if dola.is_dola else None
     found = replace(dola, layers=usual if dola.layers in (None, "off") else dola.layers).config(task.paper.settings)
     assert found is not None
@@ -243,7 +241,7 @@ def _check_chart(chart: Path | None) -> None:
 
 
 def _write(report: Report, markdown: Path | None, chart: Path | None) -> None:
-    """The files that are asked for beside what is printed."""
+    """Write the requested files."""
     if markdown is not None:
         from dola.evidence.report import markdown as as_markdown
 

@@ -38,7 +38,7 @@ Template = Annotated[
 Shots = Annotated[
     Path | None,
     typer.Option(
-        help="For a file of your own: questions with answers, in the same form, to stand before each.", show_default=False
+        help="For a file of your own: questions with answers, in the same form, to put before each.", show_default=False
     ),
 ]
 Check = Annotated[

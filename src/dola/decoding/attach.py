@@ -234,7 +234,7 @@ class Session:
         self._readout_checked = False
 
     def _follow(self, path: str) -> None:
-        """Find the parts of the model again, one of which is no longer what it was.
+        """Find the parts of the model again after one of them was replaced.
 
         Raises:
             ModelError: The caller of `attach` named the parts, or the number of blocks has changed.
@@ -336,7 +336,7 @@ class Session:
                 self._traced.call = call
 
     def _forget_compiled_code(self) -> None:
-        """Have torch.compile trace again what it has compiled: it does not notice that hooks were added or removed."""
+        """Discard torch.compile's compiled code: it does not notice that hooks were added or removed."""
         if "torch._dynamo" in sys.modules and self._may_be_compiled():
             torch._dynamo.reset()
 
@@ -432,7 +432,7 @@ class Session:
                 what = "did not run" if got is None else f"left positions of shape {got}"
                 raise CaptureError(
                     f"Layer {layer} {what} in a forward that returned logits of shape {list(logits.shape)}.",
-                    hint="modes that run fewer blocks cannot be contrasted; if this was no such mode, please report the model",
+                    hint="modes that run fewer blocks cannot be contrasted; otherwise please report the model",
                 )
         if not call.last_block_ran:
             raise CaptureError(
@@ -452,7 +452,7 @@ class Session:
 
     @torch.no_grad()
     def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Have the head read the candidates with the mature rows, where that is cheaper than reading them after it."""
+        """Pass the candidates to the head with the mature rows, if that is cheaper than reading them afterwards."""
         call = self._call
         if call is None or not args or call.head_runs or call.reading is not None or self._readers_hooked:
             return None
@@ -515,7 +515,7 @@ class Session:
         else:
             what = "are finite, but those of a candidate layer are not"
         raise InputError(
-            f"The model's logits {what} at position {where} ([batch, position] of the logits), so they define no distribution.",
+            f"The model's logits {what} at position {where} ([batch, position] of the logits): they define no distribution.",
             hint="look for overflow (float16?), a broken checkpoint, or an attention mask that hides everything",
         )
 
@@ -611,8 +611,8 @@ class Attachment(Session):
         given = self.config if asked is None else as_config(asked, self.anatomy)
         if given.layers != self.config.layers or (isinstance(asked, MethodConfig) and asked != self.config):
             raise InputError(
-                f"dola_layers={asked!r} was given, and DoLa is attached to this model with layers={self.config.layers!r}.",
-                hint="leave dola_layers out, or call model.dola.remove() and attach with these layers",
+                f"dola_layers={asked!r} was given, but DoLa is attached to this model with layers={self.config.layers!r}.",
+                hint="omit dola_layers, or call model.dola.remove() and attach with these layers",
             )
         return super().generate(original, *args, **kwargs)
 

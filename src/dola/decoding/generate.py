@@ -58,7 +58,7 @@ def generate(model: Any, *args: Any, dola_layers: MethodConfig | str | Sequence[
 def install(config: MethodConfig | None = None) -> None:
     """Make `model.generate(..., dola_layers=...)` work on every model, as it did in transformers 4.
 
-    `dola_layers` is honoured as a keyword, in `generation_config=`, and in `model.generation_config`; a call without it stays
+    `dola_layers` is honored as a keyword, in `generation_config=`, and in `model.generation_config`; a call without it stays
     plain. Installing twice with the same config does nothing.
 
     Args:
@@ -130,7 +130,7 @@ def _put_back() -> None:
 def _contrasted(model: Any, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any], layers: Any) -> Any:
     if kwargs.get("cache_implementation") == "paged":
         raise InputError(
-            "cache_implementation='paged' decodes in a thread of its own, where a call-scoped DoLa cannot be seen.",
+            "cache_implementation='paged' decodes in a separate thread, where DoLa for a single call has no effect.",
             hint="attach instead: with dola.attach(model, ...): model.generate(...)",
         )
     anatomy = Anatomy.of(model)

@@ -1,4 +1,4 @@
-"""The evaluation of a model on a task: every way, every control, one report."""
+"""Evaluates a model on a task, with all ways and controls, into one report."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from dola.text.chat import has_chat
 
 @dataclass(frozen=True)
 class Judges:
-    """Who judges open answers.
+    """The judges of open-ended answers.
 
     Attributes:
-        truth: Whether they are true.
-        info: Whether they are informative.
-        names: Of the two, for the report.
+        truth: Judges whether answers are true.
+        info: Judges whether answers are informative.
+        names: Names of the two, for the report.
     """
 
     truth: Judge
@@ -68,25 +68,25 @@ def evaluate(
         model: A decoder-only Hugging Face model, without DoLa on it.
         tokenizer: Its tokenizer.
         sample: The items.
-        name: Of the model, for the report.
-        dola: Threshold, divergence and final norm of the DoLa rows; layers other than "low" and "high", which every report
-            has, get a row of their own. By default DoLaConfig's, with the threshold of the paper's run of this task and the
-            layers that `attach` has by default.
-        repetition_penalty: Of DoLa, and of a control, where text is generated; by default that of the paper's run of this task.
-        batch_size: Prompts at a time, where text is generated.
-        judges: Needed for tasks that are judged by models.
-        answers: The folder for answers that are judged elsewhere; tasks that have such answers need it.
-        results: A file that keeps what has been found. Where it exists, the run goes on from it.
-        ways: "standard"; "methods", each method with its defaults; "full", both and what DoLa's other settings do; or a JSON
-            file that lists rows (`rows.read_rows`).
+        name: Name of the model, for the report.
+        dola: Settings of the DoLa rows. Layers other than "low" and "high", which every report has, get their own row. The
+            default is DoLaConfig's, with the threshold of the paper's run of this task and the default layers of `attach`.
+        repetition_penalty: Repetition penalty of DoLa and of a control, for generated text; by default that of the paper's run
+            of this task.
+        batch_size: Prompts at a time, for generated text.
+        judges: The judges, for tasks that need them.
+        answers: The folder for answers that another program judges, for tasks that have them.
+        results: A file that stores results. If it exists, the run resumes from it.
+        ways: "standard"; "methods", each method with its defaults; "full", both and DoLa's other settings; or a JSON file
+            that lists rows (`rows.read_rows`).
         smallest: The difference in the first metric that matters, for verdicts: 0.02 is 2 points.
         progress: Whether to show progress on stderr.
 
     Raises:
         InputError: See `dola.score` and `generate_texts`.
-        UsageError: No judges, or no folder for answers, where they are needed.
-        JudgeError: A judge that does not answer.
-        LayersError: Layers that this model does not have.
+        UsageError: The task needs judges or a folder for answers that were not given.
+        JudgeError: A judge does not reply.
+        LayersError: This model does not have the layers.
     """
     task = sample.task
     if dola is None:
@@ -179,7 +179,7 @@ def _implausible(scores: Scores, name: str) -> float:
 
 
 def _ties(scores: Scores, ways: Sequence[str]) -> list[str]:
-    """Ways under which answers tie for the best score: all at the floor, as a rule. FACTOR counts them as right."""
+    """Ways under which answers tie for the best score, usually all at the floor. FACTOR counts them as right."""
     found = []
     for name in ways:
         tied = sum(sorted(values)[-2:].count(max(values)) > 1 for values in scores.values[name])
@@ -189,7 +189,7 @@ def _ties(scores: Scores, ways: Sequence[str]) -> list[str]:
 
 
 def _cut(sample: Sample, truncated: Sequence[int], room: str) -> list[str]:
-    """What is to be said of contexts that were cut, if any were."""
+    """A note on contexts that were cut, if any."""
     if not truncated:
         return []
     names = ", ".join(sample.items[item].id for item in truncated[:10]) + (", ..." if len(truncated) > 10 else "")
@@ -242,7 +242,7 @@ def _digest(texts: Mapping[str, Sequence[str]]) -> str:
 
 
 def _write_answers(folder: Path, sample: Sample, texts: Texts, name: str) -> list[str]:
-    """A file for each way, named as FastChat's judge will name the model."""
+    """Write one file for each way, named as FastChat's judge names the model. Returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for way, answers in texts.by_way.items():

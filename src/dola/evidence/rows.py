@@ -30,8 +30,8 @@ def chosen_rows(ways: str | Path, own: MethodConfig, usual: Mapping[str, Any], s
     Args:
         ways: The name of a set, or a file.
         own: The settings of DoLa's rows.
-        usual: As of `read_rows`.
-        seed: Of random layers.
+        usual: See `read_rows`.
+        seed: Seed of random layers.
 
     Raises:
         UsageError, ConfigError: See `read_rows`.

@@ -98,9 +98,9 @@ def judge(
         smallest: The size of difference that matters, on the scale of the values.
         groups: The group of each item, where items belong together (questions on one text). Groups are the units then.
         higher_is_better: What "better" means.
-        looks: Of a sequential run: after how many items each look is, in order, the last one after all that are planned. Items
+        looks: For a sequential run: the number of items before each look, ascending; the last one is the planned total. Items
             are in the order that was drawn, and may end at any look. Empty for a run that is judged once.
-        seed: Of the sign flips and the bootstrap.
+        seed: Seed of the sign flips and the bootstrap.
 
     Raises:
         InputError: No items, different numbers of them, values that are not finite, or items that end between two looks.
@@ -156,7 +156,7 @@ def headline(findings: Mapping[str, Finding], metric: str) -> str:
         Verdict.BETTER: "better",
         Verdict.WORSE: "worse",
         Verdict.NO_DIFFERENCE: "without a difference that matters",
-        Verdict.CANNOT_TELL: "that cannot be told apart",
+        Verdict.CANNOT_TELL: "undecided",
     }
     if better := by[Verdict.BETTER]:
         best = max(better, key=lambda name: findings[name].difference)

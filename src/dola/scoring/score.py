@@ -86,7 +86,7 @@ def score(
                             {"vanilla": None, "dola": dola.DoLaConfig("high")})
         scores.values["dola"][0]  # [-1.1, -3.5]
 
-    Text is tokenised as the reference does it: context and continuation together, and the context alone to know where it ends.
+    Text is tokenized as the reference does it: context and continuation together, and the context alone to know where it ends.
     Tokens that the tokenizer appends to a text, such as an end token, belong to neither and are left out.
 
     Args:
