@@ -13,10 +13,10 @@ from dola.decoding.candidates import Captured, Read
 from dola.decoding.reading import Reading
 from dola.decoding.step import Step
 from dola.errors import ConfigError
-from dola.integrations.vllm.settings import Served, request_options
 from dola.methods.registry import METHODS, config_of, method_of
 from dola.methods.vocabulary import Shard
 from dola.model.anatomy import Anatomy
+from dola.serving.settings import Served, request_options
 from dola.ui.request import Request
 
 INPUTS = {"input_ids": torch.arange(3, 15)[None]}

@@ -23,7 +23,7 @@ FLOORS = (
     {"text"},
     {"loading"},
     {"decoding"},
-    {"scoring"},
+    {"scoring", "serving"},
     {"plot"},
     {"tracing", "tasks"},
     {"evidence", "doctor"},

@@ -18,7 +18,7 @@ from dola.decoding.cost import cheaper_together, native_bound, product_bound
 from dola.decoding.reading import Reading
 from dola.methods.config import MethodConfig
 from dola.methods.registry import method_of
-from dola.methods.vocabulary import WHOLE, Vocabulary
+from dola.methods.vocabulary import WHOLE, Vocabulary, wide_dtype
 from dola.model.readout import Readout
 
 CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**26}
@@ -116,7 +116,7 @@ class Step:
             self.rows += len(mature)
         if isinstance(read, Reading):
             return self._score(mature, Read(self.readout, self.config, read), lazy)
-        scores = mature.new_empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
+        scores = mature.new_empty(mature.shape, dtype=wide_dtype(mature.dtype))
         size = chunk_rows(mature.device.type, len(read) * mature.shape[-1])
         for chunk in range(-(-mature.shape[0] // size)):  # compiled code then holds for all batches of so many chunks
             rows = slice(chunk * size, (chunk + 1) * size)

@@ -12,7 +12,7 @@ from dola.errors import ConfigError
 from dola.files.settings_file import read_object
 from dola.methods.facts import Facts, Setting, read_settings, setting
 from dola.methods.layers import check_indices, is_named, parse
-from dola.methods.names import DIVERGENCES
+from dola.methods.names import DIVERGENCE_ALIASES, DIVERGENCES
 
 if TYPE_CHECKING:
     from dola.methods.method import Method
@@ -133,6 +133,8 @@ class DoLaConfig(MethodConfig):
     lazy: bool = True
 
     def __post_init__(self) -> None:
+        if isinstance(self.divergence, str):
+            object.__setattr__(self, "divergence", DIVERGENCE_ALIASES.get(self.divergence, self.divergence))
         self.check_common()
 
     def build(self) -> Method:
@@ -140,6 +142,11 @@ class DoLaConfig(MethodConfig):
         from dola.methods.dola import DoLa
 
         return DoLa(self)
+
+    @classmethod
+    def transformers4(cls, layers: str | Sequence[int] = "high") -> DoLaConfig:
+        """`reference`, by the name of what it repeats. The divergence has this name too; settings keep it as "reference"."""
+        return cls.reference(layers)
 
     @classmethod
     def reference(cls, layers: str | Sequence[int] = "high") -> DoLaConfig:

@@ -3,9 +3,9 @@
     LLM(model, additional_config={"dola": {"layers": "high"}})            what the engine captures, and its default
     SamplingParams(extra_args={"dola_layers": "off"})                     what a request asks for
 
-settings.py and batch.py need neither vLLM nor a model. plugin.py is what vLLM calls at start-up; models.py makes the classes
-that it loads in place of its own; mixin.py is what they do: their `compute_logits` returns the contrast. requests.py tells
-them which row asks for what.
+What any engine would do is in dola.serving, which imports no vLLM. plugin.py is what vLLM calls at start-up; models.py makes
+the classes that it loads in place of its own; mixin.py is what they do: their `compute_logits` returns the contrast.
+requests.py tells them which row asks for what.
 """
 
 import shutil
