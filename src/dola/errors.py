@@ -27,6 +27,13 @@ class DolaError(Exception):
     Args:
         message: What is wrong, which value was given, and what is allowed.
         hint: How to fix it. Shown after the message, and available separately as `.hint` for user interfaces.
+
+    Examples:
+        >>> try:
+        ...     dola.DoLaConfig("middle")
+        ... except dola.DolaError as error:  # error.message says what is wrong, error.hint what to do
+        ...     print(type(error).__name__)
+        LayersError
     """
 
     def __init__(self, message: str, *, hint: str) -> None:

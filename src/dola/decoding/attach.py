@@ -78,6 +78,14 @@ def attach(
         ModelError: The model has no decoder blocks or no head, is an encoder-decoder, or is a wrapper (FSDP, DataParallel):
             the error says where in it the causal LM is. After any exception the model is as it was.
         LayersError: Layers that this model does not have.
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> inputs = tokenizer("The capital of France is", return_tensors="pt")
+        >>> with dola.attach(model, "high"):
+        ...     out = model.generate(**inputs, repetition_penalty=1.2, max_new_tokens=2)
+        >>> tokenizer.decode(out[0])
+        'The capital of France is Paris.'
     """
     found = Anatomy.of(model) if anatomy is None else anatomy
     return Attachment(found, as_config(config, found), around(model, found.lm), named=anatomy is not None)
@@ -546,7 +554,22 @@ def _check_labels(labels: Any) -> None:
 
 
 class Attachment(Session):
-    """DoLa on a model for everybody who uses it, until removed. Made by `attach`; the model has it as `model.dola`."""
+    """DoLa on a model for everybody who uses it, until removed. Made by `attach`; the model has it as `model.dola`.
+
+    Attributes:
+        config: The configuration in use.
+        layers: The candidate layers it means for this model, in Hugging Face's numbering.
+        anatomy: The parts of the model.
+        rows: How many positions were contrasted so far.
+        rows_saved: How many of them needed no contrast (`config.lazy`).
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> attachment = dola.attach(model, [24, 28])
+        >>> attachment.layers, attachment is model.dola
+        ((24, 28), True)
+        >>> attachment.remove()
+    """
 
     def _change_model(self) -> None:
         lm, changes = self._lm, self._changes

@@ -32,7 +32,8 @@ def generate(model: Any, *args: Any, dola_layers: MethodConfig | str | Sequence[
 
     Args:
         model: Any decoder-only Hugging Face model with a language-modelling head, wrapped by PEFT or torch.compile or not.
-        *args, **kwargs: All of `generate`'s arguments.
+        *args: All of `generate`'s arguments.
+        **kwargs: All of `generate`'s arguments.
         dola_layers: "high", "low", "all", layer indices (0 is the embedding output), or a DoLaConfig or another method's
             settings. Without it the layers are the `dola_layers` of `generation_config=`, then those of
             `model.generation_config`, then "high".
@@ -43,6 +44,13 @@ def generate(model: Any, *args: Any, dola_layers: MethodConfig | str | Sequence[
     Raises:
         AttachError: DoLa is attached to this model already.
         ConfigError, ModelError, InputError: As `attach`.
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> inputs = tokenizer("The capital of France is", return_tensors="pt")
+        >>> out = dola.generate(model, **inputs, dola_layers="high", repetition_penalty=1.2, max_new_tokens=2)
+        >>> out.shape  # [batch, prompt and new tokens], int64
+        torch.Size([1, 7])
     """
     return _contrasted(model, None, args, kwargs, dola_layers)
 
@@ -56,6 +64,16 @@ def install(config: MethodConfig | None = None) -> None:
     Args:
         config: The settings besides `layers`. `DoLaConfig.reference()` gives the tokens of transformers 4.55.4; the default
             is the method as the paper defines it, whose tokens differ from version 4's, which is said once.
+
+    Raises:
+        ConfigError: `config` is not the settings of a method.
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> inputs = tokenizer("The capital of France is", return_tensors="pt")
+        >>> dola.install(dola.DoLaConfig.reference())
+        >>> out = model.generate(**inputs, dola_layers=[24, 28], repetition_penalty=1.2, max_new_tokens=2)
+        >>> dola.uninstall()
     """
     global _installed
     settings = DoLaConfig() if config is None else config
@@ -80,7 +98,13 @@ def install(config: MethodConfig | None = None) -> None:
 
 
 def uninstall() -> None:
-    """Undo `install`. Without it, do nothing."""
+    """Undo `install`. Without it, do nothing.
+
+    Examples:
+        >>> dola.install(dola.DoLaConfig.reference())
+        >>> dola.uninstall()
+        >>> dola.uninstall()  # does nothing
+    """
     global _installed
     _put_back()
     _installed = None

@@ -236,7 +236,7 @@ def make_report(
     unknown = [
         f"{origin.name} differs from the file that published numbers were made with (SHA-256 {origin.sha256})."
         for origin in sample.origins
-        if not origin.known
+        if not origin.known and task.published
     ]
     chance = {
         metric.name: None if metric.chance is None else fmean(map(metric.chance, sample.items)) for metric in task.metrics

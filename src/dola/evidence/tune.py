@@ -134,6 +134,15 @@ def tune(
         InputError: There are too few items for the folds or the subset, or only judges can measure the task.
         ConfigError: The task does not have the metric.
         LayersError: This model does not have the layers.
+
+    Examples:
+        >>> from dola.tasks.items import ChoiceItem
+        >>> model, tokenizer = dola.load()
+        >>> endings, right = (" Olympia", " Seattle", " Boise", " Salem"), (True, False, False, False)
+        >>> items = [ChoiceItem(str(i), "The capital of Washington is", endings, right, best=0) for i in range(4)]
+        >>> found = dola.tune(model, tokenizer, "factor-news", items, progress=False)
+        >>> found.config is None  # four items show nothing, so the answer is off
+        True
     """
     task = TASKS[task] if isinstance(task, str) else task
     if not task.measured_alone:

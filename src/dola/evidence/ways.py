@@ -100,6 +100,8 @@ def choice_ways(
     reference = Recipe.reference(bucket, post_softmax=paper.post_softmax, **paper.settings)
     other = replace(reference, softmax="full" if reference.softmax == "none" else "none")
 
+    in_paper = bool(task.homepage)  # not so of the user's own questions
+
     def control(name: str, description: str, recipe: Recipe) -> Way:
         return Way(name, description, recipe, role=Role.CONTROL)
 
@@ -108,9 +110,9 @@ def choice_ways(
         *(Way(f"DoLa {_words(layers)}", "the distribution that decoding draws from", Recipe(replace(own, layers=layers)))
           for layers in _buckets(own)),
         Way(STATIC, "one fixed layer, chosen on the other half of the items", role=Role.STATIC),
-        Way(_reference(bucket, reference), "the paper's recipe", reference),
+        *([Way(_reference(bucket, reference), "the paper's recipe", reference)] if in_paper else []),
         *more,
-        control(_reference(bucket, other), "the paper's recipe but for the normalization", other),
+        *([control(_reference(bucket, other), "the paper's recipe but for the normalization", other)] if in_paper else []),
         control(f"DoLa {bucket}, not normalized", "F as it is: it favors long answers", Recipe(config, softmax="none")),
         control(f"random layer of {bucket}", "a candidate drawn for each token", Recipe(config, premature="random", seed=seed)),
         *([control("constraint alone", "the mature scores on the plausible set, no contrast", Recipe(config, premature="none"))]

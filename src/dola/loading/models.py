@@ -66,6 +66,12 @@ def load(
         ModelError: Not a causal language model, or an architecture that transformers does not know.
         DownloadError: An embedded model could not be fetched.
         MissingExtraError: A package that this model or `device_map` needs.
+
+    Examples:
+        >>> import dola
+        >>> model, tokenizer = dola.load("smollm2")  # or "owner/name", a folder, a .gguf file
+        >>> model.config.num_hidden_layers
+        30
     """
     from transformers import AutoModelForCausalLM
 

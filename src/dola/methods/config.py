@@ -106,6 +106,16 @@ class DoLaConfig(MethodConfig):
             implementations left it out.
         lazy: Skip the premature readout where it cannot change the token: in a `generate` call that returns neither scores
             nor logits, for positions with a single plausible token.
+
+    Raises:
+        ConfigError: A value that is not allowed.
+
+    Examples:
+        >>> config = dola.DoLaConfig("low", relative_top=0.05)
+        >>> config.layers, config.divergence
+        ('low', 'jsd')
+        >>> dola.DoLaConfig(**config.as_dict()) == config
+        True
     """
 
     method: ClassVar[str] = "dola"

@@ -52,6 +52,14 @@ class Anatomy(Readout):
         tied: Whether the head shares the input embedding's weights.
         stream: Merges several streams that blocks pass on (hyper-connections, AltUp) into the residual stream [B, T, d].
             None if blocks pass on the residual stream itself.
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> anatomy = dola.Anatomy.of(model)
+        >>> anatomy.num_layers, anatomy.tied
+        (30, True)
+        >>> anatomy.candidates("last:3")
+        (27, 28, 29)
     """
 
     lm: Any

@@ -27,6 +27,16 @@ class Recipe:
         premature: Which candidate is contrasted: the one that diverges most, one drawn at random for each token (a control), or
             none: F = log q_N, the plausibility constraint alone (another control).
         seed: Seed of the random layers.
+
+    Raises:
+        ConfigError: A value that is not allowed, or one of DoLa's that another method does not have.
+
+    Examples:
+        >>> recipe = dola.Recipe(dola.DoLaConfig("high"), premature="random")  # a control
+        >>> recipe.softmax, recipe.seed
+        ('masked', 0)
+        >>> dola.Recipe.truthfulqa().softmax  # as the paper's code scored TruthfulQA
+        'none'
     """
 
     dola: MethodConfig | None

@@ -101,6 +101,14 @@ class LayerTrace:
         prompt_tokens: Length of the prompt.
         tokens: One for each token that is traced.
         texts: The text of each token that is spoken of, by id.
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> trace = dola.trace(model, tokenizer, "The capital of Washington State is", "high")
+        >>> trace.candidates
+        (15, 17, 19, 21, 23, 25, 27, 29)
+        >>> dola.LayerTrace.from_json(trace.to_json()) == trace
+        True
     """
 
     model: str
@@ -122,7 +130,7 @@ class LayerTrace:
 
     @property
     def divergence(self) -> list[list[float]]:
-        """Divergence of every layer from the mature one at every token, in nats: [layers 0 .. N-1][tokens]."""
+        """Divergence of every layer from the mature one at every token, in nats: `[layers 0 .. N-1][tokens]`."""
         return [[token.divergence[layer] for token in self.tokens] for layer in range(self.num_layers)]
 
     @property

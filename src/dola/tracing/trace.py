@@ -65,6 +65,14 @@ def trace(
         AttachError: DoLa is attached to the model.
         LayersError: Layers that this model does not have.
         ReadoutError: The parts of the model that were found do not reproduce its logits.
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> trace = dola.trace(model, tokenizer, "The capital of Washington State is", "high")
+        >>> len(trace.tokens), trace.num_layers
+        (6, 30)
+        >>> "Seattle" in trace.explain(-1)  # one sentence on the token that would come next
+        True
     """
     anatomy = Anatomy.of(model) if anatomy is None else anatomy
     config = as_config(config, anatomy)
