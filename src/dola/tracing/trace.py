@@ -1,6 +1,6 @@
 """`dola.trace`: records what each layer of a model predicts for each token (`data.py` holds it, `plot/` draws it).
 
-tokens --one forward--> residual streams of all layers --layer_reader.py--> numbers
+tokens --one forward--> residual streams of all layers --reader.py--> numbers
 """
 
 from __future__ import annotations
