@@ -151,7 +151,7 @@ class Session:
     def __init__(self, anatomy: Anatomy, config: MethodConfig, outer: nn.Module | None = None, *, named: bool = False) -> None:
         self.anatomy, self.config = anatomy, config
         self.layers = anatomy.candidates(config.layers)
-        self._step = Step(anatomy, config)
+        self._step = Step(anatomy, config, layers=(*self.layers, anatomy.num_layers))
         self._lm, self._named = anatomy.lm, named
         self._arguments = _Arguments(anatomy.lm.forward)
         self._state, self._traced = _ThreadState(), _State()

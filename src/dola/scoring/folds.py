@@ -18,6 +18,7 @@ from torch import Tensor
 from dola import native
 from dola.decoding.candidates import Captured
 from dola.decoding.step import chunk_rows
+from dola.errors import ConfigError
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.contrast import floor, gain, threshold
 from dola.methods.divergences import DIVERGENCES
@@ -61,6 +62,8 @@ class LayerScorer:
 
     def __init__(self, anatomy: Anatomy, recipes: Mapping[str, Recipe]) -> None:
         self.anatomy, self.recipes = anatomy, dict(recipes)
+        for recipe in recipes.values():
+            check_draws(recipe.dola)
         self.candidates: dict[str, tuple[int, ...]] = {
             name: anatomy.candidates(recipe.dola.layers)
             for name, recipe in recipes.items()
@@ -116,9 +119,9 @@ class LayerScorer:
             rows = slice(start, start + size)
             logits, mine = mature.logits[rows], tokens[rows][:, None]
             states = [hidden[layer][rows].to(logits.device) for layer in layers]
-            candidates = Captured(self.anatomy, config, states)
-            log_p = method.scores(logits, candidates).log_softmax(dim=-1)
-            weights = method.weights(logits, candidates)[:-1]
+            candidates = Captured(self.anatomy, config, states, layers=(*layers, self.anatomy.num_layers))
+            scores, weights = method.decide(logits, candidates)
+            log_p, weights = scores.log_softmax(dim=-1), weights[:-1]
             most = torch.tensor(layers, device=tokens.device)[weights.argmax(dim=0)]
             parts.append(
                 TokenScores(
@@ -292,6 +295,20 @@ def compare_whole(
         differences = gain(log_p, log_q)
         found.gain_log_z, found.gain_largest = differences.logsumexp(dim=-1), differences.amax(dim=-1)
     return found
+
+
+def check_draws(config: MethodConfig | None) -> None:
+    """Refuse a method that draws: a likelihood of a text cannot depend on a draw.
+
+    Raises:
+        ConfigError: It draws.
+    """
+    if config is not None and not isinstance(config, DoLaConfig) and method_of(config).draws:
+        raise ConfigError(
+            f"The method {config.method!r} draws at each position whether it acts ({config.as_dict()}), so it has no "
+            "log-likelihoods.",
+            hint="score with probability=1",
+        )
 
 
 def readout(recipe: Recipe) -> Readout:

@@ -120,7 +120,7 @@ class Decoder:
 
     def __init__(self, model: Any, served: Served, batch: Batch, compute_logits: Any, width: int) -> None:
         self._model, self._captured, self._batch, self._compute_logits = model, served.captured, batch, compute_logits
-        self._width = width
+        self._width, self._num_layers = width, served.num_layers
         self._sharded = ShardedHead.of(model)
         self._steps: dict[MethodConfig, Step] = {}
         self._widest = with_settings(served.config, layers=served.captured)
@@ -180,5 +180,6 @@ class Decoder:
         if config not in self._steps:
             readout = readout_of(self._model, self._compute_logits, raw=config.raw_head, sharded=self._sharded)
             vocab = shard() if self._sharded else WHOLE
-            self._steps[config] = Step(readout, config, vocab, kernels=not self._sharded)
+            layers = (*(layer for layer in config.layers if isinstance(layer, int)), self._num_layers)
+            self._steps[config] = Step(readout, config, vocab, layers=layers, kernels=not self._sharded)
         return self._steps[config]
