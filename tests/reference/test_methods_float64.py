@@ -3,6 +3,7 @@
 import math
 
 import pytest
+
 from reference.methods_float64 import confident, cosine, delta, entropy, latent, sled
 
 

@@ -18,6 +18,7 @@ from dola.errors import ConfigError, InputError
 from dola.methods.draws import uniform
 from dola.methods.registry import config_of, method_of
 from dola.methods.vocabulary import WHOLE, Shard
+from dola.serving.settings import Served
 
 INPUTS = {"input_ids": torch.arange(3, 15)[None]}
 CONFIGS = [dola.ConfidentConfig(layers="last:4"), dola.SLEDConfig(), dola.DeLTaConfig(layers="last:4")]
@@ -309,6 +310,23 @@ class TestDraws:
     def test_without_positions_it_is_refused(self):
         with pytest.raises(InputError, match="positions are not known"):
             method_of(dola.ConfidentConfig(probability=0.5)).scores(torch.zeros(1, 4), Given(torch.zeros(1, 1, 4)))
+
+
+class TestServed:
+    @each_method
+    def test_an_engine_and_a_request_take_it(self, config):
+        settings = {name: value for name, value in config.as_dict().items() if name not in ("lazy", "lens")}
+        served = Served.of({**settings, "capture": "all"}, num_layers=6, tied=False)
+        assert type(served.config) is type(config)
+        assert served.config.layers == ((0, 1, 2, 3, 4, 5) if config.layers == "all" else (2, 3, 4, 5))
+        assert served.of_request({"dola_method": config.method, "dola_layers": "4,5"}).layers == (4, 5)
+
+    def test_draws_are_refused(self):
+        with pytest.raises(ConfigError, match="an engine does not say which positions"):
+            Served.of({"method": "confident", "probability": 0.5}, num_layers=6, tied=False)
+        served = Served.of({"method": "confident"}, num_layers=6, tied=False)
+        with pytest.raises(ConfigError, match="an engine does not say which positions"):
+            served.of_request({"dola_probability": 0.5})
 
 
 class TestSettings:

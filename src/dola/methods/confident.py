@@ -28,10 +28,6 @@ class Confident(Method):
     reads_all = False
     config: ConfidentConfig
 
-    def __init__(self, config: ConfidentConfig) -> None:
-        super().__init__(config)
-        self.draws = 0 < config.probability < 1
-
     def scores(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE, *, lazy: bool = False) -> Tensor:
         """As Method."""
         return self._walk(mature, candidates, vocab)[0]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dola.errors import ConfigError
 from dola.files.settings_file import read_object
+from dola.methods.facts import Facts, Setting, read_settings, setting
 from dola.methods.layers import check_indices, is_named, parse
-from dola.methods.names import DIVERGENCES
-from dola.methods.setting import Facts, Setting, read_settings, setting
+from dola.methods.names import DIVERGENCE_ALIASES, DIVERGENCES
 
 if TYPE_CHECKING:
     from dola.methods.method import Method
@@ -72,7 +72,7 @@ class MethodConfig:
     @classmethod
     def settings(cls) -> tuple[Setting, ...]:
         """What people need to know of each field."""
-        return _settings(cls)
+        return _settings(cls)  # type: ignore[arg-type]  # mypy takes the instance's __hash__ for the class's
 
     @classmethod
     def options(cls) -> tuple[Setting, ...]:
@@ -100,6 +100,11 @@ class MethodConfig:
             )
         return found
 
+    @property
+    def draws(self) -> bool:
+        """Whether it is drawn at each position if the method acts. What has no positions to give refuses such settings."""
+        return False
+
     def check_common(self) -> None:
         """Check the fields that methods share, and those that are made by `setting`; indices become a tuple of int.
 
@@ -114,7 +119,7 @@ class MethodConfig:
 
 
 @functools.cache
-def _settings(kind: Any) -> tuple[Setting, ...]:
+def _settings(kind: type[MethodConfig]) -> tuple[Setting, ...]:
     return read_settings(kind, COMMON)
 
 
@@ -163,6 +168,8 @@ class DoLaConfig(MethodConfig):
     lazy: bool = True
 
     def __post_init__(self) -> None:
+        if isinstance(self.divergence, str):
+            object.__setattr__(self, "divergence", DIVERGENCE_ALIASES.get(self.divergence, self.divergence))
         self.check_common()
 
     def build(self) -> Method:
@@ -170,6 +177,11 @@ class DoLaConfig(MethodConfig):
         from dola.methods.dola import DoLa
 
         return DoLa(self)
+
+    @classmethod
+    def transformers4(cls, layers: str | Sequence[int] = "high") -> DoLaConfig:
+        """`reference`, by the name of what it repeats. The divergence has this name too; settings keep it as "reference"."""
+        return cls.reference(layers)
 
     @classmethod
     def reference(cls, layers: str | Sequence[int] = "high") -> DoLaConfig:

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from dola.methods.config import MethodConfig
-from dola.methods.setting import setting
+from dola.methods.facts import setting
 
 if TYPE_CHECKING:
     from dola.methods.method import Method
@@ -38,6 +38,11 @@ class ConfidentConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         self.check_common()
+
+    @property
+    def draws(self) -> bool:
+        """As MethodConfig."""
+        return 0 < self.probability < 1
 
     def build(self) -> Method:
         """As MethodConfig."""

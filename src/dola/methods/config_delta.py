@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from dola.methods.config import MethodConfig
-from dola.methods.setting import setting
+from dola.methods.facts import setting
 
 if TYPE_CHECKING:
     from dola.methods.method import Method

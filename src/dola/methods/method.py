@@ -91,13 +91,11 @@ class Method(ABC):
         divergence: The divergence that traces show for each layer.
         selects: Whether the one candidate that diverges most makes the scores, alone: they are then those of this candidate
             where it is the only one.
-        draws: Whether scores are drawn by `Candidates.positions`. What has no positions to give refuses such a method.
     """
 
     reads_all: bool = True
     divergence: str = "jsd"
     selects: bool = False
-    draws: bool = False
 
     def __init__(self, config: MethodConfig) -> None:
         self.config = config

@@ -15,6 +15,16 @@ import torch
 from torch import Tensor
 
 
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 or better: what scores are computed in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def wide(values: Tensor, *, copy: bool = False) -> Tensor:
+    """Values in float32 or better; a tensor of its own where a copy is asked for."""
+    return values.to(wide_dtype(values.dtype), copy=copy)
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """All columns in one process."""
@@ -37,7 +47,7 @@ class Vocabulary:
 
     def log_softmax(self, logits: Tensor) -> Tensor:
         """Log-probabilities [..., V] in float32 or better; log-probabilities stay as they are."""
-        return logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        return logits.log_softmax(dim=-1, dtype=wide_dtype(logits.dtype))
 
     def topk(self, values: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k largest of [..., V], or all where there are fewer: values and their ids, [..., k] each, the largest first."""
@@ -89,8 +99,8 @@ class Shard(Vocabulary):
 
     def log_softmax(self, logits: Tensor) -> Tensor:
         """This worker's columns of the log-probabilities."""
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return wide - self.logsumexp(wide)[..., None]
+        values = wide(logits)
+        return values - self.logsumexp(values)[..., None]
 
     def topk(self, values: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Of all workers' columns: each worker's own k are enough to find them."""

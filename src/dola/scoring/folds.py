@@ -23,7 +23,7 @@ from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.contrast import floor, gain, threshold
 from dola.methods.divergences import DIVERGENCES
 from dola.methods.registry import method_of
-from dola.methods.vocabulary import WHOLE
+from dola.methods.vocabulary import WHOLE, wide
 from dola.model.anatomy import Anatomy
 from dola.scoring.recipe import Recipe
 
@@ -210,9 +210,8 @@ class _Mature:
 
     def __init__(self, logits: Tensor, tokens: Tensor, tops: set[float]) -> None:
         self.logits, self.tokens = logits, tokens
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        self.log_z = native.log_z(logits) if native.reads(logits) else wide.logsumexp(dim=-1)
-        self.log_p = wide - self.log_z[:, None]
+        self.log_z = native.log_z(logits)
+        self.log_p = wide(logits) - self.log_z[:, None]
         self._token_places = torch.arange(len(tokens), device=tokens.device), tokens
         self.log_p_token = self.log_p[self._token_places]
         best = self.log_p.amax(dim=-1)
@@ -280,7 +279,7 @@ def compare_whole(
         divergences: Which are asked for, keys of DIVERGENCES.
         gains: Whether F is.
     """
-    if native.reads(mature) and native.reads(logits) and logits.dtype == mature.dtype and divergences <= native.DIVERGENCES:
+    if native.compares(mature, logits) and divergences <= native.DIVERGENCES:
         jsd, reference = "jsd" in divergences, "reference" in divergences
         read = native.compare(mature, log_z, logits, jsd=jsd, reference=reference, gains=gains)
         by_name = {"jsd": read.jsd, "reference": read.reference}
@@ -303,7 +302,7 @@ def check_draws(config: MethodConfig | None) -> None:
     Raises:
         ConfigError: It draws.
     """
-    if config is not None and not isinstance(config, DoLaConfig) and method_of(config).draws:
+    if config is not None and config.draws:
         raise ConfigError(
             f"The method {config.method!r} draws at each position whether it acts ({config.as_dict()}), so it has no "
             "log-likelihoods.",

@@ -51,6 +51,11 @@ class Recipe:
                 hint=f"leave {given[0]} out: what is scored is then the distribution that decoding samples from",
             )
 
+    @property
+    def constrained(self) -> bool:
+        """Whether DoLa's plausible set leaves tokens out."""
+        return isinstance(self.dola, DoLaConfig) and self.dola.relative_top > 0
+
     @classmethod
     def reference(cls, layers: str | Sequence[int], *, relative_top: float, post_softmax: bool) -> Recipe:
         """The reference's recipe under the names of its arguments, in which the paper's runs differ."""

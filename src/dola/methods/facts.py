@@ -1,6 +1,6 @@
 """What people need to know of a method's setting. Each door makes its input from this: an option, a widget, an argument.
 
-    relative_top: float = setting(0.1, help="Rule out tokens below this fraction.", low=0, high=1)
+    rate: float = setting(0.5, help="How much the candidates count.", low=0, high=1)
 
 A field without it works too: its type comes from the annotation. Needs no torch.
 """
@@ -45,6 +45,16 @@ class Facts:
     hidden: bool = False
     by_task: bool = False
 
+    @property
+    def lowest(self) -> float:
+        """`low`, as a number."""
+        return -math.inf if self.low is None else self.low
+
+    @property
+    def highest(self) -> float:
+        """`high`, as a number."""
+        return math.inf if self.high is None else self.high
+
 
 def setting(default: Any, **facts: Any) -> Any:
     """A dataclass field with this default and these `Facts`."""
@@ -85,6 +95,13 @@ class Setting:
     def choices(self) -> tuple[str, ...]:
         """The allowed values of a text; empty where any text is allowed."""
         return self.facts.choices
+
+    def words(self, value: Any) -> str:
+        """A value in a few words, for names of what has it: "no final norm", "reference divergence", "rate 0.5"."""
+        label = self.label.lower()
+        if self.kind is bool:
+            return label if value else f"no {label}"
+        return f"{value} {label}" if self.choices else f"{label} {value}"
 
     @property
     def allowed(self) -> str:
@@ -131,9 +148,7 @@ class Setting:
         if isinstance(value, bool) or not (hasattr(value, "__index__") if whole else isinstance(value, Real)):
             what = "an integer" if whole else "a number"
             raise ConfigError(f"{self.name}={value!r} is not {what}; allowed is {self.allowed}.", hint=hint)
-        low = -math.inf if self.facts.low is None else self.facts.low
-        high = math.inf if self.facts.high is None else self.facts.high
-        if not (math.isfinite(value) and low <= value <= high):
+        if not (math.isfinite(value) and self.facts.lowest <= value <= self.facts.highest):
             raise ConfigError(f"{self.name}={value} is out of range; allowed is {self.allowed}.", hint=hint)
 
 

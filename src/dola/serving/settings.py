@@ -1,7 +1,7 @@
 """What an engine serves, and what a request asks of it: both as users write them, checked, in words.
 
-    additional_config={"dola": {"layers": "high", "capture": "all", "default": "off", "relative_top": 0.1}}
-    extra_args={"dola_layers": [26, 28], "dola_relative_top": 0.05}
+    additional_config={"dola": {"layers": "high", "capture": "all", "default": "off", "divergence": "jsd"}}
+    extra_args={"dola_layers": [26, 28], "dola_divergence": "jsd"}
 
 Layers are numbered as everywhere: 0 is the embedding output. Every error is a ConfigError, which is a ValueError: vLLM's server
 answers a request that raises one with HTTP 400 and its words.
@@ -77,7 +77,7 @@ class Served:
         settings = {key: value for key, value in given.items() if key not in ENGINE}
         if "layers" in given:
             settings["layers"] = candidate_layers(_layers(given["layers"]), num_layers, tied=tied)
-        config = config_of(settings)
+        config = _not_drawn(config_of(settings))
         layers = candidate_layers(config.layers, num_layers, tied=tied)
         captured = candidate_layers(_layers(given.get("capture", layers)), num_layers, tied=tied)
         return cls(with_settings(config, layers=layers), tuple(sorted({*layers, *captured})), default == "on", num_layers, tied)
@@ -120,7 +120,7 @@ class Served:
                 f"{', '.join(map(str, self.captured))}.",
                 hint='choose among these, or start the server with "capture": "all" in its dola settings',
             )
-        return with_settings(config, layers=chosen, **given)
+        return _not_drawn(with_settings(config, layers=chosen, **given))
 
     def _other(self, method: object) -> MethodConfig:
         """The settings of another method than the engine's, with the engine's layers where it has none of its own."""
@@ -139,9 +139,25 @@ def request_options(extra_args: Mapping[str, Any] | None, method: object = DoLaC
     if unknown := [name for name in given if name not in (*options(method), "dola_method")]:
         raise _no_option(unknown[0], method)
     found = {name.removeprefix("dola_"): value for name, value in given.items()}
-    if found.get("final_norm") in (0, 1):  # JSON through a schema without booleans
-        found["final_norm"] = bool(found["final_norm"])
-    return found
+    switches = {each.name for each in config_class(method).settings() if each.kind is bool}
+    return {  # JSON through a schema without booleans has numbers in their place
+        name: bool(value) if name in switches and value in (0, 1) else value for name, value in found.items()
+    }
+
+
+def _not_drawn(config: MethodConfig) -> MethodConfig:
+    """Refuse settings that draw at each position: an engine does not say at which positions its rows are.
+
+    Raises:
+        ConfigError: They do.
+    """
+    if config.draws:
+        raise ConfigError(
+            f"The method {config.method!r} draws at each position whether it acts, and an engine does not say which positions "
+            "its rows are at.",
+            hint='"probability": 1',
+        )
+    return config
 
 
 def seems_ours(name: object, method: object = DoLaConfig.method) -> bool:
