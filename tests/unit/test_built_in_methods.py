@@ -246,6 +246,15 @@ class TestGenerate:
         alone = dola.generate(llama, input_ids=ids[None, :8], dola_layers=config, **call)
         assert torch.equal(both[1, 12:], alone[0, 8:])
 
+    def test_by_name(self, llama):
+        call = {**INPUTS, "max_new_tokens": 4, "do_sample": False}
+        expected = dola.generate(llama, **call, dola_layers=dola.SLEDConfig([2, 4], rate=5))
+        assert torch.equal(dola.generate(llama, **call, dola_method="sled", dola_layers=[2, 4], dola_rate=5), expected)
+        with pytest.raises(ConfigError, match="'relative_top' is not a setting of the method 'sled'"):
+            dola.generate(llama, **call, dola_method="sled", dola_relative_top=0.1)
+        with pytest.raises(ConfigError, match="dola_rate was given beside dola_layers=SLEDConfig"):
+            dola.generate(llama, **call, dola_layers=dola.SLEDConfig(), dola_rate=2)
+
     def test_lazy_delta_changes_no_token(self, llama):
         config = dola.DeLTaConfig(layers="last:4", relative_top=0.5)
         call = {**INPUTS, "max_new_tokens": 12, "do_sample": False}
@@ -300,6 +309,32 @@ class TestDraws:
         assert torch.equal(
             method_of(config).scores(mature[:4], Given(premature[:, :4], torch.arange(20, 24)))[:, 0] == 5, walked[20:24]
         )
+
+    def test_a_call_draws_by_the_position_alone(self, llama):
+        """A padded row of a batch has the tokens that it has alone, with a cache and without."""
+        config = dola.ConfidentConfig(layers="last:4", probability=0.5, seed=1)
+        ids = torch.arange(3, 15)
+        padded = torch.stack([ids, torch.cat([torch.zeros(4, dtype=torch.long), ids[:8]])])
+        call = {"max_new_tokens": 6, "do_sample": False, "dola_layers": config}
+        both = dola.generate(llama, input_ids=padded, attention_mask=(padded != 0).long(), **call)
+        alone = dola.generate(llama, input_ids=ids[None, :8], **call)
+        assert torch.equal(both[1, 12:], alone[0, 8:])
+        assert torch.equal(dola.generate(llama, input_ids=ids[None, :8], use_cache=False, **call), alone)
+        with dola.attach(llama, config), torch.no_grad():
+            drawn = llama(ids[None]).logits[0]
+        with dola.attach(llama, dola.ConfidentConfig(layers="last:4")), torch.no_grad():
+            walked = llama(ids[None]).logits[0]
+        with torch.no_grad():
+            plain = llama(ids[None]).logits[0]
+        acts = uniform(1, torch.arange(12)) < 0.5
+        torch.testing.assert_close(drawn, torch.where(acts[:, None], walked, plain))
+
+    def test_a_trace_draws_as_decoding_does(self, llama):
+        config = dola.ConfidentConfig(layers="last:4", probability=0.5, seed=1)
+        trace = dola.trace(llama, word_tokenizer(), list(range(3, 15)), config)
+        with dola.attach(llama, config), torch.no_grad():
+            best = llama(**INPUTS).logits[0].argmax(dim=-1).tolist()
+        assert [token.dola_choice for token in trace.tokens] == best
 
     def test_probability_0_is_plain_decoding(self, llama):
         with torch.no_grad():
