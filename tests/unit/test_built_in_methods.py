@@ -15,10 +15,12 @@ from workers import together
 import dola
 from dola.decoding.candidates import Captured
 from dola.errors import ConfigError, InputError
+from dola.evidence.ways import choice_ways
 from dola.methods.draws import uniform
 from dola.methods.registry import config_of, method_of
 from dola.methods.vocabulary import WHOLE, Shard
 from dola.serving.settings import Served
+from dola.tasks import TASKS
 
 INPUTS = {"input_ids": torch.arange(3, 15)[None]}
 CONFIGS = [dola.ConfidentConfig(layers="last:4"), dola.SLEDConfig(), dola.DeLTaConfig(layers="last:4")]
@@ -283,6 +285,23 @@ class TestScoreAndTrace:
         assert [token.dola_choice for token in trace.tokens] == best
         assert config.method in "".join(trace.explain(index) for index in range(len(trace.tokens)))
         assert type(trace).from_json(trace.to_json()).settings == trace.settings
+
+    def test_controls_of_a_method_that_chooses_a_layer(self, llama):
+        """The layer below the last, and a random one of the window."""
+        task = TASKS["factor-news"]
+        ways = {way.name: way.recipe for way in choice_ways(task, dola.ConfidentConfig(layers="last:3")) if way.recipe}
+        assert list(ways) == ["vanilla", "confident", "the layer below the last", "random layer"]
+        ids = INPUTS["input_ids"][0].tolist()
+        found = dola.score(llama, word_tokenizer(), [ids[:6]], [[ids[6:]]], ways, progress=False)
+        with torch.no_grad():
+            states = llama(**INPUTS, output_hidden_states=True).hidden_states
+        below = readout(llama, FAMILIES["llama"], states[5])[0, 5:11].log_softmax(dim=-1)
+        expected = sum(float(below[i, token]) for i, token in enumerate(ids[6:]))
+        assert found.values["the layer below the last"][0][0] == pytest.approx(expected, abs=5e-3)
+        assert found.layers["the layer below the last"] == [{5: 6}]
+        assert set(found.layers["random layer"][0]) <= {3, 4, 5}
+        assert len(found.layers["random layer"][0]) > 1
+        assert [way.name for way in choice_ways(task, dola.SLEDConfig())] == ["vanilla", "sled", "length alone"]
 
     def test_a_method_that_draws_is_not_scored(self, llama):
         config = dola.ConfidentConfig(layers="last:3", probability=0.5)

@@ -107,11 +107,16 @@ class LayerScorer:
             if recipe.dola is None or isinstance(recipe.dola, DoLaConfig):
                 found[name] = self._apply(name, recipe, recipe.dola, mature, read, uniform.get(name))
             else:
-                found[name] = self._by_scores(name, recipe.dola, mature, hidden)
+                found[name] = self._by_scores(name, recipe.dola, mature, hidden, uniform.get(name))
         return found
 
-    def _by_scores(self, name: str, config: MethodConfig, mature: _Mature, hidden: Mapping[int, Tensor]) -> TokenScores:
-        """Any method's distribution: its scores, as decoding makes them, some positions at a time."""
+    def _by_scores(
+        self, name: str, config: MethodConfig, mature: _Mature, hidden: Mapping[int, Tensor], uniform: Tensor | None
+    ) -> TokenScores:
+        """Any method's distribution: its scores, as decoding makes them, some positions at a time.
+
+        With numbers in [0, 1) the scores are the logits of the candidates that these draw.
+        """
         method, layers, tokens = method_of(config), self.candidates[name], mature.tokens
         size = chunk_rows(tokens.device.type, (len(layers) + 1) * mature.logits.shape[-1])
         parts = []
@@ -120,7 +125,10 @@ class LayerScorer:
             logits, mine = mature.logits[rows], tokens[rows][:, None]
             states = [hidden[layer][rows].to(logits.device) for layer in layers]
             candidates = Captured(self.anatomy, config, states, layers=(*layers, self.anatomy.num_layers))
-            scores, weights = method.decide(logits, candidates)
+            if uniform is None:
+                scores, weights = method.decide(logits, candidates)
+            else:
+                scores, weights = _drawn(candidates, uniform[rows].to(logits.device))
             log_p, weights = scores.log_softmax(dim=-1), weights[:-1]
             most = torch.tensor(layers, device=tokens.device)[weights.argmax(dim=0)]
             parts.append(
@@ -294,6 +302,14 @@ def compare_whole(
         differences = gain(log_p, log_q)
         found.gain_log_z, found.gain_largest = differences.logsumexp(dim=-1), differences.amax(dim=-1)
     return found
+
+
+def _drawn(candidates: Captured, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [n, V] of the candidates that numbers in [0, 1) draw, and weights [K+1, n]: 1 for each of these."""
+    chosen = (uniform * len(candidates)).long().clamp(max=len(candidates) - 1)
+    scores = torch.cat([candidates.logits(k, [row]) for row, k in enumerate(chosen.tolist())])
+    weights = torch.zeros(len(candidates) + 1, len(chosen), device=chosen.device)
+    return wide(scores), weights.scatter_(0, chosen[None], 1)
 
 
 def check_draws(config: MethodConfig | None) -> None:
