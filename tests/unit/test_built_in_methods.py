@@ -17,6 +17,7 @@ from dola.decoding.candidates import Captured
 from dola.errors import ConfigError, InputError
 from dola.evidence.ways import choice_ways
 from dola.methods.draws import uniform
+from dola.methods.layers import candidate_layers
 from dola.methods.registry import config_of, method_of
 from dola.methods.vocabulary import WHOLE, Shard
 from dola.serving.settings import Served
@@ -364,6 +365,14 @@ class TestDraws:
     def test_without_positions_it_is_refused(self):
         with pytest.raises(InputError, match="positions are not known"):
             method_of(dola.ConfidentConfig(probability=0.5)).scores(torch.zeros(1, 4), Given(torch.zeros(1, 1, 4)))
+
+
+def test_a_window_deeper_than_the_model_is_said_once(caplog):
+    for _ in range(2):
+        assert candidate_layers("last:77", 5, tied=False) == (0, 1, 2, 3, 4)
+    assert [record.message for record in caplog.records if record.name == "dola"] == [
+        'layers="last:77": the model has 5 layers below the last one, and all of them are taken.'
+    ]
 
 
 class TestServed:
