@@ -55,7 +55,7 @@ class Candidates(ABC):
 
         Args:
             mature: The mature logits [r, V] of these rows.
-            weights: Of each candidate, and last of the mature layer.
+            weights: The weight of each candidate, and last that of the mature layer.
             rows: As `logits`.
         """
 
