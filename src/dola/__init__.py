@@ -64,14 +64,14 @@ _SUBMODULES = ("anatomy", "config", "contrast", "errors", "layers", "models")
 
 
 _ALONE = ("config", "errors", "layers", "methods.layers")
-"""Modules that do without torch and transformers."""
+"""Modules that need neither torch nor transformers."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME and name not in _SUBMODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if _HOME.get(name, name) not in _ALONE:
-        import_module(f"{__name__}.installed.versions").check()  # before an import fails in the depths of transformers
+        import_module(f"{__name__}.installed.versions").check()  # before an import fails deep inside transformers
     if name in _SUBMODULES:
         return import_module(f"{__name__}.{name}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

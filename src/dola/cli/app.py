@@ -61,6 +61,6 @@ def run() -> None:
         command = typer.main.get_command(app)
         if "_DOLA_COMPLETE" in os.environ:  # the shell asks for completions
             command.main(prog_name="dola")
-        # Not `app()`: it has endings of its own, among them exit code 1 where a pipe is closed.
+        # Not `app()`: it ends the process in its own way, for instance with exit code 1 if a pipe is closed.
         with command.make_context("dola", sys.argv[1:]) as context:
             command.invoke(context)

@@ -78,6 +78,14 @@ def attach(
         ModelError: The model has no decoder blocks or no head, is an encoder-decoder, or is a wrapper (FSDP, DataParallel):
             the error says where in it the causal LM is. After any exception the model is as it was.
         LayersError: Layers that this model does not have.
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> inputs = tokenizer("The capital of France is", return_tensors="pt")
+        >>> with dola.attach(model, "high"):
+        ...     out = model.generate(**inputs, repetition_penalty=1.2, max_new_tokens=2)
+        >>> tokenizer.decode(out[0])
+        'The capital of France is Paris.'
     """
     found = Anatomy.of(model) if anatomy is None else anatomy
     return Attachment(found, as_config(config, found), around(model, found.lm), named=anatomy is not None)
@@ -226,7 +234,7 @@ class Session:
         self._readout_checked = False
 
     def _follow(self, path: str) -> None:
-        """Find the parts of the model again, one of which is no longer what it was.
+        """Find the parts of the model again after one of them was replaced.
 
         Raises:
             ModelError: The caller of `attach` named the parts, or the number of blocks has changed.
@@ -328,7 +336,7 @@ class Session:
                 self._traced.call = call
 
     def _forget_compiled_code(self) -> None:
-        """Have torch.compile trace again what it has compiled: it does not notice that hooks were added or removed."""
+        """Discard torch.compile's compiled code: it does not notice that hooks were added or removed."""
         if "torch._dynamo" in sys.modules and self._may_be_compiled():
             torch._dynamo.reset()
 
@@ -424,7 +432,7 @@ class Session:
                 what = "did not run" if got is None else f"left positions of shape {got}"
                 raise CaptureError(
                     f"Layer {layer} {what} in a forward that returned logits of shape {list(logits.shape)}.",
-                    hint="modes that run fewer blocks cannot be contrasted; if this was no such mode, please report the model",
+                    hint="modes that run fewer blocks cannot be contrasted; otherwise please report the model",
                 )
         if not call.last_block_ran:
             raise CaptureError(
@@ -444,7 +452,7 @@ class Session:
 
     @torch.no_grad()
     def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Have the head read the candidates with the mature rows, where that is cheaper than reading them after it."""
+        """Pass the candidates to the head with the mature rows, if that is cheaper than reading them afterwards."""
         call = self._call
         if call is None or not args or call.head_runs or call.reading is not None or self._readers_hooked:
             return None
@@ -507,7 +515,7 @@ class Session:
         else:
             what = "are finite, but those of a candidate layer are not"
         raise InputError(
-            f"The model's logits {what} at position {where} ([batch, position] of the logits), so they define no distribution.",
+            f"The model's logits {what} at position {where} ([batch, position] of the logits): they define no distribution.",
             hint="look for overflow (float16?), a broken checkpoint, or an attention mask that hides everything",
         )
 
@@ -546,7 +554,22 @@ def _check_labels(labels: Any) -> None:
 
 
 class Attachment(Session):
-    """DoLa on a model for everybody who uses it, until removed. Made by `attach`; the model has it as `model.dola`."""
+    """DoLa on a model for everybody who uses it, until removed. Made by `attach`; the model has it as `model.dola`.
+
+    Attributes:
+        config: The configuration in use.
+        layers: The candidate layers it means for this model, in Hugging Face's numbering.
+        anatomy: The parts of the model.
+        rows: How many positions were contrasted so far.
+        rows_saved: How many of them needed no contrast (`config.lazy`).
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> attachment = dola.attach(model, [24, 28])
+        >>> attachment.layers, attachment is model.dola
+        ((24, 28), True)
+        >>> attachment.remove()
+    """
 
     def _change_model(self) -> None:
         lm, changes = self._lm, self._changes
@@ -588,8 +611,8 @@ class Attachment(Session):
         given = self.config if asked is None else as_config(asked, self.anatomy)
         if given.layers != self.config.layers or (isinstance(asked, MethodConfig) and asked != self.config):
             raise InputError(
-                f"dola_layers={asked!r} was given, and DoLa is attached to this model with layers={self.config.layers!r}.",
-                hint="leave dola_layers out, or call model.dola.remove() and attach with these layers",
+                f"dola_layers={asked!r} was given, but DoLa is attached to this model with layers={self.config.layers!r}.",
+                hint="omit dola_layers, or call model.dola.remove() and attach with these layers",
             )
         return super().generate(original, *args, **kwargs)
 

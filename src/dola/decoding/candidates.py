@@ -45,7 +45,7 @@ class Read(Candidates):
         return _combined_logits(self, mature, weights)
 
     def mature_log_z(self) -> Tensor | None:
-        """Of the kernel that has read."""
+        """log sum exp of the mature logits, if the kernel has computed it."""
         return None if self._log_z is None else self._log_z[0]
 
     def blocks(self, rows: list[int]) -> Iterator[list[int]]:

@@ -106,6 +106,16 @@ class DoLaConfig(MethodConfig):
             implementations left it out.
         lazy: Skip the premature readout where it cannot change the token: in a `generate` call that returns neither scores
             nor logits, for positions with a single plausible token.
+
+    Raises:
+        ConfigError: A value that is not allowed.
+
+    Examples:
+        >>> config = dola.DoLaConfig("low", relative_top=0.05)
+        >>> config.layers, config.divergence
+        ('low', 'jsd')
+        >>> dola.DoLaConfig(**config.as_dict()) == config
+        True
     """
 
     method: ClassVar[str] = "dola"
@@ -167,11 +177,11 @@ class DoLaConfig(MethodConfig):
         """The settings of a JSON file, as `dola tune --output` writes it and `--config` of the command reads it.
 
         Names are those of the fields, with "-" or "_" between words; `layers` may be written as numbers with commas, too. A
-        `repetition-penalty`, with which a task's texts were judged, is no setting of the method and is left to the caller.
+        `repetition-penalty`, with which a task's texts were judged, is not a setting of the method and is left to the caller.
 
         Raises:
-            ConfigError: A file that cannot be read, a name that is none of these settings, a value that is not allowed; or
-                `"layers": "off"`, which is what `dola tune` writes where DoLa does not help: there is no DoLaConfig for that.
+            ConfigError: The file cannot be read, a name is not a setting, a value is not allowed; or the file has
+                `"layers": "off"`, which `dola tune` writes if DoLa does not help and no DoLaConfig can express.
         """
         name = f"The file {str(path)!r}"
         given = read_object(path, name=name, example=_FILE)
@@ -179,7 +189,7 @@ class DoLaConfig(MethodConfig):
         allowed = [field.name for field in fields(cls)]
         for key in given:
             if key.replace("-", "_") not in allowed:
-                raise ConfigError(f"{name}: {key!r} is no setting of DoLa; there are {', '.join(allowed)}.", hint=_FILE)
+                raise ConfigError(f"{name}: {key!r} is not a setting of DoLa. Settings: {', '.join(allowed)}.", hint=_FILE)
         settings = {key.replace("-", "_"): value for key, value in given.items()}
         if (layers := settings.get("layers")) == "off":
             raise ConfigError(f"{name} says that DoLa is off.", hint="decode plainly: without dola.attach or dola.generate")

@@ -69,9 +69,7 @@ def candidate_layers(layers: str | Iterable[object], num_layers: int, *, tied: b
     elif window := WINDOW.fullmatch(layers):
         found = range(max(0, n - int(window[1])), n)
     else:
-        raise LayersError(
-            f"layers={layers!r} is no bucket; the buckets are {', '.join(BUCKETS)}; a window is last:10.", hint=_HINT
-        )
+        raise LayersError(f"layers={layers!r} is not a bucket. Buckets: {', '.join(BUCKETS)}; a window is last:10.", hint=_HINT)
     if not found:
         raise LayersError(
             f'layers="{layers}" holds no layer in a model of {n} layers{" with tied embeddings" if tied else ""}; '
@@ -107,11 +105,15 @@ def check_indices(layers: object, num_layers: int | None = None) -> tuple[int, .
                 hint=f"write layers=[{num_layers + index}]" if num_layers and num_layers + index >= 0 else _HINT,
             )
         if num_layers is not None and index >= num_layers:
-            what = "is the mature layer, contrasted with itself it leaves nothing" if index == num_layers else "does not exist"
+            what = (
+                "is the last (mature) layer and cannot be a candidate: contrasting it with itself gives zero everywhere"
+                if index == num_layers
+                else "does not exist"
+            )
             raise LayersError(f"layer {index} in layers={given} {what}; allowed are {allowed}.", hint=_HINT)
         if index in indices[:position]:
             raise LayersError(
-                f"layer {index} stands twice in layers={given}; allowed are distinct indices in {allowed}.",
+                f"layer {index} is listed twice in layers={given}; allowed are distinct indices in {allowed}.",
                 hint=f"write layers={sorted(set(indices))}",
             )
     return indices

@@ -51,7 +51,7 @@ class Candidates(ABC):
 
         Args:
             mature: The mature logits [R, V].
-            weights: Of each candidate, and last of the mature layer.
+            weights: The weight of each candidate, and last that of the mature layer.
         """
 
     def mature_log_z(self) -> Tensor | None:

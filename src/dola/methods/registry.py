@@ -72,7 +72,7 @@ def config_class(name: object) -> type[MethodConfig]:
     """The configuration class of a method.
 
     Raises:
-        ConfigError: There is no such method.
+        ConfigError: The method does not exist.
     """
     found = METHODS.get(name) if isinstance(name, str) else None
     if found is None:

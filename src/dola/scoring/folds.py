@@ -1,7 +1,7 @@
 """Scores of given tokens under many recipes, from one read of each layer.
 
 What a recipe needs of a layer j at one position is a handful of numbers: its divergence from the mature layer, log q_j of
-the token, and the normaliser of F. So layers are read out one after the other, the numbers are kept, and the choice of the
+the token, and the normalizer of F. So layers are read out one after the other, the numbers are kept, and the choice of the
 premature layer is made at the end, from them. At no time is there more than one layer's distribution beside the mature one,
 whatever the number of layers and recipes.
 """
@@ -237,7 +237,7 @@ class _Mature:
         return self._by_row(self.log_p[self._plausible[top]], top).log_sum
 
     def _compare_whole(self, logits: Tensor, need: _Need) -> Whole:
-        """What takes the whole vocabulary: normaliser, divergences, and F where no token is implausible."""
+        """What takes the whole vocabulary: normalizer, divergences, and F where no token is implausible."""
         return compare_whole(self.logits, self.log_z, self.log_p, logits, need.divergences, gains=0.0 in need.tops)
 
     def _by_row(self, values: Tensor, top: float) -> _Over:

@@ -71,7 +71,7 @@ class LayerReader:
 
     @torch.no_grad()
     def read(self, ids: Sequence[int], first: int, tokens: Sequence[int | None]) -> list[TokenTrace]:
-        """How each of `tokens` is chosen: the first behind position `first` of `ids`, the others behind the following ones."""
+        """How each of `tokens` is chosen: the first after position `first` of `ids`, the others after the following ones."""
         lm, last = self.anatomy.lm, self.anatomy.num_layers
         row = torch.tensor([ids], device=lm.device)
         with captured(self.anatomy, range(last)) as hidden:
