@@ -31,7 +31,7 @@ class Candidates(ABC):
 
     Attributes:
         layers: The numbers of the K layers, and last that of the mature one: what rules of depth need.
-        positions: Of each row in its own sequence, from 0, padding left out: int64 [R]. Only for methods that draw.
+        positions: Position of each row in its own sequence, from 0, padding left out: int64 [R]. Only for methods that draw.
         saved: Rows that the method left unread because no layer could change their token: for statistics. Methods add to it.
     """
 
