@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dola.errors import ConfigError
 from dola.files.settings_file import read_object
 from dola.methods.layers import check_indices, is_named, parse
-from dola.methods.names import DIVERGENCES
+from dola.methods.names import DIVERGENCES, SCORES
 
 if TYPE_CHECKING:
     from dola.methods.method import Method
@@ -77,6 +77,11 @@ class DoLaConfig(MethodConfig):
         relative_top: Tokens below this fraction of the likeliest token's probability are ruled out. In [0, 1]; 0 keeps all.
         divergence: How the premature layer is chosen: "jsd" is the Jensen-Shannon divergence of the paper, "reference" what
             transformers 4 and voidism/DoLa compute in its place (see `contrast.reference_divergence`).
+        strength: How much of the premature layer is subtracted: F = log p - strength * log q. Any finite number from 0; 1 is
+            the paper's. It does not change which layer is chosen.
+        scores: "contrast" is F, with all tokens outside the plausible set 1,000 nats below it. "distribution" is a
+            distribution beside the model's own, as logits: inside the plausible set softmax(F), scaled to the mass that the
+            model gives the set; outside it the model's own. At strength 0 it is the model's own everywhere.
         final_norm: Whether premature layers pass the model's final norm before the head, as the mature one does. The old
             implementations left it out.
         lazy: Skip the premature readout where it cannot change the token: in a `generate` call that returns neither scores
@@ -89,6 +94,8 @@ class DoLaConfig(MethodConfig):
     _: KW_ONLY
     relative_top: float = 0.1
     divergence: str = "jsd"
+    strength: float = 1.0
+    scores: str = "contrast"
     final_norm: bool = True
     lazy: bool = True
 
@@ -103,6 +110,19 @@ class DoLaConfig(MethodConfig):
                 f"divergence={self.divergence!r} is unknown; allowed are {', '.join(map(repr, DIVERGENCES))}.",
                 hint='use divergence="jsd", the one that the paper defines',
             )
+        self._check_strength()
+        if self.scores not in SCORES:
+            raise ConfigError(
+                f"scores={self.scores!r} is unknown; allowed are {', '.join(map(repr, SCORES))}.",
+                hint='use scores="contrast", the default',
+            )
+
+    def _check_strength(self) -> None:
+        allowed = "allowed is any finite number from 0"
+        if isinstance(self.strength, bool) or not isinstance(self.strength, Real):
+            raise ConfigError(f"strength={self.strength!r} is not a number; {allowed}.", hint=_STRENGTH)
+        if not 0 <= self.strength < math.inf:
+            raise ConfigError(f"strength={self.strength} is out of range; {allowed}.", hint=_STRENGTH)
 
     def build(self) -> Method:
         """As MethodConfig."""
@@ -157,3 +177,4 @@ class DoLaConfig(MethodConfig):
 
 _FILE = '{"layers": "high", "final-norm": true}'
 _TOP = "use relative_top=0.1, as the paper does"
+_STRENGTH = "use strength=1.0, as the paper does"

@@ -39,6 +39,11 @@ class Vocabulary:
         return logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
+def wide(values: Tensor) -> Tensor:
+    """In float32 or better."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 WHOLE = Vocabulary()
 
 
@@ -71,8 +76,7 @@ class Shard(Vocabulary):
 
     def log_softmax(self, logits: Tensor) -> Tensor:
         """This worker's columns of the log-probabilities."""
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return wide - self.logsumexp(wide)[..., None]
+        return wide(logits) - self.logsumexp(wide(logits))[..., None]
 
 
 def log_probs(logits: Tensor) -> Tensor:
