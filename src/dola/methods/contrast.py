@@ -1,14 +1,14 @@
 """The idea of DoLa, as pure functions on logits (paper: arXiv 2309.03883, section 2).
 
-The last layer's next-token distribution is the *mature* one, q_N. Reading an earlier layer out through the same head gives
-a *premature* one, q_j. Facts emerge in the later layers, so what a token gained between the two is evidence for it:
+The last layer's next-token distribution is the *mature* one, p. Reading an earlier layer out through the same head gives a
+*premature* one, q. Facts emerge in the later layers, so what a token gained between the two is evidence for it:
 
-    M    = argmax_j JSD(q_N, q_j)                          select_premature    (eq. 5)
-    V    = {x : q_N(x) >= relative_top * max q_N}          plausible           (eq. 4)
-    F(x) = log q_N(x) - log q_M(x)  on V                   gain                (eq. 3)
+    M    = argmax_j JSD(p, q_j)                            select_premature    (eq. 5)
+    V    = {x : p(x) >= relative_top * max p}              plausible           (eq. 4)
+    F(x) = log p(x) - strength * log q_M(x)  on V          gain                (eq. 3, whose strength is 1)
 
 `mature` is [..., V] and `premature` [K, ..., V], a row for each candidate: logits or log-probabilities. Arithmetic is float32
-or better. This is the one definition; `sparse.py` and the kernels are faster forms of it, which tests hold equal to it.
+or better. This is the one definition; `sparse.py`, `folds.py` and the kernels are faster forms, which tests hold equal to it.
 """
 
 import math
@@ -24,12 +24,23 @@ LARGEST_SCORE = 1e30  # where q_M(x) is 0: finite, so that a penalty or a temper
 
 
 def contrast(
-    mature: Tensor, premature: Tensor, *, relative_top: float = 0.1, divergence: str = "jsd", vocab: Vocabulary = WHOLE
-) -> Tensor:
-    """Scores of the next token, [..., V]: F on the plausible set, and below it all other tokens in the mature order."""
+    mature: Tensor, premature: Tensor, *, relative_top: float = 0.1, divergence: str = "jsd", strength: float = 1.0,
+    scores: str = "contrast", vocab: Vocabulary = WHOLE,
+) -> Tensor:  # fmt: skip
+    """Scores of the next token, [..., V].
+
+    As a "contrast": F on the plausible set, and below it all other tokens in the mature order. As a "distribution": logits
+    whose softmax is softmax(F) on the plausible set, scaled to the mass that p gives the set, and p elsewhere.
+    """
     chosen = select_premature(mature, premature, divergence=divergence, vocab=vocab)[None, ..., None]
     log_p, log_q = vocab.log_softmax(mature), vocab.log_softmax(premature.gather(0, chosen.expand(1, *mature.shape))[0])
-    return torch.where(plausible(mature, relative_top, vocab=vocab), gain(log_p, log_q), floor(log_p))
+    outside, gained = ~plausible(mature, relative_top, vocab=vocab), gain(log_p, log_q, strength)
+    if scores == "contrast":
+        return torch.where(outside, floor(log_p), gained)
+    if strength == 0:
+        return wide(mature)  # what the formula gives, without its rounding
+    logits, gained = (values.masked_fill(outside, -torch.inf) for values in (wide(mature), gained))
+    return torch.where(outside, wide(mature), share_out(logits, gained, vocab))
 
 
 def select_premature(mature: Tensor, premature: Tensor, *, divergence: str = "jsd", vocab: Vocabulary = WHOLE) -> Tensor:
@@ -50,11 +61,17 @@ def threshold(largest: Tensor, relative_top: float) -> Tensor:
     return largest + (math.log(relative_top) if relative_top > 0 else -math.inf)
 
 
-def gain(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """F: how much likelier a token has become from the premature layer to the mature one, in nats."""
-    return log_p - log_q.clamp(min=-LARGEST_SCORE)
+def gain(log_p: Tensor, log_q: Tensor, strength: float = 1.0) -> Tensor:
+    """F: how much likelier a token has become from the premature layer to the mature one, in nats. At most LARGEST_SCORE."""
+    strength = min(strength, LARGEST_SCORE)
+    return log_p - strength * log_q.clamp(min=-LARGEST_SCORE / max(strength, 1.0))
 
 
 def floor(log_p: Tensor) -> Tensor:
     """The score of an implausible token."""
     return log_p - IMPLAUSIBLE
+
+
+def share_out(logits: Tensor, gained: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
+    """Plausible tokens' logits with the mass of the model's own, and the proportions of softmax(F). Others are -inf in both."""
+    return vocab.log_softmax(gained) + vocab.logsumexp(logits)[..., None]
