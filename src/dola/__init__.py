@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from dola.evidence.tune import tune
     from dola.loading.models import load
     from dola.methods.config import DoLaConfig
+    from dola.methods.config_confident import ConfidentConfig
+    from dola.methods.config_delta import DeLTaConfig
+    from dola.methods.config_sled import SLEDConfig
     from dola.model.anatomy import Anatomy
     from dola.scoring.recipe import Recipe
     from dola.scoring.score import score
@@ -26,10 +29,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Anatomy",
     "Attachment",
+    "ConfidentConfig",
+    "DeLTaConfig",
     "DoLaConfig",
     "DolaError",
     "LayerTrace",
     "Recipe",
+    "SLEDConfig",
     "__version__",
     "attach",
     "generate",
@@ -44,10 +50,13 @@ __all__ = [
 _HOME = {
     "Anatomy": "model.anatomy",
     "Attachment": "decoding.attach",
+    "ConfidentConfig": "methods.config_confident",
+    "DeLTaConfig": "methods.config_delta",
     "DoLaConfig": "methods.config",
     "DolaError": "errors",
     "LayerTrace": "tracing.data",
     "Recipe": "scoring.recipe",
+    "SLEDConfig": "methods.config_sled",
     "attach": "decoding.attach",
     "generate": "decoding.generate",
     "install": "decoding.generate",

@@ -134,6 +134,7 @@ class Call:
     last_block_ran: bool = False
     reading: Reading | None = None
     head_runs: bool = False  # with the candidates' rows in its input
+    positions: Tensor | None = None  # of all tokens of the forward [B, T], for methods that draw
     last_output: Any = None  # where a backward pass could follow: what the last block returned
 
 
@@ -159,7 +160,7 @@ class Session:
     def __init__(self, anatomy: Anatomy, config: MethodConfig, outer: nn.Module | None = None, *, named: bool = False) -> None:
         self.anatomy, self.config = anatomy, config
         self.layers = anatomy.candidates(config.layers)
-        self._step = Step(anatomy, config)
+        self._step = Step(anatomy, config, layers=(*self.layers, anatomy.num_layers))
         self._lm, self._named = anatomy.lm, named
         self._arguments = _Arguments(anatomy.lm.forward)
         self._state, self._traced = _ThreadState(), _State()
@@ -354,7 +355,8 @@ class Session:
             self._check_traced()
         else:
             self._keep_up()
-        self._call = Call(given("logits_to_keep"), given("attention_mask"))
+        positions = positions_of(given) if self.config.draws else None
+        self._call = Call(given("logits_to_keep"), given("attention_mask"), positions=positions)
 
     def _check_traced(self) -> None:
         """What `_keep_up` does, while a forward is traced: code holds the parts as they are now, and hooks stay in place."""
@@ -491,7 +493,11 @@ class Session:
             read = self._read_as_the_model_does(call, logits).flat()
         else:
             read = [call.hidden[layer].flatten(0, -2).to(logits.device) for layer in self.layers]
-        return self._step.scores(logits.flatten(0, -2), read, lazy=self._is_lazy()).view(logits.shape)
+        positions = None
+        if call.positions is not None:
+            positions = select_positions(call.positions[..., None], call.keep).flatten().to(logits.device)
+        scores = self._step.scores(logits.flatten(0, -2), read, lazy=self._is_lazy(), positions=positions)
+        return scores.view(logits.shape)
 
     def _read_as_the_model_does(self, call: Call, logits: Tensor) -> Reading:
         """The candidates' logits, one layer after the other in the shape [B, T, d] that the model's own has: hooks of others on
@@ -642,6 +648,25 @@ class _Arguments:
             return args[position] if position < len(args) else kwargs.get(name, self._defaults.get(name))
 
         return given
+
+
+def positions_of(given: Callable[[str], Any]) -> Tensor | None:
+    """Where each token of a forward stands in its own sequence [B, T], padding left out; None where nothing says so.
+
+    Args:
+        given: A function from an argument's name to its value.
+    """
+    ids, mask, cache = given("position_ids"), given("attention_mask"), given("past_key_values")
+    tokens = given("input_ids") if given("input_ids") is not None else given("inputs_embeds")
+    if tokens is None:
+        return None
+    rows, length = tokens.shape[:2]
+    if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] >= length:
+        return (mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -length:]
+    if isinstance(ids, Tensor) and ids.dim() == 2:
+        return ids.expand(rows, length)
+    begin = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
+    return torch.arange(begin, begin + length, device=tokens.device).expand(rows, length)
 
 
 def select_positions(hidden: Tensor, keep: Any) -> Tensor:

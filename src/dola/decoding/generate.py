@@ -18,7 +18,7 @@ from dola.decoding.call import current_generation, is_aside
 from dola.errors import ConfigError, InputError, ModelError
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.names import RECOMMENDED_PENALTY
-from dola.methods.registry import with_settings
+from dola.methods.registry import config_of, with_settings
 from dola.model.anatomy import Anatomy
 from dola.model.wrappers import around
 
@@ -34,6 +34,8 @@ def generate(model: Any, *args: Any, dola_layers: MethodConfig | str | Sequence[
         model: Any decoder-only Hugging Face model with a language-modelling head, wrapped by PEFT or torch.compile or not.
         *args: All of `generate`'s arguments.
         **kwargs: All of `generate`'s arguments.
+        dola_method: A method by its name; its settings go by theirs: `dola_method="sled",
+            dola_rate=2`. `dola_layers` are then layers of that method.
         dola_layers: "high", "low", "all", layer indices (0 is the embedding output), or a DoLaConfig or another method's
             settings. Without it the layers are the `dola_layers` of `generation_config=`, then those of
             `model.generation_config`, then "high".
@@ -52,7 +54,22 @@ def generate(model: Any, *args: Any, dola_layers: MethodConfig | str | Sequence[
         >>> out.shape  # [batch, prompt and new tokens], int64
         torch.Size([1, 7])
     """
-    return _contrasted(model, None, args, kwargs, dola_layers)
+    asked = {name.removeprefix("dola_"): kwargs.pop(name) for name in list(kwargs) if name.startswith("dola_")}
+    return _contrasted(model, None, args, kwargs, _named(dola_layers, asked) if asked else dola_layers)
+
+
+def _named(layers: Any, asked: dict[str, Any]) -> MethodConfig:
+    """The configuration that `dola_layers` and the other `dola_...` arguments of a call mean.
+
+    Raises:
+        ConfigError: A whole configuration with settings beside it, or as `config_of`.
+    """
+    if isinstance(layers, MethodConfig):
+        raise ConfigError(
+            f"dola_{next(iter(asked))} was given beside dola_layers={layers!r}, which says all of it.",
+            hint="put it into the configuration, or give dola_layers only the layers",
+        )
+    return config_of({**asked, **({} if layers is None else {"layers": layers})}, where="dola.generate")
 
 
 def install(config: MethodConfig | None = None) -> None:

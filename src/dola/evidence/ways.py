@@ -8,6 +8,7 @@ from enum import Enum
 
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.layers import candidate_layers
+from dola.methods.registry import with_settings
 from dola.scoring.recipe import Recipe
 from dola.tasks import ChoiceTask
 
@@ -91,6 +92,7 @@ def choice_ways(
         return [
             _vanilla(),
             Way(own.method, "the distribution that decoding draws from", Recipe(own)),
+            *(_layer_controls(own, seed) if own.chooses else []),
             *more,
             _length(),
         ]
@@ -119,6 +121,20 @@ def choice_ways(
           if Recipe(own).constrained else []),  # without one it is vanilla
         _length(),
     ]  # fmt: skip
+
+
+def _layer_controls(own: MethodConfig, seed: int) -> list[Way]:
+    """Controls of a method that chooses a layer: what a layer does that nobody has chosen."""
+    below = with_settings(own, layers="last:1")
+    return [
+        Way("the layer below the last", "always, whatever it says", Recipe(below, premature="random"), role=Role.CONTROL),
+        Way(
+            "random layer",
+            "one of the window, drawn for each token",
+            Recipe(own, premature="random", seed=seed),
+            role=Role.CONTROL,
+        ),
+    ]
 
 
 def _vanilla() -> Way:

@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dola.errors import ConfigError
 from dola.files.settings_file import read_object
@@ -16,6 +16,8 @@ from dola.methods.names import DIVERGENCE_ALIASES, DIVERGENCES, SCORES
 
 if TYPE_CHECKING:
     from dola.methods.method import Method
+
+Config = TypeVar("Config", bound="MethodConfig")
 
 COMMON: Mapping[str, Facts] = {
     "layers": Facts(hidden=True),
@@ -38,12 +40,18 @@ class MethodConfig:
 
     Attributes:
         method: The method's name, in `registry.METHODS`.
+        summary: What it does, in one line without a subject: "moves ...".
+        presets: Settings by the name of the task that the method's authors use them for.
+        chooses: Whether the scores are the logits of one layer as they are. A layer drawn at random is then a control.
         layers: The candidate layers, see `layers.candidate_layers`.
         final_norm: Whether candidates pass the model's final norm before the head.
         lazy: Whether rows that no layer can change may be left unread where only tokens are asked for.
     """
 
     method: ClassVar[str]
+    summary: ClassVar[str] = "adds no description of itself"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    chooses: ClassVar[bool] = False
     layers: str | Sequence[int]
     final_norm: bool = True
     lazy: bool = True
@@ -70,6 +78,32 @@ class MethodConfig:
     def options(cls) -> tuple[Setting, ...]:
         """The settings that every door offers: all but the layers, which have an input of their own, and hidden ones."""
         return tuple(each for each in cls.settings() if not each.facts.hidden)
+
+    @classmethod
+    def preset(cls: type[Config], name: str) -> Config:
+        """The configuration that the method's authors use for a task.
+
+        Raises:
+            ConfigError: A task for which there is none.
+        """
+        return cls(**cls.preset_settings(name))
+
+    @classmethod
+    def preset_settings(cls, name: object) -> Mapping[str, Any]:
+        """The settings of `preset` by name."""
+        found = cls.presets.get(name) if isinstance(name, str) else None
+        if found is None:
+            allowed = ", ".join(cls.presets)
+            what = f"allowed are {allowed}" if allowed else f"the method {cls.method!r} has none"
+            raise ConfigError(
+                f"preset={name!r} is unknown; {what}.", hint=f"preset={next(iter(cls.presets))}" if allowed else "leave it out"
+            )
+        return found
+
+    @property
+    def draws(self) -> bool:
+        """Whether it is drawn at each position if the method acts. What has no positions to give refuses such settings."""
+        return False
 
     def check_common(self) -> None:
         """Check the fields that methods share, and those that are made by `setting`; indices become a tuple of int.
@@ -124,6 +158,7 @@ class DoLaConfig(MethodConfig):
     """
 
     method: ClassVar[str] = "dola"
+    summary: ClassVar[str] = "contrasts the last layer with the earlier one that diverges most from it"
 
     layers: str | Sequence[int] = "high"
     _: KW_ONLY

@@ -78,7 +78,7 @@ def heatmap(axes: Any, trace: LayerTrace, start: int = 0, count: int | None = No
     axes.set_ylabel("layer (0, and the candidates)")
     named = sorted({0, *trace.candidates})
     axes.set_yticks(named, named, fontsize=7)
-    axes.figure.colorbar(image, ax=axes, pad=0.01, label="nats" if trace.settings["divergence"] == "jsd" else None)
+    axes.figure.colorbar(image, ax=axes, pad=0.01, label="nats" if trace.settings.get("divergence", "jsd") == "jsd" else None)
     if titled:
         axes.set_title(f"Divergence from the last layer: {visible(trace.model)}, {trace.title}", fontsize=9, loc="left")
 

@@ -76,7 +76,7 @@ def _block(trace: LayerTrace, tokens: tuple[TokenTrace, ...], plain: bool) -> It
 
 def _cell(trace: LayerTrace, token: TokenTrace, layer: int, plain: bool) -> Text:
     share = token.divergence[layer] / trace.scale
-    number = f"{token.divergence[layer]:.2f}" if trace.settings["divergence"] == "jsd" else f"{share:.0%}"
+    number = f"{token.divergence[layer]:.2f}" if trace.settings.get("divergence", "jsd") == "jsd" else f"{share:.0%}"
     chosen = layer == token.layer
     words = (f"[{number}]" if chosen else f" {number} ").center(CELL - 1)
     if plain:
@@ -116,7 +116,7 @@ def _name(trace: LayerTrace, token: int) -> str:
 
 
 def _legend(trace: LayerTrace, plain: bool) -> Iterator[Text]:
-    if trace.settings["divergence"] == "jsd":
+    if trace.settings.get("divergence", "jsd") == "jsd":
         meaning = "Jensen-Shannon divergence of each layer from the last, in nats (0: equal, 0.69: nothing in common)"
     else:
         meaning = "divergence of each layer from the last by the old code's formula, in percent of the largest one here"

@@ -58,6 +58,8 @@ class Recipe:
                     hint=f"write {name}={allowed[0]!r}, the default",
                 )
         given = [name for name, usual in (("softmax", "masked"), ("premature", "divergent")) if getattr(self, name) != usual]
+        if self.premature == "random" and isinstance(self.dola, MethodConfig) and self.dola.chooses:
+            given.remove("premature")  # a layer's own logits, drawn instead of chosen
         if given and isinstance(self.dola, MethodConfig) and not isinstance(self.dola, DoLaConfig):
             raise ConfigError(
                 f"{given[0]}={getattr(self, given[0])!r} is of DoLa; the method here is {self.dola.method!r}.",

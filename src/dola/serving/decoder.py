@@ -63,6 +63,7 @@ class Decoder:
     def __init__(self, model: EngineModel, served: Served, batch: Batch, width: int) -> None:
         self._model, self._captured, self._batch, self._width = model, served.captured, batch, width
         self._steps: dict[MethodConfig, Step] = {}
+        self._num_layers = served.num_layers
         self._widest = with_settings(served.config, layers=served.captured)
 
     def scores(self, hidden: Tensor) -> Tensor | None:
@@ -117,5 +118,6 @@ class Decoder:
         if config not in self._steps:
             vocab = self._model.vocab
             readout = self._model.readout(raw=config.raw_head)
-            self._steps[config] = Step(readout, config, vocab, kernels=vocab is WHOLE)
+            layers = (*(layer for layer in config.layers if isinstance(layer, int)), self._num_layers)
+            self._steps[config] = Step(readout, config, vocab, layers=layers, kernels=vocab is WHOLE)
         return self._steps[config]

@@ -78,7 +78,7 @@ class Served:
         settings = {key: value for key, value in given.items() if key not in ENGINE}
         if "layers" in given:
             settings["layers"] = candidate_layers(_layers(given["layers"]), num_layers, tied=tied)
-        config = config_of(settings)
+        config = _not_drawn(config_of(settings))
         layers = candidate_layers(config.layers, num_layers, tied=tied)
         captured = candidate_layers(_layers(given.get("capture", layers)), num_layers, tied=tied)
         return cls(with_settings(config, layers=layers), tuple(sorted({*layers, *captured})), default == "on", num_layers, tied)
@@ -121,7 +121,7 @@ class Served:
                 f"{', '.join(map(str, self.captured))}.",
                 hint='choose among these, or start the server with "capture": "all" in its dola settings',
             )
-        return with_settings(config, layers=chosen, **given)
+        return _not_drawn(with_settings(config, layers=chosen, **given))
 
     def _other(self, method: object) -> MethodConfig:
         """The settings of a method other than the engine's, with the engine's layers if it has none of its own."""
@@ -144,6 +144,21 @@ def request_options(extra_args: Mapping[str, Any] | None, method: object = DoLaC
     return {  # JSON through a schema without booleans has numbers instead
         name: bool(value) if name in switches and value in (0, 1) else value for name, value in found.items()
     }
+
+
+def _not_drawn(config: MethodConfig) -> MethodConfig:
+    """Refuse settings that draw at each position: an engine does not say at which positions its rows are.
+
+    Raises:
+        ConfigError: They do.
+    """
+    if config.draws:
+        raise ConfigError(
+            f"The method {config.method!r} draws at each position whether it acts, and an engine does not say which positions "
+            "its rows are at.",
+            hint='"probability": 1',
+        )
+    return config
 
 
 def seems_ours(name: object, method: object = DoLaConfig.method) -> bool:

@@ -290,6 +290,9 @@ def _explain(trace: LayerTrace, token: TokenTrace) -> str:
     before = [percent(each.probability[token.layer]) for each in (mature, chosen)]
     if token.plausible_count == 1:
         said += ") and no other token is plausible, so no earlier layer can change the choice"
+    elif (method := trace.settings.get("method", "dola")) != "dola":
+        same = chosen.id == mature.id
+        said += f"), and {method} agrees" if same else f"), but {method} puts {ours} first"
     elif chosen.id == mature.id:
         said += f"), and it gained most over layer {token.layer} as well ({before[0]} there), so DoLa agrees"
     else:

@@ -62,7 +62,9 @@ class ShardedHead:
 
 def shard() -> Shard:
     """This worker's part of the vocabulary."""
-    return Shard(_gather)
+    from vllm.distributed import get_tensor_model_parallel_rank
+
+    return Shard(_gather, get_tensor_model_parallel_rank())
 
 
 def _gather(value: Tensor) -> Tensor:
