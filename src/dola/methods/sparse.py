@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dola.methods.contrast import IMPLAUSIBLE, gain, plausible, share_out
+from dola.methods.contrast import gain, plausible
+from dola.methods.distribution import share_out
 from dola.methods.divergences import DIVERGENCES
+from dola.methods.floors import IMPLAUSIBLE
 from dola.methods.method import Candidates
 from dola.methods.vocabulary import WHOLE, wide_dtype
 

@@ -20,8 +20,9 @@ from dola.decoding.candidates import Captured
 from dola.decoding.step import chunk_rows
 from dola.errors import ConfigError
 from dola.methods.config import DoLaConfig, MethodConfig
-from dola.methods.contrast import LARGEST_SCORE, floor, gain, threshold
+from dola.methods.contrast import LARGEST_SCORE, gain, threshold
 from dola.methods.divergences import DIVERGENCES
+from dola.methods.floors import floor
 from dola.methods.registry import method_of
 from dola.methods.vocabulary import WHOLE, wide
 from dola.model.anatomy import Anatomy
