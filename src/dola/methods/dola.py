@@ -27,6 +27,7 @@ class DoLa(Method):
         super().__init__(config)
         self.divergence = config.divergence
         self._is_distribution = config.scores == "distribution"
+        self.reads_all = not (self._is_distribution and config.strength == 0)  # 0: the model's own digits
         self._how: dict[str, Any] = {
             name: getattr(config, name) for name in ("relative_top", "divergence", "strength", "scores")
         }
