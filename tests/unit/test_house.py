@@ -20,6 +20,7 @@ FLOORS = (
     {"native"},
     {"methods", "model"},
     {"text"},
+    {"lens"},
     {"loading"},
     {"decoding"},
     {"scoring"},

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dola import native
 from dola.decoding.reading import Reading
+from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
 from dola.methods.method import Candidates
 from dola.model.readout import Cut, Readout, Scale
@@ -72,10 +73,20 @@ class Captured(Candidates):
         hidden: The states of each candidate, [R, d].
         kernels: Whether a compiled kernel may compare all rows of a batch with the mature ones. Where divergences tie (closer
             than 1e-6 nats), it may choose the other layer.
+        maps: The configuration's lens on these layers.
     """
 
-    def __init__(self, readout: Readout, config: MethodConfig, hidden: list[Tensor], *, kernels: bool = False) -> None:
+    def __init__(
+        self,
+        readout: Readout,
+        config: MethodConfig,
+        hidden: list[Tensor],
+        *,
+        kernels: bool = False,
+        maps: Maps | None = None,
+    ) -> None:
         self._readout, self._config, self._hidden, self._kernels = readout, config, hidden, kernels
+        self._maps = maps
 
     def __len__(self) -> int:
         """K."""
@@ -86,8 +97,10 @@ class Captured(Candidates):
         if len(self) == 1 and k is None:  # not stacked, so not copied
             return self.logits(0, rows)[None]
         if k is not None:
-            return self._readout.premature(_some(self._hidden[k], rows), self._config)
-        return self._readout.premature(torch.stack([_some(layer, rows) for layer in self._hidden]), self._config)
+            maps = self._maps and self._maps.of_one(k)
+            return self._readout.premature(_some(self._hidden[k], rows), self._config, maps)
+        states = torch.stack([_some(layer, rows) for layer in self._hidden])
+        return self._readout.premature(states, self._config, self._maps)
 
     def combined(self, mature: Tensor, weights: Tensor) -> Tensor:
         """As Candidates: the head is given the sum of its inputs, and the mature layer's logits are there."""
@@ -95,7 +108,7 @@ class Captured(Candidates):
         if not native.is_plain_linear(readout.head) or scale is None:
             return _combined_logits(self, mature, weights)
         head: Any = readout.head
-        inputs = readout.head_input(torch.stack(self._hidden), final_norm=self._config.final_norm)
+        inputs = readout.premature_input(torch.stack(self._hidden), self._config, self._maps)
         wide = torch.promote_types(inputs.dtype, torch.float32)
         total = torch.einsum("k,krd->rd", weights[:-1].to(inputs.device, wide), inputs.to(wide))
         logits = readout.after_head(readout.read_head(total.to(inputs.dtype)), self._config).to(wide)

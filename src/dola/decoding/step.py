@@ -16,6 +16,7 @@ from dola import native
 from dola.decoding.candidates import Captured, Read
 from dola.decoding.cost import cheaper_together, native_bound, product_bound
 from dola.decoding.reading import Reading
+from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
 from dola.methods.registry import method_of
 from dola.methods.vocabulary import WHOLE, Vocabulary
@@ -35,14 +36,23 @@ class Step:
         config: The settings of a method.
         vocab: The vocabulary, or this worker's part of it.
         kernels: Whether kernels may compare all rows of a batch: see `candidates.Captured`.
+        maps: The configuration's lens on the candidate layers.
 
     Attributes:
         rows: How many positions were scored so far.
         rows_saved: How many of them needed no premature layer, because a single token was plausible.
     """
 
-    def __init__(self, readout: Readout, config: MethodConfig, vocab: Vocabulary = WHOLE, *, kernels: bool = False) -> None:
-        self.readout, self.config, self.method = readout, config, method_of(config)
+    def __init__(
+        self,
+        readout: Readout,
+        config: MethodConfig,
+        vocab: Vocabulary = WHOLE,
+        *,
+        kernels: bool = False,
+        maps: Maps | None = None,
+    ) -> None:
+        self.readout, self.config, self.method, self.maps = readout, config, method_of(config), maps
         self._vocab, self._kernels = vocab, kernels
         self.rows = self.rows_saved = 0
         self._plans: dict[tuple[object, ...], bool] = {}
@@ -88,7 +98,7 @@ class Step:
     def rows_to_read(self, mature: Tensor, hidden: list[Tensor]) -> Tensor:
         """The head's input [..., d] and the K captures of the same shape, normed: [K+1, ..., d]."""
         captures = torch.stack([layer.to(mature.device) for layer in hidden])
-        premature = self.readout.head_input(captures, final_norm=self.config.final_norm)
+        premature = self.readout.premature_input(captures, self.config, self.maps)
         return torch.cat([mature[None], premature.to(mature.dtype)])
 
     def read_by_kernel(self, rows: Tensor) -> Reading | None:
@@ -121,7 +131,8 @@ class Step:
         for chunk in range(-(-mature.shape[0] // size)):  # compiled code then holds for all batches of so many chunks
             rows = slice(chunk * size, (chunk + 1) * size)
             states = [layer[rows] for layer in read]
-            scores[rows] = self._score(mature[rows], Captured(self.readout, self.config, states, kernels=self._kernels), lazy)
+            candidates = Captured(self.readout, self.config, states, kernels=self._kernels, maps=self.maps)
+            scores[rows] = self._score(mature[rows], candidates, lazy)
         return scores
 
     def _score(self, mature: Tensor, candidates: Read | Captured, lazy: bool) -> Tensor:
@@ -130,9 +141,10 @@ class Step:
             self.rows_saved += candidates.saved
         return scores
 
-    def read_layer(self, hidden: Tensor) -> Tensor:
-        """The head's output for one candidate's states, before any logit transform: [..., d] to [..., V]."""
-        return self.readout.readout(hidden, final_norm=self.config.final_norm, logit_transform=False)
+    def read_layer(self, hidden: Tensor, k: int) -> Tensor:
+        """The head's output for the states of the k-th candidate, before any logit transform: [..., d] to [..., V]."""
+        maps = self.maps and self.maps.of_one(k)
+        return self.readout.read_head(self.readout.premature_input(hidden, self.config, maps))
 
 
 def chunk_rows(device: str, elements: int) -> int:

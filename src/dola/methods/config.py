@@ -29,12 +29,15 @@ class MethodConfig:
         layers: The candidate layers, see `layers.candidate_layers`.
         final_norm: Whether candidates pass the model's final norm before the head.
         lazy: Whether rows that no layer can change may be left unread where only tokens are asked for.
+        lens: A lens through which candidates are read in place of the final norm: a file of `dola lens fit`, or a hub id with or
+            without "@revision". See docs/lens.md.
     """
 
     method: ClassVar[str]
     layers: str | Sequence[int]
     final_norm: bool = True
     lazy: bool = True
+    lens: str | None = None
 
     @property
     def raw_head(self) -> bool:
@@ -62,6 +65,24 @@ class MethodConfig:
                 raise ConfigError(
                     f"{name}={getattr(self, name)!r} is not a bool; allowed are True and False.", hint=f"write {name}=True"
                 )
+        self._check_lens()
+
+    def _check_lens(self) -> None:
+        """Check what can be checked of a lens without reading it."""
+        if self.lens is None:
+            return
+        if isinstance(self.lens, os.PathLike):
+            object.__setattr__(self, "lens", os.fspath(self.lens))
+        if not isinstance(self.lens, str) or not self.lens.strip():
+            raise ConfigError(
+                f"lens={self.lens!r} is neither a file nor a hub id; allowed is text, or None for no lens.",
+                hint='lens="smollm2.lens.safetensors"',
+            )
+        if not self.final_norm:
+            raise ConfigError(
+                f"lens={self.lens!r} and final_norm=False were both given: a lens takes the place of the final norm.",
+                hint="leave out final_norm=False, or the lens",
+            )
 
 
 @dataclass(frozen=True)
@@ -81,6 +102,7 @@ class DoLaConfig(MethodConfig):
             implementations left it out.
         lazy: Skip the premature readout where it cannot change the token: in a `generate` call that returns neither scores
             nor logits, for positions with a single plausible token.
+        lens: A lens through which premature layers are read in place of the final norm: a file, or a hub id ("id@revision").
     """
 
     method: ClassVar[str] = "dola"
@@ -91,6 +113,7 @@ class DoLaConfig(MethodConfig):
     divergence: str = "jsd"
     final_norm: bool = True
     lazy: bool = True
+    lens: str | None = None
 
     def __post_init__(self) -> None:
         self.check_common()

@@ -19,6 +19,8 @@ from torch import Tensor
 from dola.decoding.candidates import Captured
 from dola.decoding.step import chunk_rows
 from dola.errors import InputError
+from dola.lens.belongs import maps_of
+from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
 from dola.methods.registry import method_of
 from dola.model.anatomy import Anatomy
@@ -67,6 +69,7 @@ class LayerReader:
     def __init__(self, anatomy: Anatomy, config: MethodConfig, top_k: int) -> None:
         self.anatomy, self.config, self.method, self._top_k = anatomy, config, method_of(config), top_k
         self.candidates = anatomy.candidates(config.layers)
+        self._maps = maps_of(anatomy, config)
 
     @torch.no_grad()
     def read(self, ids: Sequence[int], first: int, tokens: Sequence[int | None]) -> list[TokenTrace]:
@@ -153,10 +156,11 @@ class LayerReader:
         """Logits [n, V] of a layer: as the contrast reads it, the mature one as the model does."""
         if layer == self.anatomy.num_layers:
             return self.anatomy.readout(hidden[layer])
-        return self._premature(hidden[layer])
+        return self.anatomy.premature(hidden[layer], self.config, self._map_of(layer))
 
-    def _premature(self, hidden: Tensor) -> Tensor:
-        return self.anatomy.premature(hidden, self.config)
+    def _map_of(self, layer: int) -> Maps | None:
+        """The lens on a layer; None where it is read through the final norm: without a lens, or outside the candidates of one."""
+        return self._maps.of([layer]) if self._maps is not None and layer in self._maps.layers else None
 
     def _decide(self, mature: Tensor, hidden: Mapping[int, Tensor], order: Tensor) -> tuple[Tensor, Tensor]:
         """The layer [n] that counts most in each position, and the method's scores [n, V].
@@ -166,14 +170,19 @@ class LayerReader:
         layers = torch.tensor(self.candidates, device=order.device)
         if self.method.selects:
             chosen = layers[order[layers].argmax(dim=0)]
-            states = [torch.stack([hidden[layer][row] for row, layer in enumerate(chosen.tolist())])]
+            rows = [self._mapped(hidden[layer][row], layer) for row, layer in enumerate(chosen.tolist())]
+            states, maps = [torch.stack(rows)], self._maps and self._maps.applied()
         else:
-            states = [hidden[layer] for layer in self.candidates]
-        candidates = Captured(self.anatomy, self.config, states)
+            states, maps = [hidden[layer] for layer in self.candidates], self._maps
+        candidates = Captured(self.anatomy, self.config, states, maps=maps)
         scores = self.method.scores(mature, candidates)
         if not self.method.selects:
             chosen = layers[self.method.weights(mature, candidates)[:-1].argmax(dim=0)]
         return chosen, scores
+
+    def _mapped(self, state: Tensor, layer: int) -> Tensor:
+        """A candidate's state as its lens maps it, or as it is."""
+        return state if self._maps is None else self._maps.of([layer])(state[None])[0]
 
     def _look(self, logits: Tensor, mature: tuple[Tensor, Tensor, Tensor], listed: Tensor, tokens: Tensor) -> _Look:
         """One layer's logits [n, V] beside the mature ones, given with their log sum exp and their log_softmax."""
