@@ -31,7 +31,7 @@ def factor(path: Path, rows: int = 40, *, seed: int = 0) -> Path:
 
 
 def truthfulqa(path: Path, rows: int = 30) -> Path:
-    """TruthfulQA's layout; right answers are longer than wrong ones, which is the artefact that the length control shows."""
+    """TruthfulQA's layout; right answers are longer than wrong ones, which is the artifact that the length control shows."""
     draw = random.Random(0)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -39,6 +39,17 @@ def truthfulqa(path: Path, rows: int = 30) -> Path:
         for i in range(rows):
             right, wrong = [words(draw, 6) for _ in range(2)], [words(draw, 2) for _ in range(3)]
             writer.writerow([f"Why {words(draw, 3)} {i}?", right[0], "; ".join(right), "; ".join(wrong)])
+    return path
+
+
+def memotrap(path: Path, rows: int = 4) -> Path:
+    """MemoTrap's layout, whose lists are written as Python writes them."""
+    draw = random.Random(0)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["prompt", "classes", "answer_index"])
+        for i in range(rows):
+            writer.writerow([f"End with a word: {words(draw, 3)}", [f" {words(draw, 1)}.", f" {words(draw, 2)}."], i % 2])
     return path
 
 

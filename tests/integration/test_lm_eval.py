@@ -281,7 +281,7 @@ def test_a_difference_of_weights_is_added_once(tmp_path):
     checkpoints.save(cut, checkpoints.without("lm_head"))
     with pytest.raises(ModelFileError, match="lacks 1 of the 57 weights"):
         of_folder(whole, delta=str(cut))
-    with pytest.raises(ModelFileError, match=r"are not those of the model that they are to be added to: lm_head\.weight"):
+    with pytest.raises(ModelFileError, match=r"do not match the model that they would be added to: lm_head\.weight"):
         of_folder(whole, delta=str(tied))
 
 

@@ -16,7 +16,7 @@ from dola.methods.layers import candidate_layers, parse
 
 def test_defaults_are_the_papers_method():
     config = dola.DoLaConfig()
-    assert dataclasses.astuple(config) == ("high", 0.1, "jsd", True, True)
+    assert dataclasses.astuple(config) == ("high", 0.1, "jsd", True, True, None)
     assert dola.DoLaConfig.reference("low") == dola.DoLaConfig("low", divergence="reference", final_norm=False)
     assert dola.DoLaConfig.reference().raw_head
     assert not dola.DoLaConfig(final_norm=False).raw_head
@@ -71,10 +71,10 @@ def test_an_empty_bucket_is_an_error():
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([6], r"layer 6 in layers=\[6\] is the mature layer, .* 0 to 5 \(the model has 6 layers"),
+        ([6], r"layer 6 in layers=\[6\] is the last \(mature\) layer.* 0 to 5 \(the model has 6 layers"),
         ([2, 7], r"layer 7 in layers=\[2, 7\] does not exist; allowed are 0 to 5 \(the model has 6 layers"),
         ([-1], r"layer -1 in layers=\[-1\] is negative; allowed are 0 to 5 .* 6 layers(.|\n)*write layers=\[5\]"),
-        ([2, 2], r"layer 2 stands twice in layers=\[2, 2\]; .* 0 to 5 .* 6 layers(.|\n)*write layers=\[2\]"),
+        ([2, 2], r"layer 2 is listed twice in layers=\[2, 2\]; .* 0 to 5 .* 6 layers(.|\n)*write layers=\[2\]"),
         ([], r"layers=\[\] names no candidate layer; allowed are indices in 0 to 5 .* 6 layers"),
         ([1.5], r"layer 1.5 in layers=\[1.5\] is not an integer; allowed are 0 to 5"),
         (["3"], r"layer '3' in layers=\['3'\] is not an integer"),
@@ -151,7 +151,7 @@ def test_from_file(tmp_path, content, config):
         (None, "No such file or directory"),
         ("{", "is not JSON"),
         ("[1]", "holds a list, not a JSON object"),
-        ('{"layers": "high", "max-new-tokens": 3}', "'max-new-tokens' is no setting of DoLa; there are layers, relative_top"),
+        ('{"layers": "high", "max-new-tokens": 3}', "is not a setting of DoLa. Settings: layers, relative_top"),
         ('{"layers": "off"}', "says that DoLa is off(.|\n)*decode plainly"),
         ('{"layers": "hihg"}', "neither a bucket nor a list"),
         ('{"final-norm": 1}', "final_norm=1 is not a bool"),
@@ -200,3 +200,11 @@ def test_what_is_no_window(wrong):
         dola.DoLaConfig(wrong)
     with pytest.raises(LayersError, match="last:10"):
         candidate_layers(wrong, 12, tied=False)
+
+
+def test_transformers4_is_another_name_of_reference():
+    assert dola.DoLaConfig.transformers4("low") == dola.DoLaConfig.reference("low")
+    config = dola.DoLaConfig((1,), divergence="transformers4", final_norm=False)
+    assert config == dola.DoLaConfig.reference((1,))
+    assert config.raw_head
+    assert config.as_dict()["divergence"] == "reference"  # what files hold

@@ -1,4 +1,4 @@
-"""`dola trace`: what each layer says of each token, on the terminal, as a figure, as a page, as JSON."""
+"""`dola trace`: shows what each layer predicts for each token, on the terminal, as a figure, as a page, as JSON."""
 
 from __future__ import annotations
 
@@ -22,69 +22,59 @@ if TYPE_CHECKING:
 SCHEMA_NAME = "dola.trace/1"
 SCHEMA = {
     "model": "--model as given",
-    "prompt": "the text that was read, chat template included",
-    "mode": '"prompt": its own tokens; "dola" or "greedy": tokens generated behind it, that way',
+    "prompt": "the text that was read, including the chat template",
+    "mode": '"prompt": the prompt\'s own tokens; "dola" or "greedy": tokens generated after it, that way',
     "settings.layers": '"high", "low", "all" or a list of layers',
-    "settings.relative_top": "of DoLa",
-    "settings.divergence": "of DoLa",
-    "settings.final_norm": "of DoLa",
-    "settings.lazy": "of DoLa",
-    "settings.repetition_penalty": "of the tokens that were generated; absent where none were",
+    **options.documented("settings", "of DoLa", hidden=["lazy"]),
+    "settings.repetition_penalty": "repetition penalty of generated tokens; absent without any",
     "num_layers": "N, the number of blocks; layer 0 is the embedding output, layer N the last one",
     "candidates": "the candidate layers",
     "prompt_tokens": "length of the prompt",
-    "tokens[].position": "of the token before: where the layers are read",
+    "tokens[].position": "position of the token before, at which the layers are read",
     "tokens[].after": "that token's id",
-    "tokens[].token": "id of the token that follows in the text; null behind the end of a prompt",
-    "tokens[].divergence": "of layers 0 to N-1 from the last one, in nats",
+    "tokens[].token": "id of the token that follows in the text; null after the end of a prompt",
+    "tokens[].divergence": "divergence of layers 0 to N-1 from the last one, in nats",
     "tokens[].layer": "the premature layer: the candidate that diverges most",
-    "tokens[].lazy": "whether lazy contrast applies: a single token is plausible",
+    "tokens[].lazy": "whether lazy contrast applies: only one token is plausible",
     "tokens[].mature_choice": "id of the last layer's likeliest token",
     "tokens[].dola_choice": "id of the token with the largest contrast",
     "tokens[].plausible_count": "size of the plausible set",
     "tokens[].plausible[].id": "a member, by contrast; of more than 20 the 20 likeliest, DoLa's choice among them",
-    "tokens[].plausible[].contrast": "log-probability in the last layer less that in the premature one, in nats",
-    "tokens[].plausible[].probability": "in layers 0 to N",
+    "tokens[].plausible[].contrast": "log-probability in the last layer minus that in the premature one, in nats",
+    "tokens[].plausible[].probability": "its probability in layers 0 to N",
     "tokens[].top": "for layers 0 to N: the --top-k likeliest tokens, each as [id, probability]",
-    "tokens[].rank": "of the token that follows, in layers 0 to N; 1 is the likeliest; null where there is none",
-    "tokens[].probability": "of the token that follows, in layers 0 to N; null where there is none",
-    "texts": "object: the text of each token that is named, by id; a part of a character as its bytes, \\\\xe6",
+    "tokens[].rank": "rank of the token that follows, in layers 0 to N; 1 is the likeliest; null if no token follows",
+    "tokens[].probability": "probability of the token that follows, in layers 0 to N; null if no token follows",
+    "texts": "object: the text of each token in the trace, by id; a part of a character as its bytes, \\\\xe6",
 }
-"""Fields of `dola trace --json`: an object on a line; with --greedy two, greedy decoding's first."""
+"""Fields of `dola trace --json`: one object on a line; with --greedy two, greedy decoding's first."""
 
 
+@options.method_options(layers=options.OwnLayers, reference=True)
 def command(
     prompt: Annotated[
         str | None, typer.Argument(help="The text to read, or the message to answer; - reads standard input.")
     ] = None,
     generate: Annotated[
         int | None,
-        typer.Option(help="Trace so many tokens that are generated, not the prompt's own.", callback=options.between(1)),
+        typer.Option(help="Generate this many tokens and trace them instead of the prompt.", callback=options.between(1)),
     ] = None,
     greedy: Annotated[
-        bool, typer.Option("--greedy", help="Trace greedy decoding, too, with the same penalty. With --generate.")
+        bool, typer.Option("--greedy", help="With --generate: also trace greedy decoding, with the same penalty.")
     ] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page to look into: one file, no network.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an interactive page: one file that needs no network.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write a figure: .png, .svg or .pdf.")] = None,
     open_: Annotated[
         list[Path] | None,
-        typer.Option("--open", help="Show what --json printed, instead of tracing. Give it twice for two side by side."),
+        typer.Option("--open", help="Show a saved --json output instead of tracing. Give it twice for two side by side."),
     ] = None,
-    top_k: Annotated[int, typer.Option(help="Tokens of each layer to keep.", callback=options.between(1))] = 5,
+    top_k: Annotated[int, typer.Option(help="Likeliest tokens to keep for each layer.", callback=options.between(1))] = 5,
     model: options.Model = "smollm2",
     chat: Annotated[
         bool | None,
-        typer.Option(
-            "--chat/--no-chat", help="Use the model's chat template.", show_default="with --generate, where it has one"
-        ),
+        typer.Option("--chat/--no-chat", help="Use the model's chat template.", show_default="with --generate, if it has one"),
     ] = None,
-    layers: options.OwnLayers = None,
-    divergence: options.DivergenceOption = None,
-    final_norm: options.FinalNorm = None,
-    relative_top: options.RelativeTop = None,
-    reference: options.Reference = False,
-    method: options.Method = None,
-    set_: options.Set = None,
+    dola: options.MethodOptions = options.DEFAULTS,
     repetition_penalty: options.RepetitionPenalty = RECOMMENDED_PENALTY,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
@@ -92,10 +82,10 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Show what each layer says of each token, and which one DoLa contrasts.
+    """Show what each layer predicts for each token, and which layer DoLa contrasts.
 
-    Of the prompt's own tokens, or of tokens that are generated. Printed as a heatmap of divergences; --html writes a page in
-    which every layer's likeliest tokens can be seen.
+    Reads the prompt's own tokens, or generated ones. Prints a heatmap of divergences; --html writes a page that shows the
+    likeliest tokens of every layer.
 
     \b
     Examples:
@@ -105,29 +95,21 @@ def command(
       dola trace --open trace.json --png trace.png
     """
     if open_ and prompt is not None:
-        raise UsageError("A prompt and --open were both given.", hint="give one of them")
+        raise UsageError("A prompt and --open exclude each other.", hint="give one of them")
     if greedy and generate is None:
-        raise UsageError("--greedy is about tokens that are generated, and there is no --generate.", hint="add --generate 20")
+        raise UsageError("--greedy needs --generate: it applies to generated tokens.", hint="add --generate 20")
     for option, path in (("--html", html), ("--png", png)):
         if path is not None:
             _check_path(option, path)
     if open_:
         traces = [trace for path in open_ for trace in _read(path)]
     else:
-        dola = options.dola_config(
-            layers,
-            divergence=divergence,
-            final_norm=final_norm,
-            relative_top=relative_top,
-            reference=reference,
-            method=method,
-            set_=set_,
-        )
-        if dola is None:
+        method = dola.config()
+        if method is None:
             raise UsageError("--layers off leaves nothing to trace.", hint="name layers: --layers high")
         (asked,) = read_prompts(prompt, verb="trace")
         loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-        settled, _ = options.settle_layers(dola, layers, loaded)
+        settled, _ = options.settle_layers(method, dola.layers, loaded)
         templated = uses_chat(tokenizer, chat) if chat is not None or generate else False
         inputs = encode(loaded, tokenizer, [asked.text], chat=templated)
         check_length(loaded, inputs, generate or 0, option="--generate")
@@ -152,13 +134,13 @@ def command(
 
 
 def _check_path(option: str, path: Path) -> None:
-    """Refuse what could not be written, before a model is loaded."""
+    """Refuse a path that cannot be written, before a model is loaded."""
     if option == "--png":
         from dola.bench.chart import check_chart
 
         check_chart(path, option)
     if not path.parent.is_dir():
-        raise UsageError(f"{option} {path}: there is no folder {str(path.parent)!r}.", hint=f"mkdir -p {path.parent}")
+        raise UsageError(f"{option} {path}: the folder {str(path.parent)!r} does not exist.", hint=f"mkdir -p {path.parent}")
     if path.is_dir():
         raise UsageError(
             f"{option} {path} is a folder.", hint=f"{option} {path / 'trace'}{'.png' if 'png' in option else '.html'}"

@@ -315,7 +315,7 @@ def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **k
             raise InputError(
                 f"{', '.join(can_ban)} cannot be used in continuous batching under DoLa: rows that lose all plausible tokens "
                 "could not be decided by the mature scores.",
-                hint="leave constraints out there, or use generate without paged attention",
+                hint="omit constraints there, or use generate without paged attention",
             )
         return processors  # a plain call in another thread
     if generation.aside:
@@ -396,7 +396,7 @@ def _refuse_methods(config: Any) -> None:
     }
     for name in (name for name, is_asked in methods.items() if is_asked):
         raise InputError(
-            f"{name}={asked[name]!r} does not go with DoLa: it asks for another method of decoding.",
+            f"{name}={asked[name]!r} is not compatible with DoLa: it selects another method of decoding.",
             hint=f"pass {name}=None, or remove it from the generation config",
         )
 
@@ -409,12 +409,12 @@ def _refuse_modes(config: Any, drafted: bool) -> None:
     for name, why in refused.items():
         value = getattr(config, name, None)
         if value is not None and value is not False:
-            raise InputError(f"{name}={value} does not go with DoLa: {why}.", hint=f"leave {name} out")
+            raise InputError(f"{name}={value} is not compatible with DoLa: {why}.", hint=f"omit {name}")
     drafted = drafted or bool(getattr(config, "prompt_lookup_num_tokens", None))
     if drafted and config.return_dict_in_generate and config.output_logits:
         raise InputError(
-            "output_logits does not go with drafted tokens (prompt_lookup_num_tokens, assistant_model) under DoLa: the model's "
-            "own logits of them are not kept.",
+            "output_logits is not compatible with drafted tokens (prompt_lookup_num_tokens, assistant_model) under DoLa: the "
+            "model's own logits of them are not kept.",
             hint="use output_scores=True, which returns the contrast, or decode without drafts",
         )
 
@@ -520,7 +520,7 @@ class _Applied:
             raise InputError(
                 f"{name} runs the model, so it cannot be applied to the mature scores as well. A row needs that: its plausible "
                 "tokens are banned, or a bias lifts another token.",
-                hint=f"leave out {name}, or the constraint or bias",
+                hint=f"omit {name}, or the constraint or bias",
             )
         return _apply(_copied(self.processor), input_ids, scores.clone(), kwargs)
 

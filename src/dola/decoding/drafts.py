@@ -1,10 +1,10 @@
-"""How many drafted tokens a forward tries: as many as are likely to be right, for what trying them costs.
+"""Decides how many drafted tokens a forward pass tries, from their chance of being right and the cost of trying them.
 
-Prompt lookup proposes what followed the last tokens where they stood before. Drafts are lossless, but not free: on a CPU a
-forward over a dozen tokens takes longer than one over a single token, and the contrast copies its context less often than
-plain decoding does. So every proposal is judged by the tokens that come, whether it was tried or not, and as many tokens of
-the next are tried as promise the most tokens for the time. Where drafts are mostly wrong that is none, and judging them
-costs nothing.
+Prompt lookup proposes the tokens that followed an earlier occurrence of the last tokens. Drafts are lossless, but not free: on
+a CPU a forward pass over a dozen tokens takes longer than one over a single token, and the contrast copies its context less
+often than plain decoding does. So every proposal is compared with the actual tokens, whether it was tried or not, and the next
+one is tried up to the length that promises the most tokens per time. If drafts are mostly wrong that length is 0, and comparing
+them costs nothing.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers.generation import CandidateGenerator
 
 FORGET = 0.9
-"""What an earlier judgement weighs against the next one: about ten count."""
+"""What an earlier judgment weighs against the next one: about ten count."""
 PRIOR = {"fresh": (0.5, 1.0), "running": (0.9, 1.0)}
-"""Share of drafted tokens that are right, and the weight of this guess in judgements: for the first token of a proposal, and
+"""Share of drafted tokens that are right, and the weight of this guess in judgments: for the first token of a proposal, and
 for one that follows a right one. Hopeful, so that the first proposal is tried."""
 
 
@@ -43,10 +43,10 @@ def best_length(proposed: int, first: float, next_: float, cost: Callable[[int],
     """How many of `proposed` tokens to try: 0 to all of them, the number with the most expected tokens for the cost.
 
     Args:
-        proposed: How many there are.
-        first: How likely the first is right.
-        next_: How likely one behind a right one is right.
-        cost: Of a forward over so many rows, relative to one row.
+        proposed: Number of proposed tokens.
+        first: Probability that the first is right.
+        next_: Probability that a token after a right one is right.
+        cost: Cost of a forward pass over a number of rows, relative to one row.
     """
     best, rate, expected, right = 0, 1 / cost(1), 1.0, first
     for count in range(1, proposed + 1):
@@ -69,7 +69,7 @@ class Drafts(CandidateGenerator):  # type: ignore[misc]
         self._run = "fresh"
 
     def get_candidates(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-        """The tokens so far [1, T] with the drafts to try behind them [1, T + n]; as CandidateGenerator."""
+        """As CandidateGenerator's: the tokens so far [1, T] followed by the drafts to try, [1, T + n]."""
         length = input_ids.shape[1]
         self._judge(input_ids[0, self._length :].tolist() if self._pending else [])
         candidates, _ = self._source.get_candidates(input_ids, *args, **kwargs)

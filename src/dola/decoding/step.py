@@ -19,7 +19,7 @@ from dola.decoding.reading import Reading
 from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
 from dola.methods.registry import method_of
-from dola.methods.vocabulary import WHOLE, Vocabulary
+from dola.methods.vocabulary import WHOLE, Vocabulary, wide_dtype
 from dola.model.readout import Readout
 
 CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**26}
@@ -35,6 +35,7 @@ class Step:
         readout: The readout of the model, or of this worker's columns.
         config: The settings of a method.
         vocab: The vocabulary, or this worker's part of it.
+        layers: The numbers of the candidates, and last that of the mature layer.
         kernels: Whether kernels may compare all rows of a batch: see `candidates.Captured`.
         maps: The configuration's lens on the candidate layers.
 
@@ -49,10 +50,12 @@ class Step:
         config: MethodConfig,
         vocab: Vocabulary = WHOLE,
         *,
+        layers: tuple[int, ...] = (),
         kernels: bool = False,
         maps: Maps | None = None,
     ) -> None:
-        self.readout, self.config, self.method, self.maps = readout, config, method_of(config), maps
+        self.readout, self.config, self.method, self.layers = readout, config, method_of(config), layers
+        self.maps = maps
         self._vocab, self._kernels = vocab, kernels
         self.rows = self.rows_saved = 0
         self._plans: dict[tuple[object, ...], bool] = {}
@@ -93,12 +96,12 @@ class Step:
     def _may_read_together(self) -> bool:
         """Whether the method reads all candidates. With the raw head parity comes first: the old code's tokens depend on its
         rounding where scores tie."""
-        return self.method.reads_all and not self.config.raw_head
+        return self.method.reads_all and self.readout.transforms(self.config)
 
     def rows_to_read(self, mature: Tensor, hidden: list[Tensor]) -> Tensor:
         """The head's input [..., d] and the K captures of the same shape, normed: [K+1, ..., d]."""
         captures = torch.stack([layer.to(mature.device) for layer in hidden])
-        premature = self.readout.premature_input(captures, self.config, self.maps)
+        premature = self.readout.candidate_input(captures, self.config, self.maps)
         return torch.cat([mature[None], premature.to(mature.dtype)])
 
     def read_by_kernel(self, rows: Tensor) -> Reading | None:
@@ -114,25 +117,35 @@ class Step:
         head: Any = self.readout.head
         return not torch.compiler.is_compiling() and native.suits(head) and hidden.dtype == head.weight.dtype
 
-    def scores(self, mature: Tensor, read: Reading | list[Tensor], *, lazy: bool) -> Tensor:
+    def scores(self, mature: Tensor, read: Reading | list[Tensor], *, lazy: bool, positions: Tensor | None = None) -> Tensor:
         """Scores [R, V], float32 or better.
 
         Args:
             mature: Mature logits [R, V].
             read: The candidates' logits, where they have been read together with the mature ones, or the K captures [R, d].
             lazy: Whether rows whose token no layer can change may go without one.
+            positions: Of each row in its sequence [R], for methods that draw.
         """
         if not torch.compiler.is_compiling():  # a counter would have torch compile again at every step
             self.rows += len(mature)
         if isinstance(read, Reading):
-            return self._score(mature, Read(self.readout, self.config, read), lazy)
-        scores = mature.new_empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
+            together = Read(self.readout, self.config, read, layers=self.layers, positions=positions)
+            return self._score(mature, together, lazy)
+        scores = mature.new_empty(mature.shape, dtype=wide_dtype(mature.dtype))
         size = chunk_rows(mature.device.type, len(read) * mature.shape[-1])
         for chunk in range(-(-mature.shape[0] // size)):  # compiled code then holds for all batches of so many chunks
             rows = slice(chunk * size, (chunk + 1) * size)
             states = [layer[rows] for layer in read]
-            candidates = Captured(self.readout, self.config, states, kernels=self._kernels, maps=self.maps)
-            scores[rows] = self._score(mature[rows], candidates, lazy)
+            apart = Captured(
+                self.readout,
+                self.config,
+                states,
+                kernels=self._kernels,
+                layers=self.layers,
+                positions=None if positions is None else positions[rows],
+                maps=self.maps,
+            )
+            scores[rows] = self._score(mature[rows], apart, lazy)
         return scores
 
     def _score(self, mature: Tensor, candidates: Read | Captured, lazy: bool) -> Tensor:
@@ -144,7 +157,7 @@ class Step:
     def read_layer(self, hidden: Tensor, k: int) -> Tensor:
         """The head's output for the states of the k-th candidate, before any logit transform: [..., d] to [..., V]."""
         maps = self.maps and self.maps.of_one(k)
-        return self.readout.read_head(self.readout.premature_input(hidden, self.config, maps))
+        return self.readout.read_head(self.readout.candidate_input(hidden, self.config, maps))
 
 
 def chunk_rows(device: str, elements: int) -> int:

@@ -105,9 +105,7 @@ def _check_weights(lens: Lens, anatomy: Anatomy) -> None:
         what = f"{len(unknown)} parts ({unknown[0]}, ...)" if unknown else "the weights"
         warnings.warn(f"Whether the lens of {lens.model} belongs to {name} could not be checked for {what}.", stacklevel=3)
     elif lens.facts.get("dtype") not in (None, dtype):
-        warnings.warn(
-            f"The lens was fitted on {lens.model} in {lens.facts['dtype']}, and {name} is in {dtype}.", stacklevel=3
-        )
+        warnings.warn(f"The lens was fitted on {lens.model} in {lens.facts['dtype']}, and {name} is in {dtype}.", stacklevel=3)
 
 
 def _part(key: str) -> str:

@@ -48,7 +48,9 @@ def read(path: Path, *, schema: str = SCHEMA) -> tuple[dict[str, Tensor], dict[s
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
     except (OSError, SafetensorError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "it is cut off, or not safetensors"
-        raise LensError(f"The lens {str(path)!r} cannot be read: {why}.", hint="get it again, or fit it: dola lens fit") from None
+        raise LensError(
+            f"The lens {str(path)!r} cannot be read: {why}.", hint="get it again, or fit it: dola lens fit"
+        ) from None
     try:
         facts = loads(metadata.get("dola", "null"))
     except BrokenJSONError:

@@ -1,7 +1,7 @@
 """A lens: one linear map and bias per layer of one model, from the layer's state to what the head can read.
 
-    linear:  q_l = softmax(head(W_l h_l + b_l))                    least squares to the mature layer's normed state
-    tuned:   q_l = softmax(head(final_norm(h_l + A_l h_l + b_l)))  the residual form of tuned lenses (arXiv 2303.08112)
+linear:  q_l = softmax(head(W_l h_l + b_l))                    least squares to the mature layer's normed state
+tuned:   q_l = softmax(head(final_norm(h_l + A_l h_l + b_l)))  the residual form of tuned lenses (arXiv 2303.08112)
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Lens:
             state = path.stat()
         except OSError as error:
             raise LensError(f"The lens {str(path)!r} cannot be read: {error.strerror}.", hint="dola lens show FILE") from None
-        return _loaded(cls, path, state.st_mtime_ns, state.st_size)
+        return _loaded(path, state.st_mtime_ns, state.st_size)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the lens to a file. An existing file is replaced once the new one is complete.
@@ -94,7 +94,7 @@ class Lens:
         """
         if missing := [layer for layer in layers if layer not in self.layers]:
             raise LensError(
-                f"The lens of {self.model} has no map for layer {missing[0]}; it has layers {', '.join(map(str, self.layers))}.",
+                f"The lens of {self.model} has no map for layer {missing[0]}; it has {', '.join(map(str, self.layers))}.",
                 hint="choose layers that the lens has, or fit one with --layers all",
             )
         places = [self.layers.index(layer) for layer in layers]
@@ -113,7 +113,7 @@ class Lens:
 
 
 @functools.lru_cache(maxsize=4)
-def _loaded(cls: type[Lens], path: Path, changed: int, size: int) -> Lens:
+def _loaded(path: Path, changed: int, size: int) -> Lens:
     """A file is read once, and again when it has changed."""
     tensors, facts, digest = read(path)
     kind, layers = facts.pop("kind", None), facts.pop("layers", None)
@@ -136,4 +136,4 @@ def _loaded(cls: type[Lens], path: Path, changed: int, size: int) -> Lens:
     if not (weight.isfinite().all() and bias.isfinite().all()):
         raise LensError(f"The lens {str(path)!r} has NaN or infinite numbers.", hint="fit it again on other text")
     statistics = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    return cls(kind, tuple(layers), weight.float(), bias.float(), mean, facts, statistics, digest)
+    return Lens(kind, tuple(layers), weight.float(), bias.float(), mean, facts, statistics, digest)

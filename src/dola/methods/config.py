@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
-from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dola.errors import ConfigError
 from dola.files.settings_file import read_object
+from dola.methods.facts import Facts, Setting, read_settings, setting
 from dola.methods.layers import check_indices, is_named, parse
-from dola.methods.names import DIVERGENCES
+from dola.methods.names import DIVERGENCE_ALIASES, DIVERGENCES
 
 if TYPE_CHECKING:
     from dola.methods.method import Method
+
+Config = TypeVar("Config", bound="MethodConfig")
+
+COMMON: Mapping[str, Facts] = {
+    "layers": Facts(hidden=True),
+    "final_norm": Facts(
+        help="Whether earlier layers pass the final norm.",
+        info="Earlier layers pass it before the head, as the last one does.",
+        label="Final norm",
+    ),
+    "lazy": Facts(hidden=True),
+    "lens": Facts(
+        help="Read earlier layers through a lens in place of the final norm: a file of `dola lens fit`, or a hub id.",
+        info="A lens file, or a hub id with or without @revision.",
+        label="Lens",
+        hint='lens="model.lens.safetensors"',
+    ),
+}
+"""What people need to know of the fields that methods share. Doors have an input of their own for `layers`; `lazy` follows
+from what is asked for."""
 
 
 class MethodConfig:
     """The settings of a method. Each method derives a frozen dataclass from it, whose fields are its options everywhere.
 
     A field may leave out what it does not change: `layers` alone is needed. Fields hold what JSON can: text, numbers, booleans,
-    lists of them. `__post_init__` calls `check_common`, and then checks the method's own fields.
+    lists of them. `__post_init__` calls `check_common`, and then checks what `setting(...)` of a field does not say.
 
     Attributes:
         method: The method's name, in `registry.METHODS`.
+        summary: What it does, in one line without a subject: "moves ...".
+        presets: Settings by the name of the task that the method's authors use them for.
+        chooses: Whether the scores are the logits of one layer as they are. A layer drawn at random is then a control.
         layers: The candidate layers, see `layers.candidate_layers`.
         final_norm: Whether candidates pass the model's final norm before the head.
         lazy: Whether rows that no layer can change may be left unread where only tokens are asked for.
-        lens: A lens through which candidates are read in place of the final norm: a file of `dola lens fit`, or a hub id with or
-            without "@revision". See docs/lens.md.
+        lens: A lens through which candidates are read in place of the final norm: a file of `dola lens fit`, or a hub id, with
+            or without "@revision". See docs/lens.md.
     """
 
     method: ClassVar[str]
+    summary: ClassVar[str] = "adds no description of itself"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    chooses: ClassVar[bool] = False
     layers: str | Sequence[int]
     final_norm: bool = True
     lazy: bool = True
@@ -52,37 +78,65 @@ class MethodConfig:
         """The method with these settings. Imported here: settings need no torch."""
         raise NotImplementedError(f"{type(self).__name__} has to define build().")
 
+    @classmethod
+    def settings(cls) -> tuple[Setting, ...]:
+        """What people need to know of each field."""
+        return _settings(cls)  # type: ignore[arg-type]  # mypy takes the instance's __hash__ for the class's
+
+    @classmethod
+    def options(cls) -> tuple[Setting, ...]:
+        """The settings that every door offers: all but the layers, which have an input of their own, and hidden ones."""
+        return tuple(each for each in cls.settings() if not each.facts.hidden)
+
+    @classmethod
+    def preset(cls: type[Config], name: str) -> Config:
+        """The configuration that the method's authors use for a task.
+
+        Raises:
+            ConfigError: A task for which there is none.
+        """
+        return cls(**cls.preset_settings(name))
+
+    @classmethod
+    def preset_settings(cls, name: object) -> Mapping[str, Any]:
+        """The settings of `preset` by name."""
+        found = cls.presets.get(name) if isinstance(name, str) else None
+        if found is None:
+            allowed = ", ".join(cls.presets)
+            what = f"allowed are {allowed}" if allowed else f"the method {cls.method!r} has none"
+            raise ConfigError(
+                f"preset={name!r} is unknown; {what}.", hint=f"preset={next(iter(cls.presets))}" if allowed else "leave it out"
+            )
+        return found
+
+    @property
+    def draws(self) -> bool:
+        """Whether it is drawn at each position if the method acts. What has no positions to give refuses such settings."""
+        return False
+
     def check_common(self) -> None:
-        """Check `layers`, `final_norm` and `lazy`; indices become a tuple of int.
+        """Check the fields that methods share, and those that are made by `setting`; indices become a tuple of int.
 
         Raises:
             ConfigError: A value that is not allowed.
         """
         if not is_named(self.layers):
             object.__setattr__(self, "layers", check_indices(self.layers))  # frozen, and hashable with a tuple
-        for name in ("final_norm", "lazy"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(
-                    f"{name}={getattr(self, name)!r} is not a bool; allowed are True and False.", hint=f"write {name}=True"
-                )
-        self._check_lens()
-
-    def _check_lens(self) -> None:
-        """Check what can be checked of a lens without reading it."""
-        if self.lens is None:
-            return
         if isinstance(self.lens, os.PathLike):
             object.__setattr__(self, "lens", os.fspath(self.lens))
-        if not isinstance(self.lens, str) or not self.lens.strip():
+        for each in self.settings():
+            if each.described:
+                each.check(getattr(self, each.name))
+        if self.lens is not None and not self.final_norm:
             raise ConfigError(
-                f"lens={self.lens!r} is neither a file nor a hub id; allowed is text, or None for no lens.",
-                hint='lens="smollm2.lens.safetensors"',
+                f"lens={self.lens!r} and final_norm=False contradict each other: a lens takes the place of the final norm.",
+                hint="write final_norm=True, or leave out the lens",
             )
-        if not self.final_norm:
-            raise ConfigError(
-                f"lens={self.lens!r} and final_norm=False were both given: a lens takes the place of the final norm.",
-                hint="leave out final_norm=False, or the lens",
-            )
+
+
+@functools.cache
+def _settings(kind: type[MethodConfig]) -> tuple[Setting, ...]:
+    return read_settings(kind, COMMON)
 
 
 @dataclass(frozen=True)
@@ -103,35 +157,59 @@ class DoLaConfig(MethodConfig):
         lazy: Skip the premature readout where it cannot change the token: in a `generate` call that returns neither scores
             nor logits, for positions with a single plausible token.
         lens: A lens through which premature layers are read in place of the final norm: a file, or a hub id ("id@revision").
+
+    Raises:
+        ConfigError: A value that is not allowed.
+
+    Examples:
+        >>> config = dola.DoLaConfig("low", relative_top=0.05)
+        >>> config.layers, config.divergence
+        ('low', 'jsd')
+        >>> dola.DoLaConfig(**config.as_dict()) == config
+        True
     """
 
     method: ClassVar[str] = "dola"
+    summary: ClassVar[str] = "contrasts the last layer with the earlier one that diverges most from it"
 
     layers: str | Sequence[int] = "high"
     _: KW_ONLY
-    relative_top: float = 0.1
-    divergence: str = "jsd"
+    relative_top: float = setting(
+        0.1,
+        help="Rule out tokens below this fraction of the likeliest one's probability; 0 rules out none.",
+        info="Rules out tokens below this share of the likeliest.",
+        low=0,
+        high=1,
+        hint="use relative_top=0.1, as the paper does",
+        by_task=True,
+    )
+    divergence: str = setting(
+        "jsd",
+        help="How the layer is chosen: the paper's, or the old code's formula.",
+        info="How the layer is chosen.",
+        label="Divergence",
+        choices=DIVERGENCES,
+        hint='use divergence="jsd", the one that the paper defines',
+    )
     final_norm: bool = True
     lazy: bool = True
     lens: str | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.divergence, str):
+            object.__setattr__(self, "divergence", DIVERGENCE_ALIASES.get(self.divergence, self.divergence))
         self.check_common()
-        if isinstance(self.relative_top, bool) or not isinstance(self.relative_top, Real):
-            raise ConfigError(f"relative_top={self.relative_top!r} is not a number; allowed is [0, 1].", hint=_TOP)
-        if math.isnan(self.relative_top) or not 0 <= self.relative_top <= 1:
-            raise ConfigError(f"relative_top={self.relative_top} is out of range; allowed is [0, 1].", hint=_TOP)
-        if self.divergence not in DIVERGENCES:
-            raise ConfigError(
-                f"divergence={self.divergence!r} is unknown; allowed are {', '.join(map(repr, DIVERGENCES))}.",
-                hint='use divergence="jsd", the one that the paper defines',
-            )
 
     def build(self) -> Method:
         """As MethodConfig."""
         from dola.methods.dola import DoLa
 
         return DoLa(self)
+
+    @classmethod
+    def transformers4(cls, layers: str | Sequence[int] = "high") -> DoLaConfig:
+        """`reference`, by the name of what it repeats. The divergence has this name too; settings keep it as "reference"."""
+        return cls.reference(layers)
 
     @classmethod
     def reference(cls, layers: str | Sequence[int] = "high") -> DoLaConfig:
@@ -152,11 +230,11 @@ class DoLaConfig(MethodConfig):
         """The settings of a JSON file, as `dola tune --output` writes it and `--config` of the command reads it.
 
         Names are those of the fields, with "-" or "_" between words; `layers` may be written as numbers with commas, too. A
-        `repetition-penalty`, with which a task's texts were judged, is no setting of the method and is left to the caller.
+        `repetition-penalty`, with which a task's texts were judged, is not a setting of the method and is left to the caller.
 
         Raises:
-            ConfigError: A file that cannot be read, a name that is none of these settings, a value that is not allowed; or
-                `"layers": "off"`, which is what `dola tune` writes where DoLa does not help: there is no DoLaConfig for that.
+            ConfigError: The file cannot be read, a name is not a setting, a value is not allowed; or the file has
+                `"layers": "off"`, which `dola tune` writes if DoLa does not help and no DoLaConfig can express.
         """
         name = f"The file {str(path)!r}"
         given = read_object(path, name=name, example=_FILE)
@@ -164,7 +242,7 @@ class DoLaConfig(MethodConfig):
         allowed = [field.name for field in fields(cls)]
         for key in given:
             if key.replace("-", "_") not in allowed:
-                raise ConfigError(f"{name}: {key!r} is no setting of DoLa; there are {', '.join(allowed)}.", hint=_FILE)
+                raise ConfigError(f"{name}: {key!r} is not a setting of DoLa. Settings: {', '.join(allowed)}.", hint=_FILE)
         settings = {key.replace("-", "_"): value for key, value in given.items()}
         if (layers := settings.get("layers")) == "off":
             raise ConfigError(f"{name} says that DoLa is off.", hint="decode plainly: without dola.attach or dola.generate")
@@ -179,4 +257,3 @@ class DoLaConfig(MethodConfig):
 
 
 _FILE = '{"layers": "high", "final-norm": true}'
-_TOP = "use relative_top=0.1, as the paper does"

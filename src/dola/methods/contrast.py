@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dola.methods.divergences import DIVERGENCES
-from dola.methods.vocabulary import WHOLE, Vocabulary
+from dola.methods.vocabulary import WHOLE, Vocabulary, wide
 
 IMPLAUSIBLE = 1000.0  # nats. A plausible score is above -30, so the gap is never bridged, and float32 keeps the mature order
 LARGEST_SCORE = 1e30  # where q_M(x) is 0: finite, so that a penalty or a temperature cannot make a NaN of it
@@ -41,8 +41,8 @@ def select_premature(mature: Tensor, premature: Tensor, *, divergence: str = "js
 
 def plausible(mature: Tensor, relative_top: float = 0.1, *, vocab: Vocabulary = WHOLE) -> Tensor:
     """Which tokens are at least `relative_top` times as probable as the likeliest: bool [..., V], never empty. 0 keeps all."""
-    wide = mature.to(torch.promote_types(mature.dtype, torch.float32))
-    return wide >= threshold(vocab.amax(wide), relative_top)[..., None]
+    logits = wide(mature)
+    return logits >= threshold(vocab.amax(logits), relative_top)[..., None]
 
 
 def threshold(largest: Tensor, relative_top: float) -> Tensor:

@@ -64,24 +64,29 @@ class Readout:
         return logits if self.logit_transform is None or not logit_transform else self.logit_transform(logits)
 
     def premature(self, hidden: Tensor, config: MethodConfig, maps: StateMaps | None = None) -> Tensor:
-        """Logits [..., V] of a candidate layer's states [..., d], as a configuration reads candidates out.
+        """Logits [..., V] of candidates' states, as a configuration reads candidates out; arguments as `candidate_input`'s."""
+        return self.after_head(self.read_head(self.candidate_input(hidden, config, maps)), config)
+
+    def candidate_input(self, hidden: Tensor, config: MethodConfig, maps: StateMaps | None = None) -> Tensor:
+        """What the head is given for candidates: the one place that says how candidates are read.
 
         Args:
             hidden: States of one layer [..., d], or of all layers of `maps` [K, ..., d].
             config: The settings of a method.
             maps: The configuration's lens on these layers, or None.
         """
-        return self.after_head(self.read_head(self.premature_input(hidden, config, maps)), config)
-
-    def premature_input(self, hidden: Tensor, config: MethodConfig, maps: StateMaps | None = None) -> Tensor:
-        """What the head is given for candidates; arguments as `premature`'s. The one place where a lens is applied."""
         if maps is None:
             return self.head_input(hidden, final_norm=config.final_norm)
         return self.head_input(maps(hidden), final_norm=maps.final_norm)
 
     def after_head(self, logits: Tensor, config: MethodConfig) -> Tensor:
         """What the head gave for candidates, with the model's logit transform, unless the configuration leaves it out."""
-        return logits if self.logit_transform is None or config.raw_head else self.logit_transform(logits)
+        return self.logit_transform(logits) if self.logit_transform is not None and self.transforms(config) else logits
+
+    @staticmethod
+    def transforms(config: MethodConfig) -> bool:
+        """Whether candidates' logits pass the model's logit transform, as the mature ones do."""
+        return not config.raw_head
 
     def head_input(self, hidden: Tensor, *, final_norm: bool = True) -> Tensor:
         """What the head is given where the last block's output is `hidden` [..., d]; arguments as `readout`'s."""

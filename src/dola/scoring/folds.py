@@ -1,7 +1,7 @@
 """Scores of given tokens under many recipes, from one read of each layer.
 
 What a recipe needs of a layer j at one position is a handful of numbers: its divergence from the mature layer, log q_j of
-the token, and the normaliser of F. So layers are read out one after the other, the numbers are kept, and the choice of the
+the token, and the normalizer of F. So layers are read out one after the other, the numbers are kept, and the choice of the
 premature layer is made at the end, from them. At no time is there more than one layer's distribution beside the mature one,
 whatever the number of layers and recipes.
 """
@@ -18,13 +18,14 @@ from torch import Tensor
 from dola import native
 from dola.decoding.candidates import Captured
 from dola.decoding.step import chunk_rows
+from dola.errors import ConfigError
 from dola.lens.belongs import maps_of
 from dola.lens.maps import Maps
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.contrast import floor, gain, threshold
 from dola.methods.divergences import DIVERGENCES
 from dola.methods.registry import method_of
-from dola.methods.vocabulary import WHOLE
+from dola.methods.vocabulary import WHOLE, wide
 from dola.model.anatomy import Anatomy
 from dola.scoring.recipe import Recipe
 
@@ -63,6 +64,8 @@ class LayerScorer:
 
     def __init__(self, anatomy: Anatomy, recipes: Mapping[str, Recipe]) -> None:
         self.anatomy, self.recipes = anatomy, dict(recipes)
+        for recipe in recipes.values():
+            check_draws(recipe.dola)
         self.candidates: dict[str, tuple[int, ...]] = {
             name: anatomy.candidates(recipe.dola.layers)
             for name, recipe in recipes.items()
@@ -104,18 +107,24 @@ class LayerScorer:
         logits = self.anatomy.readout(hidden[self.anatomy.num_layers])
         mature = _Mature(logits, tokens.to(logits.device), tops)
         read = {
-            (way, layer): mature.compare(self._logits(hidden[layer], way, layer), need) for (way, layer), need in self._needs.items()
+            (way, layer): mature.compare(self._logits(hidden[layer], way, layer), need)
+            for (way, layer), need in self._needs.items()
         }
         found = {}
         for name, recipe in self.recipes.items():
             if recipe.dola is None or isinstance(recipe.dola, DoLaConfig):
                 found[name] = self._apply(name, recipe, recipe.dola, mature, read, uniform.get(name))
             else:
-                found[name] = self._by_scores(name, recipe.dola, mature, hidden)
+                found[name] = self._by_scores(name, recipe.dola, mature, hidden, uniform.get(name))
         return found
 
-    def _by_scores(self, name: str, config: MethodConfig, mature: _Mature, hidden: Mapping[int, Tensor]) -> TokenScores:
-        """Any method's distribution: its scores, as decoding makes them, some positions at a time."""
+    def _by_scores(
+        self, name: str, config: MethodConfig, mature: _Mature, hidden: Mapping[int, Tensor], uniform: Tensor | None
+    ) -> TokenScores:
+        """Any method's distribution: its scores, as decoding makes them, some positions at a time.
+
+        With numbers in [0, 1) the scores are the logits of the candidates that these draw.
+        """
         method, layers, tokens = method_of(config), self.candidates[name], mature.tokens
         size = chunk_rows(tokens.device.type, (len(layers) + 1) * mature.logits.shape[-1])
         parts = []
@@ -124,9 +133,18 @@ class LayerScorer:
             logits, mine = mature.logits[rows], tokens[rows][:, None]
             states = [hidden[layer][rows].to(logits.device) for layer in layers]
             maps = self._maps[config.lens]
-            candidates = Captured(self.anatomy, config, states, maps=maps and maps.of(layers))
-            log_p = method.scores(logits, candidates).log_softmax(dim=-1)
-            weights = method.weights(logits, candidates)[:-1]
+            candidates = Captured(
+                self.anatomy,
+                config,
+                states,
+                layers=(*layers, self.anatomy.num_layers),
+                maps=maps and maps.of(layers),
+            )
+            if uniform is None:
+                scores, weights = method.decide(logits, candidates)
+            else:
+                scores, weights = _drawn(candidates, uniform[rows].to(logits.device))
+            log_p, weights = scores.log_softmax(dim=-1), weights[:-1]
             most = torch.tensor(layers, device=tokens.device)[weights.argmax(dim=0)]
             parts.append(
                 TokenScores(
@@ -218,9 +236,8 @@ class _Mature:
 
     def __init__(self, logits: Tensor, tokens: Tensor, tops: set[float]) -> None:
         self.logits, self.tokens = logits, tokens
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        self.log_z = native.log_z(logits) if native.reads(logits) else wide.logsumexp(dim=-1)
-        self.log_p = wide - self.log_z[:, None]
+        self.log_z = native.log_z(logits)
+        self.log_p = wide(logits) - self.log_z[:, None]
         self._token_places = torch.arange(len(tokens), device=tokens.device), tokens
         self.log_p_token = self.log_p[self._token_places]
         best = self.log_p.amax(dim=-1)
@@ -249,7 +266,7 @@ class _Mature:
         return self._by_row(self.log_p[self._plausible[top]], top).log_sum
 
     def _compare_whole(self, logits: Tensor, need: _Need) -> Whole:
-        """What takes the whole vocabulary: normaliser, divergences, and F where no token is implausible."""
+        """What takes the whole vocabulary: normalizer, divergences, and F where no token is implausible."""
         return compare_whole(self.logits, self.log_z, self.log_p, logits, need.divergences, gains=0.0 in need.tops)
 
     def _by_row(self, values: Tensor, top: float) -> _Over:
@@ -288,7 +305,7 @@ def compare_whole(
         divergences: Which are asked for, keys of DIVERGENCES.
         gains: Whether F is.
     """
-    if native.reads(mature) and native.reads(logits) and logits.dtype == mature.dtype and divergences <= native.DIVERGENCES:
+    if native.compares(mature, logits) and divergences <= native.DIVERGENCES:
         jsd, reference = "jsd" in divergences, "reference" in divergences
         read = native.compare(mature, log_z, logits, jsd=jsd, reference=reference, gains=gains)
         by_name = {"jsd": read.jsd, "reference": read.reference}
@@ -303,6 +320,28 @@ def compare_whole(
         differences = gain(log_p, log_q)
         found.gain_log_z, found.gain_largest = differences.logsumexp(dim=-1), differences.amax(dim=-1)
     return found
+
+
+def _drawn(candidates: Captured, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [n, V] of the candidates that numbers in [0, 1) draw, and weights [K+1, n]: 1 for each of these."""
+    chosen = (uniform * len(candidates)).long().clamp(max=len(candidates) - 1)
+    scores = torch.cat([candidates.logits(k, [row]) for row, k in enumerate(chosen.tolist())])
+    weights = torch.zeros(len(candidates) + 1, len(chosen), device=chosen.device)
+    return wide(scores), weights.scatter_(0, chosen[None], 1)
+
+
+def check_draws(config: MethodConfig | None) -> None:
+    """Refuse a method that draws: a likelihood of a text cannot depend on a draw.
+
+    Raises:
+        ConfigError: It draws.
+    """
+    if config is not None and config.draws:
+        raise ConfigError(
+            f"The method {config.method!r} draws at each position whether it acts ({config.as_dict()}), so it has no "
+            "log-likelihoods.",
+            hint="score with probability=1",
+        )
 
 
 def readout(recipe: Recipe) -> Readout:

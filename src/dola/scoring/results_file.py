@@ -1,6 +1,6 @@
-"""A file of results that an interrupted run goes on from: a head line that says what is run, then one JSON line for each item.
+"""A file of results from which an interrupted run resumes: a head line with the run's properties, then one JSON line per item.
 
-A file of another run is refused, and never changed.
+A file that belongs to a different run is refused, and never changed.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class ResultsFile:
 
         Args:
             path: The file. It is made where it does not exist.
-            run: Makes what is run, in words, by name; a file in which any of them differs is of another run. Not called without
-                a file: a digest of a model's weights takes time.
+            run: Returns the run's properties by name; a file in which any of them differs belongs to a different run. Not
+                called without a file: a digest of a model's weights takes time.
             is_result: Whether an item, by its number, can have what a file says was found for it.
 
         Raises:
-            InputError: A file of another run or another version, one that another process is writing, one that is damaged or
-                not of this format, or a path that cannot be written.
+            InputError: The file belongs to a different run or version, another process is writing it, it is damaged or
+                not of this format, or the path cannot be written.
         """
         if path is None:
             yield cls({}, None)
@@ -106,7 +106,7 @@ def _items(file: JsonLines, run: Mapping[str, str], is_result: IsResult) -> dict
     there, items = _taken_apart(file)
     for name, value in run.items():
         if there.get(name) != value:
-            raise _refusal(file.path, f"is of another run: its {name} is {there.get(name)}, and here it is {value}")
+            raise _refusal(file.path, f"belongs to a different run ({name}: {there.get(name)} in the file, {value} now)")
     for item, found in items.items():
         if not is_result(item, found):
             raise _refusal(file.path, f"is damaged: what it holds for item {item} is not a result of this run")

@@ -1,9 +1,9 @@
-"""Evaluation tasks: the paper's prompts, answer extraction and metrics, for data that the user has. No data are shipped.
+"""Evaluation tasks: the paper's prompts, answer extraction and metrics, for the user's copy of the data. None is shipped.
 
-A task turns rows into items and measures one item at a time; scoring continuations and generating text is done elsewhere:
+A task turns rows into items and measures one item at a time; other packages score continuations and generate text:
 
     task = TASKS["truthfulqa-mc"]
-    data = task.open("TruthfulQA.csv")                      # rows, SHA-256, whether the file is the published one
+    data = task.open("TruthfulQA.csv")                      # rows, SHA-256, whether it is the published file
     for item in task.items(data):
         values = task.measure(item, scores, token_counts)   # {"mc1": 1.0, "mc2": 0.63, ...}
 """
@@ -11,7 +11,7 @@ A task turns rows into items and measures one item at a time; scoring continuati
 from __future__ import annotations
 
 from dola.methods.names import RECOMMENDED_PENALTY
-from dola.tasks import factor, gsm8k, strategyqa, truthfulqa, vicuna
+from dola.tasks import factor, gsm8k, memotrap, strategyqa, truthfulqa, vicuna
 from dola.tasks.data import HubDataset
 from dola.tasks.task import ChoiceTask, Generation, GenerationTask, Metric, PaperSettings, Task
 
@@ -30,9 +30,9 @@ _FACTOR_PAPER = PaperSettings("low", relative_top=0.1, post_softmax=True)
 def _generation_metrics(chance: float | None) -> tuple[Metric, ...]:
     random = None if chance is None else lambda item: chance
     return (
-        Metric("accuracy", "right answers; none is wrong", chance=random),
-        Metric("accuracy_reference", "right answers; where there is none, the reference's guess", chance=random),
-        Metric("answered", "texts in which an answer was found"),
+        Metric("accuracy", "right answers; a missing answer is wrong", chance=random),
+        Metric("accuracy_reference", "right answers; a missing answer is guessed as in the reference", chance=random),
+        Metric("answered", "texts that contain an answer"),
     )
 
 
@@ -87,6 +87,22 @@ _TASKS: tuple[Task, ...] = (
             paper=_FACTOR_PAPER,
         )
         for subset in ("news", "wiki", "expert")
+    ),
+    ChoiceTask(
+        name="memotrap",
+        description="MemoTrap: does an instruction win against the familiar ending of a saying?",
+        files=tuple(memotrap.PUBLISHED),
+        separate_files=True,
+        homepage="https://github.com/liujch1998/memo-trap",
+        published=memotrap.PUBLISHED,
+        hub=None,
+        make_items=memotrap.items,
+        metrics=(
+            Metric("accuracy", "the right ending has the highest sum", chance=memotrap.chance),
+            Metric("accuracy_per_token", "the right ending has the highest mean per token", chance=memotrap.chance),
+        ),
+        measure=memotrap.metrics,
+        paper=PaperSettings("high", relative_top=0.1, post_softmax=True),
     ),
     GenerationTask(
         name="strategyqa",

@@ -42,7 +42,7 @@ class Progress:
     Attributes:
         decode: The way: "dola" or "greedy".
         token_ids: The tokens so far.
-        trace: Of the first of them, or None where none is read yet; of all when it is `done`.
+        trace: Trace of the first of them, or None before the first is read; of all when it is `done`.
         done: Whether this is the last of this way.
     """
 
@@ -74,7 +74,7 @@ def follow(
         model, tokenizer, config, generate, repetition_penalty, top_k, anatomy: As of `dola.trace`.
         prompt: Its tokens.
         decode: The ways.
-        stop: Ends all of them behind the token that they are at, when it is set. Closing the iterator does so as well.
+        stop: Ends all ways after their current token, when it is set. Closing the iterator does so as well.
 
     Raises:
         InputError, AttachError, LayersError, ReadoutError: As `dola.trace`, and not before the first step of the iteration.
@@ -137,7 +137,7 @@ class _Way:
         self._started = False
 
     def generate(self) -> None:
-        """Generate, and leave a `_Made` for each token, None behind the last."""
+        """Generate, and queue a `_Made` for each token, then None."""
         anatomy, config = self._reader.anatomy, self._reader.config
         try:
             with captured(anatomy, range(anatomy.num_layers), lambda states: states[:, -1]) as self._hidden:
@@ -167,14 +167,14 @@ class _Way:
         if len(states) <= self._reader.anatomy.num_layers:
             raise CaptureError(
                 f"Only {len(states)} of {self._reader.anatomy.num_layers + 1} layers ran for token {len(self._tokens)}.",
-                hint="modes that run fewer blocks cannot be traced; if this was no such mode, please report the model",
+                hint="modes that run fewer blocks cannot be traced; otherwise please report the model",
             )
         self._tokens.append(int(value))
         self._made.put(_Made(self._tokens[-1], states))
         self._events.put(self._progress())
 
     def end(self) -> None:
-        """A streamer's end, which is told by `generate` here."""
+        """Required of a streamer; `generate` here already signals the end."""
 
     def read(self) -> None:
         """Read what `generate` leaves, block by block."""

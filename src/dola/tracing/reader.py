@@ -23,6 +23,7 @@ from dola.lens.belongs import maps_of
 from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
 from dola.methods.registry import method_of
+from dola.methods.vocabulary import wide
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import captured, few_logits
 from dola.model.places import is_hooked_outside
@@ -69,11 +70,11 @@ class LayerReader:
     def __init__(self, anatomy: Anatomy, config: MethodConfig, top_k: int) -> None:
         self.anatomy, self.config, self.method, self._top_k = anatomy, config, method_of(config), top_k
         self.candidates = anatomy.candidates(config.layers)
-        self._maps = maps_of(anatomy, config)
+        self._maps = maps_of(anatomy, config, all_layers=True)
 
     @torch.no_grad()
     def read(self, ids: Sequence[int], first: int, tokens: Sequence[int | None]) -> list[TokenTrace]:
-        """How each of `tokens` is chosen: the first behind position `first` of `ids`, the others behind the following ones."""
+        """How each of `tokens` is chosen: the first after position `first` of `ids`, the others after the following ones."""
         lm, last = self.anatomy.lm, self.anatomy.num_layers
         row = torch.tensor([ids], device=lm.device)
         with captured(self.anatomy, range(last)) as hidden:
@@ -104,8 +105,8 @@ class LayerReader:
         """
         mature = self._readout(hidden, self.anatomy.num_layers)
         _check_finite(mature, positions)
-        log_z = _wide(mature).logsumexp(dim=-1)
-        known = mature, log_z, _wide(mature) - log_z[:, None]
+        log_z = wide(mature).logsumexp(dim=-1)
+        known = mature, log_z, wide(mature) - log_z[:, None]
         tokens = torch.tensor([0 if token is None else token for token in after], device=mature.device)
         listed = mature.topk(min(LISTED, mature.shape[-1])).indices
         layers = range(self.anatomy.num_layers)
@@ -117,7 +118,7 @@ class LayerReader:
                 f"The logits of layer {layer} are NaN or infinite at position {positions[row]}.",
                 hint="look for overflow (float16?) or a broken checkpoint",
             )
-        chosen, scores = self._decide(mature, hidden, order)
+        chosen, scores = self._decide(mature, hidden, order, positions)
         best = scores.argmax(dim=-1)
         looks.append(self._look(mature, known, listed, tokens))
         self._list(best, hidden, listed, looks)
@@ -159,10 +160,10 @@ class LayerReader:
         return self.anatomy.premature(hidden[layer], self.config, self._map_of(layer))
 
     def _map_of(self, layer: int) -> Maps | None:
-        """The lens on a layer; None where it is read through the final norm: without a lens, or outside the candidates of one."""
+        """The lens on a layer; None where it is read through the final norm: without a lens, or where that has no map."""
         return self._maps.of([layer]) if self._maps is not None and layer in self._maps.layers else None
 
-    def _decide(self, mature: Tensor, hidden: Mapping[int, Tensor], order: Tensor) -> tuple[Tensor, Tensor]:
+    def _decide(self, mature: Tensor, hidden: Mapping[int, Tensor], order: Tensor, positions: range) -> tuple[Tensor, Tensor]:
         """The layer [n] that counts most in each position, and the method's scores [n, V].
 
         A method that selects by divergence, [N, n] in `order`, needs one more readout, of each position's own layer.
@@ -171,13 +172,20 @@ class LayerReader:
         if self.method.selects:
             chosen = layers[order[layers].argmax(dim=0)]
             rows = [self._mapped(hidden[layer][row], layer) for row, layer in enumerate(chosen.tolist())]
-            states, maps = [torch.stack(rows)], self._maps and self._maps.applied()
-        else:
-            states, maps = [hidden[layer] for layer in self.candidates], self._maps
-        candidates = Captured(self.anatomy, self.config, states, maps=maps)
-        scores = self.method.scores(mature, candidates)
-        if not self.method.selects:
-            chosen = layers[self.method.weights(mature, candidates)[:-1].argmax(dim=0)]
+            one = Captured(self.anatomy, self.config, [torch.stack(rows)], maps=self._maps and self._maps.applied())
+            return chosen, self.method.scores(mature, one)
+        candidates = Captured(
+            self.anatomy,
+            self.config,
+            [hidden[layer] for layer in self.candidates],
+            layers=(*self.candidates, self.anatomy.num_layers),
+            positions=torch.tensor(positions, device=mature.device),
+            maps=self._maps and self._maps.of(self.candidates),
+        )
+        scores, weights = self.method.decide(mature, candidates)
+        counted = weights[:-1]
+        none = (counted == 0).all(dim=0)  # then the mature layer alone decides; what stands for it is the layer below
+        chosen = layers[counted.argmax(dim=0)].masked_fill(none, max(self.candidates))
         return chosen, scores
 
     def _mapped(self, state: Tensor, layer: int) -> Tensor:
@@ -186,17 +194,17 @@ class LayerReader:
 
     def _look(self, logits: Tensor, mature: tuple[Tensor, Tensor, Tensor], listed: Tensor, tokens: Tensor) -> _Look:
         """One layer's logits [n, V] beside the mature ones, given with their log sum exp and their log_softmax."""
-        wide = _wide(logits)
+        values = wide(logits)
         compared = compare_whole(*mature, logits, {self.method.divergence})
         log_z = compared.log_z
-        top = wide.topk(min(self._top_k, wide.shape[-1]))
-        token = wide.gather(-1, tokens[:, None])
+        top = values.topk(min(self._top_k, values.shape[-1]))
+        token = values.gather(-1, tokens[:, None])
         return _Look(
             order=compared.divergence[self.method.divergence],
             top_ids=top.indices,
             top=top.values - log_z[:, None],
-            listed=wide.gather(-1, listed) - log_z[:, None],
-            rank=1 + (wide > token).sum(dim=-1),
+            listed=values.gather(-1, listed) - log_z[:, None],
+            rank=1 + (values > token).sum(dim=-1),
             token=token[:, 0] - log_z,
         )
 
@@ -208,7 +216,7 @@ class LayerReader:
         listed[missing, -1] = best[missing]
         some = {layer: states[missing] for layer, states in hidden.items()}
         for layer, look in enumerate(looks):
-            log_q = _wide(self._readout(some, layer)).log_softmax(dim=-1)
+            log_q = wide(self._readout(some, layer)).log_softmax(dim=-1)
             look.listed[missing, -1] = log_q.gather(-1, best[missing, None])[:, 0]
 
     def _in_nats(self, order: Tensor) -> Tensor:
@@ -241,10 +249,6 @@ class _Table:
             for place, (token, score) in enumerate(zip(self._ids[row][:count], self._contrasts[row], strict=False))
         ]
         return tuple(sorted(members, key=lambda member: -member.contrast))
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _check_finite(mature: Tensor, positions: range) -> None:

@@ -65,6 +65,14 @@ def trace(
         AttachError: DoLa is attached to the model.
         LayersError: Layers that this model does not have.
         ReadoutError: The parts of the model that were found do not reproduce its logits.
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> trace = dola.trace(model, tokenizer, "The capital of Washington State is", "high")
+        >>> len(trace.tokens), trace.num_layers
+        (6, 30)
+        >>> "Seattle" in trace.explain(-1)  # one sentence on the token that would come next
+        True
     """
     anatomy = Anatomy.of(model) if anatomy is None else anatomy
     config = as_config(config, anatomy)
@@ -122,11 +130,9 @@ def check_arguments(lm: Any, generate: int, decode: str, top_k: int, settings: M
     check_eval(lm)
     if generate < 0 or top_k < 1:
         name, value, least = ("generate", generate, 0) if generate < 0 else ("top_k", top_k, 1)
-        raise InputError(f"{name}={value} is out of range; allowed is {least} or more.", hint=f"leave {name} out")
+        raise InputError(f"{name}={value} is out of range; the minimum is {least}.", hint=f"omit {name}")
     if decode not in ("dola", "greedy"):
-        raise InputError(
-            f"decode={decode!r} is not known; allowed are 'dola' and 'greedy'.", hint="leave decode out for 'dola'"
-        )
+        raise InputError(f"decode={decode!r} is not supported. Allowed: 'dola' and 'greedy'.", hint="omit decode for 'dola'")
     if fixed := sorted({"max_new_tokens", "max_length", "num_return_sequences"} & settings.keys()):
         raise InputError(
             f"{fixed[0]}={settings[fixed[0]]!r} is not taken: generate= says how many tokens, of one text.",
@@ -144,7 +150,7 @@ def check_length(lm: Any, ids: Sequence[int], generate: int) -> None:
     longest = window(lm)
     if longest is not None and len(ids) + generate > longest:
         raise InputError(
-            f"The prompt has {len(ids)} tokens and generate={generate}; together the model takes {longest}.",
+            f"The prompt has {len(ids)} tokens and generate={generate}; together the model allows {longest}.",
             hint="shorten the prompt",
         )
 

@@ -16,7 +16,7 @@ def read_traces(path: Path, name: str) -> list[LayerTrace]:
     """The traces of a file, which messages call `name`: one on each line, or spread over several as jq prints JSON.
 
     Raises:
-        TraceError: A file that cannot be read, is empty, or has a line that is no whole trace of this version.
+        TraceError: The file cannot be read, is empty, or has a line that is not a complete trace of this version.
     """
     text = with_plain_ends(read_text(path, name=name, error=TraceError))
     found = []

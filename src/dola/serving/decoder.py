@@ -1,0 +1,123 @@
+"""Scores of a running batch: each row by the configuration of its request, from the layers that the forward pass returned.
+
+    rows [N, (K+1) d] -> mature logits, and the candidates each request chose -> Step -> scores [N, V]
+
+The engine provides its readout (`EngineModel`). If several workers have one part of the head each, each of them reads and
+contrasts its own columns, and the columns are gathered at the end.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dola.decoding.step import Step
+from dola.errors import CaptureError
+from dola.methods.config import MethodConfig
+from dola.methods.registry import with_settings
+from dola.methods.vocabulary import WHOLE, Vocabulary, wide
+from dola.model.readout import Readout
+from dola.serving.rows import Batch, Request
+from dola.serving.settings import Served
+
+
+class EngineModel(Protocol):
+    """The parts of an engine's model that decoding needs.
+
+    Attributes:
+        engine: Name of the engine, for messages.
+        name: Name of the model, for messages.
+        vocab: The vocabulary, or this worker's part of it.
+    """
+
+    engine: str
+    name: str
+    vocab: Vocabulary
+
+    def logits(self, mature: Tensor) -> Tensor | None:
+        """The model's own logits, from [N, d] to [N, V]; None on workers that do not sample."""
+
+    def local(self, mature: Tensor) -> Tensor:
+        """The logits of this worker's columns."""
+
+    def whole(self, local: Tensor) -> Tensor | None:
+        """All workers' columns, gathered; None on workers that do not sample."""
+
+    def readout(self, *, raw: bool) -> Readout:
+        """The readout from residual streams to this worker's columns; `raw` omits the model's change to its head's output."""
+
+
+class Decoder:
+    """DoLa on one model: splits the output of the forward pass, reads the head, contrasts.
+
+    Args:
+        model: The engine's model.
+        served: The settings of the engine.
+        batch: The running rows.
+        width: d, the model's hidden size.
+    """
+
+    def __init__(self, model: EngineModel, served: Served, batch: Batch, width: int) -> None:
+        self._model, self._captured, self._batch, self._width = model, served.captured, batch, width
+        self._steps: dict[MethodConfig, Step] = {}
+        self._num_layers = served.num_layers
+        self._widest = with_settings(served.config, layers=served.captured)
+
+    def scores(self, hidden: Tensor) -> Tensor | None:
+        """Scores [N, V] from [N, (K+1) d]; None on workers that do not sample."""
+        layers = 1 + len(self._captured)
+        if hidden.shape[-1] != layers * self._width:
+            raise CaptureError(
+                f"{self._model.name} returned rows of {hidden.shape[-1]} numbers instead of {layers} layers of {self._width}.",
+                hint="please report the model and how the engine was started",
+            )
+        mature, *captures = hidden.chunk(layers, dim=-1)
+        mature = mature.contiguous()
+        requests = self._requests(len(hidden))
+        if not requests:
+            return self._model.logits(mature)
+        return self._model.whole(self._contrasted(self._model.local(mature), captures, requests))
+
+    def _contrasted(self, logits: Tensor, layers: list[Tensor], requests: dict[int, Request]) -> Tensor:
+        captures = dict(zip(self._captured, layers, strict=True))
+        scores = wide(logits, copy=True)
+        groups: dict[tuple[MethodConfig, bool], list[int]] = defaultdict(list)
+        for row, request in sorted(requests.items()):
+            groups[request.config, request.lazy].append(row)
+        for (config, lazy), rows in groups.items():
+            index = torch.tensor(rows, device=logits.device)
+            read = [captures[layer][index] for layer in config.layers if isinstance(layer, int)]
+            scores[index] = self._step(config).scores(logits[index], read, lazy=lazy)
+        self._hold(logits, requests)
+        return scores
+
+    def _requests(self, rows: int) -> dict[int, Request]:
+        if not self._batch.wired:
+            raise CaptureError(
+                f"{self._model.engine} runs without dola's logits processor, so nobody can tell which rows are to be "
+                "contrasted.",
+                hint="look for other plugins or settings that leave logits processors out",
+            )
+        if not self._batch.began:  # the engine measures the memory of a full batch: include DoLa's
+            return dict.fromkeys(range(rows), Request(self._widest, lazy=False, bans=True))
+        return {row: request for row, request in self._batch.take().items() if row < rows}
+
+    def _hold(self, logits: Tensor, requests: dict[int, Request]) -> None:
+        """Keep the mature logits of rows whose plausible tokens may be banned."""
+        rows = [row for row, request in sorted(requests.items()) if request.bans]
+        if not rows:
+            return
+        held = self._model.whole(logits[torch.tensor(rows, device=logits.device)])
+        if held is not None:
+            self._batch.held = rows, held.float()
+
+    def _step(self, config: MethodConfig) -> Step:
+        if config not in self._steps:
+            vocab = self._model.vocab
+            readout = self._model.readout(raw=config.raw_head)
+            layers = (*(layer for layer in config.layers if isinstance(layer, int)), self._num_layers)
+            self._steps[config] = Step(readout, config, vocab, layers=layers, kernels=vocab is WHOLE)
+        return self._steps[config]
