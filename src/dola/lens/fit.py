@@ -3,7 +3,8 @@
     text -> windows of tokens --forward--> states h_l, normed last state y --add up, float64--> W_l, b_l
 
 W and b minimize |y - (W h + b)|^2 over positions, with a ridge of 1e-5 of the mean variance. Only sums are kept: one [d+1, d+1]
-and one [d+1, d] matrix of float64 for each layer, whatever the length of the text. Every eighth window is held out.
+and one [d+1, d] matrix of float64 for each layer, whatever the length of the text. Every eighth window is
+held out, up to 2,048 positions.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ LENGTH = 512
 """Most tokens of a window. Longer texts are cut into windows."""
 HELD_OUT = 8
 """Every so many windows, one is held out to judge the lens."""
+JUDGED = 2048
+"""Held-out positions, about: reading them twice through the head at each layer takes longer than the fit."""
 TOKENS = 40_000
 """Positions that a lens is fitted on, if nothing else is asked for."""
 LEAST = 2
@@ -150,7 +153,7 @@ def _parted(rows: Iterable[Sequence[int]], tokens: int) -> tuple[list[Sequence[i
     held: list[Sequence[int]] = []
     count = 0
     for number, row in enumerate(rows):
-        if number % HELD_OUT == 1:
+        if number % HELD_OUT == 1 and sum(map(len, held)) < JUDGED:
             held.append(row)
             continue
         fitted.append(row[: tokens - count])
