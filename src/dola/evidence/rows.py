@@ -47,7 +47,7 @@ def chosen_rows(ways: str | Path, own: MethodConfig, usual: Mapping[str, Any], s
 
 def _shared(own: MethodConfig) -> dict[str, Any]:
     """What other methods take over from the DoLa rows: how layers are read out."""
-    return {key: value for key, value in own.as_dict().items() if key == "lens" and value is not None}
+    return own.lens_settings(own.lens)
 
 
 def _variants(own: MethodConfig) -> list[Way]:
@@ -88,10 +88,7 @@ def rows_of_methods(own: Mapping[str, Any]) -> list[Way]:
         if name == DoLaConfig.method or required_settings(kind) not in ([], ["layers"]):
             continue
         fields = settings_of(kind)
-        norm = {"final_norm": True} if "lens" in own else {}  # a lens takes its place
-        found.append(
-            _row(config_of({"method": name, **{key: value for key, value in {**own, **norm}.items() if key in fields}}))
-        )
+        found.append(_row(config_of({"method": name, **{key: value for key, value in own.items() if key in fields}})))
     return found
 
 

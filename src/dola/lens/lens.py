@@ -37,6 +37,14 @@ class Lens:
         facts: Facts about the lens, for JSON: model, revision, num_layers, dtype, tokens, text, text_sha256, table, dola.
         statistics: What tells the model from others, see `fingerprint`.
         digest: SHA-256 of the file; "" before the lens was saved.
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> lens = dola.fit_lens(model, tokenizer, ["The Eiffel Tower is in Paris. " * 8] * 8, layers=[25])
+        >>> lens.save("smollm2.lens.safetensors")
+        >>> dola.Lens.load("smollm2.lens.safetensors").layers
+        (25,)
+        >>> config = dola.DoLaConfig([25], lens="smollm2.lens.safetensors")
     """
 
     kind: str

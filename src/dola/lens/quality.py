@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dola.decoding.step import chunk_rows
 from dola.lens.lens import Lens
 from dola.lens.maps import Maps
 
 if TYPE_CHECKING:
     from dola.model.anatomy import Anatomy
+
+
+ELEMENTS = 2**22
+"""Positions are read so many at a time that positions * |V| stays below this: 16 MiB of float32, of which few are alive."""
 
 
 @dataclass
@@ -54,7 +57,7 @@ class Table:
     @torch.no_grad()
     def add(self, states: Mapping[int, Tensor], target: Tensor) -> None:
         """Count n positions: the states [n, d] of each layer and of the last one, and the head's input [n, d]."""
-        size = chunk_rows(target.device.type, 4 * self._anatomy.vocabulary)
+        size = max(1, ELEMENTS // self._anatomy.vocabulary)
         for start in range(0, len(target), size):
             rows = slice(start, start + size)
             self._add({layer: value[rows] for layer, value in states.items()}, target[rows])

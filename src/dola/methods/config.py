@@ -109,6 +109,11 @@ class MethodConfig:
             )
         return found
 
+    @staticmethod
+    def lens_settings(lens: str | None) -> dict[str, Any]:
+        """What a configuration of any method needs to read through a lens: it takes the place of the final norm."""
+        return {} if lens is None else {"lens": lens, "final_norm": True}
+
     @property
     def draws(self) -> bool:
         """Whether it is drawn at each position if the method acts. What has no positions to give refuses such settings."""
