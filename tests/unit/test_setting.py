@@ -28,14 +28,13 @@ class MoreConfig(dola.DoLaConfig):
     method: ClassVar[str] = "more"
     weight: float = setting(1.0, help="How much the contrast counts.", label="Weight", low=0, high=2)
     target: str = setting("paper", help="What is scored.", choices=("paper", "distribution"))
-    lens: str | None = setting(None, help="A lens file.")
     steps: int = setting(3, help="How often.", low=1)
     careful: bool = setting(False, help="Whether to look twice.")
 
 
 FIELDS = {each.name: each for each in MoreConfig.options()}
-OLD = ("relative_top", "divergence", "strength", "scores", "final_norm")
-NEW = ("weight", "target", "lens", "steps", "careful")
+OLD = ("relative_top", "divergence", "strength", "scores", "final_norm", "lens")
+NEW = ("weight", "target", "steps", "careful")
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from dola.decoding.candidates import Read
 from dola.decoding.generate import generate
 from dola.decoding.reading import Reading
 from dola.errors import ConfigError, LayersError, ModelError
+from dola.lens.belongs import maps_of
 from dola.loading.weights import WeightsReport
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.contrast import contrast, threshold
@@ -201,10 +202,9 @@ class Examination:
         anatomy, config = self._found(), self.config
         with attach(self.model, config):
             scores = self.model(**self.inputs).logits[0, -1]
-        premature = [
-            anatomy.premature(anatomy.residual(self.hidden_states[j])[0, -1:].to(self.logits.device), config)[0]
-            for j in self.layers
-        ]
+        maps = maps_of(anatomy, config)
+        states = [anatomy.residual(self.hidden_states[j])[0, -1:].to(self.logits.device) for j in self.layers]
+        premature = [anatomy.premature(state, config, maps and maps.of_one(k))[0] for k, state in enumerate(states)]
         largest = float(self.logits[self.logits.isfinite()].abs().max())
         tolerance = CONTRAST_TOLERANCE.get(self.logits.dtype, 3e-2) * largest
         exact = scores.double(), self.logits[0].double(), torch.stack(premature).to(scores.device).double()

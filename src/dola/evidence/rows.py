@@ -47,7 +47,7 @@ def chosen_rows(ways: str | Path, own: MethodConfig, usual: Mapping[str, Any], s
 
 def _shared(own: MethodConfig) -> dict[str, Any]:
     """What other methods take over from the DoLa rows: how layers are read out."""
-    return {key: value for key, value in own.as_dict().items() if key == "lens" and value is not None}
+    return own.lens_settings(own.lens)
 
 
 def _variants(own: MethodConfig) -> list[Way]:

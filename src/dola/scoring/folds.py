@@ -19,6 +19,8 @@ from dola import native
 from dola.decoding.candidates import Captured
 from dola.decoding.step import chunk_rows
 from dola.errors import ConfigError
+from dola.lens.belongs import maps_of
+from dola.lens.maps import Maps
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.contrast import LARGEST_SCORE, gain, threshold
 from dola.methods.divergences import DIVERGENCES
@@ -28,8 +30,8 @@ from dola.methods.vocabulary import WHOLE, wide
 from dola.model.anatomy import Anatomy
 from dola.scoring.recipe import Recipe
 
-Readout = tuple[bool, bool]
-"""Whether premature layers pass the final norm, and whether they skip the logit transform."""
+Readout = tuple[bool, bool, str | None]
+"""Whether premature layers pass the final norm, whether they skip the logit transform, and the lens that they pass."""
 
 
 @dataclass
@@ -71,6 +73,11 @@ class LayerScorer:
             if recipe.dola is not None and recipe.premature != "none"
         }
         self.layers = tuple(sorted(set().union(*self.candidates.values())))
+        self._maps: dict[str | None, Maps | None] = {}
+        for name in self.candidates:
+            config = recipes[name].dola
+            assert config is not None
+            self._maps[config.lens] = maps_of(anatomy, config, all_layers(recipes, self.candidates, config.lens))
         self._needs: dict[tuple[Readout, int], _Need] = {}
         for name, layers in self.candidates.items():
             for layer in layers if isinstance(recipes[name].dola, DoLaConfig) else ():
@@ -101,7 +108,8 @@ class LayerScorer:
         logits = self.anatomy.readout(hidden[self.anatomy.num_layers])
         mature = _Mature(logits, tokens.to(logits.device), tops)
         read = {
-            (way, layer): mature.compare(self._logits(hidden[layer], way), need) for (way, layer), need in self._needs.items()
+            (way, layer): mature.compare(self._logits(hidden[layer], way, layer), need)
+            for (way, layer), need in self._needs.items()
         }
         found = {}
         for name, recipe in self.recipes.items():
@@ -125,7 +133,14 @@ class LayerScorer:
             rows = slice(start, start + size)
             logits, mine = mature.logits[rows], tokens[rows][:, None]
             states = [hidden[layer][rows].to(logits.device) for layer in layers]
-            candidates = Captured(self.anatomy, config, states, layers=(*layers, self.anatomy.num_layers))
+            maps = self._maps[config.lens]
+            candidates = Captured(
+                self.anatomy,
+                config,
+                states,
+                layers=(*layers, self.anatomy.num_layers),
+                maps=maps and maps.of(layers),
+            )
             if uniform is None:
                 scores, weights = method.decide(logits, candidates)
             else:
@@ -142,8 +157,11 @@ class LayerScorer:
             )
         return _joined(parts)
 
-    def _logits(self, hidden: Tensor, way: Readout) -> Tensor:
-        final_norm, raw = way
+    def _logits(self, hidden: Tensor, way: Readout, layer: int) -> Tensor:
+        final_norm, raw, lens = way
+        if (maps := self._maps[lens]) is not None:
+            maps = maps.of([layer])
+            hidden, final_norm = maps(hidden), maps.final_norm
         return self.anatomy.readout(hidden, final_norm=final_norm, logit_transform=not raw)
 
     def _apply(
@@ -340,7 +358,13 @@ def check_draws(config: MethodConfig | None) -> None:
 def readout(recipe: Recipe) -> Readout:
     """How a recipe's premature layers are read out."""
     assert recipe.dola is not None
-    return recipe.dola.final_norm, recipe.dola.raw_head
+    return recipe.dola.final_norm, recipe.dola.raw_head, recipe.dola.lens
+
+
+def all_layers(recipes: Mapping[str, Recipe], candidates: Mapping[str, tuple[int, ...]], lens: str | None) -> tuple[int, ...]:
+    """The layers that recipes with this lens read."""
+    of_lens = [layers for name, layers in candidates.items() if (config := recipes[name].dola) and config.lens == lens]
+    return tuple(sorted(set().union(*of_lens)))
 
 
 def _chosen(recipe: Recipe, config: DoLaConfig, columns: list[_Compared], tokens: Tensor, uniform: Tensor | None) -> Tensor:

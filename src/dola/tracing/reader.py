@@ -19,6 +19,8 @@ from torch import Tensor
 from dola.decoding.candidates import Captured
 from dola.decoding.step import chunk_rows
 from dola.errors import InputError
+from dola.lens.belongs import maps_of
+from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
 from dola.methods.registry import method_of
 from dola.methods.vocabulary import wide
@@ -68,6 +70,7 @@ class LayerReader:
     def __init__(self, anatomy: Anatomy, config: MethodConfig, top_k: int) -> None:
         self.anatomy, self.config, self.method, self._top_k = anatomy, config, method_of(config), top_k
         self.candidates = anatomy.candidates(config.layers)
+        self._maps = maps_of(anatomy, config, all_layers=True)
 
     @torch.no_grad()
     def read(self, ids: Sequence[int], first: int, tokens: Sequence[int | None]) -> list[TokenTrace]:
@@ -154,10 +157,11 @@ class LayerReader:
         """Logits [n, V] of a layer: as the contrast reads it, the mature one as the model does."""
         if layer == self.anatomy.num_layers:
             return self.anatomy.readout(hidden[layer])
-        return self._premature(hidden[layer])
+        return self.anatomy.premature(hidden[layer], self.config, self._map_of(layer))
 
-    def _premature(self, hidden: Tensor) -> Tensor:
-        return self.anatomy.premature(hidden, self.config)
+    def _map_of(self, layer: int) -> Maps | None:
+        """The lens on a layer; None where it is read through the final norm: without a lens, or where that has no map."""
+        return self._maps.of([layer]) if self._maps is not None and layer in self._maps.layers else None
 
     def _decide(self, mature: Tensor, hidden: Mapping[int, Tensor], order: Tensor, positions: range) -> tuple[Tensor, Tensor]:
         """The layer [n] that counts most in each position, and the method's scores [n, V].
@@ -167,20 +171,26 @@ class LayerReader:
         layers = torch.tensor(self.candidates, device=order.device)
         if self.method.selects:
             chosen = layers[order[layers].argmax(dim=0)]
-            states = [torch.stack([hidden[layer][row] for row, layer in enumerate(chosen.tolist())])]
-            return chosen, self.method.scores(mature, Captured(self.anatomy, self.config, states))
+            rows = [self._mapped(hidden[layer][row], layer) for row, layer in enumerate(chosen.tolist())]
+            one = Captured(self.anatomy, self.config, [torch.stack(rows)], maps=self._maps and self._maps.applied())
+            return chosen, self.method.scores(mature, one)
         candidates = Captured(
             self.anatomy,
             self.config,
             [hidden[layer] for layer in self.candidates],
             layers=(*self.candidates, self.anatomy.num_layers),
             positions=torch.tensor(positions, device=mature.device),
+            maps=self._maps and self._maps.of(self.candidates),
         )
         scores, weights = self.method.decide(mature, candidates)
         counted = weights[:-1]
         none = (counted == 0).all(dim=0)  # then the mature layer alone decides; what stands for it is the layer below
         chosen = layers[counted.argmax(dim=0)].masked_fill(none, max(self.candidates))
         return chosen, scores
+
+    def _mapped(self, state: Tensor, layer: int) -> Tensor:
+        """A candidate's state as its lens maps it, or as it is."""
+        return state if self._maps is None else self._maps.of([layer])(state[None])[0]
 
     def _look(self, logits: Tensor, mature: tuple[Tensor, Tensor, Tensor], listed: Tensor, tokens: Tensor) -> _Look:
         """One layer's logits [n, V] beside the mature ones, given with their log sum exp and their log_softmax."""
