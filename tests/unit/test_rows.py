@@ -36,9 +36,9 @@ def test_the_full_set_varies_strength_and_scores_and_reshapes_the_plausible_set(
     rows = {way.name: way for way in found}
     for name in ("DoLa high, distribution scores", "DoLa high, strength 0.25", "DoLa high, strength 0.5"):
         assert rows[name].role is Role.METHOD
-    flat = rows["plausible set made uniform, relative top 0.1"]
+    flat = rows["plausible set made uniform, relative_top 0.1"]
     assert (flat.role, flat.recipe.premature, flat.recipe.dola.relative_top) == (Role.CONTROL, "flat", 0.1)
-    assert rows["plausible set sharpened, relative top 0.1"].recipe.premature == "sharp"
+    assert rows["plausible set sharpened, relative_top 0.1"].recipe.premature == "sharp"
     assert "plausible set sharpened" in [way.name for way in chosen_rows("full", DoLaConfig(), {}, 0)[0]]
 
 

@@ -82,13 +82,14 @@ def _reshaped(own: MethodConfig) -> list[Way]:
     """Controls that read no layer: what making the plausible set flatter or sharper does alone. They need a threshold."""
     if not isinstance(own, DoLaConfig):
         return []
-    top = own.relative_top or DoLaConfig().relative_top
-    said = "" if own.relative_top else f", relative top {top:g}"
+    usual = [each for each in DoLaConfig.options() if each.facts.by_task]
+    given = own if Recipe(own).constrained else replace(own, **{each.name: each.default for each in usual})
+    said = "".join(f", {each.words(each.default)}" for each in usual if given != own)
     return [
         Way(
             f"{_CONTROLS[name]}{said}",
             "the model's own distribution with that, no layer read",
-            Recipe(replace(own, relative_top=top), premature=name),
+            Recipe(given, premature=name),
             role=Role.CONTROL,
         )
         for name in ("flat", "sharp")

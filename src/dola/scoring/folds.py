@@ -262,7 +262,7 @@ class Whole:
     Attributes:
         log_z: log sum exp of the layer's logits.
         divergence: By name: what orders candidates.
-        gains: By strength, where it was asked for: log sum exp of F over the vocabulary, and the largest F.
+        gains: Keyed by strength, where it was asked for: log sum exp of F over the vocabulary, and the largest F.
     """
 
     log_z: Tensor
@@ -286,7 +286,7 @@ def compare_whole(
         log_z, log_p: Their log sum exp [n] and log_softmax [n, V].
         logits: The layer's.
         divergences: Which are asked for, keys of DIVERGENCES.
-        strengths: Of F, where it is asked for.
+        strengths: Strengths of F, where it is asked for.
     """
     if native.compares(mature, logits) and divergences <= native.DIVERGENCES:
         return _by_kernel(mature, log_z, logits, divergences, strengths)
