@@ -33,7 +33,7 @@ class PlausibleToken:
 
     Attributes:
         id: The token.
-        contrast: Its score F, in nats: log q_N - log q_M.
+        contrast: Its score: F, in nats, or its logit where the scores are a distribution.
         probability: In each layer, [N+1].
     """
 
