@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import Engine, Judge
+from engines import Engine, Judge, save_tiny
 from test_refusals import _config
 
 import dola
+from dola.errors import LensError
 
 TEXTS = [f"The number {number} is written {number} times {number}." for number in range(40)]
 PROMPTS = ["abc def", "Hello there", "1 2 3 4"]
@@ -32,8 +33,13 @@ def test_tokens_are_those_of_attach(tiny_folder: Path, judge: Judge, lens: str):
         for layers in ([1, 3], [5]):
             expected = [judge.tokens(prompt, dola.DoLaConfig(layers, lens=lens)) for prompt in PROMPTS]
             assert engine.tokens(PROMPTS, {"dola_layers": layers}) == expected
-        with pytest.raises(ValueError, match="'dola_lens' is not an option"):
+        with pytest.raises(Exception, match="'dola_lens' is not an option"):
             engine.tokens(PROMPTS, {"dola_lens": lens})
+
+
+def test_a_lens_of_another_model_is_refused_at_the_start(lens: str, tmp_path: Path):
+    with pytest.raises(LensError, match="The lens belongs to"):
+        Engine(save_tiny(tmp_path, seed=1), {"layers": [1, 3], "lens": lens})
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def statistics_of(named: Iterable[tuple[str, nn.Module]]) -> dict[str, Tensor]:
         f"{part}.{_plain(name)}": numbers_of(weight)
         for part, module in named
         for name, weight in module.named_parameters()
-        if weight.is_floating_point() and weight.device.type != "meta" and "lora_" not in name
+        if weight.is_floating_point() and weight.numel() and weight.device.type != "meta" and "lora_" not in name
     }
 
 

@@ -124,13 +124,20 @@ class Decoder:
         if held is not None:
             self._batch.held = rows, held.float()
 
+    def check_lens(self, name: str, *, dtype: torch.dtype, is_quantized: bool) -> None:
+        """Compare the lens with the weights: once they are loaded, and before the engine packs them.
+
+        Raises:
+            LensError: The lens belongs to another model.
+        """
+        if self._lens is not None:
+            check_statistics(self._lens, name, self._model.statistics(), dtype=dtype, is_quantized=is_quantized)
+
     def _read_through(self, config: MethodConfig, layers: tuple[int, ...], like: Tensor) -> Maps | None:
-        """The lens on these layers, on the device and in the dtype of their states; compared with the weights once."""
+        """The lens on these layers, on the device and in the dtype of their states."""
         if self._lens is None or config.lens is None:
             return None
         if self._maps is None:
-            mine = self._model.statistics()
-            check_statistics(self._lens, self._model.name, mine, dtype=like.dtype, is_quantized=False)
             self._maps = self._lens.maps(self._captured, device=like.device, dtype=like.dtype)
         return self._maps.of(layers)
 

@@ -38,9 +38,9 @@ class VLLMModel:
         return self._sharded.whole(local) if self._sharded else local
 
     def statistics(self) -> dict[str, Tensor]:
-        """As EngineModel: of norms, which all workers have, and of other weights where one worker has them whole.
+        """As EngineModel: of the norms, which all workers have, and of other weights where one worker has them whole.
 
-        vLLM joins some weights (query, key and value); these are left out.
+        vLLM joins some weights (query, key and value); these have names that no lens knows.
         """
         decoder, head = decoder_of(self._model), head_of(self._model)
         blocks = [(f"block.{j}", block) for j, block in enumerate(getattr(decoder, "layers", ()))]
@@ -48,7 +48,7 @@ class VLLMModel:
         if self._sharded:
             return {name: numbers for name, numbers in found.items() if "norm" in name}
         weight = getattr(head, "weight", None)
-        if isinstance(weight, Tensor) and weight.is_floating_point():
+        if isinstance(weight, Tensor) and weight.is_floating_point() and weight.numel():
             found["head.weight"] = numbers_of(weight[: self._model.logits_processor.org_vocab_size])
         return found
 
