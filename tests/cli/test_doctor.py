@@ -168,7 +168,7 @@ def test_a_broken_model_is_described_and_the_exit_code_is_1(monkeypatch):
         ),
         (["--layers", "3,3"], "dola: layer 3 is listed twice in --layers 3,3; "),
         (["--layers", "-1"], "dola: layer -1 in --layers -1 is negative; "),
-        (["FOLDER", "--layers", "6"], "dola: layer 6 in --layers 6 is the last (mature) layer, "),
+        (["FOLDER", "--layers", "6"], "dola: layer 6 in --layers 6 is the last (mature) layer and cannot be a candidate: "),
         (["FOLDER", "--dtype", "fp16"], "'fp16' is not one of 'float32', 'bfloat16', 'float16'."),
         (["FOLDER", "--device", "cuda:9"], "dola: No device 'cuda:9' on this machine. Available: "),
     ],

@@ -37,6 +37,8 @@ def test_starts_vllms_server_with_dola_in_it(dola_command: Any, started: Any):
         "layers": [24, 28],
         "relative_top": 0.1,
         "divergence": "jsd",
+        "strength": 1.0,
+        "scores": "contrast",
         "final_norm": True,
         "default": "on",
     }
@@ -56,6 +58,8 @@ def test_every_setting_is_handed_on(dola_command: Any, started: Any):
     assert _dola(started[0]) == {  # no layers: the plugin takes those of the generation config, or "high"
         "relative_top": 0.2,
         "divergence": "reference",
+        "strength": 1.0,
+        "scores": "contrast",
         "final_norm": False,
         "default": "off",
         "capture": "all",

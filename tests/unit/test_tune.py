@@ -97,7 +97,9 @@ def test_a_gain_on_held_out_items_is_taken(long, items, monkeypatch, tmp_path):
     assert found.sentence.startswith("factor, held out: layer 3, no final norm 75.0 against off 25.0 on 40 items")
     assert found.sentence.endswith("So: layer 3, no final norm.")
     found.save(tmp_path / "tuned.json")
-    assert json.loads((tmp_path / "tuned.json").read_text()) == {"layers": [3], "divergence": "jsd", "final-norm": False}
+    assert json.loads((tmp_path / "tuned.json").read_text()) == {
+        "layers": [3], "divergence": "jsd", "strength": 1.0, "scores": "contrast", "final-norm": False
+    }  # fmt: skip
     assert DoLaConfig.from_file(tmp_path / "tuned.json") == found.config
 
 

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 TASK_NAMES = (
     "truthfulqa-mc",
+    "truthfulqa-binary",
     "truthfulqa-open",
     "factor-news",
     "factor-wiki",
     "factor-expert",
     "memotrap",
+    "nq-open",
     "strategyqa",
     "gsm8k",
     "vicuna",

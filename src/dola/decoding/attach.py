@@ -653,7 +653,7 @@ class _Arguments:
 
 
 def positions_of(given: Callable[[str], Any]) -> Tensor | None:
-    """Where each token of a forward stands in its own sequence [B, T], padding left out; None where nothing says so.
+    """The position of each token of a forward in its own sequence [B, T], padding left out; None where nothing says so.
 
     Args:
         given: A function from an argument's name to its value.

@@ -16,31 +16,31 @@ from torch import Tensor
 from transformers.generation import CandidateGenerator
 
 FORGET = 0.9
-"""What an earlier judgment weighs against the next one: about ten count."""
+"""The weight of an earlier judgment relative to the next one: about ten count."""
 PRIOR = {"fresh": (0.5, 1.0), "running": (0.9, 1.0)}
 """Share of drafted tokens that are right, and the weight of this guess in judgments: for the first token of a proposal, and
 for one that follows a right one. Hopeful, so that the first proposal is tried."""
 
 
 class Acceptance:
-    """An estimate of the share of right ones among proposed tokens, in which the latest count most."""
+    """An estimate of the share of right tokens among proposed ones, in which the latest count most."""
 
     def __init__(self, share: float, weight: float) -> None:
         self._right, self._weight = share * weight, weight
 
     def judge(self, right: bool) -> None:
-        """Take note of a proposed token that was right or not."""
+        """Record whether a proposed token was right."""
         self._right = FORGET * self._right + right
         self._weight = FORGET * self._weight + 1
 
     @property
     def share(self) -> float:
-        """In [0, 1]."""
+        """The estimated share, in [0, 1]."""
         return self._right / self._weight
 
 
 def best_length(proposed: int, first: float, next_: float, cost: Callable[[int], float]) -> int:
-    """How many of `proposed` tokens to try: 0 to all of them, the number with the most expected tokens for the cost.
+    """How many of `proposed` tokens to try, from 0 to all: the number with the most expected tokens per cost.
 
     Args:
         proposed: Number of proposed tokens.
@@ -57,7 +57,7 @@ def best_length(proposed: int, first: float, next_: float, cost: Callable[[int],
 
 
 class Drafts(CandidateGenerator):  # type: ignore[misc]
-    """A candidate generator of transformers, without logits of its own, whose proposals are cut to the length that pays."""
+    """A candidate generator of transformers, without its own logits, whose proposals are cut to the length that pays off."""
 
     requires_model_outputs = False
 
@@ -79,11 +79,11 @@ class Drafts(CandidateGenerator):  # type: ignore[misc]
         return candidates[:, : length + count], None
 
     def update_candidate_strategy(self, input_ids: Tensor, scores: Tensor, num_matches: int) -> None:
-        """Told by `generate` how many drafts of the last step were right; as CandidateGenerator."""
+        """As CandidateGenerator's: `generate` reports how many drafts of the last step were right."""
         self._source.update_candidate_strategy(input_ids, scores, num_matches)
 
     def _judge(self, came: list[int]) -> None:
-        """Hold the last proposal against the tokens that have come since."""
+        """Compare the last proposal with the tokens since."""
         if not self._pending:
             self._run = "fresh"
         for proposed, token in zip(self._pending, came, strict=False):

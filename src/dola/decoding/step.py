@@ -130,7 +130,7 @@ class Step:
             mature: Mature logits [R, V].
             read: The candidates' logits, where they have been read together with the mature ones, or the K captures [R, d].
             lazy: Whether rows whose token no layer can change may go without one.
-            positions: Of each row in its sequence [R], for methods that draw.
+            positions: Position of each row in its sequence [R], for methods that draw.
         """
         if not torch.compiler.is_compiling():  # a counter would have torch compile again at every step
             self.rows += len(mature)

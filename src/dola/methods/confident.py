@@ -96,6 +96,6 @@ class Confident(Method):
 
 
 def entropy(logits: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
-    """Of softmax(logits) in nats, from [..., V] to [...]."""
+    """Entropy of softmax(logits) in nats, from [..., V] to [...]."""
     log_p = vocab.log_softmax(logits)
     return -vocab.sum(torch.where(log_p > -torch.inf, log_p.exp() * log_p, 0))

@@ -12,7 +12,7 @@ from dola.errors import ConfigError
 from dola.files.settings_file import read_object
 from dola.methods.facts import Facts, Setting, read_settings, setting
 from dola.methods.layers import check_indices, is_named, parse
-from dola.methods.names import DIVERGENCE_ALIASES, DIVERGENCES
+from dola.methods.names import DIVERGENCE_ALIASES, DIVERGENCES, SCORES
 
 if TYPE_CHECKING:
     from dola.methods.method import Method
@@ -157,6 +157,11 @@ class DoLaConfig(MethodConfig):
         relative_top: Tokens below this fraction of the likeliest token's probability are ruled out. In [0, 1]; 0 keeps all.
         divergence: How the premature layer is chosen: "jsd" is the Jensen-Shannon divergence of the paper, "reference" what
             transformers 4 and voidism/DoLa compute in its place (see `contrast.reference_divergence`).
+        strength: How much of the premature layer is subtracted: F = log p - strength * log q. Any finite number from 0; 1 is
+            the paper's. It does not change which layer is chosen.
+        scores: "contrast" is F, with all tokens outside the plausible set 1,000 nats below it. "distribution" is a
+            distribution beside the model's own, as logits: inside the plausible set softmax(F), scaled to the mass that the
+            model gives the set; outside it the model's own. At strength 0 it is the model's own everywhere.
         final_norm: Whether premature layers pass the model's final norm before the head, as the mature one does. The old
             implementations left it out.
         lazy: Skip the premature readout where it cannot change the token: in a `generate` call that returns neither scores
@@ -195,6 +200,22 @@ class DoLaConfig(MethodConfig):
         label="Divergence",
         choices=DIVERGENCES,
         hint='use divergence="jsd", the one that the paper defines',
+    )
+    strength: float = setting(
+        1.0,
+        help="How much of the earlier layer is subtracted: 0 is none, 1 is the paper's.",
+        info="How much of the earlier layer is subtracted.",
+        label="Strength",
+        low=0,
+        hint="use strength=1.0, as the paper does",
+    )
+    scores: str = setting(
+        "contrast",
+        help="The contrast with a floor, or a distribution that compares with the model's own.",
+        info="The contrast, or a distribution that compares with the model's own.",
+        label="Scores",
+        choices=SCORES,
+        hint='use scores="contrast", the default',
     )
     final_norm: bool = True
     lazy: bool = True

@@ -20,7 +20,7 @@ class ConfidentConfig(MethodConfig):
     Attributes:
         layers: The layers that the walk may reach: a window of the last ones, without gaps. It begins at the highest.
         probability: The share of positions that are walked; the others are decoded plainly. 0 is plain decoding.
-        seed: Of the draw. It depends on this and on the position in the sequence, and on nothing else.
+        seed: Seed of the draw. It depends on this and on the position in the sequence, and on nothing else.
         final_norm: Whether the layers pass the model's final norm before the head, as the last one does.
         lens: A lens through which the layers are read in place of the final norm: a file, or a hub id ("id@revision").
     """

@@ -55,7 +55,7 @@ class DeLTa(Method):
 
 
 def line_weights(layers: tuple[int, ...], beyond: float) -> Tensor:
-    """w_l, float64 [n], of layers of which the last is the mature one."""
+    """w_l, float64 [n], of layers, the last being the mature one."""
     x = torch.tensor(layers, dtype=torch.float64)
     away = x - x.mean()
     return 1 / len(x) + away * (layers[-1] + beyond - x.mean()) / (away**2).sum()

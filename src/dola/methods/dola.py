@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class DoLa(Method):
-    """Scores: the contrast with a floor. One plausible token settles a row."""
+    """Scores: the contrast with a floor, or logits of a distribution. One plausible token settles a row; as a distribution
+    the row is then the model's own, so it is left unread even where scores or probabilities are asked for."""
 
     selects = True
     config: DoLaConfig
@@ -25,18 +26,23 @@ class DoLa(Method):
     def __init__(self, config: DoLaConfig) -> None:
         super().__init__(config)
         self.divergence = config.divergence
+        self._is_distribution = config.scores == "distribution"
+        self.reads_all = not (self._is_distribution and config.strength == 0)  # 0: the model's own digits
+        self._how: dict[str, Any] = {
+            name: getattr(config, name) for name in ("relative_top", "divergence", "strength", "scores")
+        }
 
     def scores(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE, *, lazy: bool = False) -> Tensor:
         """As Method. On a CPU each row is contrasted where it is plausible, elsewhere all rows at once, without a wait for
         the host: nothing depends on their values there."""
         on_cpu = mature.device.type == "cpu" and not torch.compiler.is_compiling()
+        lazy = lazy or (self._is_distribution and self.config.lazy)
         if on_cpu and vocab is WHOLE:
-            config = self.config
-            return sparse(mature, candidates, relative_top=config.relative_top, divergence=config.divergence, lazy=lazy)
+            return sparse(mature, candidates, **self._how, lazy=lazy)
         if not (on_cpu and lazy):
             return self._contrast(mature, candidates.logits().to(mature.device), vocab)
         undecided = ~self.settled(mature, vocab)
-        scores = self._contrast(mature, mature[None], vocab)  # a single plausible token scores 0
+        scores = self._contrast(mature, mature[None], vocab)  # of a settled row the plausible token leads
         candidates.saved += len(mature) - int(undecided.sum())
         if undecided.any():  # on all workers or on none
             premature = candidates.logits(rows=undecided).to(mature.device)
@@ -44,6 +50,10 @@ class DoLa(Method):
         return scores
 
     def support(self, mature: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
+        """The plausible set; as a distribution all tokens, because those outside it keep the model's own order and odds."""
+        return super().support(mature, vocab) if self._is_distribution else self.contested(mature, vocab)
+
+    def contested(self, mature: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
         """The plausible set."""
         return plausible(mature, self.config.relative_top, vocab=vocab)
 
@@ -54,5 +64,4 @@ class DoLa(Method):
         return weights.scatter_(0, chosen[None], 1)
 
     def _contrast(self, mature: Tensor, premature: Tensor, vocab: Vocabulary) -> Tensor:
-        config = self.config
-        return contrast(mature, premature, relative_top=config.relative_top, divergence=config.divergence, vocab=vocab)
+        return contrast(mature, premature, **self._how, vocab=vocab)

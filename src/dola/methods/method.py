@@ -31,7 +31,7 @@ class Candidates(ABC):
 
     Attributes:
         layers: The numbers of the K layers, and last that of the mature one: what rules of depth need.
-        positions: Of each row in its own sequence, from 0, padding left out: int64 [R]. Only for methods that draw.
+        positions: Position of each row in its own sequence, from 0, padding left out: int64 [R]. Only for methods that draw.
         saved: Rows that the method left unread because no layer could change their token: for statistics. Methods add to it.
     """
 
@@ -120,9 +120,13 @@ class Method(ABC):
         """The tokens that the method can choose, bool [..., V], never empty. Bans that empty it leave the mature order."""
         return torch.ones_like(mature, dtype=torch.bool)
 
+    def contested(self, mature: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
+        """The tokens among which the layers decide, bool [..., V], never empty: the support, unless a method says otherwise."""
+        return self.support(mature, vocab)
+
     def settled(self, mature: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
-        """Rows [...] in which no layer can change the choice: the support is one token."""
-        return vocab.sum(self.support(mature, vocab).float()) == 1  # vLLM gathers no integers on CPUs
+        """Rows [...] in which no layer can change the choice: a single token is contested."""
+        return vocab.sum(self.contested(mature, vocab).float()) == 1  # vLLM gathers no integers on CPUs
 
     def weights(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE) -> Tensor:
         """How much each layer counts in each row, [K+1, R], the mature layer last. For traces.

@@ -108,7 +108,7 @@ def cosines(
 
 
 def _sums(mature: Tensor, premature: Tensor, log_z: Tensor, inside: Tensor) -> Tensor:
-    """Of q, q^2 and q d over tokens outside T, and of d^2 over all, among the columns that are here: [4, R]."""
+    """Sums of q, q^2 and q d over tokens outside T, and of d^2 over all, among the columns that are here: [4, R]."""
     logits = _wide(premature)
     d = torch.where(mature == -torch.inf, 0, logits - mature)  # columns without a token
     q = (logits - log_z[:, None]).exp().masked_fill(inside, 0)

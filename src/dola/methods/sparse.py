@@ -13,12 +13,15 @@ candidate or few, and only these are compared over the whole vocabulary.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dola.methods.contrast import IMPLAUSIBLE, gain, plausible
+from dola.methods.contrast import gain, plausible
+from dola.methods.distribution import share_out
 from dola.methods.divergences import DIVERGENCES
+from dola.methods.floors import IMPLAUSIBLE
 from dola.methods.method import Candidates
 from dola.methods.vocabulary import WHOLE, wide_dtype
 
@@ -31,20 +34,23 @@ MASS_ROUNDING = 1e-6
 """Allowances for float32 in a bound: of a divergence, in nats, and of a probability mass."""
 
 
-def sparse(mature: Tensor, candidates: Candidates, *, relative_top: float, divergence: str, lazy: bool) -> Tensor:
+def sparse(
+    mature: Tensor, candidates: Candidates, *, relative_top: float, divergence: str, strength: float, scores: str, lazy: bool
+) -> Tensor:
     """`contrast.contrast` on a CPU, [R, V]: row by row, and only rows that need it.
 
     Args:
         mature: Mature logits [R, V].
         candidates: The premature layers; only undecided rows of them are read.
-        relative_top, divergence: As `contrast.contrast`.
+        relative_top, divergence, strength, scores: As `contrast.contrast`.
         lazy: Whether rows with a single plausible token may go without a contrast.
     """
-    scores = mature.new_empty(mature.shape, dtype=wide_dtype(mature.dtype))
+    found = mature.new_empty(mature.shape, dtype=wide_dtype(mature.dtype))
+    how: dict[str, Any] = {"relative_top": relative_top, "strength": strength, "scores": scores}
     log_z = candidates.mature_log_z()
     undecided: dict[int, Row] = {}
     for r, logits in enumerate(mature):
-        row = Row(logits, scores[r], relative_top=relative_top, log_z=None if log_z is None else log_z[r])
+        row = Row(logits, found[r], **how, log_z=None if log_z is None else log_z[r])
         if lazy and row.settled:
             row.settle()
         else:
@@ -57,7 +63,7 @@ def sparse(mature: Tensor, candidates: Candidates, *, relative_top: float, diver
         for i, r in enumerate(rows):
             known = {"log_z": None if z is None else z[:, i], "jsd": None if jsd is None else jsd[:, i]}
             undecided[r].contrast(premature[:, i], divergence, **known)
-    return scores
+    return found
 
 
 class Row:
@@ -65,26 +71,33 @@ class Row:
 
     Args:
         mature: Mature logits [V].
-        scores: Where the scores go, [V], float32 or better.
-        relative_top: The plausibility threshold.
+        found: Where the scores go, [V], float32 or better.
+        relative_top, strength, scores: As `contrast.contrast`.
         log_z: log sum exp of `mature`, if it is known.
     """
 
-    def __init__(self, mature: Tensor, scores: Tensor, *, relative_top: float, log_z: Tensor | None = None) -> None:
-        self.mature, self.scores = mature, scores
-        scores.copy_(mature)
-        self.plausible = plausible(scores, relative_top).nonzero()[:, 0]
-        self.log_z = scores.logsumexp(dim=-1) if log_z is None else log_z
-        self.scores -= self.log_z + IMPLAUSIBLE  # `floor`, in one pass
+    def __init__(
+        self, mature: Tensor, found: Tensor, *, relative_top: float, strength: float = 1.0, scores: str = "contrast",
+        log_z: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        self.mature, self.scores, self._strength = mature, found, strength
+        self._is_distribution = scores == "distribution"
+        found.copy_(mature)
+        self.plausible = plausible(found, relative_top).nonzero()[:, 0]
+        self.log_z = found.logsumexp(dim=-1) if log_z is None else log_z
+        if not self._is_distribution:
+            found -= self.log_z + IMPLAUSIBLE  # `floor`, in one pass
 
     @property
     def settled(self) -> bool:
-        """Whether a single token is plausible, so that no premature layer can change the choice."""
-        return len(self.plausible) == 1
+        """Whether no premature layer can change the choice: a single token is plausible, or the row is the model's own."""
+        return len(self.plausible) == 1 or (self._is_distribution and self._strength == 0)
 
     def settle(self) -> None:
-        """Score the plausible token 0, as the contrast of the mature layer with itself would."""
-        self.scores[self.plausible] = 0
+        """Score the plausible token as the contrast of the mature layer with itself would. A distribution is there already."""
+        if not self._is_distribution:
+            log_p = self._wide(self.mature[self.plausible]) - self.log_z
+            self.scores[self.plausible] = gain(log_p, log_p, self._strength)
 
     def contrast(self, premature: Tensor, divergence: str, *, log_z: Tensor | None = None, jsd: Tensor | None = None) -> None:
         """Score the plausible tokens against the candidate that diverges most.
@@ -102,9 +115,12 @@ class Row:
             chosen = int(jsd.argmax())
         else:
             chosen = self._select(premature, log_z, divergence)
-        log_p = self._wide(self.mature[self.plausible]) - self.log_z
-        log_q = self._wide(premature[chosen, self.plausible]) - log_z[chosen]
-        self.scores[self.plausible] = gain(log_p, log_q)
+        logits = self._wide(self.mature[self.plausible])
+        gained = gain(logits - self.log_z, self._wide(premature[chosen, self.plausible]) - log_z[chosen], self._strength)
+        if not self._is_distribution:
+            self.scores[self.plausible] = gained
+        elif self._strength != 0:
+            self.scores[self.plausible] = share_out(logits, gained)
 
     def _select(self, premature: Tensor, log_z: Tensor, divergence: str) -> int:
         contenders = self._contenders(premature, log_z) if divergence == "jsd" else range(len(premature))
@@ -118,7 +134,8 @@ class Row:
 
     def _contenders(self, premature: Tensor, log_z: Tensor) -> list[int]:
         """Candidates that may share least with the mature distribution. None where something is NaN."""
-        head = (self.scores >= math.log(HEAD_MASS) - IMPLAUSIBLE).nonzero()[:, 0]
+        least = math.log(HEAD_MASS) + (self.log_z if self._is_distribution else -IMPLAUSIBLE)
+        head = (self.scores >= least).nonzero()[:, 0]
         log_p = self._wide(self.mature[head]) - self.log_z
         log_q = self._wide(premature[:, head]) - log_z[:, None]
         p, q = log_p.exp(), log_q.exp()

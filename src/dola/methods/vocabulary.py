@@ -103,7 +103,7 @@ class Shard(Vocabulary):
         return values - self.logsumexp(values)[..., None]
 
     def topk(self, values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Of all workers' columns: each worker's own k are enough to find them."""
+        """The k largest of all workers' columns: each worker's own k are enough to find them."""
         columns = self._columns(values)
         mine = values.topk(min(k, values.shape[-1]))
         behind = (0, k - mine.values.shape[-1])

@@ -140,7 +140,7 @@ class Compared:
         log_z: log sum exp of the layer's logits.
         jsd: Jensen-Shannon divergence minus ln 2, in nats.
         reference: `contrast.reference_divergence`.
-        gain_log_z: log sum exp of F = log q_N - log q_j over the vocabulary.
+        gain_log_z: log sum exp of F over the vocabulary.
         gain_largest: The largest F.
     """
 
@@ -151,7 +151,9 @@ class Compared:
     gain_largest: Tensor | None = None
 
 
-def compare(mature: Tensor, log_z: Tensor, premature: Tensor, *, jsd: bool, reference: bool, gains: bool) -> Compared:
+def compare(
+    mature: Tensor, log_z: Tensor, premature: Tensor, *, jsd: bool, reference: bool, gains: bool, strength: float = 1.0
+) -> Compared:
     """Compare a layer's logits with the mature ones, in two passes over them.
 
     Args:
@@ -159,6 +161,7 @@ def compare(mature: Tensor, log_z: Tensor, premature: Tensor, *, jsd: bool, refe
         log_z: Their log sum exp, float32 [n].
         premature: A layer's logits [n, V], of the same dtype.
         jsd, reference, gains: What to compute besides the layer's own log sum exp.
+        strength: The strength of the contrast in F; at most 1e30.
     """
     n, vocabulary = mature.shape
     asked = {"log_z": True, "jsd": jsd, "reference": reference}
@@ -168,7 +171,7 @@ def compare(mature: Tensor, log_z: Tensor, premature: Tensor, *, jsd: bool, refe
     _library().dola_compare(
         DTYPES[mature.dtype], mature.data_ptr(), premature.data_ptr(), log_z.data_ptr(),
         *(found[name].data_ptr() if name in found else None for name in asked), None if gain is None else gain.data_ptr(),
-        mature.stride(0), premature.stride(0), vocabulary, n, torch.get_num_threads(),
+        strength, mature.stride(0), premature.stride(0), vocabulary, n, torch.get_num_threads(),
     )  # fmt: skip
     return Compared(**found) if gain is None else Compared(**found, gain_log_z=gain[0], gain_largest=gain[1])
 
@@ -207,7 +210,7 @@ def _declare(library: ctypes.CDLL) -> None:
     library.dola_head.argtypes = [ctypes.c_int, pointer, pointer, pointer, pointer, long, long, long, ctypes.c_int]
     library.dola_jsd.argtypes = [ctypes.c_int, pointer, pointer, pointer, long, long, long, ctypes.c_int]
     library.dola_log_z.argtypes = [ctypes.c_int, pointer, pointer, long, long, long, ctypes.c_int]
-    library.dola_compare.argtypes = [ctypes.c_int, *[pointer] * 7, long, long, long, long, ctypes.c_int]
+    library.dola_compare.argtypes = [ctypes.c_int, *[pointer] * 7, ctypes.c_float, long, long, long, long, ctypes.c_int]
     library.dola_log_z.restype = library.dola_compare.restype = None
 
 

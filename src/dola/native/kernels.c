@@ -9,7 +9,7 @@
  * dola_jsd: Jensen-Shannon divergence, less ln 2, of each of K rows from the first, in one pass over [K+1, V].
  *
  * dola_log_z, dola_compare: for many rows, a row to a thread: log sum exp, and what a layer's rows have to do with the mature ones:
- * both divergences, and log sum exp and the largest of F = log p - log q, in one pass over [n, V] of each.
+ * both divergences, and log sum exp and the largest of F = log p - strength * log q, in one pass over [n, V] of each.
  *
  * Plain C with the vector extensions of gcc and clang; one instruction (bf16 dot product of AVX-512) by name where there is one.
  * Accumulation is in float32. bfloat16 logits are rounded to nearest even, as the model's own are; normalisers are taken from the rounded logits.
@@ -288,8 +288,9 @@ void dola_log_z(int bf16, const void *logits, float *log_z, long stride, long V,
  * log q is at least -1e30 in F, as in the formula of the contrast; with less than exp(-87) a token has no mass. The old divergence
  * is infinite where one layer rules out (-inf) what the other gives any probability that float32 holds. */
 void dola_compare(int bf16, const void *p, const void *q, const float *p_log_z, float *q_log_z, float *jsd, float *reference,
-                  float *gains, long p_stride, long q_stride, long V, long n, int threads) {
+                  float *gains, float strength, long p_stride, long q_stride, long V, long n, int threads) {
     long bytes = bf16 ? 2 : 4;
+    const float least = -1e30f / (strength > 1 ? strength : 1); /* of log q, so that F is finite */
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long r = 0; r < n; r++) {
         const char *pr = (const char *)p + r * p_stride * bytes, *qr = (const char *)q + r * q_stride * bytes;
@@ -306,7 +307,7 @@ void dola_compare(int bf16, const void *p, const void *q, const float *p_log_z, 
             ivec infinite = {};
             for (int i = 0; i < BLOCK / LANES; i++) {
                 vec lp = ((vec *)log_p)[i] - z_p, lq = ((vec *)log_q)[i] - z_q;
-                if (gains) ((vec *)f)[i] = lp - at_least(lq, -1e30f);
+                if (gains) ((vec *)f)[i] = strength * at_least(lq, least);
                 if (!jsd && !reference) continue;
                 vec cp = at_least(lp, -87.0f), cq = at_least(lq, -87.0f), a = exp_below_zero(cp), b = exp_below_zero(cq);
                 vec log_sum = log_above_zero(a + b);
@@ -319,6 +320,8 @@ void dola_compare(int bf16, const void *p, const void *q, const float *p_log_z, 
             apart += sum(kl);
             for (int i = 0; i < LANES; i++) if (infinite[i]) apart = INFINITY;
             if (gains) {
+                for (int i = 0; i < BLOCK / LANES; i++) /* apart from the product, which is rounded first, as torch rounds it */
+                    ((vec *)f)[i] = ((vec *)log_p)[i] - z_p - ((vec *)f)[i];
                 for (long i = m; i < BLOCK; i++) f[i] = -INFINITY;
                 add_block(&gain, f);
             }

@@ -1,7 +1,7 @@
 """Scores of given tokens under many recipes, from one read of each layer.
 
-What a recipe needs of a layer j at one position is a handful of numbers: its divergence from the mature layer, log q_j of
-the token, and the normalizer of F. So layers are read out one after the other, the numbers are kept, and the choice of the
+What a recipe needs of a layer j at one position is a few numbers: its divergence from the mature layer, log q_j of the token,
+and the normalizer of F. So layers are read out one after the other, the numbers are kept, and the choice of the
 premature layer is made at the end, from them. At no time is there more than one layer's distribution beside the mature one,
 whatever the number of layers and recipes.
 """
@@ -9,7 +9,7 @@ whatever the number of layers and recipes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -22,8 +22,9 @@ from dola.errors import ConfigError
 from dola.lens.belongs import maps_of
 from dola.lens.maps import Maps
 from dola.methods.config import DoLaConfig, MethodConfig
-from dola.methods.contrast import floor, gain, threshold
+from dola.methods.contrast import LARGEST_SCORE, gain, threshold
 from dola.methods.divergences import DIVERGENCES
+from dola.methods.floors import floor
 from dola.methods.registry import method_of
 from dola.methods.vocabulary import WHOLE, wide
 from dola.model.anatomy import Anatomy
@@ -175,52 +176,45 @@ class LayerScorer:
         none = torch.full_like(mature.tokens, -1)
         if config is None:
             return TokenScores(mature.log_p_token, torch.ones_like(none, dtype=torch.bool), mature.greedy, none)
-        top = config.relative_top
+        top, strength = config.relative_top, config.strength
         over = 0.0 if recipe.softmax == "full" else top
         if recipe.premature == "none":
-            layer, gain, greedy, log_z = none, mature.log_p_token, mature.greedy, mature.log_mass(over)
+            layer, gained, greedy, log_z = none, mature.log_p_token, mature.greedy, mature.log_mass(over)
         else:
             layers, way = self.candidates[name], readout(recipe)
             columns = [read[way, layer] for layer in layers]
-            if recipe.premature == "random":
-                assert uniform is not None
-                chosen = (uniform.to(none.device) * len(layers)).long().clamp(max=len(layers) - 1)  # 0.99999999 may round to 1
-            elif len(layers) == 1:
-                chosen = torch.zeros_like(none)
-            else:
-                chosen = torch.stack([column.divergence[config.divergence] for column in columns]).argmax(dim=0)
+            chosen = _chosen(recipe, config, columns, mature.tokens, uniform)
             layer = torch.tensor(layers, device=none.device)[chosen]
-            gain = _pick([column.gain for column in columns], chosen)
-            greedy = gain >= _pick([column.over[top].largest for column in columns], chosen)
-            log_z = _pick([column.over[over].log_sum for column in columns], chosen)
-        if recipe.softmax == "none":
-            log_z = torch.zeros_like(gain)
+            gained = gain(mature.log_p_token, _pick([column.log_q_token for column in columns], chosen), strength)
+            greedy = gained >= _pick([column.over[top, strength].largest for column in columns], chosen)
+            log_z = _pick([column.over[over, strength].log_sum for column in columns], chosen)
         inside = mature.inside[top]
-        below = floor(mature.log_p_token) - log_z if recipe.softmax == "masked" else torch.tensor(recipe.floor)
-        return TokenScores(torch.where(inside, gain - log_z, below.to(gain)), inside, inside & greedy, layer)
+        return TokenScores(_values(recipe, config, mature, gained, log_z), inside, inside & greedy, layer)
 
 
 @dataclass
 class _Need:
-    """What some recipes need of one layer: divergences by name, and F over the plausible sets of some thresholds."""
+    """What some recipes need of one layer: divergences by name, and F over plausible sets: thresholds and strengths."""
 
     divergences: set[str] = field(default_factory=set)
-    tops: set[float] = field(default_factory=set)
+    gains: set[tuple[float, float]] = field(default_factory=set)
 
     def add(self, recipe: Recipe, candidates: int) -> None:
         assert isinstance(recipe.dola, DoLaConfig)
         if candidates > 1 and recipe.premature == "divergent":
             self.divergences.add(recipe.dola.divergence)
-        self.tops |= {recipe.dola.relative_top, *([0.0] if recipe.softmax == "full" else [])}
+        tops = {recipe.dola.relative_top, *([0.0] if recipe.softmax == "full" else [])}
+        self.gains |= {(top, recipe.dola.strength) for top in tops}
 
 
 @dataclass
 class _Compared:
-    """One layer beside the mature one, n positions: divergences, F of the token, and F over plausible sets by threshold."""
+    """One layer beside the mature one, n positions: divergences, log q of the token, and F over plausible sets, by threshold
+    and strength."""
 
     divergence: dict[str, Tensor]
-    gain: Tensor
-    over: dict[float, _Over]
+    log_q_token: Tensor
+    over: dict[tuple[float, float], _Over]
 
 
 @dataclass
@@ -248,26 +242,24 @@ class _Mature:
 
     def compare(self, logits: Tensor, need: _Need) -> _Compared:
         """What `need` says of a layer with `logits` [n, V]."""
-        whole = self._compare_whole(logits, need)
+        strengths = {strength for top, strength in need.gains if top == 0}
+        whole = compare_whole(self.logits, self.log_z, self.log_p, logits, need.divergences, strengths=strengths)
 
-        def gains(places: tuple[Tensor, ...]) -> Tensor:
-            log_q = logits[places].to(self.log_p.dtype) - whole.log_z[places[0]]
-            return gain(self.log_p[places], log_q)
+        def log_q(places: tuple[Tensor, ...]) -> Tensor:
+            return logits[places].to(self.log_p.dtype) - whole.log_z[places[0]]
 
-        over = {top: self._by_row(gains(self._plausible[top]), top) for top in need.tops if top > 0}
-        if whole.gain_log_z is not None and whole.gain_largest is not None:
-            over[0.0] = _Over(whole.gain_log_z, whole.gain_largest)
-        return _Compared(whole.divergence, gains(self._token_places), over)
+        over = {(0.0, strength): _Over(*found) for strength, found in whole.gains.items()}
+        for top, strength in need.gains:
+            if top > 0:
+                places = self._plausible[top]
+                over[top, strength] = self._by_row(gain(self.log_p[places], log_q(places), strength), top)
+        return _Compared(whole.divergence, log_q(self._token_places), over)
 
     def log_mass(self, top: float) -> Tensor:
         """Log of the mature probability of the plausible set, [n]."""
         if top == 0:
             return torch.zeros_like(self.log_p_token)
         return self._by_row(self.log_p[self._plausible[top]], top).log_sum
-
-    def _compare_whole(self, logits: Tensor, need: _Need) -> Whole:
-        """What takes the whole vocabulary: normalizer, divergences, and F where no token is implausible."""
-        return compare_whole(self.logits, self.log_z, self.log_p, logits, need.divergences, gains=0.0 in need.tops)
 
     def _by_row(self, values: Tensor, top: float) -> _Over:
         """Values at the plausible places."""
@@ -284,17 +276,22 @@ class Whole:
     Attributes:
         log_z: log sum exp of the layer's logits.
         divergence: By name: what orders candidates.
-        gain_log_z, gain_largest: log sum exp of F over the vocabulary, and the largest F; None where these were not asked for.
+        gains: By strength, where it was asked for: log sum exp of F over the vocabulary, and the largest F.
     """
 
     log_z: Tensor
     divergence: dict[str, Tensor]
-    gain_log_z: Tensor | None = None
-    gain_largest: Tensor | None = None
+    gains: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 def compare_whole(
-    mature: Tensor, log_z: Tensor, log_p: Tensor, logits: Tensor, divergences: set[str], *, gains: bool = False
+    mature: Tensor,
+    log_z: Tensor,
+    log_p: Tensor,
+    logits: Tensor,
+    divergences: set[str],
+    *,
+    strengths: Collection[float] = (),
 ) -> Whole:
     """What a layer's logits [n, V] have to do with the mature ones over the whole vocabulary, by the kernels or by torch.
 
@@ -303,22 +300,36 @@ def compare_whole(
         log_z, log_p: Their log sum exp [n] and log_softmax [n, V].
         logits: The layer's.
         divergences: Which are asked for, keys of DIVERGENCES.
-        gains: Whether F is.
+        strengths: Of F, where it is asked for.
     """
     if native.compares(mature, logits) and divergences <= native.DIVERGENCES:
-        jsd, reference = "jsd" in divergences, "reference" in divergences
-        read = native.compare(mature, log_z, logits, jsd=jsd, reference=reference, gains=gains)
-        by_name = {"jsd": read.jsd, "reference": read.reference}
-        kept = {name: value for name, value in by_name.items() if value is not None}
-        return Whole(read.log_z, kept, read.gain_log_z, read.gain_largest)
+        return _by_kernel(mature, log_z, logits, divergences, strengths)
     wide = logits.to(log_p.dtype)
     found = Whole(wide.logsumexp(dim=-1), {})
     log_q = wide - found.log_z[:, None]
     for name in divergences:
         found.divergence[name] = DIVERGENCES[name](log_p, log_q, WHOLE)
-    if gains:
-        differences = gain(log_p, log_q)
-        found.gain_log_z, found.gain_largest = differences.logsumexp(dim=-1), differences.amax(dim=-1)
+    for strength in strengths:
+        gained = gain(log_p, log_q, strength)
+        found.gains[strength] = gained.logsumexp(dim=-1), gained.amax(dim=-1)
+    return found
+
+
+def _by_kernel(mature: Tensor, log_z: Tensor, logits: Tensor, divergences: set[str], strengths: Collection[float]) -> Whole:
+    """`compare_whole` by the kernel: one pass for divergences and a first strength, and one for each further strength."""
+    found: Whole | None = None
+    asked: list[float | None] = [*strengths] if strengths else [None]
+    for strength in asked:
+        first = divergences if found is None else set()
+        jsd, reference, gains = "jsd" in first, "reference" in first, strength is not None
+        at = min(strength or 0.0, LARGEST_SCORE)
+        read = native.compare(mature, log_z, logits, jsd=jsd, reference=reference, gains=gains, strength=at)
+        if found is None:
+            by_name = {"jsd": read.jsd, "reference": read.reference}
+            found = Whole(read.log_z, {name: value for name, value in by_name.items() if value is not None})
+        if strength is not None and read.gain_log_z is not None and read.gain_largest is not None:
+            found.gains[strength] = read.gain_log_z, read.gain_largest
+    assert found is not None
     return found
 
 
@@ -354,6 +365,29 @@ def all_layers(recipes: Mapping[str, Recipe], candidates: Mapping[str, tuple[int
     """The layers that recipes with this lens read."""
     of_lens = [layers for name, layers in candidates.items() if (config := recipes[name].dola) and config.lens == lens]
     return tuple(sorted(set().union(*of_lens)))
+
+
+def _chosen(recipe: Recipe, config: DoLaConfig, columns: list[_Compared], tokens: Tensor, uniform: Tensor | None) -> Tensor:
+    """Which candidate is contrasted at each of n positions."""
+    if recipe.premature == "random":
+        assert uniform is not None
+        drawn = (uniform.to(tokens.device) * len(columns)).long()
+        return drawn.clamp(max=len(columns) - 1)  # 0.99999999 may round to 1
+    if len(columns) == 1:
+        return torch.zeros_like(tokens)
+    return torch.stack([column.divergence[config.divergence] for column in columns]).argmax(dim=0)
+
+
+def _values(recipe: Recipe, config: DoLaConfig, mature: _Mature, gained: Tensor, log_z: Tensor) -> Tensor:
+    """A recipe's score of the tokens, given F of them and log sum exp of F over the set that it is normalized over."""
+    log_p, inside = mature.log_p_token, mature.inside[config.relative_top]
+    if config.scores == "distribution":
+        shared_out = log_p if config.strength == 0 else gained - log_z + mature.log_mass(config.relative_top)
+        return torch.where(inside, shared_out, log_p)
+    if recipe.softmax == "masked":
+        return torch.where(inside, gained, floor(log_p)) - log_z
+    value = gained if recipe.softmax == "none" else gained - log_z
+    return torch.where(inside, value, torch.tensor(recipe.floor).to(value))
 
 
 def _pick(columns: list[Tensor], chosen: Tensor) -> Tensor:

@@ -14,7 +14,10 @@ PREMATURE = ("divergent", "random", "none")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way to score a token under DoLa, with F = log q_N - log q_M (contrast.py) and V the plausible set.
+    """A way to score a token under DoLa, with F (contrast.py) and V the plausible set.
+
+    Where the settings say `scores="distribution"`, a score is the token's log-probability under that distribution, which can
+    be compared with the model's own: no floor, no length bonus.
 
     Attributes:
         dola: The settings of a method; None for the model's own log-likelihood.
@@ -61,6 +64,11 @@ class Recipe:
             raise ConfigError(
                 f"{given[0]}={getattr(self, given[0])!r} is of DoLa; the method here is {self.dola.method!r}.",
                 hint=f"leave {given[0]} out: what is scored is then the distribution that decoding samples from",
+            )
+        if isinstance(self.dola, DoLaConfig) and self.dola.scores == "distribution" and self.softmax != "masked":
+            raise ConfigError(
+                f'softmax={self.softmax!r} needs scores="contrast": a distribution is normalized already.',
+                hint='leave softmax out, or use scores="contrast"',
             )
 
     @property

@@ -24,11 +24,11 @@ SCHEMA = "dola.results/1"
 IsResult = Callable[[int, Any], bool]
 
 SAMPLED = 64
-"""Elements of each weight that tell one model from another."""
+"""Number of elements of each weight that identify a model."""
 
 
 def what_model(model: Any) -> dict[str, str]:
-    """What of a model, and of the code that runs it, must be the same for results to be gone on with."""
+    """Properties of a model and of the software that must match for results to be resumed."""
     digest = hashlib.sha256()
     for name, weight in model.named_parameters():
         digest.update(f"{name} {tuple(weight.shape)}".encode())
@@ -46,7 +46,7 @@ class ResultsFile:
     """Results by item.
 
     Attributes:
-        items: What is known, item -> any JSON value.
+        items: The results so far: item -> any JSON value.
     """
 
     def __init__(self, items: dict[int, Any], file: TextIO | None) -> None:
@@ -57,13 +57,13 @@ class ResultsFile:
     def open(
         cls, path: str | Path | None, run: Callable[[], Mapping[str, str]], is_result: IsResult = lambda item, found: True
     ) -> Iterator[ResultsFile]:
-        """The results at `path`, as far as they are there; kept in memory alone where it is None.
+        """The results at `path` so far; kept only in memory if it is None.
 
         Args:
-            path: The file. It is made where it does not exist.
+            path: The file. It is created if it does not exist.
             run: Returns the run's properties by name; a file in which any of them differs belongs to a different run. Not
                 called without a file: a digest of a model's weights takes time.
-            is_result: Whether an item, by its number, can have what a file says was found for it.
+            is_result: Whether a value from a file can be the result of an item, given by its number.
 
         Raises:
             InputError: The file belongs to a different run or version, another process is writing it, it is damaged or
@@ -88,9 +88,9 @@ class ResultsFile:
             yield cls(items, file)
 
     def add(self, item: int, found: Any) -> None:
-        """Keep what was found for an item. When this returns the file holds it, unless it has NaN or infinity.
+        """Store the result of an item. When this returns, the file holds it, unless it has NaN or infinity.
 
-        JSON has no such numbers. An item with one is not written, so that a later run finds it again rather than null.
+        JSON has no such numbers. An item with one is not written, so that a later run computes it again.
         """
         self.items[item] = found
         if self._file is not None and not finite(found)[1]:
@@ -98,7 +98,7 @@ class ResultsFile:
 
 
 def _items(file: JsonLines, run: Mapping[str, str], is_result: IsResult) -> dict[int, Any]:
-    """The items of a file of this run."""
+    """The items of a file, checked to belong to this run."""
     if not file.lines:
         if not file.cut_line_begins(dumps({"schema": SCHEMA})[:-1].encode()):
             raise _refusal(file.path, "was not written by dola")
@@ -114,7 +114,7 @@ def _items(file: JsonLines, run: Mapping[str, str], is_result: IsResult) -> dict
 
 
 def _taken_apart(file: JsonLines) -> tuple[dict[str, Any], dict[int, Any]]:
-    """What was run, and the items."""
+    """The run's properties, and the items."""
     try:
         head, *records = map(loads, file.lines)
         schema = head["schema"]

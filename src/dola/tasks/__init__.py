@@ -11,7 +11,7 @@ A task turns rows into items and measures one item at a time; other packages sco
 from __future__ import annotations
 
 from dola.methods.names import RECOMMENDED_PENALTY
-from dola.tasks import factor, gsm8k, memotrap, strategyqa, truthfulqa, vicuna
+from dola.tasks import factor, gsm8k, memotrap, nq_open, strategyqa, truthfulqa, vicuna
 from dola.tasks.data import HubDataset
 from dola.tasks.task import ChoiceTask, Generation, GenerationTask, Metric, PaperSettings, Task
 
@@ -53,6 +53,18 @@ _TASKS: tuple[Task, ...] = (
         ),
         measure=truthfulqa.choice_metrics,
         paper=PaperSettings("high", relative_top=0.0),
+    ),
+    ChoiceTask(
+        name="truthfulqa-binary",
+        description="TruthfulQA, 2025: is the best answer preferred to the best incorrect one, in both orders?",
+        files=("TruthfulQA_2025.csv",),
+        homepage=_TRUTHFULQA_HOME,
+        published=truthfulqa.BINARY_PUBLISHED,
+        hub=None,
+        make_items=truthfulqa.binary_items,
+        metrics=(Metric("accuracy", "the letter of the true answer is likelier", chance=lambda item: 0.5),),
+        measure=truthfulqa.binary_metrics,
+        paper=PaperSettings("high", relative_top=0.1, post_softmax=True),
     ),
     GenerationTask(
         name="truthfulqa-open",
@@ -103,6 +115,19 @@ _TASKS: tuple[Task, ...] = (
         ),
         measure=memotrap.metrics,
         paper=PaperSettings("high", relative_top=0.1, post_softmax=True),
+    ),
+    GenerationTask(
+        name="nq-open",
+        description="NQ-open: questions that people typed, five examples, an answer that equals a known one",
+        files=("NQ-open.dev.jsonl",),
+        homepage="https://github.com/google-research-datasets/natural-questions/tree/master/nq_open",
+        published=nq_open.PUBLISHED,
+        hub=HubDataset("google-research-datasets/nq_open", "nq_open", "validation"),
+        make_items=nq_open.items,
+        metrics=nq_open.METRICS,
+        measure=nq_open.metrics,
+        generation=Generation(16, nq_open.STOP),
+        paper=PaperSettings("low", relative_top=0.1, repetition_penalty=RECOMMENDED_PENALTY),
     ),
     GenerationTask(
         name="strategyqa",

@@ -20,7 +20,7 @@ from dola.errors import DataError, UsageError
 from dola.tasks import answers
 from dola.tasks.data import Data, Row
 from dola.tasks.items import ChoiceItem, QuestionItem, check_scores
-from dola.tasks.task import ChoiceTask, Generation, GenerationTask, Metric, PaperSettings, Task
+from dola.tasks.task import NO_PAPER, ChoiceTask, Generation, GenerationTask, Metric, Task
 
 NAMES: dict[str, tuple[str, ...]] = {
     "question": ("question", "prompt", "query", "input"),
@@ -168,7 +168,7 @@ def own_task(data: Data, name: str, columns: Columns | None = None, asking: Aski
         "homepage": "",
         "published": {},
         "hub": None,
-        "paper": PaperSettings("high", relative_top=0.1),
+        "paper": NO_PAPER,
     }
     if columns.scored:
         return ChoiceTask(
@@ -185,12 +185,21 @@ def own_task(data: Data, name: str, columns: Columns | None = None, asking: Aski
     return GenerationTask(
         **common,
         description="own questions: is a known answer in the text?",
-        make_items=lambda rows: [_question(row, columns, asking) for row in rows.rows],
+        make_items=lambda rows: own_items(rows, columns, asking),
         metrics=answers.METRICS,
         measure=partial(answers.measure, stop=stop),
         generation=Generation(asking.max_new_tokens, stop),
         chat=not stop,
     )
+
+
+def own_items(data: Data, columns: Columns, asking: Asking) -> list[QuestionItem]:
+    """Questions that are answered with text.
+
+    Raises:
+        DataError: A row has no question or no answer.
+    """
+    return [_question(row, columns, asking) for row in data.rows]
 
 
 def choice_metrics(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[int]) -> dict[str, float]:

@@ -130,7 +130,7 @@ class LayerReader:
             chosen.tolist(),
             mature.argmax(dim=-1).tolist(),
             best.tolist(),
-            self.method.support(mature).sum(dim=-1).tolist(),
+            self.method.contested(mature).sum(dim=-1).tolist(),
             strict=True,
         )
         divergence = self._in_nats(order).T.tolist()

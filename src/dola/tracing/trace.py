@@ -1,6 +1,6 @@
-"""`dola.trace`: what each layer of a model says of each token, for the eye (`layer_trace.py` holds it, `plot/` draws it).
+"""`dola.trace`: records what each layer of a model predicts for each token (`data.py` holds it, `plot/` draws it).
 
-tokens --one forward--> residual streams of all layers --layer_reader.py--> numbers
+tokens --one forward--> residual streams of all layers --reader.py--> numbers
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def as_trace(
     mode: str,
     repetition_penalty: float | None,
 ) -> LayerTrace:
-    """What `reader` read of some tokens, with all that a LayerTrace says beside."""
+    """A LayerTrace from the tokens that `reader` has read."""
     config, anatomy = reader.config, reader.anatomy
     penalty = {} if repetition_penalty is None else {"repetition_penalty": repetition_penalty}
     return LayerTrace(
@@ -134,7 +134,7 @@ def as_trace(
 
 
 def check_arguments(lm: Any, generate: int, decode: str, top_k: int, settings: Mapping[str, Any]) -> None:
-    """Raise InputError for what cannot be traced."""
+    """Raise InputError for arguments that cannot be traced."""
     check_eval(lm)
     if generate < 0 or top_k < 1:
         name, value, least = ("generate", generate, 0) if generate < 0 else ("top_k", top_k, 1)
@@ -164,7 +164,7 @@ def check_length(lm: Any, ids: Sequence[int], generate: int) -> None:
 
 
 def tokens_behind(model: Any, tokenizer: Any, ids: Sequence[int], config: MethodConfig | None, **settings: Any) -> list[int]:
-    """Tokens that are generated after `ids`, by DoLa or, without a config, by the model alone; one beam, nothing drawn."""
+    """Tokens generated after `ids`, with DoLa or, without a config, by the model alone; greedily, with one beam."""
     prompt = torch.tensor([ids], device=model.device)
     inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
     call = {"do_sample": False, "num_beams": 1, **settings}

@@ -39,5 +39,5 @@ def _trace(value: Any, where: str) -> LayerTrace:
 
 
 def write_traces(traces: Sequence[LayerTrace], path: Path) -> None:
-    """Write what `read_traces` and `dola trace --open` read."""
+    """Write a file for `read_traces` and `dola trace --open`."""
     path.write_text("".join(f"{trace.to_json()}\n" for trace in traces), encoding="utf-8")
