@@ -182,6 +182,23 @@ def test_likelihoods_are_of_the_distribution(model, strength, relative_top):
         assert plain.values == found.values, "at strength 0 they are the model's, exactly"
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("relative_top", [0.0, 0.1])
+@pytest.mark.parametrize(("control", "power"), [("flat", 0.0), ("sharp", 2.0)])
+def test_controls_reshape_the_plausible_set_and_keep_its_mass(model, control, power, relative_top):
+    context, size = IDS[0].tolist(), model.config.vocab_size
+    recipe = Recipe(DoLaConfig("high", relative_top=relative_top), premature=control)
+    found = dola.score(model, None, [context], [[[token] for token in range(size)]], {"it": recipe}, progress=False)
+    p = model(IDS[:1]).logits[0, -1].double().softmax(dim=-1)
+    inside = p >= relative_top * p.max()
+    weights = torch.where(inside, p**power, 0)
+    expected = torch.where(inside, p[inside].sum() * weights / weights.sum(), p)
+    torch.testing.assert_close(torch.tensor(found.values["it"][0]).double().exp(), expected, atol=1e-6, rtol=1e-4)
+    assert found.layers["it"] == [{}]
+    best = expected == expected.max() if power else inside
+    assert found.greedy["it"] == [best.tolist()]
+
+
 def test_a_distribution_takes_no_second_normalization():
     with pytest.raises(dola.errors.ConfigError, match="normalized already"):
         Recipe(DoLaConfig(scores="distribution"), softmax="none")

@@ -18,6 +18,7 @@ from dola.errors import ConfigError, LensError
 from dola.lens.fit import Sums
 from dola.lens.tuned import read_tuned
 from dola.model.anatomy import Anatomy
+from dola.plot.html import page_data
 
 TEXTS = [f"The number {number} is written {number} times {number}." for number in range(60)]
 IDS = torch.arange(3, 15)[None]
@@ -170,6 +171,23 @@ def test_a_trace_reads_through_a_lens(model, fitted, file):
     assert trace.tokens[-1].dola_choice == max(range(len(row)), key=row.__getitem__)
     expected = max(log_softmax(premature(model, fitted, 4)[-1]))
     assert torch.tensor(trace.tokens[-1].top[4][0][1]).log().item() == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_trace_has_both_readings_and_draws_them(model, file):
+    config = dola.DoLaConfig(LAYERS, lens=file)
+    trace = dola.trace(model, tokenizer(), IDS[0].tolist(), config=config)
+    assert trace.without_lens == dola.trace(model, tokenizer(), IDS[0].tolist(), config=dola.DoLaConfig(LAYERS))
+    assert trace.without_lens.tokens[-1].top != trace.tokens[-1].top
+    assert dola.LayerTrace.from_json(trace.to_json()) == trace
+    assert [each["settings"]["lens"] for each in page_data(trace.readings)["traces"]] == [None, file]
+    assert trace.title.endswith("lens llama.lens.safetensors")
+
+
+def test_traces_of_older_versions_open(model):
+    trace = dola.trace(model, tokenizer(), IDS[0].tolist(), LAYERS)
+    old = json.loads(trace.to_json())
+    del old["without_lens"], old["settings"]["lens"]
+    assert dola.LayerTrace.from_json(json.dumps(old)).tokens == trace.tokens
 
 
 def test_a_tuned_lens_is_imported_and_followed_by_the_norm(model, tmp_path):

@@ -30,18 +30,32 @@ def items(tmp_path_factory):
 def test_what_is_tried(llama):
     found = choice_candidates(llama, relative_top=0.25)
     static = [f"layer {layer}" for layer in (0, 2, 3, 5)]
+    kinds = [
+        ("strength 0.25",),
+        ("strength 0.5",),
+        *((*some, "distribution scores") for some in (("strength 0.25",), ("strength 0.5",), ())),
+    ]
+    strengths = ["".join(f", {words}" for words in kind) for kind in kinds]
     assert list(found) == [
         "off",
         *(
-            f"{bucket}{divergence}{norm}"
+            f"{bucket}{settings}"
             for bucket in ("low", "high")
-            for divergence in ("", ", reference divergence")
-            for norm in ("", ", no final norm")
+            for settings in (
+                "",
+                ", no final norm",
+                ", reference divergence",
+                ", reference divergence, no final norm",
+                *strengths,
+            )
         ),
-        *(f"{layer}{norm}" for layer in static for norm in ("", ", no final norm")),
+        *(f"{layer}{settings}" for layer in static for settings in ("", ", no final norm", *strengths)),
     ]
     assert found["off"] is None
     assert found["layer 3, no final norm"] == DoLaConfig([3], relative_top=0.25, final_norm=False)
+    assert found["low, strength 0.25, distribution scores"] == DoLaConfig(
+        "low", relative_top=0.25, strength=0.25, scores="distribution"
+    )
     assert found["low, reference divergence"] == DoLaConfig("low", relative_top=0.25, divergence="reference")
     assert list(generation_candidates([2, 4], relative_top=0.1)) == ["off", "low", "high", "layer 2", "layer 4"]
 

@@ -25,7 +25,7 @@ app = typer.Typer(
 SCHEMA_NAME = "dola.lens/1"
 SCHEMA = {
     "kind": "linear: the map replaces the final norm; tuned: the map is added to the state, and the final norm follows",
-    "layers[]": "the layers that have a map; 0 is the embedding output",
+    "layers": "the layers that have a map; 0 is the embedding output",
     "width": "size of the states",
     "model": "the model that the lens was fitted on",
     "revision": "its commit on the hub, or null",

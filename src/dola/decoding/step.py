@@ -16,6 +16,7 @@ from dola import native
 from dola.decoding.candidates import Captured, Read
 from dola.decoding.cost import cheaper_together, native_bound, product_bound
 from dola.decoding.reading import Reading
+from dola.errors import LensError
 from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
 from dola.methods.registry import method_of
@@ -56,6 +57,11 @@ class Step:
     ) -> None:
         self.readout, self.config, self.method, self.layers = readout, config, method_of(config), layers
         self.maps = maps
+        if config.lens is not None and maps is None:
+            raise LensError(
+                f"lens={config.lens!r} cannot be used here: nothing reads it.",
+                hint="leave it out, or please report how you got here",
+            )
         self._vocab, self._kernels = vocab, kernels
         self.rows = self.rows_saved = 0
         self._plans: dict[tuple[object, ...], bool] = {}

@@ -30,7 +30,9 @@ from dola.tasks import TASKS, ChoiceTask, GenerationTask, Task
 OFF = "off"
 
 GRID: list[dict[str, Any]] = [
-    {"divergence": divergence, "final_norm": normed} for divergence in DIVERGENCES for normed in (True, False)
+    *({"divergence": divergence, "final_norm": normed} for divergence in DIVERGENCES for normed in (True, False)),
+    *({"strength": strength} for strength in (0.25, 0.5)),
+    *({"strength": strength, "scores": "distribution"} for strength in (0.25, 0.5, 1.0)),
 ]
 """The settings that multiple-choice tasks try with all layers."""
 

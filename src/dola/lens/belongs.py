@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
 
 from dola.errors import LensError
 from dola.lens.fingerprint import QUANTIZED, SAME, difference, statistics
@@ -88,8 +89,16 @@ def check_sizes(lens: Lens, name: str, *, num_layers: int, width: int) -> None:
 
 
 def _check_weights(lens: Lens, anatomy: Anatomy) -> None:
-    name, mine = name_of(anatomy), statistics(anatomy)
-    quantized = is_quantized(anatomy) or bool(lens.facts.get("quantized"))
+    check_statistics(lens, name_of(anatomy), statistics(anatomy), dtype=anatomy.lm.dtype, is_quantized=is_quantized(anatomy))
+
+
+def check_statistics(lens: Lens, name: str, mine: Mapping[str, Tensor], *, dtype: torch.dtype, is_quantized: bool) -> None:
+    """Compare a lens with the statistics of a model's weights, as `fingerprint` makes them.
+
+    Raises:
+        LensError: The lens belongs to another model.
+    """
+    quantized = is_quantized or bool(lens.facts.get("quantized"))
     common = {key: difference(lens.statistics[key], mine[key]) for key in mine.keys() & lens.statistics.keys()}
     most = max(common, key=lambda key: common[key], default=None)
     if most is not None and not common[most] <= (QUANTIZED if quantized else SAME):
@@ -98,14 +107,14 @@ def _check_weights(lens: Lens, anatomy: Anatomy) -> None:
             hint=f"fit one for this model: dola lens fit {name} --output FILE",
         )
     unknown = sorted({_part(key) for key in lens.statistics} - {_part(key) for key in common})
-    dtype = str(anatomy.lm.dtype).removeprefix("torch.")
-    if quantized and (is_quantized(anatomy) != bool(lens.facts.get("quantized")) or unknown):
+    here = str(dtype).removeprefix("torch.")
+    if quantized and (is_quantized != bool(lens.facts.get("quantized")) or unknown):
         warnings.warn(f"The lens belongs to {lens.model}; {name} is another quantization of it, or not compared.", stacklevel=3)
     elif unknown or not lens.statistics:
         what = f"{len(unknown)} parts ({unknown[0]}, ...)" if unknown else "the weights"
         warnings.warn(f"Whether the lens of {lens.model} belongs to {name} could not be checked for {what}.", stacklevel=3)
-    elif lens.facts.get("dtype") not in (None, dtype):
-        warnings.warn(f"The lens was fitted on {lens.model} in {lens.facts['dtype']}, and {name} is in {dtype}.", stacklevel=3)
+    elif lens.facts.get("dtype") not in (None, here):
+        warnings.warn(f"The lens was fitted on {lens.model} in {lens.facts['dtype']}, and {name} is in {here}.", stacklevel=3)
 
 
 def _part(key: str) -> str:

@@ -5,7 +5,7 @@ A checksum would refuse the same model in another number type. The head alone wo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +31,17 @@ def parts(anatomy: Anatomy) -> Iterator[tuple[str, nn.Module]]:
 @torch.no_grad()
 def statistics(anatomy: Anatomy) -> dict[str, Tensor]:
     """By part and weight: mean, root mean square, and `SAMPLES` elements, float32."""
+    return statistics_of(parts(anatomy))
+
+
+@torch.no_grad()
+def statistics_of(named: Iterable[tuple[str, nn.Module]]) -> dict[str, Tensor]:
+    """The same for parts that were named as `parts` names them."""
     return {
-        f"{part}.{_plain(name)}": _statistics(weight)
-        for part, module in parts(anatomy)
+        f"{part}.{_plain(name)}": numbers_of(weight)
+        for part, module in named
         for name, weight in module.named_parameters()
-        if weight.is_floating_point() and weight.device.type != "meta" and "lora_" not in name
+        if weight.is_floating_point() and weight.numel() and weight.device.type != "meta" and "lora_" not in name
     }
 
 
@@ -43,7 +49,8 @@ def _plain(name: str) -> str:
     return name.replace("base_layer.", "")
 
 
-def _statistics(weight: Tensor) -> Tensor:
+def numbers_of(weight: Tensor) -> Tensor:
+    """Of one weight."""
     flat = weight.detach().flatten()
     places = torch.linspace(0, len(flat) - 1, SAMPLES, dtype=torch.float64).long()
     mean, rms = flat.mean(dtype=torch.float32), torch.linalg.vector_norm(flat, dtype=torch.float32) / len(flat) ** 0.5

@@ -91,6 +91,14 @@ class Lens:
         """The model's name."""
         return str(self.facts.get("model") or "unknown")
 
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Raise LensError where the lens has no map for one of these layers."""
+        if missing := [layer for layer in layers if layer not in self.layers]:
+            raise LensError(
+                f"The lens of {self.model} has no map for layer {missing[0]}; it has {', '.join(map(str, self.layers))}.",
+                hint="choose layers that the lens has, or fit one with --layers all",
+            )
+
     def maps(self, layers: Sequence[int], *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Maps:
         """The maps of some layers, on a device and in a number type.
 
@@ -100,11 +108,7 @@ class Lens:
         Raises:
             LensError: The lens has no map for one of these layers.
         """
-        if missing := [layer for layer in layers if layer not in self.layers]:
-            raise LensError(
-                f"The lens of {self.model} has no map for layer {missing[0]}; it has {', '.join(map(str, self.layers))}.",
-                hint="choose layers that the lens has, or fit one with --layers all",
-            )
+        self.check_layers(layers)
         places = [self.layers.index(layer) for layer in layers]
         weight, bias = self.weight[places], self.bias[places]
         rounded = weight.to(dtype)

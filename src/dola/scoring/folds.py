@@ -28,7 +28,7 @@ from dola.methods.floors import floor
 from dola.methods.registry import method_of
 from dola.methods.vocabulary import WHOLE, wide
 from dola.model.anatomy import Anatomy
-from dola.scoring.recipe import Recipe
+from dola.scoring.recipe import POWERS, Recipe
 
 Readout = tuple[bool, bool, str | None]
 """Whether premature layers pass the final norm, whether they skip the logit transform, and the lens that they pass."""
@@ -70,7 +70,7 @@ class LayerScorer:
         self.candidates: dict[str, tuple[int, ...]] = {
             name: anatomy.candidates(recipe.dola.layers)
             for name, recipe in recipes.items()
-            if recipe.dola is not None and recipe.premature != "none"
+            if recipe.dola is not None and recipe.premature not in POWERS
         }
         self.layers = tuple(sorted(set().union(*self.candidates.values())))
         self._maps: dict[str | None, Maps | None] = {}
@@ -178,8 +178,10 @@ class LayerScorer:
             return TokenScores(mature.log_p_token, torch.ones_like(none, dtype=torch.bool), mature.greedy, none)
         top, strength = config.relative_top, config.strength
         over = 0.0 if recipe.softmax == "full" else top
-        if recipe.premature == "none":
-            layer, gained, greedy, log_z = none, mature.log_p_token, mature.greedy, mature.log_mass(over)
+        if recipe.premature in POWERS:
+            power = POWERS[recipe.premature]
+            layer, gained, log_z = none, power * mature.log_p_token, mature.log_mass(over, power)
+            greedy = mature.greedy if power else torch.ones_like(mature.greedy)  # flat: all plausible tokens tie
         else:
             layers, way = self.candidates[name], readout(recipe)
             columns = [read[way, layer] for layer in layers]
@@ -255,11 +257,13 @@ class _Mature:
                 over[top, strength] = self._by_row(gain(self.log_p[places], log_q(places), strength), top)
         return _Compared(whole.divergence, log_q(self._token_places), over)
 
-    def log_mass(self, top: float) -> Tensor:
-        """Log of the mature probability of the plausible set, [n]."""
-        if top == 0:
+    def log_mass(self, top: float, power: float = 1.0) -> Tensor:
+        """Log of the mature probability of the plausible set, [n], or of the sum of a power of its probabilities."""
+        if top > 0:
+            return self._by_row(power * self.log_p[self._plausible[top]], top).log_sum
+        if power == 1:
             return torch.zeros_like(self.log_p_token)
-        return self._by_row(self.log_p[self._plausible[top]], top).log_sum
+        return (power * self.log_p.clamp(min=-LARGEST_SCORE)).logsumexp(dim=-1)  # 0 * -inf is NaN
 
     def _by_row(self, values: Tensor, top: float) -> _Over:
         """Values at the plausible places."""
@@ -276,7 +280,7 @@ class Whole:
     Attributes:
         log_z: log sum exp of the layer's logits.
         divergence: By name: what orders candidates.
-        gains: By strength, where it was asked for: log sum exp of F over the vocabulary, and the largest F.
+        gains: Keyed by strength, where it was asked for: log sum exp of F over the vocabulary, and the largest F.
     """
 
     log_z: Tensor
@@ -300,7 +304,7 @@ def compare_whole(
         log_z, log_p: Their log sum exp [n] and log_softmax [n, V].
         logits: The layer's.
         divergences: Which are asked for, keys of DIVERGENCES.
-        strengths: Of F, where it is asked for.
+        strengths: Strengths of F, where it is asked for.
     """
     if native.compares(mature, logits) and divergences <= native.DIVERGENCES:
         return _by_kernel(mature, log_z, logits, divergences, strengths)
@@ -381,8 +385,9 @@ def _chosen(recipe: Recipe, config: DoLaConfig, columns: list[_Compared], tokens
 def _values(recipe: Recipe, config: DoLaConfig, mature: _Mature, gained: Tensor, log_z: Tensor) -> Tensor:
     """A recipe's score of the tokens, given F of them and log sum exp of F over the set that it is normalized over."""
     log_p, inside = mature.log_p_token, mature.inside[config.relative_top]
-    if config.scores == "distribution":
-        shared_out = log_p if config.strength == 0 else gained - log_z + mature.log_mass(config.relative_top)
+    if recipe.keeps_mass:
+        own = config.strength == 0 and recipe.premature not in POWERS  # the model's own, without rounding
+        shared_out = log_p if own or recipe.premature == "none" else gained - log_z + mature.log_mass(config.relative_top)
         return torch.where(inside, shared_out, log_p)
     if recipe.softmax == "masked":
         return torch.where(inside, gained, floor(log_p)) - log_z

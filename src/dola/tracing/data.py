@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from dola.errors import MissingExtraError, TraceError
@@ -18,8 +19,6 @@ from dola.text.token_text import percent, quoted
 
 if TYPE_CHECKING:
     from dola.methods.config import MethodConfig
-
-    pass
 
 SCHEMA_NAME = "dola.trace/1"
 
@@ -33,7 +32,7 @@ class PlausibleToken:
 
     Attributes:
         id: The token.
-        contrast: Its score F, in nats: log q_N - log q_M.
+        contrast: Its score: F, in nats, or its logit where the scores are a distribution.
         probability: In each layer, [N+1].
     """
 
@@ -101,6 +100,7 @@ class LayerTrace:
         prompt_tokens: Length of the prompt.
         tokens: One for each token that is traced.
         texts: The text of each token that is spoken of, by id.
+        without_lens: The same tokens read through the final norm, where this was read through a lens.
 
     Examples:
         >>> model, tokenizer = dola.load()
@@ -120,6 +120,12 @@ class LayerTrace:
     prompt_tokens: int
     tokens: tuple[TokenTrace, ...]
     texts: Mapping[int, str]
+    without_lens: LayerTrace | None = None
+
+    @property
+    def readings(self) -> tuple[LayerTrace, ...]:
+        """What renderings show: without the lens and with it, or this trace alone."""
+        return (self,) if self.without_lens is None else (self.without_lens, self)
 
     @property
     def config(self) -> MethodConfig:
@@ -146,7 +152,8 @@ class LayerTrace:
         layers = self.settings["layers"]
         named = layers if isinstance(layers, str) else ", ".join(map(str, layers))
         penalty = self.settings.get("repetition_penalty")
-        return f"{MODES[self.mode]}, layers {named}" + (f", penalty {penalty:g}" if penalty is not None else "")
+        lens = "" if (given := self.settings.get("lens")) is None else f", lens {PurePath(given).name}"
+        return f"{MODES[self.mode]}, layers {named}{lens}" + (f", penalty {penalty:g}" if penalty is not None else "")
 
     def text(self, token: int | None) -> str:
         """The text of a token; "" for None."""
@@ -181,6 +188,7 @@ class LayerTrace:
             "prompt_tokens": self.prompt_tokens,
             "tokens": [_token_as_dict(token) for token in self.tokens],
             "texts": {str(token): text for token, text in self.texts.items()},
+            "without_lens": None if self.without_lens is None else self.without_lens.as_dict(),
         }
 
     def to_json(self) -> str:
@@ -228,8 +236,9 @@ class LayerTrace:
                 hint="trace the text again, or install the dola that wrote it",
             )
         try:
-            trace = cls(**{**{name: found[name] for name in cls.__dataclass_fields__}, **_parsed(found)})
-            _check(trace)
+            trace = _whole(found)
+            if found.get("without_lens") is not None:  # files of older versions do not have it
+                trace = replace(trace, without_lens=_whole(found["without_lens"]))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise TraceError(
                 f"This trace is damaged: {type(error).__name__}: {error}.", hint="write it again with dola trace ... --json"
@@ -272,7 +281,15 @@ class LayerTrace:
         """The page of `dola.plot.html`, in a frame of its own: what notebooks show."""
         from dola.plot.html import frame
 
-        return frame([self])
+        return frame(self.readings)
+
+
+def _whole(found: Mapping[str, Any]) -> LayerTrace:
+    """The checked trace of its JSON, alone."""
+    names = [name for name in LayerTrace.__dataclass_fields__ if name != "without_lens"]
+    trace = LayerTrace(**{**{name: found[name] for name in names}, **_parsed(found)})
+    _check(trace)
+    return trace
 
 
 def broken_json(reason: str, *, cut_off: bool) -> TraceError:
