@@ -84,15 +84,15 @@ def command(
     Examples:
       dola compare "On what date was the Declaration of Independence officially signed?"
       dola compare "The capital of Washington State is" --layers high --layers 26,28
-      dola compare "Who wrote Hamlet?" --method dola --method sled --method confident --json > hamlet.json
+      dola compare "Who wrote Hamlet?" --method dola --method sled --json > hamlet.json
     """
     if "off" in (layers or []):
         raise UsageError("--layers off does not make a column: the first two already run without DoLa.", hint="omit it")
-    chosen = [replace(dola, method=each, named=set_) for each in method or [None]]
-    if set_ and len(chosen) > 1:
+    named: list[str | None] = [*method] if method else [None]
+    chosen = [replace(dola, method=each, named=set_) for each in named]
+    if set_ and len(named) > 1:
         raise UsageError(
-            "--set does not say which of several methods it is for.",
-            hint=f"name one method: --method {method[-1]}" if method else "",
+            "--set does not say which of several methods it is for.", hint=f"name one method: --method {named[-1]}"
         )
     configs = [replace(each, layers=of).config() for each in chosen for of in layers or _usual_layers(each)]
     if twice := [config for config in configs if configs.count(config) > 1]:
