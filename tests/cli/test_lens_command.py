@@ -27,25 +27,8 @@ def folder(tmp_path_factory: Any) -> Path:
 def file(folder: Path) -> Path:
     text, output = folder.parent / "text.txt", folder.parent / "tiny.lens.safetensors"
     text.write_text(TEXT)
-    done = run(
-        "fit",
-        folder,
-        "--text",
-        text,
-        "--layers",
-        "3,5",
-        "--tokens",
-        "2000",
-        "--output",
-        output,
-        "--dtype",
-        "float32",
-        "--device",
-        "cpu",
-        "--threads",
-        1,
-        "--trust-remote-code",
-    )
+    given = ["--text", text, "--layers", "3,5", "--tokens", "2000", "--output", output, "--trust-remote-code"]
+    done = run("fit", folder, *given, "--dtype", "float32", "--device", "cpu", "--threads", torch.get_num_threads())
     assert done.exit_code == 0, done.output
     assert output.exists()
     assert "layers    3,5" in done.stdout
