@@ -8,7 +8,7 @@ NEWEST = .venv-newest
 VLLM = .venv-vllm
 QUANTISED = .venv-quantised
 
-.PHONY: help demo test test-eval test-browser test-lowest test-newest test-installs test-quantised test-vllm-small test-vllm lint types models audit soak docs captures notebook screens readme clean
+.PHONY: help demo test test-eval test-browser test-lowest test-newest test-installs test-quantised test-vllm-small test-vllm lint types release-check models audit soak docs captures notebook screens readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -26,9 +26,9 @@ WORKERS ?= 2
 PARALLEL = OMP_NUM_THREADS=1
 TOGETHER = -n $(WORKERS) --dist loadscope
 
-test: $(VENV)/.ready  ## the tests, on tiny random models and on two real ones
+test: $(VENV)/.ready  ## the tests, on tiny random models and on two real ones; PYTEST=--cov measures coverage, and below 95% fails
 	$(BIN)/dola models pull smollm2 gemma3-270m
-	$(PARALLEL) $(BIN)/python -m pytest --cov $(TOGETHER) $(PYTEST)
+	$(PARALLEL) $(BIN)/python -m pytest $(TOGETHER) $(PYTEST)
 
 test-eval: $(VENV)/.ready  ## the tests of lm-evaluation-harness and of charts; installs the extras for them
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,eval,plot]'
@@ -82,12 +82,26 @@ test-vllm-small: $(VLLM)/.ready  ## the vLLM plugin in real engines on the CPU, 
 test-vllm: $(VLLM)/.ready  ## the same with every setup: several workers, both model runners, compiled
 	DOLA_VLLM_REQUIRED=1 OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/serving -W default $(PYTEST)
 
-lint: $(VENV)/.ready  ## ruff, formatting included
+lint: $(VENV)/.ready  ## ruff, formatting included; workflows, issue forms and CITATION.cff against their schemas
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 types: $(VENV)/.ready  ## mypy, strict
 	$(BIN)/mypy
+
+.venv-release/.ready:
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet build twine
+	@touch $@
+
+release-check: .venv-release/.ready  ## build wheel and sdist, check them, and run the wheel in a clean environment; TAG=v1.2.3 for a release
+	.venv-release/bin/python tests/release.py $(TAG)
 
 models: $(VENV)/.ready  ## docs/supported-models.md: DoLa on every architecture of the installed transformers; some minutes
 	$(BIN)/python tests/model_matrix.py $(MODELS)
@@ -123,4 +137,4 @@ soak: $(VENV)/.ready  ## 10,000 generations, whether anything grows; into benchm
 	$(BIN)/python benchmarks/soak.py
 
 clean:  ## remove the environments and caches of this folder (models stay in the user's cache)
-	rm -rf .venv .venv-lowest .venv-newest .venv-vllm .venv-quantised .venv-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-lowest .venv-newest .venv-vllm .venv-quantised .venv-audit .venv-release dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -172,7 +172,7 @@ def evaluation(env: Environment) -> None:
         "test_split: test\noutput_type: multiple_choice\ndoc_to_text: full_prefix\n"
         'doc_to_choice: "{{[completion, contradiction_0]}}"\ndoc_to_target: 0\nmetric_list: [{metric: acc}]\n'
     )
-    env.dola("eval", "factor", "--data", tasks / "factor.csv", "--model", env.place.model, "--limit", 2)
+    env.dola("eval", "factor-news", "--data", tasks / "factor.csv", "--model", env.place.model, "--limit", 2)
     said = env.dola("lm-eval", "run", "--model", "dola", "--model_args", f"pretrained={env.place.model},layers=high",
                     "--tasks", "local_factor", "--include_path", tasks)  # fmt: skip
     if "local_factor" not in said:

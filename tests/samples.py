@@ -42,6 +42,17 @@ def truthfulqa(path: Path, rows: int = 30) -> Path:
     return path
 
 
+def memotrap(path: Path, rows: int = 4) -> Path:
+    """MemoTrap's layout, whose lists are written as Python writes them."""
+    draw = random.Random(0)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["prompt", "classes", "answer_index"])
+        for i in range(rows):
+            writer.writerow([f"End with a word: {words(draw, 3)}", [f" {words(draw, 1)}.", f" {words(draw, 2)}."], i % 2])
+    return path
+
+
 def gsm8k(path: Path, rows: int = 6) -> Path:
     lines = [json.dumps({"question": f"What is {i} plus one?", "answer": f"It is.\n#### {i + 1}"}) for i in range(rows)]
     path.write_text("\n".join(lines) + "\n")

@@ -14,7 +14,6 @@ from command import ROOT, dola_process, environment
 import dola
 from dola.cli import main
 from dola.cli.generate import command as generate
-from dola.cli.options import Divergence
 from dola.contrast import DIVERGENCES
 from dola.decoding.generate import RECOMMENDED_PENALTY
 from dola.errors import ModelFileError
@@ -144,4 +143,5 @@ def test_completion_is_installed(tmp_path):
 
 def test_what_options_repeat_of_modules_that_they_cannot_import():
     assert signature(generate).parameters["repetition_penalty"].default == RECOMMENDED_PENALTY == 1.2
-    assert [each.value for each in Divergence] == list(DIVERGENCES)
+    (divergence,) = (each for each in dola.DoLaConfig.options() if each.name == "divergence")
+    assert list(divergence.choices) == list(DIVERGENCES)

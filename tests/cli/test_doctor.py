@@ -223,7 +223,7 @@ def test_a_bucket_that_cannot_be_used(capsys, machine):
 
 
 def test_help_holds_an_example():
-    assert "Example: dola doctor smollm2" in " ".join(runner.invoke(app, ["doctor", "--help"]).output.split())
+    assert "dola doctor smollm2" in " ".join(runner.invoke(app, ["doctor", "--help"]).output.split())
 
 
 def test_the_real_model_is_healthy(smollm2, monkeypatch):

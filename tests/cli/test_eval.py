@@ -28,6 +28,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     samples.factor(folder / "news_factor.csv", rows=12)
     samples.truthfulqa(folder / "TruthfulQA.csv", rows=6)
+    samples.memotrap(folder / "1-proverb-ending.csv")
     samples.gsm8k(folder / "test.jsonl", rows=5)
     samples.vicuna(folder / "question.jsonl", rows=2)
     return folder
@@ -99,7 +100,7 @@ def test_json_of_a_task_that_generates(evaluated):
     assert all(len(each["texts"]) == 5 for each in found["ways"])
 
 
-@pytest.mark.parametrize(("task", "top"), [("truthfulqa-mc", 0.0), ("factor-news", 0.1)])
+@pytest.mark.parametrize(("task", "top"), [("truthfulqa-mc", 0.0), ("factor-news", 0.1), ("memotrap", 0.1)])
 def test_the_threshold_is_the_papers_for_the_task_unless_it_is_given(evaluated, task, top):
     assert evaluated(task, "--limit", 2)["settings"]["dola"]["relative_top"] == top
     assert evaluated(task, "--limit", 2, "--relative-top", "0.2")["settings"]["dola"]["relative_top"] == 0.2

@@ -48,7 +48,7 @@ def mistake(monkeypatch, capsys, *args):
 def test_the_help_names_the_embedded_models():
     assert ", ".join(embedded.EMBEDDED) == ALIASES
     for verb in ("list", "pull", "path", "remove"):
-        assert f"Example: dola models {verb}" in " ".join(runner.invoke(app, ["models", verb, "--help"]).output.split())
+        assert f"dola models {verb}" in " ".join(runner.invoke(app, ["models", verb, "--help"]).output.split())
 
 
 def test_list_fits_80_columns(fetched, cache):

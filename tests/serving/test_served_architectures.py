@@ -140,12 +140,13 @@ def test_captures_of_earlier_stages_come_first():
 
 
 def test_rows_that_lack_a_layer_are_refused():
-    from dola.integrations.vllm.mixin import Decoder
-    from dola.integrations.vllm.settings import Served
+    from dola.integrations.vllm.readout import VLLMModel
+    from dola.serving.decoder import Decoder
+    from dola.serving.settings import Served
 
     served = Served.of({"layers": [1, 2]}, num_layers=4, tied=False)
     model = SimpleNamespace(logits_processor=SimpleNamespace(), lm_head=SimpleNamespace())
-    decoder = Decoder(model, served, SimpleNamespace(), None, 4)
+    decoder = Decoder(VLLMModel(model, None), served, SimpleNamespace(), 4)
     with pytest.raises(CaptureError, match="rows of 8 numbers: 3 layers of 4"):
         decoder.scores(torch.zeros(2, 8))
 

@@ -200,3 +200,11 @@ def test_what_is_no_window(wrong):
         dola.DoLaConfig(wrong)
     with pytest.raises(LayersError, match="last:10"):
         candidate_layers(wrong, 12, tied=False)
+
+
+def test_transformers4_is_another_name_of_reference():
+    assert dola.DoLaConfig.transformers4("low") == dola.DoLaConfig.reference("low")
+    config = dola.DoLaConfig((1,), divergence="transformers4", final_norm=False)
+    assert config == dola.DoLaConfig.reference((1,))
+    assert config.raw_head
+    assert config.as_dict()["divergence"] == "reference"  # what files hold

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ FLOORS = (
     {"text"},
     {"loading"},
     {"decoding"},
-    {"scoring"},
+    {"scoring", "serving"},
     {"plot"},
     {"tracing", "tasks"},
     {"evidence", "doctor"},
@@ -78,6 +79,20 @@ def test_no_arrow_goes_up():
     assert not up
     lines = {name for name in MODULES if name.count(".") == 1 and floor(name) is None}
     assert lines == {f"dola.{name}" for name in ("anatomy", "config", "contrast", "layers", "models")}
+
+
+def test_few_files_know_the_settings_of_dola():
+    """Doors are made from the fields. Those that speak of a model's own final norm, a part of it, are no doors."""
+    parts = {"model", "doctor/checkup.py", "cli/doctor.py", "cli/doctor_page.py", "decoding/attach.py"}
+
+    def speaks_of_a_part(name: str) -> bool:
+        return name in parts or name.split("/")[0] in parts or name.endswith("readout.py")
+
+    known = re.compile(r"relative_top|final_norm|raw_head")
+    naming = [path for path in FOLDER.rglob("*.py") if known.search(path.read_text(encoding="utf-8"))]
+    found = [name for path in naming if not speaks_of_a_part(name := path.relative_to(FOLDER).as_posix())]
+    assert len(found) <= 12, sorted(found)
+    assert not [name for name in found if name.split("/")[0] in ("cli", "ui", "tracing", "bench", "plot")]
 
 
 def test_settings_and_errors_need_no_torch():

@@ -16,7 +16,7 @@ from words import word_tokenizer
 
 import dola
 from dola.errors import InputError, MissingExtraError, ModelError, ModelFileError
-from dola.installed.hints import install_line
+from dola.installed.hints import install_line, pip_install
 from dola.loading import embedded
 
 models = importlib.import_module("dola.loading.models")
@@ -169,7 +169,7 @@ def test_an_architecture_that_transformers_does_not_know(folder):
     edit_config(folder, model_type="llama99")
     with pytest.raises(ModelError, match=r"does not know the architecture(.|\n)*llama99") as caught:
         dola.load(folder)
-    assert caught.value.hint == "pip install --upgrade transformers"
+    assert caught.value.hint == pip_install("--upgrade", "transformers")
 
 
 def test_a_config_that_is_no_json(folder):

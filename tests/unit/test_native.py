@@ -246,3 +246,20 @@ def test_tokens_that_a_model_bans_by_minus_infinity():
     found = native.compare(mature, native.log_z(mature), premature, jsd=False, reference=True, gains=False)
     assert found.reference is not None
     assert found.reference.isinf().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("strided", [False, True])
+def test_log_z_is_had_of_any_logits(dtype, strided):
+    logits = torch.randn(2, 3, 40, generator=torch.Generator().manual_seed(1)).to(dtype)
+    logits = logits[..., ::2] if strided else logits
+    found = native.log_z(logits)
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(found.double(), logits.double().logsumexp(-1), atol=2e-6, rtol=2e-6)
+
+
+def test_layers_of_two_dtypes_are_not_compared_by_the_kernel():
+    one = torch.zeros(2, 4)
+    assert native.compares(one, one) is (native.why_not() is None)
+    assert not native.compares(one, one.bfloat16())
+    assert not native.compares(one.double(), one.double())

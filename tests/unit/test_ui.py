@@ -44,7 +44,7 @@ def views(session, request, who="me"):
 
 
 def test_an_answer_is_that_of_trace(session, llama):
-    *_, view = views(session, asked(layers="2, 4", relative_top=0.05, repetition_penalty=1.1, chat=False))
+    *_, view = views(session, asked(layers="2, 4", settings={"relative_top": 0.05}, repetition_penalty=1.1, chat=False))
     assert (view.error, view.running) == ("", False)
     assert view.status.startswith("Done: 12 and 12 tokens")
     _, tokenizer = session.models.get("tiny")
@@ -155,8 +155,8 @@ def test_when_the_server_ends_so_does_everything(session):
         ({"layers": "heigh"}, "heigh"),
         ({"layers": "99"}, "99"),
         ({"layers": ""}, "layers"),
-        ({"relative_top": 2.0}, "relative_top"),
-        ({"divergence": "kl"}, "divergence"),
+        ({"settings": {"relative_top": 2.0}}, "relative_top"),
+        ({"settings": {"divergence": "kl"}}, "divergence"),
         ({"repetition_penalty": 0.0}, "repetition penalty 0.0 is out of range"),
         ({"repetition_penalty": float("nan")}, "repetition penalty nan is out of range"),
         ({"model": "nowhere"}, "There is no nowhere"),
@@ -246,7 +246,7 @@ def test_models_can_be_held_to_a_list():
 
 def test_a_request_as_a_config():
     assert asked(layers=" 3,4").config() == dola.DoLaConfig([3, 4])
-    assert asked(divergence="reference", final_norm=False).config() == dola.DoLaConfig(
+    assert asked(settings={"divergence": "reference", "final_norm": False}).config() == dola.DoLaConfig(
         "high", divergence="reference", final_norm=False
     )
     with pytest.raises(ConfigError):

@@ -15,9 +15,9 @@ from dola import DoLaConfig
 from dola.contrast import contrast, plausible
 from dola.errors import ConfigError, ModelError
 from dola.integrations.vllm import plugin
-from dola.integrations.vllm.bans import decided_by_mature
-from dola.integrations.vllm.batch import Batch, Request, batch_of
-from dola.integrations.vllm.settings import Served
+from dola.serving.bans import decided_by_mature
+from dola.serving.rows import Batch, Request, batch_of
+from dola.serving.settings import Served
 
 
 def _served(**given: Any) -> Served:

@@ -9,7 +9,7 @@ import pytest
 
 from dola.errors import ConfigError
 from dola.integrations.vllm import gate
-from dola.integrations.vllm.settings import Served
+from dola.serving.settings import Served
 
 ON, OFF = (
     Served.of({"capture": "all"}, num_layers=8, tied=False),

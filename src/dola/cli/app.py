@@ -12,38 +12,46 @@ import typer
 from dola._version import __version__
 from dola.cli import bench, compare, doctor, evaluate, generate, lm_eval, models, serve, trace, tune, ui
 from dola.cli.endings import in_words
+from dola.cli.help_page import SETTINGS, Verb, Verbs, first_page
 from dola.cli.output import quiet_bars
 
 app = typer.Typer(
-    help="DoLa: decode by contrasting layers, with any Hugging Face causal language model.",
-    no_args_is_help=True,
+    cls=Verbs,
+    context_settings=SETTINGS,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("generate")(generate.command)
-app.command("compare")(compare.command)
-app.command("trace")(trace.command)
-app.command("ui")(ui.command)
-app.command("doctor")(doctor.command)
-app.command("bench")(bench.command)
-app.command("eval")(evaluate.command)
-app.command("tune")(tune.command)
-app.command("lm-eval", context_settings=lm_eval.SETTINGS)(lm_eval.command)
-app.command("serve", context_settings=serve.SETTINGS)(serve.command)
+app.command("generate", cls=Verb)(generate.command)
+app.command("compare", cls=Verb)(compare.command)
+app.command("trace", cls=Verb)(trace.command)
+app.command("ui", cls=Verb)(ui.command)
+app.command("doctor", cls=Verb)(doctor.command)
+app.command("bench", cls=Verb)(bench.command)
+app.command("eval", cls=Verb)(evaluate.command)
+app.command("tune", cls=Verb)(tune.command)
+app.command("lm-eval", cls=Verb, context_settings=lm_eval.SETTINGS)(lm_eval.command)
+app.command("serve", cls=Verb, context_settings=serve.SETTINGS)(serve.command)
 app.add_typer(models.app, name="models")
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     """DoLa: decode by contrasting layers, with any Hugging Face causal language model.
 
     \b
-    Example:
+    Examples:
       dola compare "On what date was the Declaration of Independence officially signed?"
+      dola generate "The capital of Washington State is" --model meta-llama/Llama-3.2-1B
+      dola eval truthfulqa-mc --data TruthfulQA.csv
     """
     if version:
         print(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(first_page(context), file=sys.stderr)
+        raise typer.Exit(2)
 
 
 def run() -> None:

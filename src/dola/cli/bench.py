@@ -110,7 +110,14 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print JSON, schema dola.bench/1.")] = False,
     chart: Annotated[Path | None, typer.Option(help="Write a chart: .png, .svg or .pdf.")] = None,
 ) -> None:
-    """What DoLa costs here, beside greedy decoding. Example: dola bench --dtype bfloat16 --prompt-lengths 64,1024."""
+    """Measure what DoLa costs on this machine, next to greedy decoding.
+
+    \b
+    Examples:
+      dola bench
+      dola bench --dtype bfloat16 --prompt-lengths 64,1024 --batch-sizes 1,8
+      dola bench --random-weights llama-3.2-1b --chart cost.svg
+    """
     from dola.bench.source import Source
     from dola.bench.ways import Settings
 

@@ -5,6 +5,7 @@ The second column is a control: DoLa is used with a repetition penalty, and part
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -29,9 +30,7 @@ SCHEMA = {
     "or one for each --layers",
     "columns[].layers": '"low", "high", "all" or a list of layers; null where DoLa is off',
     "columns[].candidate_layers": "the layers that this means in this model; null where DoLa is off",
-    "columns[].relative_top": "of DoLa; null where it is off",
-    "columns[].divergence": "of DoLa; null where it is off",
-    "columns[].final_norm": "of DoLa; null where it is off",
+    **options.documented("columns[]", "of DoLa; null where it is off"),
     "columns[].repetition_penalty": "1.0 in the first column",
     "columns[].text": "the answer alone, without special tokens",
     "columns[].token_ids": "its tokens, with the one that ended it",
@@ -48,6 +47,7 @@ SCHEMA = {
 """Fields of `dola compare --json`: one object."""
 
 
+@options.method_options(reference=True)
 def command(
     prompt: Annotated[
         str | None, typer.Argument(help="The text to complete, or the message to answer; - reads standard input.")
@@ -61,12 +61,7 @@ def command(
             show_default="low, high, and dola_layers of the model's generation config",
         ),
     ] = None,
-    divergence: options.DivergenceOption = None,
-    final_norm: options.FinalNorm = None,
-    relative_top: options.RelativeTop = None,
-    reference: options.Reference = False,
-    method: options.Method = None,
-    set_: options.Set = None,
+    dola: options.MethodOptions = options.DEFAULTS,
     max_new_tokens: options.MaxNewTokens = 50,
     repetition_penalty: options.RepetitionPenalty = RECOMMENDED_PENALTY,
     dtype: options.DTypeOption = None,
@@ -75,32 +70,25 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Answer a prompt greedily and with DoLa, side by side.
+    """Show the answers of greedy decoding and of DoLa side by side.
 
-    Greedy; greedy with the same repetition penalty, which shows what the penalty does alone; DoLa with low and with high
-    layers. Tokens that are not greedy's are marked.
+    The columns are greedy decoding, greedy decoding with the same repetition penalty (what the penalty does alone), and DoLa
+    with low and with high layers. Tokens that greedy decoding did not choose are marked.
 
     \b
     Examples:
       dola compare "On what date was the Declaration of Independence officially signed?"
       dola compare "The capital of Washington State is" --layers high --layers 26,28
+      dola compare "Who wrote Hamlet?" --model meta-llama/Llama-3.2-1B-Instruct --json > hamlet.json
     """
     if "off" in (layers or []):
         raise UsageError("--layers off is no column: the first two are without DoLa already.", hint="leave it out")
-    settings: dict[str, Any] = {
-        "divergence": divergence,
-        "final_norm": final_norm,
-        "relative_top": relative_top,
-        "reference": reference,
-        "method": method,
-        "set_": set_,
-    }
-    columns: list[str | None] = [*layers] if layers else ["low", "high"] if options.is_dola(method) else [None]
-    configs = [options.dola_config(chosen, **settings) for chosen in columns]
+    columns: list[str | None] = [*layers] if layers else ["low", "high"] if dola.is_dola else [None]
+    configs = [replace(dola, layers=chosen).config() for chosen in columns]
     (asked,) = read_prompts(prompt, verb="compare")
     loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     if not layers:
-        own, _ = options.settle_layers(options.dola_config(None, **settings), None, loaded)
+        own, _ = options.settle_layers(dola.config(), None, loaded)
         configs += [own] if own not in configs else []
     found = answers(
         loaded,

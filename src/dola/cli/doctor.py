@@ -92,10 +92,16 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, schema dola.doctor/1.")] = False,
 ) -> None:
-    """Report what is installed and, of a model, whether DoLa works on it. Example: dola doctor smollm2.
+    """Report what is installed and, for a model, whether DoLa works on it.
 
-    The first thing a bug report should hold. Exit code 1 if a check of the model failed, or the versions of torch and
-    transformers do not fit: no model is examined then.
+    Put its output into a bug report. The exit code is 1 if a check of the model fails, or if the versions of torch and
+    transformers do not fit; then no model is examined.
+
+    \b
+    Examples:
+      dola doctor
+      dola doctor smollm2
+      dola doctor meta-llama/Llama-3.2-1B --layers low --json
     """
     from dola.cli.doctor_page import render
     from dola.cli.output import print_json, stdout

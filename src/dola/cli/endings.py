@@ -23,8 +23,10 @@ import typer
 
 from dola.cli.output import log_as_said
 from dola.errors import ConfigError, DolaError, InputError, MissingExtraError, UsageError
+from dola.methods.config import DoLaConfig
 
-_FLAGS = "layers|relative_top|divergence|dtype|device|device_map|repeats|new_tokens|cache|prompt_lookup|repetition_penalty"
+_OF_DOLA = [each.name for each in DoLaConfig.options() if each.kind is not bool]
+_FLAGS = "|".join(["layers", *_OF_DOLA, "dtype|device|device_map|repeats|new_tokens|cache|prompt_lookup|repetition_penalty"])
 _VALUE = r"\[[^]]*\]|[\"'][^\"']*[\"']|-?[\w.]+"
 
 # typer exports only a subclass of it, and where click lives depends on typer's version.

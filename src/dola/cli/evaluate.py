@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,22 +56,22 @@ SCHEMA = {
 """Fields of `dola eval --json`: one object."""
 
 
+MoreLayers = Annotated[
+    str | None,
+    typer.Option(
+        "--layers",
+        help=f"One more row beside low and high: {options.LAYERS_HELP}.",
+        show_default="dola_layers of the model's generation config, if any",
+    ),
+]
+
+
+@options.method_options(layers=MoreLayers, by_task=evaluation.BY_TASK)
 def command(
     task: Annotated[str, typer.Argument(help=f"One of {', '.join(evaluation.TASK_NAMES)}.")],
     data: evaluation.Data = None,
     model: options.Model = "smollm2",
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            help=f"One more row beside low and high: {options.LAYERS_HELP}.",
-            show_default="dola_layers of the model's generation config, if any",
-        ),
-    ] = None,
-    divergence: options.DivergenceOption = None,
-    final_norm: options.FinalNorm = None,
-    relative_top: evaluation.RelativeTop = None,
-    method: options.Method = None,
-    set_: options.Set = None,
+    dola: options.MethodOptions = options.DEFAULTS,
     repetition_penalty: Annotated[
         float | None,
         evaluation.penalty_option("Of DoLa, and of a control without it, in tasks that generate."),
@@ -102,15 +103,15 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Does DoLa help? A model on a task, with controls and intervals.
+    """Report whether DoLa helps a model on a task, with controls and intervals.
 
-    Vanilla, DoLa low and high, a fixed layer, the paper's recipe; and what explains a gain that is none: a scorer that only
-    counts tokens, random layers, the constraint alone, the repetition penalty. How to read it: docs/evaluation.md.
+    Compares vanilla, DoLa low and high, a fixed layer, and the paper's recipe. Controls show where a gain comes from: a scorer
+    that only counts tokens, random layers, the constraint alone, the repetition penalty. See docs/evaluation.md.
 
     \b
     Examples:
       dola eval truthfulqa-mc --data TruthfulQA.csv --limit 100
-      dola eval factor-news --data news_factor.csv -m meta-llama/Llama-3.2-1B --results run.jsonl --markdown report.md
+      dola eval factor-news --data news_factor.csv --results run.jsonl --markdown report.md
       dola eval strategyqa --data train.json --data dev.json --limit 50 --batch-size 4
     """
     sample = evaluation.find_sample(task, data, limit, seed)
@@ -122,12 +123,12 @@ def command(
     sample.task.check_means(judge, answers)
     evaluation.check_writable({"--markdown": markdown, "--results": results})
     _make_folder(answers)
-    own = _own(sample.task, layers, divergence, final_norm, relative_top, method, set_)
+    own = _own(sample.task, dola)
     _check_chart(chart)
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
-    if layers is None:
-        own = options.settle_layers(own, layers, loaded)[0] or own
+    if dola.layers is None:
+        own = options.settle_layers(own, None, loaded)[0] or own
     from dola.evidence.evaluate import evaluate
 
     report = evaluate(
@@ -146,27 +147,10 @@ def command(
     _print(report, json=json)
 
 
-def _own(
-    task: Task,
-    layers: str | None,
-    divergence: options.Divergence | None,
-    final_norm: bool | None,
-    relative_top: float | None,
-    method: str | None,
-    set_: list[str] | None,
-) -> MethodConfig:
+def _own(task: Task, dola: options.MethodOptions) -> MethodConfig:
     """The settings of the DoLa rows. `off`, as `dola tune` may write it, asks for no further row."""
-    is_dola = options.is_dola(method)
-    by_name = is_dola and "relative_top" in options.settings_by_name(set_)
-    top = task.paper.relative_top if relative_top is None and is_dola and not by_name else relative_top
-    found = options.dola_config(
-        ("high" if is_dola else None) if layers in (None, "off") else layers,
-        divergence=divergence,
-        final_norm=final_norm,
-        relative_top=top,
-        method=method,
-        set_=set_,
-    )
+    usual = "high" if dola.is_dola else None
+    found = replace(dola, layers=usual if dola.layers in (None, "off") else dola.layers).config(task.paper.settings)
     assert found is not None
     return found
 

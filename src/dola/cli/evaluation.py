@@ -12,11 +12,13 @@ from dola.cli import options
 from dola.cli.endings import importing
 from dola.errors import UsageError
 from dola.files import text_file
+from dola.methods.config import DoLaConfig
 from dola.methods.names import RECOMMENDED_PENALTY
 
 if TYPE_CHECKING:
     from dola.evidence.sample import Sample
     from dola.loading.models import LoadedModel
+    from dola.methods.facts import Setting
     from dola.tasks import Task
 
 TASK_NAMES = (
@@ -25,6 +27,7 @@ TASK_NAMES = (
     "factor-news",
     "factor-wiki",
     "factor-expert",
+    "memotrap",
     "strategyqa",
     "gsm8k",
     "vicuna",
@@ -44,14 +47,8 @@ Limit = Annotated[
 Seed = Annotated[
     int, typer.Option(help="Of all that is drawn: items, folds, random layers, intervals.", callback=options.between(0, 2**31))
 ]
-RelativeTop = Annotated[
-    float | None,
-    typer.Option(
-        help="Tokens below this fraction of the likeliest one's probability are implausible.",
-        show_default="as in the paper's run of the task",
-        callback=options.between(0, 1),
-    ),
-]
+BY_TASK = "as in the paper's run of the task"
+"""The default of settings in which the paper's runs of the tasks differ."""
 Results = Annotated[
     Path | None,
     typer.Option(help="Keep what is found in this file. Interrupted, the same command goes on where it ended."),
@@ -59,6 +56,11 @@ Results = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option(help="Prompts at a time, in tasks that generate.", show_default="8", callback=options.between(1))
 ]
+
+
+def set_by_tasks() -> list[Setting]:
+    """The settings that a task gives: they are the same for all candidates of `tune`."""
+    return [each for each in DoLaConfig.options() if each.facts.by_task]
 
 
 def find_sample(name: str, data: list[str] | None, limit: int | None, seed: int) -> Sample:

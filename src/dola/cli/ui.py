@@ -28,14 +28,15 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     config: options.ConfigFile = None,
 ) -> None:
-    """Open a page on this machine: type a prompt, and watch greedy decoding and DoLa choose their tokens, layer by layer.
+    """Serve a local page where greedy decoding and DoLa answer side by side.
 
-    Other models can be loaded on the page, without code of their own. Nothing is fetched but models, and nothing is sent.
-    Ctrl-C ends it.
+    The page shows what each layer predicts, and can load other models that need no code of their own. It fetches nothing but
+    models and sends nothing. Ctrl-C ends it.
 
     \b
     Examples:
       dola ui --open
+      dola ui --model gemma3-270m --max-new-tokens 200
       dola ui --model meta-llama/Llama-3.2-1B --dtype bfloat16 --port 8000
     """
     from dola.ui import server

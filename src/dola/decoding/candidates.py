@@ -12,6 +12,7 @@ from dola import native
 from dola.decoding.reading import Reading
 from dola.methods.config import MethodConfig
 from dola.methods.method import Candidates
+from dola.methods.vocabulary import wide, wide_dtype
 from dola.model.readout import Cut, Readout, Scale
 
 Rows = Sequence[int] | Tensor | None
@@ -95,20 +96,20 @@ class Captured(Candidates):
         if not native.is_plain_linear(readout.head) or scale is None:
             return _combined_logits(self, mature, weights)
         head: Any = readout.head
-        inputs = readout.head_input(torch.stack(self._hidden), final_norm=self._config.final_norm)
-        wide = torch.promote_types(inputs.dtype, torch.float32)
-        total = torch.einsum("k,krd->rd", weights[:-1].to(inputs.device, wide), inputs.to(wide))
-        logits = readout.after_head(readout.read_head(total.to(inputs.dtype)), self._config).to(wide)
+        inputs = readout.candidate_input(torch.stack(self._hidden), self._config)
+        dtype = wide_dtype(inputs.dtype)
+        total = torch.einsum("k,krd->rd", weights[:-1].to(inputs.device, dtype), inputs.to(dtype))
+        logits = wide(readout.after_head(readout.read_head(total.to(inputs.dtype)), self._config))
         if head.bias is not None:  # it came once, for weights that sum to something else than 1
-            bias = head.bias.to(wide) * (1.0 if self._config.raw_head else scale)
-            logits = logits + (weights[:-1].sum().to(wide) - 1) * bias[: logits.shape[-1]]
+            bias = head.bias.to(dtype) * (scale if readout.transforms(self._config) else 1.0)
+            logits = logits + (weights[:-1].sum().to(dtype) - 1) * bias[: logits.shape[-1]]
         return logits.to(mature.device) + weights[-1] * mature
 
     def compared(
         self, mature: Tensor, log_z: list[Tensor], premature: Tensor, rows: list[int], *, jsd: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """By the kernel for many rows, in an engine."""
-        if not self._kernels or not native.reads(premature) or premature.dtype != mature.dtype:
+        if not self._kernels or not native.compares(mature, premature):
             return None, None
         if not jsd:
             return native.log_z(premature), None
@@ -139,7 +140,7 @@ def _scale(readout: Readout) -> float | None:
 
 def _combined_logits(candidates: Candidates, mature: Tensor, weights: Tensor) -> Tensor:
     """The combination of logits, a layer at a time."""
-    total = weights[-1] * mature.to(torch.promote_types(mature.dtype, torch.float32))
+    total = weights[-1] * wide(mature)
     for k in range(len(candidates)):
         total = total + weights[k] * candidates.logits(k).to(total)
     return total

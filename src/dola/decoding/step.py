@@ -18,7 +18,7 @@ from dola.decoding.cost import cheaper_together, native_bound, product_bound
 from dola.decoding.reading import Reading
 from dola.methods.config import MethodConfig
 from dola.methods.registry import method_of
-from dola.methods.vocabulary import WHOLE, Vocabulary
+from dola.methods.vocabulary import WHOLE, Vocabulary, wide_dtype
 from dola.model.readout import Readout
 
 CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**26}
@@ -83,12 +83,12 @@ class Step:
     def _may_read_together(self) -> bool:
         """Whether the method reads all candidates. With the raw head parity comes first: the old code's tokens depend on its
         rounding where scores tie."""
-        return self.method.reads_all and not self.config.raw_head
+        return self.method.reads_all and self.readout.transforms(self.config)
 
     def rows_to_read(self, mature: Tensor, hidden: list[Tensor]) -> Tensor:
         """The head's input [..., d] and the K captures of the same shape, normed: [K+1, ..., d]."""
         captures = torch.stack([layer.to(mature.device) for layer in hidden])
-        premature = self.readout.head_input(captures, final_norm=self.config.final_norm)
+        premature = self.readout.candidate_input(captures, self.config)
         return torch.cat([mature[None], premature.to(mature.dtype)])
 
     def read_by_kernel(self, rows: Tensor) -> Reading | None:
@@ -116,7 +116,7 @@ class Step:
             self.rows += len(mature)
         if isinstance(read, Reading):
             return self._score(mature, Read(self.readout, self.config, read), lazy)
-        scores = mature.new_empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
+        scores = mature.new_empty(mature.shape, dtype=wide_dtype(mature.dtype))
         size = chunk_rows(mature.device.type, len(read) * mature.shape[-1])
         for chunk in range(-(-mature.shape[0] // size)):  # compiled code then holds for all batches of so many chunks
             rows = slice(chunk * size, (chunk + 1) * size)
@@ -132,7 +132,7 @@ class Step:
 
     def read_layer(self, hidden: Tensor) -> Tensor:
         """The head's output for one candidate's states, before any logit transform: [..., d] to [..., V]."""
-        return self.readout.readout(hidden, final_norm=self.config.final_norm, logit_transform=False)
+        return self.readout.read_head(self.readout.candidate_input(hidden, self.config))
 
 
 def chunk_rows(device: str, elements: int) -> int:

@@ -83,7 +83,7 @@ def evaluate(
     """
     task = sample.task
     if dola is None:
-        dola = DoLaConfig(as_config(None, Anatomy.of(model)).layers, relative_top=task.paper.relative_top)
+        dola = DoLaConfig(as_config(None, Anatomy.of(model)).layers, **task.paper.settings)
     task.check_means(judges, answers)
     if isinstance(task, ChoiceTask):
         return _choice(model, tokenizer, sample, task, dola, name=name, results=results, progress=progress)

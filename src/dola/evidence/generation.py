@@ -120,7 +120,8 @@ def _prompts(
             hint="use a model with a longer window",
         )
     encoder = Encoder.of(model, tokenizer)
-    prompts = [encoder.prompt(item.prompt, chat=chat, hint=FIX_TEMPLATE) for item in items]
+    asked = [item.message if chat and item.message is not None else item.prompt for item in items]
+    prompts = [encoder.prompt(text, chat=chat, hint=FIX_TEMPLATE) for text in asked]
     if room is None:
         return prompts, []
     truncated = [i for i, tokens in enumerate(prompts) if len(tokens) > room]

@@ -77,4 +77,10 @@ def find_task(name: str) -> Task:
 
 
 def _files(task: Task, source: str) -> list[str]:
-    return [str(Path(source, name)) for name in task.files] if Path(source).is_dir() else [source]
+    """The paths that a source means: a folder means the task's files in it."""
+    if not Path(source).is_dir():
+        return [source]
+    paths = [Path(source, name) for name in task.files]
+    if task.separate_files:
+        paths = [path for path in paths if path.is_file()] or paths[:1]  # reading a missing one says what is missing
+    return [str(path) for path in paths]

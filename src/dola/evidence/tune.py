@@ -29,6 +29,11 @@ from dola.tasks import TASKS, ChoiceTask, GenerationTask, Task
 
 OFF = "off"
 
+GRID: list[dict[str, Any]] = [
+    {"divergence": divergence, "final_norm": normed} for divergence in DIVERGENCES for normed in (True, False)
+]
+"""The settings that multiple-choice tasks try with all layers."""
+
 Candidates = dict[str, DoLaConfig | None]
 """Settings by name, None for off."""
 
@@ -141,14 +146,15 @@ def tune(
     metric = names[0] if metric is None else metric
     if metric not in names:
         raise ConfigError(f"{metric!r} is no metric of {task.name}; there are {', '.join(names)}.", hint=f"use {names[0]}")
-    top = task.paper.relative_top if relative_top is None else relative_top
+    asked = {} if relative_top is None else {"relative_top": relative_top}
+    fixed = {**task.paper.settings, **asked}
     with_dola = task.paper.repetition_penalty if repetition_penalty is None else repetition_penalty
     run: dict[str, Any] = {"results": results, "facts": facts, "progress": progress}
     if isinstance(task, ChoiceTask):
-        candidates = choice_candidates(model, relative_top=top)
+        candidates = choice_candidates(model, **fixed)
         judged = _by_folds(model, tokenizer, task, items, candidates, metric, folds=folds, seed=seed, run=run)
     else:
-        candidates = generation_candidates(static, relative_top=top)
+        candidates = generation_candidates(static, **fixed)
         run |= {"batch_size": batch_size, "seed": seed}
         judged = _by_subset(model, tokenizer, task, items, candidates, metric, with_dola, train=train, run=run)
     binary = next(each.binary for each in task.metrics if each.name == metric)
@@ -161,8 +167,8 @@ def tune(
     return Tuning(
         task=task.name,
         metric=metric,
-        config=None if config is None else _to_decode_with(config, relative_top),
-        settings=_settings(config, relative_top, penalty),
+        config=None if config is None else _to_decode_with(config, asked),
+        settings=_settings(config, asked, penalty),
         best=best,
         chosen=judged.chosen,
         baseline=judged.baseline,
@@ -174,32 +180,31 @@ def tune(
     )
 
 
-def choice_candidates(model: Any, *, relative_top: float) -> Candidates:
-    """Off; low, high, and each layer of both by itself; with both divergences and readouts, where these differ."""
+def choice_candidates(model: Any, **fixed: Any) -> Candidates:
+    """Off; low, high, and each layer of both by itself; each with the settings of GRID, where these differ.
+
+    Args:
+        model: The model.
+        **fixed: Settings of all candidates.
+    """
     anatomy = Anatomy.of(model)
     found: Candidates = {OFF: None}
     static = [[layer] for layer in static_layers(anatomy.num_layers, tied=anatomy.tied)]
     tried: list[str | Sequence[int]] = ["low", "high", *static]
     for layers in tried:
-        for divergence in DIVERGENCES:
-            for final_norm in (True, False):
-                config = DoLaConfig(
-                    layers,
-                    relative_top=relative_top,
-                    divergence=divergence,
-                    final_norm=final_norm,
-                )
-                # One layer is chosen by any divergence; with the reference's, the bare head skips a logit transform as well.
-                another = divergence == "jsd" or (config.raw_head and anatomy.logit_transform is not None)
-                if isinstance(layers, str) or another:
-                    found[_name(config)] = config
+        for settings in GRID:
+            config = DoLaConfig(layers, **fixed, **settings)
+            # One layer is chosen by any divergence; with the reference's, the bare head skips a logit transform as well.
+            another = config.divergence == "jsd" or (config.raw_head and anatomy.logit_transform is not None)
+            if isinstance(layers, str) or another:
+                found[_name(config)] = config
     return found
 
 
-def generation_candidates(static: Sequence[int], *, relative_top: float) -> Candidates:
-    """Off, low, high, and these layers by themselves."""
+def generation_candidates(static: Sequence[int], **fixed: Any) -> Candidates:
+    """Off, low, high, and these layers by themselves; `fixed` as of `choice_candidates`."""
     tried: list[str | Sequence[int]] = ["low", "high", *([layer] for layer in static)]
-    configs = [DoLaConfig(layers, relative_top=relative_top) for layers in tried]
+    configs = [DoLaConfig(layers, **fixed) for layers in tried]
     return {OFF: None, **{_name(config): config for config in configs}}
 
 
@@ -292,20 +297,24 @@ def _by_subset(
 
 
 def _name(config: DoLaConfig) -> str:
+    """Its layers, and the settings that are not the usual ones. Those that all candidates share are left out."""
     layers = config.layers if isinstance(config.layers, str) else static_name(config.layers[0])
-    reference = ", reference divergence" if config.divergence == "reference" else ""
-    return f"{layers}{reference}{'' if config.final_norm else ', no final norm'}"
+    others = [each for each in DoLaConfig.options() if not each.facts.by_task]
+    given = [(each, getattr(config, each.name)) for each in others]
+    return ", ".join([layers, *(each.words(value) for each, value in given if value != each.default)])
 
 
-def _to_decode_with(config: DoLaConfig, relative_top: float | None) -> DoLaConfig:
-    return replace(config, relative_top=DoLaConfig.relative_top if relative_top is None else relative_top)
+def _to_decode_with(config: DoLaConfig, asked: Mapping[str, Any]) -> DoLaConfig:
+    """What was chosen, with the usual values of settings that only the scoring took from the task."""
+    usual = {each.name: each.default for each in DoLaConfig.options() if each.facts.by_task}
+    return replace(config, **{**usual, **asked})
 
 
-def _settings(config: DoLaConfig | None, relative_top: float | None, penalty: float | None) -> dict[str, Any]:
+def _settings(config: DoLaConfig | None, asked: Mapping[str, Any], penalty: float | None) -> dict[str, Any]:
     """As the command's options are called; with the penalty that the texts were judged with, if there were any."""
     judged = {} if penalty is None else {"repetition-penalty": penalty}
     if config is None:
         return {"layers": OFF, **judged}
-    left_out = ("lazy",) if relative_top is not None else ("lazy", "relative_top")
-    method = {name.replace("_", "-"): value for name, value in config.as_dict().items() if name not in left_out}
-    return method | judged
+    names = [each.name for each in DoLaConfig.options() if not each.facts.by_task or each.name in asked]
+    found = {name.replace("_", "-"): getattr(config, name) for name in ("layers", *names)}
+    return {name: value for name, value in found.items() if value is not None} | judged

@@ -91,7 +91,7 @@ def choice_ways(task: ChoiceTask, own: MethodConfig, *, seed: int = 0) -> list[W
     paper = task.paper
     bucket = paper.layers
     config = replace(own, layers=bucket)
-    reference = Recipe.reference(bucket, relative_top=paper.relative_top, post_softmax=paper.post_softmax)
+    reference = Recipe.reference(bucket, post_softmax=paper.post_softmax, **paper.settings)
     other = replace(reference, softmax="full" if reference.softmax == "none" else "none")
 
     def control(name: str, description: str, recipe: Recipe) -> Way:
@@ -107,7 +107,7 @@ def choice_ways(task: ChoiceTask, own: MethodConfig, *, seed: int = 0) -> list[W
         control(f"DoLa {bucket}, not normalised", "F as it is: it favours long answers", Recipe(config, softmax="none")),
         control(f"random layer of {bucket}", "a candidate drawn for each token", Recipe(config, premature="random", seed=seed)),
         *([control("constraint alone", "the mature scores on the plausible set, no contrast", Recipe(config, premature="none"))]
-          if own.relative_top > 0 else []),  # without one it is vanilla
+          if Recipe(own).constrained else []),  # without one it is vanilla
         _length(),
     ]  # fmt: skip
 

@@ -56,11 +56,11 @@ def _sources(named: str, extras: tuple[str, ...]) -> list[str]:
     if origin is None:
         return [DISTRIBUTION + named]
     url, path = str(origin["url"]), _path(str(origin["url"]))
+    folder = f"#subdirectory={origin['subdirectory']}" if "subdirectory" in origin else ""
     if "vcs_info" in origin:
-        folder = f"#subdirectory={origin['subdirectory']}" if "subdirectory" in origin else ""
         return [f"{DISTRIBUTION}{named} @ {origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}{folder}"]
     if path is None:
-        return [f"{DISTRIBUTION}{named} @ {url}"]
+        return [f"{DISTRIBUTION}{named} @ {url}{folder}"]
     if (path / "pyproject.toml").is_file() if "dir_info" in origin else path.is_file():
         editable = ["-e"] if origin.get("dir_info", {}).get("editable") else []
         return [*editable, f"{path}{named}"]

@@ -57,10 +57,9 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
         pretrained: A hub id, a folder, a model object, or one of dola's embedded models.
         layers: As in DoLaConfig; in --model_args indices are joined by "+" ("layers=16+18"); "off" is the model itself. Without
             them those of the model's generation config (`dola_layers`), and else "high".
-        relative_top, divergence, final_norm: As in DoLaConfig.
-        method: Another method, whose settings are arguments too.
+        method: Another method than DoLa.
         normalisation: "decoding", "full" or "none": see NORMALISATIONS.
-        **kwargs: All arguments of HFLM.
+        **kwargs: The other settings of the method, by the names of DoLaConfig's fields; and all arguments of HFLM.
 
     Raises:
         ConfigError: A value that is not allowed.
@@ -73,9 +72,7 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
         self,
         pretrained: Any,
         layers: str | int | Sequence[int] | None = None,
-        relative_top: float = 0.1,
-        divergence: str = "jsd",
-        final_norm: bool = True,
+        *,
         normalisation: str = "decoding",
         method: str = DoLaConfig.method,
         **kwargs: Any,
@@ -85,10 +82,8 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
                 f"normalisation={normalisation!r} is unknown; allowed are {', '.join(map(repr, NORMALISATIONS))}.",
                 hint='use normalisation="decoding", the distribution that tokens are drawn from',
             )
-        self.dola_config: MethodConfig | None = None
-        if layers != "off":
-            settings: dict[str, Any] = {"relative_top": relative_top, "divergence": divergence, "final_norm": final_norm}
-            self.dola_config = config_from_arguments(method, layers, settings, kwargs)
+        settings = taken_settings(method, kwargs)
+        self.dola_config = None if layers == "off" else config_from_arguments(method, layers, settings)
         _check_arguments(pretrained, kwargs)
         if isinstance(pretrained, str) and _is_gguf(pretrained):
             pretrained, kwargs["tokenizer"] = dola.load(pretrained, dtype=kwargs.pop("dtype", "auto"))
@@ -246,26 +241,22 @@ def _add(model: Any, delta: Any, name: str) -> None:
             parameter.add_(theirs[key].to(parameter))
 
 
-def config_from_arguments(
-    method: str, layers: str | int | Sequence[int] | None, own: Mapping[str, Any], kwargs: dict[str, Any]
-) -> MethodConfig:
-    """The configuration that arguments of a model type mean. Settings of another method than DoLa leave `kwargs`.
+def taken_settings(method: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a method among the arguments of a model type: they leave `kwargs`.
 
-    Args:
-        method: The method.
-        layers: Its layers; None is its default.
-        own: DoLa's other settings.
-        kwargs: Further arguments, among them those of another method.
+    Raises:
+        ConfigError: An unknown method; a setting of DoLa that this method does not have.
     """
-    named = {} if layers is None else {"layers": spelled_layers(layers)}
-    if method == DoLaConfig.method:
-        return config_of({**named, **own})
-    usual = {name: getattr(DoLaConfig, name) for name in own}
-    names = settings_of(config_class(method))
-    if given := [name for name, value in own.items() if value != usual[name] and name not in names]:
+    dolas = [each.name for each in DoLaConfig.options()]
+    names = dolas if method == DoLaConfig.method else settings_of(config_class(method))
+    if given := [name for name in dolas if name in kwargs and name not in names]:
         raise ConfigError(f"{given[0]}= is a setting of DoLa; {method} has {', '.join(names)}.", hint=f"leave {given[0]} out")
-    theirs = {name: value for name, value in own.items() if name in names}
-    return config_of({"method": method, **named, **theirs, **{name: kwargs.pop(name) for name in names if name in kwargs}})
+    return {name: kwargs.pop(name) for name in names if name in kwargs}
+
+
+def config_from_arguments(method: str, layers: str | int | Sequence[int] | None, settings: Mapping[str, Any]) -> MethodConfig:
+    """The configuration that arguments of a model type mean; `layers` None is the method's default."""
+    return config_of({"method": method, **({} if layers is None else {"layers": spelled_layers(layers)}), **settings})
 
 
 def spelled_layers(given: str | int | Sequence[int]) -> Any:

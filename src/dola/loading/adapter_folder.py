@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from dola.errors import MissingExtraError, ModelFileError
 from dola.files.records import described
+from dola.installed.hints import pip_install
 
 CONFIG = "adapter_config.json"
 HUB = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
@@ -53,7 +54,7 @@ def find_adapter(source: str, kwargs: dict[str, Any]) -> Adapter | None:
     if find_spec("peft") is None:
         if Path(source, CONFIG).is_file():
             raise MissingExtraError(
-                f"{source!r} is an adapter, and to load it peft must be installed.", hint="pip install peft"
+                f"{source!r} is an adapter, and to load it peft must be installed.", hint=pip_install("peft")
             )
         return None  # a hub id is found to hold no model
     from transformers.utils import find_adapter_config_file

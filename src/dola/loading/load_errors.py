@@ -14,6 +14,7 @@ from typing import NamedTuple
 from safetensors import SafetensorError
 
 from dola.errors import DolaError, MissingExtraError, ModelError, ModelFileError
+from dola.installed.hints import pip_install
 from dola.loading.embedded import EMBEDDED
 
 
@@ -23,7 +24,8 @@ class Known(NamedTuple):
     Attributes:
         said: What its message contains, in transformers 5.0.0 to 5.23.0.
         kind: The class of our error.
-        message, hint: Ours; `{source}` is the model, `{line}` the first line of theirs.
+        message, hint: Ours; `{source}` is the model, `{line}` the first line of theirs, `{upgrade}` and `{old_tokenizers}`
+            are commands that install.
     """
 
     said: str
@@ -73,7 +75,7 @@ KNOWN = (
         "does not recognize this architecture",
         ModelError,
         "The installed transformers does not know the architecture of {source!r}: {line}",
-        "pip install --upgrade transformers",
+        "{upgrade}",
     ),
     Known(
         "for this kind of AutoModel",
@@ -91,7 +93,7 @@ KNOWN = (
         "instantiate the backend tokenizer",
         ModelFileError,
         "{source!r} holds no tokenizer that can be read.",
-        "put the tokenizer's files beside the weights; old ones (tokenizer.model) need: pip install sentencepiece tiktoken",
+        "put the tokenizer's files beside the weights; old ones (tokenizer.model) need: {old_tokenizers}",
     ),
     Known(
         "does not support prompt learning",
@@ -150,7 +152,7 @@ def translate(error: Exception, part: str, source: str, gguf: Path | None = None
         return ours
     for known in KNOWN:
         if known.said in str(error):
-            words = {"source": source, "line": line, "names": kinds_of_names()}
+            words = {"source": source, "line": line, "names": kinds_of_names(), **_commands()}
             return known.kind(known.message.format(**words), hint=known.hint.format(**words))
     if isinstance(error, ImportError):
         return MissingExtraError(f"{source!r} needs a package that is not installed: {line}", hint="install it, and try again")
@@ -162,6 +164,14 @@ def translate(error: Exception, part: str, source: str, gguf: Path | None = None
             hint="see that the tokenizer's files are there and whole: fetch them again",
         )
     return None
+
+
+def _commands() -> dict[str, str]:
+    """Commands that hints name, for the running Python."""
+    return {
+        "upgrade": pip_install("--upgrade", "transformers"),
+        "old_tokenizers": pip_install("sentencepiece", "tiktoken"),
+    }
 
 
 def _check_files(error: Exception, source: str) -> str:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dola.methods.config import MethodConfig
+    from dola.methods.facts import setting
     from dola.methods.method import Candidates, Method
     from dola.methods.registry import METHODS, config_of
     from dola.methods.vocabulary import WHOLE, Vocabulary
 
-__all__ = ["METHODS", "WHOLE", "Candidates", "Method", "MethodConfig", "Vocabulary", "config_of"]
+__all__ = ["METHODS", "WHOLE", "Candidates", "Method", "MethodConfig", "Vocabulary", "config_of", "setting"]
 
 _HOME = {
     "METHODS": "registry",
@@ -24,6 +25,7 @@ _HOME = {
     "MethodConfig": "config",
     "Vocabulary": "vocabulary",
     "config_of": "registry",
+    "setting": "facts",
 }
 
 

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
-from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dola.errors import ConfigError
 from dola.files.settings_file import read_object
+from dola.methods.facts import Facts, Setting, read_settings, setting
 from dola.methods.layers import check_indices, is_named, parse
-from dola.methods.names import DIVERGENCES, SCORES
+from dola.methods.names import DIVERGENCE_ALIASES, DIVERGENCES, SCORES
 
 if TYPE_CHECKING:
     from dola.methods.method import Method
+
+COMMON: Mapping[str, Facts] = {
+    "layers": Facts(hidden=True),
+    "final_norm": Facts(
+        help="Whether earlier layers pass the final norm.",
+        info="Earlier layers pass it before the head, as the last one does.",
+        label="Final norm",
+    ),
+    "lazy": Facts(hidden=True),
+}
+"""What people need to know of the fields that methods share. Doors have an input of their own for `layers`; `lazy` follows
+from what is asked for."""
 
 
 class MethodConfig:
     """The settings of a method. Each method derives a frozen dataclass from it, whose fields are its options everywhere.
 
     A field may leave out what it does not change: `layers` alone is needed. Fields hold what JSON can: text, numbers, booleans,
-    lists of them. `__post_init__` calls `check_common`, and then checks the method's own fields.
+    lists of them. `__post_init__` calls `check_common`, and then checks what `setting(...)` of a field does not say.
 
     Attributes:
         method: The method's name, in `registry.METHODS`.
@@ -49,19 +61,32 @@ class MethodConfig:
         """The method with these settings. Imported here: settings need no torch."""
         raise NotImplementedError(f"{type(self).__name__} has to define build().")
 
+    @classmethod
+    def settings(cls) -> tuple[Setting, ...]:
+        """What people need to know of each field."""
+        return _settings(cls)  # type: ignore[arg-type]  # mypy takes the instance's __hash__ for the class's
+
+    @classmethod
+    def options(cls) -> tuple[Setting, ...]:
+        """The settings that every door offers: all but the layers, which have an input of their own, and hidden ones."""
+        return tuple(each for each in cls.settings() if not each.facts.hidden)
+
     def check_common(self) -> None:
-        """Check `layers`, `final_norm` and `lazy`; indices become a tuple of int.
+        """Check the fields that methods share, and those that are made by `setting`; indices become a tuple of int.
 
         Raises:
             ConfigError: A value that is not allowed.
         """
         if not is_named(self.layers):
             object.__setattr__(self, "layers", check_indices(self.layers))  # frozen, and hashable with a tuple
-        for name in ("final_norm", "lazy"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(
-                    f"{name}={getattr(self, name)!r} is not a bool; allowed are True and False.", hint=f"write {name}=True"
-                )
+        for each in self.settings():
+            if each.described:
+                each.check(getattr(self, each.name))
+
+
+@functools.cache
+def _settings(kind: type[MethodConfig]) -> tuple[Setting, ...]:
+    return read_settings(kind, COMMON)
 
 
 @dataclass(frozen=True)
@@ -92,43 +117,56 @@ class DoLaConfig(MethodConfig):
 
     layers: str | Sequence[int] = "high"
     _: KW_ONLY
-    relative_top: float = 0.1
-    divergence: str = "jsd"
-    strength: float = 1.0
-    scores: str = "contrast"
+    relative_top: float = setting(
+        0.1,
+        help="Rule out tokens below this fraction of the likeliest one's probability; 0 rules out none.",
+        info="Rules out tokens below this share of the likeliest.",
+        low=0,
+        high=1,
+        hint="use relative_top=0.1, as the paper does",
+        by_task=True,
+    )
+    divergence: str = setting(
+        "jsd",
+        help="How the layer is chosen: the paper's, or the old code's formula.",
+        info="How the layer is chosen.",
+        label="Divergence",
+        choices=DIVERGENCES,
+        hint='use divergence="jsd", the one that the paper defines',
+    )
+    strength: float = setting(
+        1.0,
+        help="How much of the earlier layer is subtracted; 1 is the paper's.",
+        info="How much of the earlier layer is subtracted.",
+        low=0,
+        hint="use strength=1.0, as the paper does",
+    )
+    scores: str = setting(
+        "contrast",
+        help="The paper's contrast, or a probability distribution on the scale of the model's logits.",
+        info="A contrast with a floor, or a proper distribution.",
+        label="Scores",
+        choices=SCORES,
+        hint='use scores="contrast", as the paper does',
+    )
     final_norm: bool = True
     lazy: bool = True
 
     def __post_init__(self) -> None:
+        if isinstance(self.divergence, str):
+            object.__setattr__(self, "divergence", DIVERGENCE_ALIASES.get(self.divergence, self.divergence))
         self.check_common()
-        if isinstance(self.relative_top, bool) or not isinstance(self.relative_top, Real):
-            raise ConfigError(f"relative_top={self.relative_top!r} is not a number; allowed is [0, 1].", hint=_TOP)
-        if math.isnan(self.relative_top) or not 0 <= self.relative_top <= 1:
-            raise ConfigError(f"relative_top={self.relative_top} is out of range; allowed is [0, 1].", hint=_TOP)
-        if self.divergence not in DIVERGENCES:
-            raise ConfigError(
-                f"divergence={self.divergence!r} is unknown; allowed are {', '.join(map(repr, DIVERGENCES))}.",
-                hint='use divergence="jsd", the one that the paper defines',
-            )
-        self._check_strength()
-        if self.scores not in SCORES:
-            raise ConfigError(
-                f"scores={self.scores!r} is unknown; allowed are {', '.join(map(repr, SCORES))}.",
-                hint='use scores="contrast", the default',
-            )
-
-    def _check_strength(self) -> None:
-        allowed = "allowed is any finite number from 0"
-        if isinstance(self.strength, bool) or not isinstance(self.strength, Real):
-            raise ConfigError(f"strength={self.strength!r} is not a number; {allowed}.", hint=_STRENGTH)
-        if not 0 <= self.strength < math.inf:
-            raise ConfigError(f"strength={self.strength} is out of range; {allowed}.", hint=_STRENGTH)
 
     def build(self) -> Method:
         """As MethodConfig."""
         from dola.methods.dola import DoLa
 
         return DoLa(self)
+
+    @classmethod
+    def transformers4(cls, layers: str | Sequence[int] = "high") -> DoLaConfig:
+        """`reference`, by the name of what it repeats. The divergence has this name too; settings keep it as "reference"."""
+        return cls.reference(layers)
 
     @classmethod
     def reference(cls, layers: str | Sequence[int] = "high") -> DoLaConfig:
@@ -176,5 +214,3 @@ class DoLaConfig(MethodConfig):
 
 
 _FILE = '{"layers": "high", "final-norm": true}'
-_TOP = "use relative_top=0.1, as the paper does"
-_STRENGTH = "use strength=1.0, as the paper does"

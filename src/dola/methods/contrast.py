@@ -52,7 +52,8 @@ def select_premature(mature: Tensor, premature: Tensor, *, divergence: str = "js
 
 def plausible(mature: Tensor, relative_top: float = 0.1, *, vocab: Vocabulary = WHOLE) -> Tensor:
     """Which tokens are at least `relative_top` times as probable as the likeliest: bool [..., V], never empty. 0 keeps all."""
-    return wide(mature) >= threshold(vocab.amax(wide(mature)), relative_top)[..., None]
+    logits = wide(mature)
+    return logits >= threshold(vocab.amax(logits), relative_top)[..., None]
 
 
 def threshold(largest: Tensor, relative_top: float) -> Tensor:

@@ -4,6 +4,9 @@ DIVERGENCES = ("jsd", "reference")
 """How the premature layer is chosen: the functions of these names in `divergences.py`. One more is a function there, and its
 name here."""
 
+DIVERGENCE_ALIASES = {"transformers4": "reference"}
+"""Other names of divergences, and the one that files hold."""
+
 SCORES = ("contrast", "distribution")
 """What DoLa's scores are: the contrast with a floor below it, or logits of a distribution beside the model's own."""
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from dola.methods.contrast import IMPLAUSIBLE, gain, plausible, share_out
 from dola.methods.divergences import DIVERGENCES
 from dola.methods.method import Candidates
-from dola.methods.vocabulary import WHOLE
+from dola.methods.vocabulary import WHOLE, wide_dtype
 
 HEAD_MASS = 1e-6
 """Tokens of at least this mature probability are looked at first: some 2,000, which leave 1.9 of 8 candidates on SmolLM2 and
@@ -43,7 +43,7 @@ def sparse(
         relative_top, divergence, strength, scores: As `contrast.contrast`.
         lazy: Whether rows with a single plausible token may go without a contrast.
     """
-    found = mature.new_empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
+    found = mature.new_empty(mature.shape, dtype=wide_dtype(mature.dtype))
     how: dict[str, Any] = {"relative_top": relative_top, "strength": strength, "scores": scores}
     log_z = candidates.mature_log_z()
     undecided: dict[int, Row] = {}

@@ -14,6 +14,16 @@ import torch
 from torch import Tensor
 
 
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 or better: what scores are computed in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def wide(values: Tensor, *, copy: bool = False) -> Tensor:
+    """Values in float32 or better; a tensor of its own where a copy is asked for."""
+    return values.to(wide_dtype(values.dtype), copy=copy)
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """All columns in one process."""
@@ -36,12 +46,7 @@ class Vocabulary:
 
     def log_softmax(self, logits: Tensor) -> Tensor:
         """Log-probabilities [..., V] in float32 or better; log-probabilities stay as they are."""
-        return logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-
-
-def wide(values: Tensor) -> Tensor:
-    """In float32 or better."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+        return logits.log_softmax(dim=-1, dtype=wide_dtype(logits.dtype))
 
 
 WHOLE = Vocabulary()
@@ -76,7 +81,8 @@ class Shard(Vocabulary):
 
     def log_softmax(self, logits: Tensor) -> Tensor:
         """This worker's columns of the log-probabilities."""
-        return wide(logits) - self.logsumexp(wide(logits))[..., None]
+        values = wide(logits)
+        return values - self.logsumexp(values)[..., None]
 
 
 def log_probs(logits: Tensor) -> Tensor:

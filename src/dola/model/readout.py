@@ -54,11 +54,20 @@ class Readout:
 
     def premature(self, hidden: Tensor, config: MethodConfig) -> Tensor:
         """Logits [..., V] of a candidate layer's states [..., d], as a configuration reads candidates out."""
-        return self.readout(hidden, final_norm=config.final_norm, logit_transform=not config.raw_head)
+        return self.after_head(self.read_head(self.candidate_input(hidden, config)), config)
+
+    def candidate_input(self, hidden: Tensor, config: MethodConfig) -> Tensor:
+        """What the head is given for a candidate layer's states [..., d]: the one place that says how candidates are read."""
+        return self.head_input(hidden, final_norm=config.final_norm)
 
     def after_head(self, logits: Tensor, config: MethodConfig) -> Tensor:
         """What the head gave for candidates, with the model's logit transform, unless the configuration leaves it out."""
-        return logits if self.logit_transform is None or config.raw_head else self.logit_transform(logits)
+        return self.logit_transform(logits) if self.logit_transform is not None and self.transforms(config) else logits
+
+    @staticmethod
+    def transforms(config: MethodConfig) -> bool:
+        """Whether candidates' logits pass the model's logit transform, as the mature ones do."""
+        return not config.raw_head
 
     def head_input(self, hidden: Tensor, *, final_norm: bool = True) -> Tensor:
         """What the head is given where the last block's output is `hidden` [..., d]; arguments as `readout`'s."""

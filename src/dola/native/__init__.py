@@ -75,6 +75,11 @@ def reads(logits: Tensor) -> bool:
     return logits.device.type == "cpu" and logits.dtype in DTYPES and logits.stride(-1) == 1 and why_not() is None
 
 
+def compares(mature: Tensor, premature: Tensor) -> bool:
+    """Whether `compare` takes these two: both as `reads` says, and of one dtype."""
+    return reads(mature) and reads(premature) and mature.dtype == premature.dtype
+
+
 def head_product(weight: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """`rows @ weight.T` and its normalisers.
 
@@ -116,7 +121,9 @@ def jsd_less_ln2(logits: Tensor, log_z: Tensor) -> Tensor:
 
 
 def log_z(logits: Tensor) -> Tensor:
-    """log sum exp of logits [..., V] that the kernels take (`reads`): float32 [...]."""
+    """log sum exp of logits [..., V], in float32 or better: [...]. By torch where the kernels do not take them."""
+    if not reads(logits):
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(dim=-1)
     rows = logits.reshape(-1, logits.shape[-1])
     found = torch.empty(len(rows), dtype=torch.float32, device="cpu")
     _library().dola_log_z(
@@ -150,7 +157,7 @@ def compare(
     """What a layer's logits have to do with the mature ones, in two passes over them.
 
     Args:
-        mature: Mature logits [n, V] that the kernels take (`reads`).
+        mature: Mature logits [n, V] that the kernels take (`compares`).
         log_z: Their log sum exp, float32 [n].
         premature: A layer's logits [n, V], of the same dtype.
         jsd, reference, gains: What is asked for, besides the layer's own log sum exp.

@@ -22,7 +22,7 @@ from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.contrast import LARGEST_SCORE, floor, gain, threshold
 from dola.methods.divergences import DIVERGENCES
 from dola.methods.registry import method_of
-from dola.methods.vocabulary import WHOLE
+from dola.methods.vocabulary import WHOLE, wide
 from dola.model.anatomy import Anatomy
 from dola.scoring.recipe import Recipe
 
@@ -200,9 +200,8 @@ class _Mature:
 
     def __init__(self, logits: Tensor, tokens: Tensor, tops: set[float]) -> None:
         self.logits, self.tokens = logits, tokens
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        self.log_z = native.log_z(logits) if native.reads(logits) else wide.logsumexp(dim=-1)
-        self.log_p = wide - self.log_z[:, None]
+        self.log_z = native.log_z(logits)
+        self.log_p = wide(logits) - self.log_z[:, None]
         self._token_places = torch.arange(len(tokens), device=tokens.device), tokens
         self.log_p_token = self.log_p[self._token_places]
         best = self.log_p.amax(dim=-1)
@@ -273,7 +272,7 @@ def compare_whole(
         divergences: Which are asked for, keys of DIVERGENCES.
         strengths: Of F, where it is asked for.
     """
-    if native.reads(mature) and native.reads(logits) and logits.dtype == mature.dtype and divergences <= native.DIVERGENCES:
+    if native.compares(mature, logits) and divergences <= native.DIVERGENCES:
         return _by_kernel(mature, log_z, logits, divergences, strengths)
     wide = logits.to(log_p.dtype)
     found = Whole(wide.logsumexp(dim=-1), {})
@@ -289,7 +288,8 @@ def compare_whole(
 def _by_kernel(mature: Tensor, log_z: Tensor, logits: Tensor, divergences: set[str], strengths: Collection[float]) -> Whole:
     """`compare_whole` by the kernel: one pass for divergences and a first strength, and one for each further strength."""
     found: Whole | None = None
-    for strength in strengths or [None]:
+    asked: list[float | None] = [*strengths] or [None]
+    for strength in asked:
         first = divergences if found is None else set()
         jsd, reference, gains = "jsd" in first, "reference" in first, strength is not None
         at = min(strength or 0.0, LARGEST_SCORE)

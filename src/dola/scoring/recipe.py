@@ -59,6 +59,11 @@ class Recipe:
                 hint='leave softmax out, or use scores="contrast"',
             )
 
+    @property
+    def constrained(self) -> bool:
+        """Whether DoLa's plausible set leaves tokens out."""
+        return isinstance(self.dola, DoLaConfig) and self.dola.relative_top > 0
+
     @classmethod
     def reference(cls, layers: str | Sequence[int], *, relative_top: float, post_softmax: bool) -> Recipe:
         """The reference's recipe under the names of its arguments, in which the paper's runs differ."""

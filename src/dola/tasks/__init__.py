@@ -11,7 +11,7 @@ A task turns rows into items and measures one item at a time; scoring continuati
 from __future__ import annotations
 
 from dola.methods.names import RECOMMENDED_PENALTY
-from dola.tasks import factor, gsm8k, strategyqa, truthfulqa, vicuna
+from dola.tasks import factor, gsm8k, memotrap, strategyqa, truthfulqa, vicuna
 from dola.tasks.data import HubDataset
 from dola.tasks.task import ChoiceTask, Generation, GenerationTask, Metric, PaperSettings, Task
 
@@ -87,6 +87,22 @@ _TASKS: tuple[Task, ...] = (
             paper=_FACTOR_PAPER,
         )
         for subset in ("news", "wiki", "expert")
+    ),
+    ChoiceTask(
+        name="memotrap",
+        description="MemoTrap: does an instruction win against the familiar ending of a saying?",
+        files=tuple(memotrap.PUBLISHED),
+        separate_files=True,
+        homepage="https://github.com/liujch1998/memo-trap",
+        published=memotrap.PUBLISHED,
+        hub=None,
+        make_items=memotrap.items,
+        metrics=(
+            Metric("accuracy", "the right ending has the highest sum", chance=memotrap.chance),
+            Metric("accuracy_per_token", "the right ending has the highest mean per token", chance=memotrap.chance),
+        ),
+        measure=memotrap.metrics,
+        paper=PaperSettings("high", relative_top=0.1, post_softmax=True),
     ),
     GenerationTask(
         name="strategyqa",

@@ -204,8 +204,9 @@ def _from_hub(hub: HubDataset) -> tuple[str, str, list[dict[str, Any]]]:
     """Name, SHA-256 and rows of a hub data set."""
     if find_spec("datasets") is None:
         raise MissingExtraError(
-            f"{hub.id} is read from the Hugging Face hub, which needs the package datasets; it is not installed.",
-            hint=f"{install_line('eval')}   # or give a file",
+            f"{hub.id} is read from the Hugging Face hub, which needs the package datasets; it is not installed. A file needs "
+            "no package.",
+            hint=install_line("eval"),
         )
     from datasets import load_dataset
 

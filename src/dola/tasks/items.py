@@ -19,6 +19,7 @@ class ChoiceItem:
         continuations: What may follow, joined to the context without anything in between: a separating space is part of it.
         correct: For each continuation whether it is right. At least one is, and at least one is not.
         best: Index of the best of the right continuations, where the task has one.
+        group: What it belongs to with other items, where the data say so: items of a group are not independent.
     """
 
     id: str
@@ -26,6 +27,7 @@ class ChoiceItem:
     continuations: tuple[str, ...]
     correct: tuple[bool, ...]
     best: int | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,18 @@ class QuestionItem:
         prompt: What the model reads: demonstrations, then the question.
         question: The question alone, as judges and answer files want it.
         gold: The right answer, in the form that the task compares with; None where no answer is the right one.
+        answers: All right answers, of tasks that compare texts.
+        message: What a chat model is asked, where that is not the prompt: a template has a place for the answer of its own.
+        group: As of ChoiceItem.
     """
 
     id: str
     prompt: str
     question: str
     gold: str | None = None
+    answers: tuple[str, ...] = ()
+    message: str | None = None
+    group: str | None = None
 
 
 def check_scores(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[int]) -> None:

@@ -62,6 +62,11 @@ class PaperSettings:
     post_softmax: bool = False
     repetition_penalty: float = 1.0
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of DoLa in which the paper's runs differ, beside the layers."""
+        return {"relative_top": self.relative_top}
+
 
 @dataclass(frozen=True, kw_only=True)
 class BaseTask:
@@ -71,6 +76,7 @@ class BaseTask:
         name: Its name on the command line.
         description: One line, for people.
         files: Names of the files that hold it, opened together.
+        separate_files: Whether each file is a data set of its own, so that some of them are enough.
         homepage: Where they can be had.
         published: SHA-256 by file name, of the files that published numbers were made with.
         hub: Where the hub has it; None where it does not.
@@ -88,6 +94,7 @@ class BaseTask:
     make_items: Callable[[Data], list[ChoiceItem]] | Callable[[Data], list[QuestionItem]]
     metrics: tuple[Metric, ...]
     paper: PaperSettings
+    separate_files: bool = False
 
     def open(self, source: Source | Sequence[Source] | None = None) -> Data:
         """The task's rows, and what they were read from.
@@ -106,10 +113,16 @@ class BaseTask:
             source = [self.hub if one == self.hub.id else one for one in given]
         if source is None:
             raise DataError(
-                f"The Hugging Face hub does not have {self.name}; its data are {' and '.join(self.files)}.",
+                f"The Hugging Face hub does not have {self.name}; its data are {self._file_names}.",
                 hint=f"get them from {self.homepage} and give their path",
             )
         return open_data(source, published=frozenset(self.published.values()))
+
+    @property
+    def _file_names(self) -> str:
+        """The names of the files, for a sentence."""
+        *others, last = self.files
+        return f"{', '.join(others)} {'or' if self.separate_files else 'and'} {last}" if others else last
 
     def items(self, source: Data | Source | Sequence[Source] | None = None) -> list[ChoiceItem] | list[QuestionItem]:
         """The task's items, from rows that were opened before or from a source that is opened now.

@@ -95,8 +95,7 @@ class LayerTrace:
         model: Its name or path.
         prompt: The prompt's text, chat template included.
         mode: Whose tokens these are, a key of MODES.
-        settings: Of DoLa: `layers`, `relative_top`, `divergence`, `final_norm`, `lazy`; and for generated tokens
-            `repetition_penalty`.
+        settings: Of the method, as its configuration's `as_dict` gives them; and for generated tokens `repetition_penalty`.
         num_layers: N, the number of blocks.
         candidates: The candidate premature layers.
         prompt_tokens: Length of the prompt.
@@ -372,15 +371,13 @@ def _check(trace: LayerTrace) -> None:
 
 def _odd_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that are not what they should be."""
-    method = "method" in settings  # another one than DoLa, with settings that are its own affair
-    allowed = {
-        "divergence": method or settings["divergence"] in ("jsd", "reference"),
-        "relative_top": method or _is_number(settings["relative_top"]),
-        "final_norm": method or type(settings["final_norm"]) is bool,
-        "lazy": method or type(settings["lazy"]) is bool,
-        "repetition_penalty": settings.get("repetition_penalty") is None or _is_number(settings["repetition_penalty"]),
-    }
-    return {name: settings.get(name) for name, is_so in allowed.items() if not is_so}
+    from dola.methods.registry import METHODS
+
+    kind = METHODS.get(settings.get("method", "dola"))
+    known = () if kind is None else kind.settings()  # nothing is known of a method that is not installed here
+    found = {each.name: settings[each.name] for each in known if each.name in settings and not each.allows(settings[each.name])}
+    penalty = settings.get("repetition_penalty")
+    return found if penalty is None or _is_number(penalty) else {**found, "repetition_penalty": penalty}
 
 
 def _is_number(value: Any) -> bool:

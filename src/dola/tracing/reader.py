@@ -21,6 +21,7 @@ from dola.decoding.step import chunk_rows
 from dola.errors import InputError
 from dola.methods.config import MethodConfig
 from dola.methods.registry import method_of
+from dola.methods.vocabulary import wide
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import captured, few_logits
 from dola.model.places import is_hooked_outside
@@ -101,8 +102,8 @@ class LayerReader:
         """
         mature = self._readout(hidden, self.anatomy.num_layers)
         _check_finite(mature, positions)
-        log_z = _wide(mature).logsumexp(dim=-1)
-        known = mature, log_z, _wide(mature) - log_z[:, None]
+        log_z = wide(mature).logsumexp(dim=-1)
+        known = mature, log_z, wide(mature) - log_z[:, None]
         tokens = torch.tensor([0 if token is None else token for token in after], device=mature.device)
         listed = mature.topk(min(LISTED, mature.shape[-1])).indices
         layers = range(self.anatomy.num_layers)
@@ -177,17 +178,17 @@ class LayerReader:
 
     def _look(self, logits: Tensor, mature: tuple[Tensor, Tensor, Tensor], listed: Tensor, tokens: Tensor) -> _Look:
         """One layer's logits [n, V] beside the mature ones, given with their log sum exp and their log_softmax."""
-        wide = _wide(logits)
+        values = wide(logits)
         compared = compare_whole(*mature, logits, {self.method.divergence})
         log_z = compared.log_z
-        top = wide.topk(min(self._top_k, wide.shape[-1]))
-        token = wide.gather(-1, tokens[:, None])
+        top = values.topk(min(self._top_k, values.shape[-1]))
+        token = values.gather(-1, tokens[:, None])
         return _Look(
             order=compared.divergence[self.method.divergence],
             top_ids=top.indices,
             top=top.values - log_z[:, None],
-            listed=wide.gather(-1, listed) - log_z[:, None],
-            rank=1 + (wide > token).sum(dim=-1),
+            listed=values.gather(-1, listed) - log_z[:, None],
+            rank=1 + (values > token).sum(dim=-1),
             token=token[:, 0] - log_z,
         )
 
@@ -199,7 +200,7 @@ class LayerReader:
         listed[missing, -1] = best[missing]
         some = {layer: states[missing] for layer, states in hidden.items()}
         for layer, look in enumerate(looks):
-            log_q = _wide(self._readout(some, layer)).log_softmax(dim=-1)
+            log_q = wide(self._readout(some, layer)).log_softmax(dim=-1)
             look.listed[missing, -1] = log_q.gather(-1, best[missing, None])[:, 0]
 
     def _in_nats(self, order: Tensor) -> Tensor:
@@ -232,10 +233,6 @@ class _Table:
             for place, (token, score) in enumerate(zip(self._ids[row][:count], self._contrasts[row], strict=False))
         ]
         return tuple(sorted(members, key=lambda member: -member.contrast))
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _check_finite(mature: Tensor, positions: range) -> None:

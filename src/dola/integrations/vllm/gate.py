@@ -17,7 +17,7 @@ from typing import Any
 
 from dola.errors import ConfigError
 from dola.integrations.vllm import engines, install_vllm
-from dola.integrations.vllm.settings import Served, seems_ours
+from dola.serving.settings import Served, seems_ours
 
 CARRYING = (
     "CompletionRequest",

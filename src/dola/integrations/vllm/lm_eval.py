@@ -15,7 +15,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.vllm_causallms import VLLM
 
 from dola.errors import ConfigError, UsageError
-from dola.integrations.lm_eval import config_from_arguments
+from dola.integrations.lm_eval import config_from_arguments, taken_settings
 from dola.integrations.lm_eval_text import CheckedText
 from dola.integrations.vllm.engines import why_not
 from dola.methods.config import DoLaConfig
@@ -28,9 +28,9 @@ class DolaVLLM(CheckedText, VLLM):  # type: ignore[misc]
     Args:
         pretrained: A hub id or a folder.
         layers: As of "dola" in vLLM's additional_config; in --model_args indices are joined by "+" ("layers=16+18").
-        relative_top, divergence, final_norm: As in DoLaConfig.
-        method: Another method, whose settings are arguments too.
-        **kwargs: All arguments of lm-eval's VLLM, and through it of vLLM's LLM.
+        method: Another method than DoLa.
+        **kwargs: The other settings of the method, by the names of DoLaConfig's fields; all arguments of lm-eval's VLLM, and
+            through it of vLLM's LLM.
 
     Raises:
         ConfigError: A value that is not allowed, or a process in which DoLa is switched off.
@@ -40,13 +40,10 @@ class DolaVLLM(CheckedText, VLLM):  # type: ignore[misc]
         self,
         pretrained: str,
         layers: str | int | Sequence[int] | None = None,
-        relative_top: float = 0.1,
-        divergence: str = "jsd",
-        final_norm: bool = True,
+        *,
         method: str = DoLaConfig.method,
         **kwargs: Any,
     ) -> None:
-        settings: dict[str, Any] = {"relative_top": relative_top, "divergence": divergence, "final_norm": final_norm}
         if (reason := why_not()) is not None:
             raise ConfigError(f"vLLM would decode plainly: {reason}", hint="--model vllm measures plain decoding")
         additional = kwargs.get("additional_config") or {}
@@ -54,7 +51,8 @@ class DolaVLLM(CheckedText, VLLM):  # type: ignore[misc]
             raise ConfigError(
                 'additional_config has "dola", which is made of layers and the other arguments.', hint="leave it out"
             )
-        config = config_from_arguments(method, layers, settings, kwargs)  # says what is wrong before an engine starts
+        settings = taken_settings(method, kwargs)
+        config = config_from_arguments(method, layers, settings)  # says what is wrong before an engine starts
         given = {**config.as_dict(), "layers": config.layers if isinstance(config.layers, str) else list(config.layers)}
         given.pop("lazy", None)
         kwargs["additional_config"] = {**additional, "dola": given}

@@ -10,7 +10,6 @@ layers pass through vLLM's own selection of rows, its compiled graphs and its CU
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -18,19 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dola.decoding.step import Step
-from dola.errors import CaptureError
 from dola.integrations.vllm.architectures import CARRIED_APART, CARRIED_WHOLE
-from dola.integrations.vllm.batch import Batch, Request, batch_of
 from dola.integrations.vllm.carried import carry, hand_out, with_earlier_captures
 from dola.integrations.vllm.plugin import served_by
-from dola.integrations.vllm.readout import readout_of
-from dola.integrations.vllm.settings import Served
-from dola.integrations.vllm.sharded import ShardedHead, shard
+from dola.integrations.vllm.readout import VLLMModel
 from dola.integrations.vllm.weights import Reading, check_weights, tracks_weights
-from dola.methods.config import MethodConfig
-from dola.methods.registry import with_settings
-from dola.methods.vocabulary import WHOLE
+from dola.serving.decoder import Decoder
+from dola.serving.rows import Batch, batch_of
 
 
 class DoLaMixin:
@@ -45,7 +38,7 @@ class DoLaMixin:
         if (served := served_by(vllm_config)) is not None:
             batch = batch_of(vllm_config)
             width = vllm_config.model_config.get_hidden_size()
-            self._dola = Decoder(self, served, batch, super().compute_logits, width)  # type: ignore[misc]
+            self._dola = Decoder(VLLMModel(self, super().compute_logits), served, batch, width)  # type: ignore[misc]
             _capture(self, served.captured, vllm_config.model_config.architecture, width)
             self.embedding_modules = _without_heads(self)
             self.get_model_state_cls = partial(_state_class, batch)  # runner V2 asks for it; absent without DoLa
@@ -105,80 +98,3 @@ def _state_class(batch: Batch) -> type[Any]:
     from dola.integrations.vllm.runner_v2 import state_class
 
     return state_class(batch)
-
-
-class Decoder:
-    """DoLa on one model: splits what the forward handed out, reads the head, contrasts.
-
-    Args:
-        model: A model of vLLM.
-        served: What its engine serves.
-        batch: The rows that are running.
-        compute_logits: The model's own, from [N, d] to [N, V].
-        width: d, its hidden size.
-    """
-
-    def __init__(self, model: Any, served: Served, batch: Batch, compute_logits: Any, width: int) -> None:
-        self._model, self._captured, self._batch, self._compute_logits = model, served.captured, batch, compute_logits
-        self._width = width
-        self._sharded = ShardedHead.of(model)
-        self._steps: dict[MethodConfig, Step] = {}
-        self._widest = with_settings(served.config, layers=served.captured)
-
-    def scores(self, hidden: Tensor) -> Tensor | None:
-        """Scores [N, V] from [N, (K+1) d]; None on workers that do not sample."""
-        layers = 1 + len(self._captured)
-        if hidden.shape[-1] != layers * self._width:
-            raise CaptureError(
-                f"{type(self._model).__name__} handed out rows of {hidden.shape[-1]} numbers: {layers} layers of {self._width} "
-                "were to be there.",
-                hint="please report the model and how the engine was started",
-            )
-        mature, *captures = hidden.chunk(layers, dim=-1)
-        mature = mature.contiguous()
-        requests = self._requests(len(hidden))
-        if requests and self._sharded:
-            local = self._sharded.local(self._compute_logits)(mature)
-            return self._sharded.whole(self._contrasted(local, captures, requests))
-        logits: Tensor | None = self._compute_logits(mature)
-        return logits if logits is None or not requests else self._contrasted(logits, captures, requests)
-
-    def _contrasted(self, logits: Tensor, layers: list[Tensor], requests: dict[int, Request]) -> Tensor:
-        captures = dict(zip(self._captured, layers, strict=True))
-        scores = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
-        groups: dict[tuple[MethodConfig, bool], list[int]] = defaultdict(list)
-        for row, request in sorted(requests.items()):
-            groups[request.config, request.lazy].append(row)
-        for (config, lazy), rows in groups.items():
-            index = torch.tensor(rows, device=logits.device)
-            read = [captures[layer][index] for layer in config.layers if isinstance(layer, int)]
-            scores[index] = self._step(config).scores(logits[index], read, lazy=lazy)
-        self._hold(logits, requests)
-        return scores
-
-    def _requests(self, rows: int) -> dict[int, Request]:
-        if not self._batch.wired:
-            raise CaptureError(
-                "vLLM runs without dola's logits processor, so nobody can tell which rows are to be contrasted.",
-                hint="look for other plugins or settings that leave logits processors out",
-            )
-        if not self._batch.began:  # vLLM measures the memory that a full batch takes: let it see ours
-            return dict.fromkeys(range(rows), Request(self._widest, lazy=False, bans=True))
-        return {row: request for row, request in self._batch.take().items() if row < rows}
-
-    def _hold(self, logits: Tensor, requests: dict[int, Request]) -> None:
-        """Keep the mature logits of rows whose plausible tokens may be banned."""
-        rows = [row for row, request in sorted(requests.items()) if request.bans]
-        if not rows:
-            return
-        mine = logits[torch.tensor(rows, device=logits.device)]
-        held = self._sharded.whole(mine) if self._sharded else mine
-        if held is not None:
-            self._batch.held = rows, held.float()
-
-    def _step(self, config: MethodConfig) -> Step:
-        if config not in self._steps:
-            readout = readout_of(self._model, self._compute_logits, raw=config.raw_head, sharded=self._sharded)
-            vocab = shard() if self._sharded else WHOLE
-            self._steps[config] = Step(readout, config, vocab, kernels=not self._sharded)
-        return self._steps[config]

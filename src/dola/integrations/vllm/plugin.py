@@ -16,7 +16,7 @@ from dola._version import __version__
 from dola.errors import ConfigError, ModelError
 from dola.integrations.vllm.architectures import ARCHITECTURES, UNTESTED
 from dola.integrations.vllm.engines import SWITCH, served, why_not
-from dola.integrations.vllm.settings import ENGINE_HINT, Served
+from dola.serving.settings import ENGINE_HINT, Served
 
 logger = logging.getLogger("vllm.dola")
 

@@ -1,4 +1,4 @@
-"""The readout of a model of vLLM: as for models of transformers, from vLLM's parts."""
+"""What a model of vLLM lends to the decoder: its readout, as for models of transformers, from vLLM's parts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,35 @@ from torch import Tensor
 
 from dola import native
 from dola.integrations.vllm.parts import decoder_of, head_of, norm_name
-from dola.integrations.vllm.sharded import ShardedHead
+from dola.integrations.vllm.sharded import ShardedHead, shard
+from dola.methods.vocabulary import WHOLE
 from dola.model.readout import Readout
+
+
+class VLLMModel:
+    """What a model of vLLM lends to the decoder (`serving.decoder.EngineModel`).
+
+    Args:
+        model: A causal language model of vLLM.
+        compute_logits: All that it does behind the final norm.
+    """
+
+    engine = "vLLM"
+
+    def __init__(self, model: Any, compute_logits: Callable[[Tensor], Tensor]) -> None:
+        self._model, self._sharded = model, ShardedHead.of(model)
+        self.name = type(model).__name__
+        self.vocab = shard() if self._sharded else WHOLE
+        self.logits = compute_logits
+        self.local = self._sharded.local(compute_logits) if self._sharded else compute_logits
+
+    def whole(self, local: Tensor) -> Tensor | None:
+        """All workers' columns; None on workers that do not sample."""
+        return self._sharded.whole(local) if self._sharded else local
+
+    def readout(self, *, raw: bool) -> Readout:
+        """From residual streams to logits, of this worker's columns where it has a part of the head."""
+        return readout_of(self._model, self.logits, raw=raw, sharded=self._sharded)
 
 
 def readout_of(

@@ -18,9 +18,9 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as Proces
 
 from dola.errors import ConfigError
 from dola.integrations.vllm import engines, plugin
-from dola.integrations.vllm.bans import decided_by_mature
-from dola.integrations.vllm.batch import Batch, Request, batch_of
 from dola.methods.config import MethodConfig
+from dola.serving.bans import decided_by_mature
+from dola.serving.rows import Batch, Request, batch_of
 
 
 class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]

@@ -6,7 +6,7 @@ from typing import Any
 
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
-from dola.integrations.vllm.batch import Batch
+from dola.serving.rows import Batch
 
 
 def state_class(batch: Batch) -> type[Any]:

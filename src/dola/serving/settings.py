@@ -1,7 +1,7 @@
 """What an engine serves, and what a request asks of it: both as users write them, checked, in words.
 
-    additional_config={"dola": {"layers": "high", "capture": "all", "default": "off", "relative_top": 0.1}}
-    extra_args={"dola_layers": [26, 28], "dola_relative_top": 0.05}
+    additional_config={"dola": {"layers": "high", "capture": "all", "default": "off", "divergence": "jsd"}}
+    extra_args={"dola_layers": [26, 28], "dola_divergence": "jsd"}
 
 Layers are numbered as everywhere: 0 is the embedding output. Every error is a ConfigError, which is a ValueError: vLLM's server
 answers a request that raises one with HTTP 400 and its words.
@@ -139,9 +139,10 @@ def request_options(extra_args: Mapping[str, Any] | None, method: object = DoLaC
     if unknown := [name for name in given if name not in (*options(method), "dola_method")]:
         raise _no_option(unknown[0], method)
     found = {name.removeprefix("dola_"): value for name, value in given.items()}
-    if found.get("final_norm") in (0, 1):  # JSON through a schema without booleans
-        found["final_norm"] = bool(found["final_norm"])
-    return found
+    switches = {each.name for each in config_class(method).settings() if each.kind is bool}
+    return {  # JSON through a schema without booleans has numbers in their place
+        name: bool(value) if name in switches and value in (0, 1) else value for name, value in found.items()
+    }
 
 
 def seems_ours(name: object, method: object = DoLaConfig.method) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dola.integrations.vllm.batch import Request
 from dola.methods.bans import forced, lost
 from dola.methods.registry import method_of
+from dola.serving.rows import Request
 
 HARD_BIAS = -100.0
 """A bias of this much bans a token: it is how the OpenAI API says so."""

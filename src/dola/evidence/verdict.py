@@ -1,0 +1,214 @@
+"""What a report may say of each row beside vanilla: better, worse, no difference that matters, or that it cannot tell.
+
+The rows that are judged are one family, on one metric that is named before the run. Holm's procedure (Holm 1979) keeps the
+chance that any of them is called better or worse without an effect at 5%. Right or wrong is tested by McNemar's exact test;
+other values, and all values where items come in groups, by flipping the signs of whole groups (`paired.sign_flip`).
+
+A sequential run looks at its items several times, in an order that was drawn before. Each row spends its level over the looks
+(`looks`), within Holm (Maurer and Bretz 2013).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from statistics import NormalDist
+
+import numpy as np
+
+from dola.errors import InputError
+from dola.evidence.looks import nominal_levels
+from dola.evidence.paired import Floats, Labels, differences, interval, p_values, variance
+
+ALPHA = 0.05
+POWER = 0.8
+SMALLEST = 0.02
+"""Smaller differences than 2 points do not matter, unless the user names another size."""
+
+
+class Verdict(Enum):
+    """What may be said of a row."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    NO_DIFFERENCE = "no difference"
+    CANNOT_TELL = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row beside the baseline.
+
+    Attributes:
+        verdict: What may be said.
+        items: Number of items that it rests on: in a sequential run those up to the look that decided.
+        difference: Mean of (row - baseline).
+        low: Lower end of its 95% interval, of this row by itself.
+        high: Upper end.
+        p_value: Two-sided p-value of this row by itself.
+        adjusted: The same within the family, by Holm's procedure; at the last look of a sequential run.
+        needed: Items at which a difference of `smallest` would be found with 80% power; None where values never differ.
+        smallest: The size of difference that matters.
+    """
+
+    verdict: Verdict
+    items: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    adjusted: float
+    needed: int | None
+    smallest: float
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether the interval alone would say something else than the verdict."""
+        apart = self.low > 0 or self.high < 0
+        return apart != (self.verdict in (Verdict.BETTER, Verdict.WORSE))
+
+    def sentence(self, name: str, unit: str = "items") -> str:
+        """The verdict, then its numbers, in points."""
+        points = f"{100 * self.smallest:g} points"
+        said = f"no difference of {points} or more" if self.verdict is Verdict.NO_DIFFERENCE else self.verdict.value
+        numbers = f"{100 * self.difference:+.1f} points ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+        tail = ""
+        if self.verdict is Verdict.CANNOT_TELL and self.needed is not None:
+            tail = f"; detecting {points} needs about {_rounded(self.needed):,}"
+        return f"{name}: {said}. {numbers} on {self.items:,} {unit}{tail}."
+
+
+def judge(
+    baseline: Sequence[float],
+    rows: Mapping[str, Sequence[float]],
+    *,
+    smallest: float = SMALLEST,
+    groups: Sequence[object] | None = None,
+    higher_is_better: bool = True,
+    looks: Sequence[int] = (),
+    seed: int = 0,
+) -> dict[str, Finding]:
+    """A finding for each row of a family.
+
+    Args:
+        baseline: The baseline's value of each item; in [0, 1] where a hundredth is to be a point.
+        rows: By name, the values of the same items in the same order.
+        smallest: The size of difference that matters, on the scale of the values.
+        groups: The group of each item, where items belong together (questions on one text). Groups are the units then.
+        higher_is_better: What "better" means.
+        looks: Of a sequential run: after how many items each look is, in order, the last one after all that are planned. Items
+            are in the order that was drawn, and may end at any look. Empty for a run that is judged once.
+        seed: Of the sign flips and the bootstrap.
+
+    Raises:
+        InputError: No items, different numbers of them, values that are not finite, or items that end between two looks.
+    """
+    if not 0 < smallest < math.inf:
+        raise InputError(f"smallest={smallest} is out of range; allowed are numbers above 0.", hint="0.02 is 2 points")
+    if not rows:
+        return {}
+    apart = differences(baseline, rows)
+    labels = _labels(groups, len(apart))
+    planned = list(looks) or [len(apart)]
+    done = [end for end in planned if end <= len(apart)]
+    if not done or done[-1] != len(apart):
+        raise InputError(f"{len(apart)} items end between the looks {planned}.", hint="judge after a whole look")
+    binary = all(value in (0, 1) for values in (baseline, *rows.values()) for value in values)
+    tested = np.stack([p_values(apart[:end], _part(labels, end), binary=binary, seed=seed) for end in done])
+    shares = [end / planned[-1] for end in planned]
+    decided = decide(tested, shares)
+    adjusted = holm(tested[-1])
+    found = {}
+    for column, name in enumerate(rows):
+        at = decided[column]
+        inside = next(
+            (k for k, end in enumerate(done) if _inside(apart[:end, column], _part(labels, end), shares, k, smallest, seed)),
+            None,
+        )
+        look = min((k for k in (at, inside) if k is not None), default=len(done) - 1)
+        values, mine = apart[: done[look], column], _part(labels, done[look])
+        low, high = interval(values, mine, seed=seed)
+        difference = float(values.mean())
+        if at is not None and at == look:
+            verdict = Verdict.BETTER if (difference > 0) == higher_is_better else Verdict.WORSE
+        else:
+            verdict = Verdict.CANNOT_TELL if inside is None else Verdict.NO_DIFFERENCE
+        found[name] = Finding(
+            verdict=verdict,
+            items=len(values),
+            difference=difference,
+            low=low,
+            high=high,
+            p_value=float(tested[look, column]),
+            adjusted=float(adjusted[column]),
+            needed=items_needed(variance(values, mine), smallest, family=len(rows)),
+            smallest=smallest,
+        )
+    return found
+
+
+def decide(tested: Floats, shares: Sequence[float], *, alpha: float = ALPHA) -> list[int | None]:
+    """At which look each row is found to differ, if at any.
+
+    Args:
+        tested: p-values [looks so far, rows].
+        shares: Share of the items after each planned look, the last one 1.
+        alpha: Level of the family.
+    """
+    decided: list[int | None] = [None] * tested.shape[1]
+    for look in range(len(tested)):
+        while open_rows := [row for row, at in enumerate(decided) if at is None]:
+            level = nominal_levels(alpha / len(open_rows), shares)[look]
+            best = min(open_rows, key=lambda row: tested[look, row])
+            if tested[look, best] > level:
+                break
+            decided[best] = look
+    return decided
+
+
+def holm(tested: Floats) -> Floats:
+    """p-values within their family, by Holm's procedure: below the level where it rejects."""
+    order = np.argsort(tested, kind="stable")
+    steps = tested[order] * np.arange(len(tested), 0, -1)
+    found = np.empty_like(tested)
+    found[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return found
+
+
+def items_needed(of_variance: float, smallest: float, *, family: int = 1) -> int | None:
+    """Items at which a difference of `smallest` is found with 80% power at the family's strictest level.
+
+    By the normal approximation. None where values never differ.
+    """
+    if of_variance <= 0:
+        return None
+    normal = NormalDist()
+    z = normal.inv_cdf(1 - ALPHA / (2 * family)) + normal.inv_cdf(POWER)
+    return math.ceil(of_variance * (z / smallest) ** 2)
+
+
+def _inside(values: Floats, labels: Labels | None, shares: Sequence[float], look: int, smallest: float, seed: int) -> bool:
+    """Whether the interval, widened for looking several times, lies inside ±smallest."""
+    low, high = interval(values, labels, seed=seed)
+    mean, normal = float(values.mean()), NormalDist()
+    wider = -normal.inv_cdf(nominal_levels(ALPHA, shares)[look] / 2) / normal.inv_cdf(1 - ALPHA / 2)
+    return -smallest < mean - wider * (mean - low) and mean + wider * (high - mean) < smallest
+
+
+def _labels(groups: Sequence[object] | None, items: int) -> Labels | None:
+    if groups is None:
+        return None
+    if len(groups) != items:
+        raise InputError(f"{len(groups)} groups are named for {items} items.", hint="name one for each item")
+    return np.unique(np.array([str(group) for group in groups]), return_inverse=True)[1]
+
+
+def _part(labels: Labels | None, end: int) -> Labels | None:
+    return None if labels is None else labels[:end]
+
+
+def _rounded(count: int) -> int:
+    """Two digits are all that such a number has."""
+    return int(float(f"{count:.1e}"))

@@ -1,0 +1,182 @@
+"""What people need to know of a method's setting. Each door makes its input from this: an option, a widget, an argument.
+
+    rate: float = setting(0.5, help="How much the candidates count.", low=0, high=1)
+
+A field without it works too: its type comes from the annotation. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from numbers import Real
+from typing import Any
+
+from dola.errors import ConfigError
+
+KEY = "dola"
+"""Where a dataclass field keeps its Facts."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a field's annotation does not say.
+
+    Attributes:
+        help: One sentence, for the command's help.
+        info: One sentence, for the page; without one it is `help`.
+        label: The name on the page; without one it is the field's.
+        low, high: The allowed range, both ends included; None is open.
+        choices: The allowed values of a text.
+        hint: How to correct a value that is not allowed.
+        hidden: Doors leave it out, or have an input of their own for it.
+        by_task: The paper's runs of the tasks differ in it, so `eval` and `tune` take its default from the task.
+    """
+
+    help: str = ""
+    info: str = ""
+    label: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    hint: str = ""
+    hidden: bool = False
+    by_task: bool = False
+
+    @property
+    def lowest(self) -> float:
+        """`low`, as a number."""
+        return -math.inf if self.low is None else self.low
+
+    @property
+    def highest(self) -> float:
+        """`high`, as a number."""
+        return math.inf if self.high is None else self.high
+
+
+def setting(default: Any, **facts: Any) -> Any:
+    """A dataclass field with this default and these `Facts`."""
+    return field(default=default, metadata={KEY: Facts(**facts)})
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of a method's configuration.
+
+    Attributes:
+        name: The field's name.
+        kind: bool, int, float or str; object where values may be something else.
+        default: The field's default; None where it has none.
+        optional: Whether None is allowed.
+        facts: What else is known.
+        described: Whether its class describes it, so that values are checked here.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    optional: bool
+    facts: Facts
+    described: bool
+
+    @property
+    def label(self) -> str:
+        """The name for people."""
+        return self.facts.label or self.name
+
+    @property
+    def info(self) -> str:
+        """One sentence, for the page."""
+        return self.facts.info or self.facts.help
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The allowed values of a text; empty where any text is allowed."""
+        return self.facts.choices
+
+    def words(self, value: Any) -> str:
+        """A value in a few words, for names of what has it: "no final norm", "reference divergence", "rate 0.5"."""
+        label = self.label.lower()
+        if self.kind is bool:
+            return label if value else f"no {label}"
+        return f"{value} {label}" if self.choices else f"{label} {value}"
+
+    @property
+    def allowed(self) -> str:
+        """The allowed numbers."""
+        low, high = self.facts.low, self.facts.high
+        if low is None:
+            return "any number" if high is None else f"{high:g} or less"
+        return f"{low:g} or more" if high is None else f"[{low:g}, {high:g}]"
+
+    def allows(self, value: Any) -> bool:
+        """Whether a configuration may have this value."""
+        try:
+            self.check(value)
+        except ConfigError:
+            return False
+        return True
+
+    def check(self, value: Any) -> None:
+        """Refuse a value that is not allowed.
+
+        Raises:
+            ConfigError: A value of another type, outside the range, or none of the choices.
+        """
+        if self.kind is object or (value is None and self.optional):
+            return
+        hint = self.facts.hint or f"write {self.name}={self.default!r}"
+        if self.kind is bool:
+            if not isinstance(value, bool):
+                raise ConfigError(
+                    f"{self.name}={value!r} is not a bool; allowed are True and False.", hint=f"write {self.name}=True"
+                )
+        elif self.choices:
+            if value not in self.choices:
+                allowed = ", ".join(map(repr, self.choices))
+                raise ConfigError(f"{self.name}={value!r} is unknown; allowed are {allowed}.", hint=hint)
+        elif self.kind is str:
+            if not isinstance(value, str):
+                raise ConfigError(f"{self.name}={value!r} is not text.", hint=hint)
+        else:
+            self._check_number(value, hint)
+
+    def _check_number(self, value: Any, hint: str) -> None:
+        whole = self.kind is int
+        if isinstance(value, bool) or not (hasattr(value, "__index__") if whole else isinstance(value, Real)):
+            what = "an integer" if whole else "a number"
+            raise ConfigError(f"{self.name}={value!r} is not {what}; allowed is {self.allowed}.", hint=hint)
+        if not (math.isfinite(value) and self.facts.lowest <= value <= self.facts.highest):
+            raise ConfigError(f"{self.name}={value} is out of range; allowed is {self.allowed}.", hint=hint)
+
+
+def read_settings(kind: type, common: Mapping[str, Facts]) -> tuple[Setting, ...]:
+    """The settings of a configuration class, in the order of its fields.
+
+    Args:
+        kind: A dataclass.
+        common: Facts of fields that many classes have, for those that say nothing themselves.
+    """
+    try:
+        hints = typing.get_type_hints(kind)
+    except Exception:  # annotations that exist only while types are checked
+        hints = {}
+    found = []
+    for each in fields(kind):
+        default = None if each.default is MISSING else each.default
+        facts = each.metadata.get(KEY) or common.get(each.name)
+        found.append(_setting(each.name, hints.get(each.name, type(default)), default, facts))
+    return tuple(found)
+
+
+def _setting(name: str, annotation: Any, default: Any, facts: Facts | None) -> Setting:
+    parts = [annotation] if typing.get_origin(annotation) is typing.Literal else [*typing.get_args(annotation)] or [annotation]
+    rest = [part for part in parts if part is not type(None)]
+    kind, choices = rest[0] if len(rest) == 1 else object, ()
+    if typing.get_origin(kind) is typing.Literal:
+        kind, choices = str, typing.get_args(kind)
+    known = facts or Facts(choices=choices)
+    simple = kind if kind in (bool, int, float, str) else object
+    return Setting(name, simple, default, default is None or len(rest) < len(parts), known, facts is not None)

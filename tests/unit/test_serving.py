@@ -1,0 +1,124 @@
+"""Decoding a batch of any engine: rows by their requests, on one worker and on two that have half of the head each."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dola.errors import CaptureError
+from dola.methods.config import DoLaConfig
+from dola.methods.contrast import contrast
+from dola.methods.vocabulary import WHOLE, Shard
+from dola.model.readout import Readout
+from dola.serving.decoder import Decoder
+from dola.serving.rows import Batch, Request
+from dola.serving.settings import Served
+
+WIDTH, VOCABULARY, LAYERS = 32, 12, 4
+
+
+class Engine:
+    """A head and no norm, whole or in parts."""
+
+    engine, name = "toy", "ToyModel"
+
+    def __init__(self, weight: Tensor, *, gather: Any = None, rank: int = 0, workers: int = 1) -> None:
+        self.vocab = Shard(gather) if workers > 1 else WHOLE
+        self._all, self._gather = weight, gather
+        self._mine = weight.chunk(workers)[rank]
+
+    def logits(self, mature: Tensor) -> Tensor:
+        return mature @ self._all.T
+
+    def local(self, mature: Tensor) -> Tensor:
+        return mature @ self._mine.T
+
+    def whole(self, local: Tensor) -> Tensor:
+        return local if self._gather is None else torch.cat(list(self._gather(local)), dim=-1)
+
+    def readout(self, *, raw: bool) -> Readout:
+        return Readout(final_norm=torch.nn.Identity(), projection=None, head=self.local)
+
+
+class Gathering:
+    """What two workers, here threads, have of a value."""
+
+    def __init__(self) -> None:
+        self._given: list[Any] = [None, None]
+        self._barrier = threading.Barrier(2, timeout=20)
+
+    def of(self, rank: int) -> Any:
+        def gather(value: Tensor) -> Tensor:
+            self._given[rank] = value
+            self._barrier.wait()
+            found = torch.stack(list(self._given))
+            self._barrier.wait()
+            return found
+
+        return gather
+
+
+def _batch() -> Batch:
+    first, both = Request(DoLaConfig((1,)), lazy=False), Request(DoLaConfig((1, 2)), lazy=False, bans=True)
+    batch = Batch({0: first, 2: both, 3: first}, wired=True)
+    batch.announce()
+    return batch
+
+
+def _expected(hidden: Tensor, weight: Tensor) -> Tensor:
+    mature, one, two = (layer @ weight.T for layer in hidden.chunk(3, dim=-1))
+    scores = mature.clone()
+    scores[[0, 3]] = contrast(mature[[0, 3]], one[None, [0, 3]])
+    scores[2] = contrast(mature[2], torch.stack([one[2], two[2]]))
+    return scores
+
+
+@pytest.fixture
+def given() -> SimpleNamespace:
+    torch.manual_seed(3)
+    served = Served.of({"layers": [1, 2]}, num_layers=LAYERS, tied=False)
+    return SimpleNamespace(served=served, hidden=torch.randn(4, 3 * WIDTH), weight=torch.randn(VOCABULARY, WIDTH) / 2)
+
+
+def test_rows_go_by_their_requests_and_others_are_plain(given):
+    batch = _batch()
+    decoder = Decoder(Engine(given.weight), given.served, batch, WIDTH)
+    torch.testing.assert_close(decoder.scores(given.hidden), _expected(given.hidden, given.weight))
+    rows, mature = batch.held
+    assert rows == [2]
+    torch.testing.assert_close(mature, given.hidden[2:3, :WIDTH] @ given.weight.T)
+    plain = decoder.scores(given.hidden)  # the second logits of a step are of prompts
+    torch.testing.assert_close(plain, given.hidden[:, :WIDTH] @ given.weight.T)
+
+
+def test_two_workers_with_half_the_head_each_have_the_scores_of_one(given):
+    gathering, found = Gathering(), {}
+
+    def work(rank: int) -> None:
+        engine = Engine(given.weight, gather=gathering.of(rank), rank=rank, workers=2)
+        found[rank] = Decoder(engine, given.served, _batch(), WIDTH).scores(given.hidden)
+
+    workers = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for rank in range(2):
+        torch.testing.assert_close(found[rank], _expected(given.hidden, given.weight))
+
+
+def test_a_batch_that_nobody_writes_is_refused(given):
+    decoder = Decoder(Engine(given.weight), given.served, Batch(), WIDTH)
+    with pytest.raises(CaptureError, match="toy runs without dola's logits processor"):
+        decoder.scores(given.hidden)
+
+
+def test_rows_that_lack_a_layer_are_refused(given):
+    decoder = Decoder(Engine(given.weight), given.served, _batch(), WIDTH)
+    with pytest.raises(CaptureError, match=r"ToyModel handed out rows of 64 numbers: 3 layers of 32"):
+        decoder.scores(given.hidden[:, : 2 * WIDTH])
