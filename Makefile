@@ -8,7 +8,7 @@ NEWEST = .venv-newest
 VLLM = .venv-vllm
 QUANTISED = .venv-quantised
 
-.PHONY: help demo test test-eval test-browser test-lowest test-newest test-installs test-quantised test-vllm-small test-vllm lint types release-check models audit soak docs captures notebook screens readme clean
+.PHONY: help demo test test-eval test-browser test-lowest test-newest test-installs test-quantised test-vllm-small test-vllm lint types release-check models audit soak docs site site-serve picture captures notebook screens readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -34,10 +34,10 @@ test-eval: $(VENV)/.ready  ## the tests of lm-evaluation-harness and of charts; 
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,eval,plot]'
 	$(BIN)/python -m pytest tests/integration/test_lm_eval.py tests/unit/test_evidence.py tests/unit/test_bench.py $(PYTEST)
 
-test-browser: $(VENV)/.ready  ## the tests of pages, in a real Chromium, which has to be there; installs the extras for them
+test-browser: $(VENV)/.ready site  ## the tests of pages, in a real Chromium, which has to be there; installs the extras for them
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,plot,ui,browser]'
 	$(BIN)/dola models pull smollm2
-	DOLA_REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/integration/test_trace_page.py tests/integration/test_ui.py $(PYTEST)
+	DOLA_REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/integration/test_trace_page.py tests/integration/test_ui.py tests/integration/test_site_browser.py $(PYTEST)
 
 $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 	@echo "== creating $(LOWEST) with $(LOWEST_PYTHON): downloads torch 2.6, on Linux with the libraries of CUDA, 3 GB"
@@ -82,9 +82,11 @@ test-vllm-small: $(VLLM)/.ready  ## the vLLM plugin in real engines on the CPU, 
 test-vllm: $(VLLM)/.ready  ## the same with every setup: several workers, both model runners, compiled
 	DOLA_VLLM_REQUIRED=1 OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/serving -W default $(PYTEST)
 
-lint: $(VENV)/.ready  ## ruff, formatting included; workflows, issue forms and CITATION.cff against their schemas
+lint: $(VENV)/.ready  ## ruff, formatting included; plain words and American spelling; workflows, issue forms and CITATION.cff against their schemas
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/plain_words.py
+	$(BIN)/python tests/american.py --check
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
@@ -122,8 +124,24 @@ screens: $(VENV)/.ready  ## the pictures in docs/screens: figures, the page, a t
 	$(BIN)/python docs/screens.py
 	$(BIN)/python docs/ui_screens.py
 
-readme: $(VENV)/.ready  ## the commands that the README shows
-	@grep '^dola ' README.md | while read -r line; do echo "$$ $$line"; PATH="$(BIN):$$PATH" bash -c "$$line" || exit 1; done
+SITE = .venv-site
+$(SITE)/.ready: docs/requirements.txt
+	$(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/python -m pip install -r docs/requirements.txt
+	@touch $@
+
+site: $(SITE)/.ready  ## the documentation as a site in build/site/html; a broken link or reference fails
+	$(PYTHON) docs/stage.py
+	$(SITE)/bin/zensical build --strict --clean -f build/site/zensical.toml
+
+site-serve: site  ## the same, served at http://localhost:8000
+	$(PYTHON) -m http.server --bind 127.0.0.1 --directory build/site/html 8000
+
+picture: $(VENV)/.ready  ## the picture at the top of the README: `dola compare` in a terminal, dark and light
+	$(BIN)/python docs/picture.py
+
+readme: $(VENV)/.ready  ## the commands that README and pages show, but for those marked "not run"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/page_commands.py
 
 .venv-audit/.ready:
 	$(PYTHON) -m venv .venv-audit
@@ -137,4 +155,4 @@ soak: $(VENV)/.ready  ## 10,000 generations, whether anything grows; into benchm
 	$(BIN)/python benchmarks/soak.py
 
 clean:  ## remove the environments and caches of this folder (models stay in the user's cache)
-	rm -rf .venv .venv-lowest .venv-newest .venv-vllm .venv-quantised .venv-audit .venv-release dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf build/site .venv-site .venv .venv-lowest .venv-newest .venv-vllm .venv-quantised .venv-audit .venv-release dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

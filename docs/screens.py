@@ -88,7 +88,7 @@ def _point(tab: Any) -> None:
 
 
 def shrink(path: Path) -> None:
-    """Keep 256 colours."""
+    """Keep 256 colors."""
     from PIL import Image
 
     with Image.open(path) as picture:

@@ -3,7 +3,7 @@
     pip install 'dola-decoding[vllm]'
     python examples/vllm_batch.py MODEL questions.jsonl answers.jsonl
 
-Each line of the file is {"prompt": "..."}; a line may say "dola_layers": "high", "low", "off" or a list for itself.
+Each line of the file is {"prompt": "..."}; a line may set its own "dola_layers": "high", "low", "off" or a list.
 """
 
 import json
@@ -15,7 +15,7 @@ from vllm import LLM, SamplingParams
 
 def main(model: str, questions: str, answers: str) -> None:
     asked = [json.loads(line) for line in Path(questions).read_text().splitlines()]
-    # "capture": "all" lets every line choose its layers; "layers" is what lines get that say nothing.
+    # "capture": "all" lets every line choose its layers; "layers" is the default of lines that do not set any.
     llm = LLM(model, additional_config={"dola": {"layers": "high", "capture": "all"}})
     params = [
         SamplingParams(

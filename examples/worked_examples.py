@@ -4,8 +4,8 @@
     python examples/worked_examples.py meta-llama/Meta-Llama-3-8B-Instruct      # as in the documentation of transformers 4
     python examples/worked_examples.py huggyllama/llama-7b                      # as in the paper
 
-Columns: greedy; greedy with the same repetition penalty, the control that shows what the penalty does alone; DoLa.
-A model of 135 million parameters knows little, and DoLa cannot add what no layer holds: expect changes, not miracles.
+Columns: greedy; greedy with the same repetition penalty, a control that shows the effect of the penalty alone; DoLa.
+A 135M-parameter model knows little, and DoLa cannot add knowledge that none of its layers has: expect changes, not miracles.
 """
 
 import argparse

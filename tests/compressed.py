@@ -19,7 +19,7 @@ def save_compressed(
     form: str = "int-quantized",
     head: bool = False,
 ) -> None:
-    """Quantise a model, in place, and save it: linear layers, and its head on request. It saves no tokenizer."""
+    """Quantize a model, in place, and save it: linear layers, and its head on request. It saves no tokenizer."""
     from compressed_tensors import compressors, quantization
 
     rounding = {"weights": quantization.QuantizationArgs(**weights)}

@@ -35,7 +35,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log)
 
 
-REAL_MODELS = ("test_compare.py", "test_doctor.py", "test_golden.py", "test_real_models.py")
+REAL_MODELS = ("test_compare.py", "test_doctor.py", "test_golden.py", "test_real_models.py", "test_readme.py", "test_site.py")
 
 
 @pytest.fixture(scope="session")

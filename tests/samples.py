@@ -31,7 +31,7 @@ def factor(path: Path, rows: int = 40, *, seed: int = 0) -> Path:
 
 
 def truthfulqa(path: Path, rows: int = 30) -> Path:
-    """TruthfulQA's layout; right answers are longer than wrong ones, which is the artefact that the length control shows."""
+    """TruthfulQA's layout; right answers are longer than wrong ones, which is the artifact that the length control shows."""
     draw = random.Random(0)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

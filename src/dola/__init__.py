@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from dola.evidence.tune import tune
     from dola.loading.models import load
     from dola.methods.config import DoLaConfig
+    from dola.methods.config_confident import ConfidentConfig
+    from dola.methods.config_delta import DeLTaConfig
+    from dola.methods.config_sled import SLEDConfig
     from dola.model.anatomy import Anatomy
     from dola.scoring.recipe import Recipe
     from dola.scoring.score import score
@@ -26,10 +29,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Anatomy",
     "Attachment",
+    "ConfidentConfig",
+    "DeLTaConfig",
     "DoLaConfig",
     "DolaError",
     "LayerTrace",
     "Recipe",
+    "SLEDConfig",
     "__version__",
     "attach",
     "generate",
@@ -44,10 +50,13 @@ __all__ = [
 _HOME = {
     "Anatomy": "model.anatomy",
     "Attachment": "decoding.attach",
+    "ConfidentConfig": "methods.config_confident",
+    "DeLTaConfig": "methods.config_delta",
     "DoLaConfig": "methods.config",
     "DolaError": "errors",
     "LayerTrace": "tracing.data",
     "Recipe": "scoring.recipe",
+    "SLEDConfig": "methods.config_sled",
     "attach": "decoding.attach",
     "generate": "decoding.generate",
     "install": "decoding.generate",
@@ -64,14 +73,14 @@ _SUBMODULES = ("anatomy", "config", "contrast", "errors", "layers", "models")
 
 
 _ALONE = ("config", "errors", "layers", "methods.layers")
-"""Modules that do without torch and transformers."""
+"""Modules that need neither torch nor transformers."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME and name not in _SUBMODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if _HOME.get(name, name) not in _ALONE:
-        import_module(f"{__name__}.installed.versions").check()  # before an import fails in the depths of transformers
+        import_module(f"{__name__}.installed.versions").check()  # before an import fails deep inside transformers
     if name in _SUBMODULES:
         return import_module(f"{__name__}.{name}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,4 +1,4 @@
-"""Every error that dola raises on purpose.
+"""All errors that dola raises deliberately.
 
     DolaError
     ├── ConfigError (ValueError)          a value of DoLaConfig that is not allowed
@@ -6,27 +6,34 @@
     ├── ModelError (ValueError)           a model that DoLa cannot decode with
     │   └── ReadoutError                  the parts found do not reproduce the model's own logits
     ├── AttachError (ValueError)          attach where something is attached already
-    ├── InputError (ValueError)           a call that the method gives no meaning to: labels, training mode, no tokens, NaN
-    ├── CaptureError (RuntimeError)       a forward in which a candidate layer did not run: never decoded plainly instead
+    ├── InputError (ValueError)           a call that the method does not define: labels, training mode, no tokens, NaN
+    ├── CaptureError (RuntimeError)       a forward pass in which a candidate layer did not run: it never decodes without DoLa
     ├── ModelFileError (ValueError)       a model name, folder or file that cannot be loaded
     ├── DownloadError (RuntimeError)      an embedded model that could not be fetched or is damaged
     ├── MissingExtraError (ImportError)   an optional dependency that is not installed
     ├── VersionsError (ImportError)       torch or transformers is missing, or its version does not fit
     ├── DataError (ValueError)            a data set that cannot be read, or a row that lacks what its task needs
-    ├── TraceError (ValueError)           a trace file of another version, truncated, or no trace at all
-    ├── JudgeError (RuntimeError)         a judge of answers that did not answer, or not with yes or no
-    └── UsageError (ValueError)           a command line that cannot be done: contradicting options, unreadable files
+    ├── TraceError (ValueError)           a trace file of another version, a truncated one, or a file that is not a trace
+    ├── JudgeError (RuntimeError)         a judge of answers that did not reply, or replied neither yes nor no
+    └── UsageError (ValueError)           an invalid command line: contradicting options, unreadable files
 
-The message says what was wrong, what was given and what is allowed; `hint` says what to do, in words that can be pasted.
+The message says what is wrong, which value was given and what is allowed. `hint` says what to do, ready to paste.
 """
 
 
 class DolaError(Exception):
-    """Base of all errors here.
+    """Base class of all dola errors.
 
     Args:
-        message: What is wrong, the value given, what is allowed.
-        hint: What to do about it. Shown after the message, and kept apart in `.hint` for user interfaces.
+        message: What is wrong, which value was given, and what is allowed.
+        hint: How to fix it. Shown after the message, and available separately as `.hint` for user interfaces.
+
+    Examples:
+        >>> try:
+        ...     dola.DoLaConfig("middle")
+        ... except dola.DolaError as error:  # error.message says what is wrong, error.hint what to do
+        ...     print(type(error).__name__)
+        LayersError
     """
 
     def __init__(self, message: str, *, hint: str) -> None:
@@ -39,7 +46,7 @@ class DolaError(Exception):
 
 
 def _rebuild(kind: type[DolaError], message: str, hint: str) -> DolaError:
-    """Errors cross process borders by pickle, which cannot pass keyword-only arguments by itself."""
+    """Rebuild an unpickled error: pickle cannot pass keyword-only arguments by itself."""
     return kind(message, hint=hint)
 
 
@@ -64,11 +71,11 @@ class AttachError(DolaError, ValueError):
 
 
 class InputError(DolaError, ValueError):
-    """A call that the method gives no meaning to."""
+    """A call that the method does not define."""
 
 
 class CaptureError(DolaError, RuntimeError):
-    """A candidate layer did not run in a forward, so there is nothing to contrast with."""
+    """A candidate layer did not run in a forward pass, so there is nothing to contrast with."""
 
 
 class ModelFileError(DolaError, ValueError):
@@ -92,12 +99,12 @@ class DataError(DolaError, ValueError):
 
 
 class TraceError(DolaError, ValueError):
-    """A trace that cannot be read: truncated, damaged, of another version, or none."""
+    """A trace that cannot be read: truncated, damaged, of another version, or not a trace."""
 
 
 class JudgeError(DolaError, RuntimeError):
-    """A judge of answers cannot be reached, or says neither yes nor no."""
+    """A judge of answers cannot be reached, or replies neither yes nor no."""
 
 
 class UsageError(DolaError, ValueError):
-    """What was asked of the command line cannot be done: options that contradict each other, files that cannot be read."""
+    """The command line is invalid: its options contradict each other, or its files cannot be read."""

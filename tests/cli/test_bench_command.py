@@ -131,18 +131,18 @@ def test_options_reach_the_settings(options, settings, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "smollm2"], "--model smollm2 and --random-weights tiny were both given"),
-        (["-m", "smollm2"], "--model smollm2 and --random-weights tiny were both given"),
-        (["--prompts", "copy"], "--prompts copy and --random-weights tiny were both given"),
-        (["--batch-sizes", "1,x"], "--batch-sizes '1,x' is no list of whole numbers"),
+        (["--model", "smollm2"], "--model smollm2 and --random-weights tiny exclude each other"),
+        (["-m", "smollm2"], "--model smollm2 and --random-weights tiny exclude each other"),
+        (["--prompts", "copy"], "--prompts copy and --random-weights tiny exclude each other"),
+        (["--batch-sizes", "1,x"], "--batch-sizes '1,x' is not a list of whole numbers"),
         (["--prompt-lengths", "0"], "--prompt-lengths 0 is out of range"),
         (["--threads", "-2"], "--threads -2 is out of range"),
-        (["--prompt-lengths", "whole"], "--prompt-lengths whole with random weights"),
+        (["--prompt-lengths", "whole"], "--prompt-lengths whole does not work with random weights"),
         (["--layers", "middle"], "--layers middle is neither a bucket nor"),
         (["--layers", "3,99"], "layer 99 in --layers 3,99"),
-        (["--dtype", "int3"], "--dtype int3 is unknown"),
-        (["--random-weights", "gpt-9"], "There is no shape 'gpt-9'"),
-        (["--cache", "paged"], "--cache paged is unknown"),
+        (["--dtype", "int3"], "--dtype int3 is not supported"),
+        (["--random-weights", "gpt-9"], "'gpt-9' is not a shape for random weights"),
+        (["--cache", "paged"], "--cache paged is not supported"),
         (["--new-tokens", "0"], "--new-tokens 0 is too few"),
         (["--prompt-lengths", "5000"], "exceed the window of 4096"),
     ],
@@ -162,7 +162,7 @@ def test_mistakes(options, message, monkeypatch, capsys):
 
 def test_whole_prompts_have_no_batches(folder):
     result = runner.invoke(app, ["bench", "--model", str(folder), "--prompts", "copy", "--batch-sizes", "2"])
-    assert "--batch-sizes 2 with whole prompts" in str(result.exception)
+    assert "--batch-sizes 2 does not work with whole prompts" in str(result.exception)
 
 
 def test_the_module_itself_imports_nothing_heavy():

@@ -207,21 +207,21 @@ def test_a_model_cannot_command_the_terminal():
 def test_the_legend_says_what_dola_changed():
     text = " ".join(shown(WIDE, 400).split())
     assert "Control: greedy, penalty 1.2." in text
-    assert 'DoLa low parts from the control at token 1, "首都は" for "The"; 5 of 5 marked.' in text
-    assert 'DoLa high parts from the control at token 4, "Rome" for "Paris"; 2 of 5 marked.' in text
+    assert 'DoLa low diverges from the control at token 1: "首都は", not "The"; 5 of 5 marked.' in text
+    assert 'DoLa high diverges from the control at token 4: "Rome", not "Paris"; 2 of 5 marked.' in text
     same = [*WIDE[:2], replace(WIDE[1], title="DoLa low, penalty 1.2")]
-    assert "DoLa low changed nothing: its tokens are the control's." in shown(same, 400)
+    assert "DoLa low changed nothing: it has the same tokens as the control." in shown(same, 400)
     short = [*WIDE[:2], answer("DoLa low, penalty 1.2", ["The", " capital"], [0, 0])]
-    assert "DoLa low says what the control says, and ends elsewhere; 0 of 2 marked." in shown(short, 400)
+    assert "DoLa low says the same as the control but ends elsewhere; 0 of 2 marked." in shown(short, 400)
     ended = [*WIDE[:2], answer("DoLa low, penalty 1.2", ["The", ""], [0, 1], finish_reason="stop")]
-    assert 'at token 2, the end for "capital"' in shown(ended, 400)
+    assert 'at token 2: the end, not "capital"' in shown(ended, 400)
     blank = [*WIDE[:2], answer("DoLa low, penalty 1.2", ["The", "\n", "x"], [0, 1, 1])]
-    assert r'at token 2, "\n" for "capital"' in shown(blank, 400)
+    assert r'at token 2: "\n", not "capital"' in shown(blank, 400)
     blanks = [*WIDE[:1], replace(blank[2], title="control, penalty 1.2"), answer("DoLa low", ["The", "\n\n"], [0, 1])]
-    assert r'at token 2, "\n\n" for "\n"' in shown(blanks, 400)
+    assert r'at token 2: "\n\n", not "\n"' in shown(blanks, 400)
     wide = [*WIDE[:2], answer("DoLa low, penalty 1.2", ["The", "", "", "\u30bc"], [0, 1, 1, 1])]
     wide[2] = replace(wide[2], token_ids=[wide[1].token_ids[0], 1, 2, 3])
-    assert 'at token 2, part of "\u30bc" for "capital"' in shown(wide, 400)
+    assert 'at token 2: part of "\u30bc", not "capital"' in shown(wide, 400)
 
 
 def test_columns_in_words(dola_command, folder):

@@ -150,7 +150,7 @@ def test_a_broken_model_is_described_and_the_exit_code_is_1(monkeypatch):
     done = runner.invoke(app, ["doctor", "broken"])
     assert done.exit_code == 1
     assert "failed: the model's logits are NaN" in done.stdout
-    assert done.stdout.rstrip().endswith("DoLa cannot be relied on with this model as it is: 4 ok, 1 failed, 6 not run.")
+    assert done.stdout.rstrip().endswith("Do not rely on DoLa with this model yet: 4 ok, 1 failed, 6 not run.")
     again = runner.invoke(app, ["doctor", "broken", "--json"])
     assert (again.exit_code, json.loads(again.stdout)["model"]["healthy"]) == (1, False)
 
@@ -158,16 +158,19 @@ def test_a_broken_model_is_described_and_the_exit_code_is_1(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["nowhere"], "dola: 'nowhere' is neither a folder nor an embedded model; those are smollm2, gemma3-270m.\nHint: "),
+        (
+            ["nowhere"],
+            "dola: 'nowhere' is neither a folder nor an embedded model. Embedded models: smollm2, gemma3-270m.\nHint: ",
+        ),
         (
             ["--layers", "middle"],
-            "dola: --layers middle is neither a bucket nor a list of layers; allowed are low, high, all, ",
+            "dola: --layers middle is neither a bucket nor a list of layers. Allowed: low, high, all, ",
         ),
-        (["--layers", "3,3"], "dola: layer 3 stands twice in --layers 3,3; "),
+        (["--layers", "3,3"], "dola: layer 3 is listed twice in --layers 3,3; "),
         (["--layers", "-1"], "dola: layer -1 in --layers -1 is negative; "),
-        (["FOLDER", "--layers", "6"], "dola: layer 6 in --layers 6 is the mature layer, "),
+        (["FOLDER", "--layers", "6"], "dola: layer 6 in --layers 6 is the last (mature) layer and cannot be a candidate: "),
         (["FOLDER", "--dtype", "fp16"], "'fp16' is not one of 'float32', 'bfloat16', 'float16'."),
-        (["FOLDER", "--device", "cuda:9"], "dola: --device 'cuda:9' is not here; there "),
+        (["FOLDER", "--device", "cuda:9"], "dola: No device 'cuda:9' on this machine. Available: "),
     ],
 )
 def test_mistakes(monkeypatch, capsys, folder, options, words):
@@ -200,14 +203,14 @@ def test_statuses_are_words_and_every_one_has_a_style(capsys, machine):
     for status in STYLES:
         checks = (dataclasses.replace(checkup.checks[0], status=status),)
         render(Console(), machine, ("m", 1.0, dataclasses.replace(checkup, checks=checks)), [])
-        assert f"{status}: 6 blocks" in capsys.readouterr().out
+        assert f"{status}: found 6 blocks" in capsys.readouterr().out
 
 
 def test_colour_is_on_the_status_alone(machine):
     written = io.StringIO()
     console = Console(file=written, width=200, force_terminal=True, color_system="standard", no_color=False, highlight=False)
     render(console, machine, ("m", 1.0, check_up(tiny("llama"), word_tokenizer())), [])
-    assert "\x1b[32mok: \x1b[0m6 blocks" in written.getvalue()
+    assert "\x1b[32mok: \x1b[0mfound 6 blocks" in written.getvalue()
 
 
 def test_a_model_whose_parts_were_not_found(capsys, machine):
@@ -242,7 +245,7 @@ def test_a_folder_whose_tokenizer_is_odd(tmp_path):
     checks = {check["name"]: (check["status"], check["text"]) for check in result["model"]["checks"]}
     status, text = checks["tokenizer"]
     assert (done.exit_code, status, checks["chat template"][0]) == (1, "warning", "failed")
-    for words in ("appends 2 ('</s>')", "no attention mask", "the padding token '<padding>' among them"):
+    for words in ("appends 2 ('</s>')", "does not return an attention mask", "the padding token '<padding>' among them"):
         assert words in text
     assert "drops the words" in checks["chat template"][1]
     assert any("use --no-chat" in sentence for sentence in result["advice"])

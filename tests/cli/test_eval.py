@@ -84,16 +84,19 @@ def test_json_is_what_the_schema_says_and_what_evaluate_finds(evaluated, long_fo
     found = evaluated("factor-news")
     assert (found.pop("schema"), found.pop("dola")) == (SCHEMA_NAME, dola.__version__)
     generated = {"repetition_penalty", "batch_size", "max_new_tokens", "stop", "temperature", "judges"}
-    assert set(fields(found)) == {name for name in SCHEMA if name.removeprefix("settings.") not in generated}
+    findings = found.pop("findings")
+    assert set(findings) == {each["name"] for each in found["ways"] if not each["control"]} - {"vanilla"}
+    assert set(fields(found)) | {"findings"} == {name for name in SCHEMA if name.removeprefix("settings.") not in generated}
     sample = Sample.of(TASKS["factor-news"], [str(data)])
     report = evaluate(*dola.load(str(long_folder)), sample, name=str(long_folder), progress=False)
-    assert found == json.loads(json.dumps(report.to_json()))
+    assert found | {"findings": findings} == json.loads(json.dumps(report.to_json()))
     assert [len(values) for each in found["ways"] for values in each["items"].values()] == [12] * 2 * len(found["ways"])
 
 
 def test_json_of_a_task_that_generates(evaluated):
     found = evaluated("gsm8k", "--batch-size", 2, "--repetition-penalty", "1.3", "--layers", "2,4")
-    assert set(fields(found)) - {"schema", "dola"} == set(SCHEMA)
+    assert list(found.pop("findings")) == ["DoLa low", "DoLa high", "DoLa 2,4"]
+    assert set(fields(found)) - {"schema", "dola"} | {"findings"} == set(SCHEMA)
     assert [each["name"] for each in found["ways"]] == ["vanilla", "vanilla, penalty 1.3", "DoLa low", "DoLa high", "DoLa 2,4"]
     assert (found["settings"]["batch_size"], found["settings"]["repetition_penalty"]) == (2, 1.3)
     assert found["settings"]["dola"]["relative_top"] == 0.1
@@ -184,7 +187,8 @@ def test_data_that_changed_under_results(dola_command, long_folder, tmp_path):
     ended = dola_command(*command)
     assert (ended.code, ended.out) == (2, "")
     assert (
-        f"is of another run: its data is {path} with SHA-256 {before}, and here it is {path} with SHA-256 {after}" in ended.err
+        f"belongs to a different run (data: {path} with SHA-256 {before} in the file, {path} with SHA-256 {after} now)"
+        in ended.err
     )
     assert dola_command(*command, "--limit", 2).code == 2
 
@@ -264,23 +268,27 @@ def test_answers_for_fastchat(dola_command, long_folder, data, tmp_path):
 # mistakes
 
 MISTAKES = [
-    (["mmlu"], "'mmlu' is no task; there are truthfulqa-mc, truthfulqa-open, factor-news,", "dola eval truthfulqa-mc"),
+    (["mmlu"], "'mmlu' is not a task. Tasks: truthfulqa-mc, truthfulqa-open, factor-news,", "dola eval truthfulqa-mc"),
     ([], "Missing argument 'task'", "dola eval --help"),
-    (["factor-news"], "The Hugging Face hub does not have factor-news; its data are news_factor.csv.", "give their path"),
+    (["factor-news"], "The Hugging Face hub does not have factor-news; its data files are news_factor.csv.", "give their path"),
     (["factor-news", "--data", "nosuch.csv"], "The data file 'nosuch.csv' cannot be read: No such file", "check the path"),
     (["factor-wiki", "--data", "DATA"], "wiki_factor.csv' cannot be read: No such file", "check the path"),
-    (["gsm8k", "--data", "empty.jsonl"], "row 1: the field 'answer' is missing; there are 'question'", "fill the row in"),
-    (["factor-news", "--data", "short.csv"], "row 1: the field 'contradiction_2' is missing", "fill the row in"),
+    (["gsm8k", "--data", "empty.jsonl"], "row 1: the field 'answer' is missing; the row has 'question'", "complete the row"),
+    (["factor-news", "--data", "short.csv"], "row 1: the field 'contradiction_2' is missing", "complete the row"),
     (["factor-news", "--data", "DATA", "--limit", "0"], "--limit 0 is out of range; allowed is 1 or more.", "leave"),
     (["factor-news", "--data", "DATA", "--seed", "-1"], "--seed -1 is out of range", "leave"),
     (["gsm8k", "--data", "DATA", "--batch-size", "0"], "--batch-size 0 is out of range", "leave"),
-    (["factor-news", "--data", "DATA", "--batch-size", "2"], "--batch-size has no meaning for factor-news.", "leave --batch"),
-    (["factor-news", "--data", "DATA", "--repetition-penalty", "1.2"], "--repetition-penalty has no meaning", "leave --rep"),
-    (["gsm8k", "--data", "DATA", "--judge", "x"], "--judge has no meaning for gsm8k.", "leave --judge out"),
-    (["gsm8k", "--data", "DATA", "--answers", "x"], "--answers has no meaning for gsm8k.", "leave --answers out"),
+    (["factor-news", "--data", "DATA", "--batch-size", "2"], "--batch-size does not apply to factor-news.", "omit --batch"),
+    (["factor-news", "--data", "DATA", "--repetition-penalty", "1.2"], "--repetition-penalty does not apply", "omit --rep"),
+    (["gsm8k", "--data", "DATA", "--judge", "x"], "--judge does not apply to gsm8k.", "omit --judge"),
+    (["gsm8k", "--data", "DATA", "--answers", "x"], "--answers does not apply to gsm8k.", "omit --answers"),
     (["truthfulqa-open", "--data", "DATA"], "truthfulqa-open needs a judge of answers.", "--judge MODEL"),
-    (["truthfulqa-open", "--data", "DATA", "-m", "MODEL", "--judge", "x", "--judge-url", "x"], "'x' is no web address", "http://"),
-    (["vicuna", "--data", "DATA"], "vicuna writes its answers to files, and no folder is named.", "--answers FOLDER"),
+    (
+        ["truthfulqa-open", "--data", "DATA", "-m", "MODEL", "--judge", "x", "--judge-url", "x"],
+        "'x' is not a web address",
+        "http://",
+    ),
+    (["vicuna", "--data", "DATA"], "vicuna writes its answers to files and needs a folder.", "--answers FOLDER"),
     (["factor-news", "--data", "DATA", "--markdown", "no/a.md"], "--markdown 'no/a.md': No such file or directory.", "check"),
     (["factor-news", "--data", "DATA", "--markdown", "."], "--markdown '.': Is a directory.", "check the path"),
     (["factor-news", "--data", "DATA", "--results", "short.csv/a"], "--results 'short.csv/a': Not a directory.", "check"),
@@ -288,7 +296,7 @@ MISTAKES = [
     (["factor-news", "--data", "DATA", "--chart", "a.doc"], "--chart a.doc: the file must end in .png", "--chart a.svg"),
     (["factor-news", "--data", "DATA", "--layers", "hihg"], "--layers 'hihg' is not known", "--layers high"),
     (["factor-news", "--data", "DATA", "-m", "MODEL", "--layers", "99"], "layer 99 in --layers 99 does not exist", "--layers"),
-    (["factor-news", "--data", "DATA", "--config", "unknown.json"], "'lyers' is no option of this command", "names"),
+    (["factor-news", "--data", "DATA", "--config", "unknown.json"], "'lyers' is not an option of this command", "names"),
 ]  # fmt: skip
 
 

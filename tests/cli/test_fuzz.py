@@ -103,7 +103,7 @@ def test_a_huge_prompt_is_refused_in_words(dola_command, folder, stdin):
     stdin(b"word " * 400_000)
     ended = dola_command("generate", "-", "-m", folder)
     check(ended)
-    assert "together the model takes 256" in ended.err
+    assert "together the model allows 256" in ended.err
 
 
 @pytest.mark.parametrize("seconds", [0.05, 2.0, 5.0])

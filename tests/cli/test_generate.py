@@ -263,7 +263,7 @@ def test_another_method(dola_command, folder, toy):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--method", "sled"), "method='sled' is unknown; allowed are dola, toy."),
+        (("--method", "slow"), "method='slow' is unknown; allowed are dola, confident, delta, sled, toy."),
         (("--method", "toy", "--set", "rate"), "--set 'rate' is not a name and a value."),
         (("--method", "toy", "--set", "rat=1"), "'rat' is not a setting of the method 'toy'"),
         (("--method", "toy", "--set", "rate=1", "--set", "rate=2"), "--set gives rate twice."),

@@ -57,18 +57,18 @@ REFUSED = [
     ("a.txt", '[\n  {"prompt": "One"},\n]', None, "line 1 is JSON", "a.jsonl"),
     ("a.txt", '"One"\n"Two"\n', None, "line 1 is JSON", "a.jsonl"),
     ("a.txt", '["One", "Two"]\n["Three"]\n', None, "line 1 is JSON", "a.jsonl"),
-    ("a.txt", "One", "prompt", "--prompt-field is for JSON and tables", "leave --prompt-field out"),
+    ("a.txt", "One", "prompt", "--prompt-field is for JSON and tables", "omit --prompt-field"),
     ("a.csv", "id,frage\n1,Wer?\n", None, "has no column 'prompt'; its columns are 'id', 'frage'.", "--prompt-field id"),
     ("a.csv", "id,frage\n1,Wer?\n", "text", "has no column 'text'; its columns are 'id', 'frage'.", "--prompt-field id"),
-    ("a.csv", "instruction,input\na,b\n", None, "several columns that may be the prompts; its columns are", "instruction"),
+    ("a.csv", "instruction,input\na,b\n", None, "several columns that may hold prompts; its columns are", "instruction"),
     ("a.csv", "Who wrote Hamlet?\nWhat is it?\n", None, "does not look like one", "write prompt in a line before"),
-    ("a.csv", "prompt,note,note\na,b,c\n", None, "two columns are called 'note'", "a name of its own"),
-    ("a.csv", "prompt,id\na\n", None, "row 1 (line 2) has 1 cells, and the header has 2", "quotes"),
+    ("a.csv", "prompt,note,note\na,b,c\n", None, "two columns are called 'note'", "its own name"),
+    ("a.csv", "prompt,id\na\n", None, "row 1 (line 2) has 1 cells, but the header has 2", "quotes"),
     ("a.csv", 'prompt,id\n"a\nb",1\nc,d,2\n', None, "row 2 has more cells than the header: 3, not 2 (line 4)", "quotes"),
     ("a.csv", "prompt,id\na,1\n,2\n", None, "row 2 (line 3) has a prompt that is empty", '{"prompt": '),
-    ("a.csv", 'prompt\n"open\n', None, "the row that begins in line 2 has a quote that is not closed", "cut off"),
+    ("a.csv", 'prompt\n"open\n', None, "the row that begins in line 2 has an unclosed quote", "cut off"),
     ("a.csv", 'prompt,id\n"Hello" he said,1\n', None, "the row that begins in line 2 is not CSV", "doubled"),
-    ("a.csv", "prompt\n", None, "holds no prompt", "one prompt on each line"),
+    ("a.csv", "prompt\n", None, "does not contain a prompt", "one prompt on each line"),
     (
         "a.csv",
         "id,chat\n1,\"[{'role': 'user', 'content': 'x'}]\"\n",
@@ -86,11 +86,11 @@ REFUSED = [
     ("a.jsonl", "\"[{'role': 'user'}]\"", None, "line 1 is a list of chat messages, written as text", "message alone"),
     ("a.txt", "One\n[{'role': 'user', 'content': 'x'}]\n", None, "line 2 is a list of chat messages", "message alone"),
     ("a.txt", b"%PDF-1.4\n%\xe2\xe3\n", None, "is a PDF file, not text", "pdftotext a.txt"),
-    ("a.csv", "", None, "holds no prompt", "one prompt on each line"),
-    ("a.json", "[]", None, "holds no prompt", "one prompt on each line"),
-    ("a.json", '[{"prompt": null}]', None, "row 1 has no 'prompt' that is a string: it is null", '{"prompt": '),
+    ("a.csv", "", None, "does not contain a prompt", "one prompt on each line"),
+    ("a.json", "[]", None, "does not contain a prompt", "one prompt on each line"),
+    ("a.json", '[{"prompt": null}]', None, "row 1 has a 'prompt' that is not a string but null", '{"prompt": '),
     ("a.json", '["a", 3]', None, "row 2 is the number 3, not an object or a text", '{"prompt": '),
-    ("a.json", '{"prompt": ["a", "b"]}', None, "line 1 has no 'prompt' that is a string: it is a list", "as text"),
+    ("a.json", '{"prompt": ["a", "b"]}', None, "line 1 has a 'prompt' that is not a string but a list", "as text"),
     (
         "a.json",
         '[{"question": "One", "id": 3}]',
@@ -98,14 +98,14 @@ REFUSED = [
         "row 1 has no field 'prompt'; its fields are",
         "--prompt-field question",
     ),
-    ("a.json", '["One"]', "question", "row 1 is a text; it has no field 'question'", "leave --prompt-field out"),
+    ("a.json", '["One"]', "question", "row 1 is a text; it has no field 'question'", "omit --prompt-field"),
     ("a.json", '[{"prompt": "One"}, {"pro', None, "line 1 is not JSON", "it may be cut off"),
     ("a.json", '[{"prompt": "a", "prompt": "b"}]', None, "the field 'prompt' is listed twice", '{"prompt": '),
     (
         "a.jsonl",
         '{"prompt": "a"}\n{"prompt": true}',
         None,
-        "line 2 has no 'prompt' that is a string: it is true",
+        "line 2 has a 'prompt' that is not a string but true",
         '{"prompt": ',
     ),
     ("a.jsonl", '{"prompt": "a"}\n{"prompt": "b"\n{"prompt": "c"}', None, "line 2 is not JSON", '{"prompt": '),
@@ -120,11 +120,11 @@ REFUSED = [
         "a.jsonl",
         '{"prompt": [{"role": "user", "content": "x"}]}',
         None,
-        "line 1 has no 'prompt' that is a string: it is a list of chat messages",
+        "line 1 has a 'prompt' that is not a string but a list of chat messages",
         "the user's message alone",
     ),
-    ("a.yaml", "- One\n", None, "is YAML, which is not read", ".txt"),
-    ("a.xlsx", "x", None, "is a workbook, which is not read", ".txt"),
+    ("a.yaml", "- One\n", None, "is YAML, which is not supported", ".txt"),
+    ("a.xlsx", "x", None, "is a workbook, which is not supported", ".txt"),
     ("a.csv.gz", gzip.compress(b"prompt\nx\n"), None, "is compressed with gzip", "gzip -dc a.csv.gz > a.csv"),
     ("a.csv", b"PK\x03\x04rest", None, "is a zip archive or an Excel workbook", "CSV UTF-8"),
     ("a.csv", "prompt\nä\n".encode("utf-16"), None, "is UTF-16, not UTF-8", "iconv -f utf-16 -t utf-8 a.csv > a-utf8.csv"),
@@ -172,7 +172,7 @@ def test_files_are_refused_as_what_they_are(write, name, content, field, what, h
 def test_a_column_that_is_chosen_is_said(write, capsys, content, column):
     (found,) = read_prompts(None, write("a.csv", content))
     assert found.text == "Who?"
-    assert capsys.readouterr().err == f"dola: --file 'a.csv': the prompts are its column {column!r}.\n"
+    assert capsys.readouterr().err == f"dola: --file 'a.csv': reading the prompts from column {column!r}.\n"
 
 
 def test_where_prompts_come_from(write):
@@ -196,7 +196,7 @@ def test_the_limit_of_csv_is_what_it_was(write):
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["Hi", "--prompt-field", "x"], "--prompt-field is for the entries of a file, and there is no --file."),
+        (["Hi", "--prompt-field", "x"], "--prompt-field needs --file: it names a field of the file's entries."),
         (["--file", "-"], "--file '-' is not a file."),
     ],
 )

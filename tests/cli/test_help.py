@@ -110,5 +110,5 @@ def test_all_verbs_are_listed_once(help_of):
 
 def test_a_default_in_words_has_one_pair_of_brackets(help_of):
     page = " ".join(help_of("generate").split())
-    assert "[default: where it has one]" in page
+    assert "[default: if it has one]" in page
     assert "default: (" not in page

@@ -45,7 +45,7 @@ FILES = {
 MODEL = ["-m", "MODEL"]
 MISTAKES = [
     # arguments, words of the message, words of the hint
-    (["nosuch"], "No such command 'nosuch'. There are generate, compare, ", "dola --help"),
+    (["nosuch"], "No such command 'nosuch'. Available: generate, compare, ", "dola --help"),
     (["generate", "Hi", "--lyers", "low"], "No such option: --lyers", "dola generate --help"),
     (["generate", "Hi", "there"], "unexpected extra argument(s) (there)", "dola generate --help"),
     (["generate", "Hi", "--top-p"], "Option '--top-p' requires an argument.", "dola generate --help"),
@@ -68,7 +68,7 @@ MISTAKES = [
     (["compare", "Hi", "--reference", "--final-norm"], "--final-norm was given too.", "--reference alone"),
     (["generate", "Hi", "--layers", "hihg"], "--layers 'hihg' is not known; allowed are high, low, all, off", "--layers 24,28"),
     (["generate", "Hi", "--layers", ""], "--layers '' is not known", "--layers high"),
-    (["generate", "Hi", "--layers", "3,3"], "layer 3 stands twice in --layers 3,3", "write --layers 3"),
+    (["generate", "Hi", "--layers", "3,3"], "layer 3 is listed twice in --layers 3,3", "write --layers 3"),
     (
         ["generate", "Hi", *MODEL, "--layers", "99"],
         "layer 99 in --layers 99 does not exist; allowed are 0 to 5",
@@ -76,60 +76,72 @@ MISTAKES = [
     ),
     (["generate", "Hi", *MODEL, "--layers", "99", "--output", "new.jsonl"], "layer 99 in --layers 99", "--layers high"),
     (["generate", "Hi", "--output", "mine.txt/x.jsonl"], "--output 'mine.txt/x.jsonl': Not a directory.", "check the path"),
-    (["compare", "Hi", *MODEL, "--layers", "low", "--layers", "6"], "layer 6 in --layers 6 is the mature layer", "--layers"),
-    (["compare", "Hi", "--layers", "off"], "--layers off is no column", "leave it out"),
-    (["generate", "Hi", *MODEL, "--device", "gpu"], "--device 'gpu' is not here; there", "--device cpu"),
-    (["generate", "Hi", *MODEL, "--device", "cuda:99"], "--device 'cuda:99' is not here", "leave --device out"),
+    (
+        ["compare", "Hi", *MODEL, "--layers", "low", "--layers", "6"],
+        "layer 6 in --layers 6 is the last (mature) layer",
+        "--layers",
+    ),
+    (["compare", "Hi", "--layers", "off"], "--layers off does not make a column", "omit it"),
+    (["generate", "Hi", *MODEL, "--device", "gpu"], "No device 'gpu' on this machine. Available:", "--device cpu"),
+    (["generate", "Hi", *MODEL, "--device", "cuda:99"], "No device 'cuda:99' on this machine", "omit --device"),
     (["generate", "Hi", "-m", "smolm"], "'smolm' is neither a folder nor an embedded model", "check the spelling"),
-    (["generate", "Hi", "-m", "./nosuch"], "no folder './nosuch'", "check the path"),
+    (["generate", "Hi", "-m", "./nosuch"], "The folder './nosuch' does not exist", "check the path"),
     (["generate", ""], "The prompt is empty.", "give one"),
     (["compare", "  "], "The prompt is empty.", "give one"),
     (["generate", "caf\udce9"], "The prompt is not valid UTF-8.", "iconv"),
-    (["generate", "Hi", "--file", "mine.txt"], "A prompt and --file were both given.", "give one of them"),
+    (["generate", "Hi", "--file", "mine.txt"], "A prompt and --file exclude each other.", "give one of them"),
     (["generate", "--file", "nosuch.txt"], "--file 'nosuch.txt': No such file or directory.", "check the path"),
     (["generate", "--file", "."], "--file '.': Is a directory.", "check the path"),
-    (["generate", "--file", "empty.txt"], "--file 'empty.txt' holds no prompt.", "one prompt on each line"),
+    (["generate", "--file", "empty.txt"], "--file 'empty.txt' does not contain a prompt.", "one prompt on each line"),
     (["generate", "--file", "latin.txt"], "--file 'latin.txt' is not valid UTF-8", "iconv"),
     (["generate", "--file", "broken.jsonl"], "--file 'broken.jsonl', line 2 is not JSON", '{"prompt": '),
-    (["generate", "--file", "noprompt.jsonl"], "line 1 has no 'prompt' that is a string: it is the number 3", '{"prompt": '),
+    (["generate", "--file", "noprompt.jsonl"], "line 1 has a 'prompt' that is not a string but the number 3", '{"prompt": '),
     (["generate", "--file", "blank.jsonl"], "line 1 has a prompt that is empty or cannot be encoded", '{"prompt": '),
     (["generate", "--file", "surrogate.jsonl"], "line 1 has a prompt that is empty or cannot be encoded", '{"prompt": '),
     (["generate", "--file", "field.jsonl"], "line 1 has a field that cannot be encoded", '{"prompt": '),
-    (["generate", "Hi", "--batch-size", "2"], "--batch-size is for the prompts of a file", "leave --batch-size out"),
-    (["generate", "Hi", "--json", "--output", "x.jsonl"], "both were given", "give one of them"),
+    (["generate", "Hi", "--batch-size", "2"], "--batch-size needs --file: it sets how many prompts", "omit --batch-size"),
+    (["generate", "Hi", "--json", "--output", "x.jsonl"], "exclude each other", "give one of them"),
     (["generate", "Hi", "--output", "nosuch/x.jsonl"], "--output 'nosuch/x.jsonl': No such file or directory.", "check"),
-    (["generate", "Hi", "--output", "mine.txt"], "'mine.txt' exists, and its line 1 was not written by", "nothing was changed"),
-    (["generate", "Hi", "--output", "half.txt"], "'half.txt' exists, and it was not written by", "nothing was changed"),
+    (["generate", "Hi", "--output", "mine.txt"], "'mine.txt' exists, but its line 1 was not written by", "nothing was changed"),
+    (["generate", "Hi", "--output", "half.txt"], "'half.txt' exists, but it was not written by", "nothing was changed"),
     (["generate", "Hi", "--output", "other.jsonl"], "its line 1 was not written by", "nothing was changed"),
     (["generate", "Hi", "--config", "nosuch.json"], "--config 'nosuch.json': No such file", "check the path"),
     (["generate", "Hi", "--config", "list.json"], "holds a list, not a JSON object", '{"layers": "high"'),
     (["generate", "Hi", "--config", "broken.json"], "--config 'broken.json' is not JSON", '{"layers": "high"'),
     (["generate", "Hi", "--config", "latin.txt"], "--config 'latin.txt' is not valid UTF-8", "iconv"),
-    (["generate", "Hi", "--config", "unknown.json"], "'max_tokens' is no option of this command; there are file,", "names"),
-    (["generate", "Hi", "--config", "no-chat.json"], "'no-chat' is no option", '"chat": false'),
-    (["generate", "Hi", "--config", "null.json"], "'layers' is null; allowed is a word or a number.", "--layers takes"),
+    (["generate", "Hi", "--config", "unknown.json"], "'max_tokens' is not an option of this command. Options: file,", "names"),
+    (["generate", "Hi", "--config", "no-chat.json"], "'no-chat' is not an option", '"chat": false'),
+    (["generate", "Hi", "--config", "null.json"], "'layers' is null. Allowed: a word or a number.", "as for --layers"),
     (["generate", "Hi", "--config", "twice.json"], "the field 'layers' is listed twice", '{"layers": "high"'),
     (["generate", "Hi", "--config", "deep.json"], "nested too deeply", '{"layers": "high"'),
-    (["generate", "Hi", "--config", "zero.json"], "a character that no option can have", "give --output on the command line"),
-    (["generate", "Hi", "--config", "half.json"], "a character that no option can have", "give --model on the command line"),
+    (
+        ["generate", "Hi", "--config", "zero.json"],
+        "a character that is not allowed in an option",
+        "give --output on the command line",
+    ),
+    (
+        ["generate", "Hi", "--config", "half.json"],
+        "a character that is not allowed in an option",
+        "give --model on the command line",
+    ),
     (["generate", "Hi", "--config", "wide.json"], "--config 'wide.json' is UTF-16, not UTF-8", "iconv -f utf-16"),
-    (["generate", "Hi", "--config", "flag.json"], "'chat' is 1; allowed are true and false.", '"chat": true'),
-    (["generate", "Hi", "--config", "true.json"], "'max-new-tokens' is true; allowed is a word", "--max-new-tokens takes"),
+    (["generate", "Hi", "--config", "flag.json"], "'chat' is 1. Allowed: true and false.", '"chat": true'),
+    (["generate", "Hi", "--config", "true.json"], "'max-new-tokens' is true. Allowed: a word", "as for --max-new-tokens"),
     (["generate", "Hi", "--config", "range.json"], "--max-new-tokens 0 is out of range", "leave"),
-    (["generate", "Hi", "--config", "word.json"], "not 'x'; it stands in --config 'word.json'.", "dola generate --help"),
+    (["generate", "Hi", "--config", "word.json"], "not 'x'; it comes from --config 'word.json'.", "dola generate --help"),
     (["generate", "Hi", "--config", "word.json", "--max-new-tokens", "y"], ", not 'y'.", "dola generate --help"),
     (["generate", "Hi", "--sample", "--seed", "1", "--seed", "x"], "'x'", "dola generate --help"),
     (["generate", "Hi", "--sample", "--top-p", "0.5", "--top-p=q"], "'q'", "dola generate --help"),
-    (["doctor", "-m", "smollm2"], "No such option: -m", "MODEL stands without a flag here: dola doctor smollm2"),
+    (["doctor", "-m", "smollm2"], "No such option: -m", "MODEL needs no flag here: dola doctor smollm2"),
     (["generate", "Hi", "-m", "REFUSES"], "The model's chat template fails: no such message.", "--no-chat"),
     (
         ["generate", "Hi", "-m", "BROKEN"],
         "The model's chat template or tokenizer fails: TypeError: unsupported operand",
         "--no-chat",
     ),
-    (["generate", "Hi", *MODEL, "--max-new-tokens", "999"], "--max-new-tokens is 999; together the model takes 256.", "--max-"),
-    (["compare", "word " * 300, *MODEL], "together the model takes 256.", "shorten the prompt by"),
-    (["generate", "Hi", "-m", "BASE", "--chat"], "this model has no chat template.", "leave --chat out"),
+    (["generate", "Hi", *MODEL, "--max-new-tokens", "999"], "is 999; together the model allows 256.", "--max-"),
+    (["compare", "word " * 300, *MODEL], "together the model allows 256.", "shorten the prompt by"),
+    (["generate", "Hi", "-m", "BASE", "--chat"], "this model has no chat template.", "omit --chat"),
 ]
 
 
@@ -173,7 +185,7 @@ def test_there_are_more_than_twenty_kinds():
 def test_no_prompt_at_a_terminal(dola_command, monkeypatch):
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     ended = dola_command("generate")
-    assert (ended.code, ended.err.splitlines()[0]) == (2, "dola: There is no prompt.")
+    assert (ended.code, ended.err.splitlines()[0]) == (2, "dola: No prompt was given.")
     assert "--file FILE" in ended.err
     ended = dola_command("compare")
     assert "Hint: dola compare " in ended.err
@@ -208,7 +220,7 @@ def test_standard_input_that_is_closed(dola_command, monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
     for arguments in (["generate"], ["generate", "-"], ["trace"]):
         ended = dola_command(*arguments)
-        assert (ended.code, ended.err.splitlines()[0]) == (2, "dola: There is no prompt.")
+        assert (ended.code, ended.err.splitlines()[0]) == (2, "dola: No prompt was given.")
 
 
 def test_standard_output_that_is_closed(folder, tmp_path):

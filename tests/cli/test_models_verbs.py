@@ -58,12 +58,12 @@ def test_list_fits_80_columns(fetched, cache):
     assert lines == [
         "smollm2",
         "  source   HuggingFaceTB/SmolLM2-135M-Instruct, 98 MB",
-        "  licence  Apache-2.0",
+        "  license  Apache-2.0",
         "  state    not fetched: dola models pull smollm2",
         "gemma3-270m",
         "  source   google/gemma-3-270m, 253 MB",
-        "  licence  Gemma Terms of Use",
-        "  state    damaged, this repairs it: dola models pull gemma3-270m",
+        "  license  Gemma Terms of Use",
+        "  state    damaged, to repair it: dola models pull gemma3-270m",
     ]
 
 
@@ -111,7 +111,8 @@ def test_remove(fetched, cache):
 def test_pull_without_a_model(monkeypatch, capsys):
     assert mistake(monkeypatch, capsys, "models", "pull") == (
         2,
-        "dola: `dola models pull` was given no model; there are smollm2, gemma3-270m.\nHint: dola models pull smollm2\n",
+        "dola: `dola models pull` needs the name of a model. Available: smollm2, gemma3-270m.\n"
+        "Hint: dola models pull smollm2\n",
     )
 
 
@@ -119,7 +120,7 @@ def test_pull_without_a_model(monkeypatch, capsys):
 def test_an_unknown_alias(monkeypatch, capsys, verb):
     assert mistake(monkeypatch, capsys, "models", verb, "gpt5") == (
         2,
-        "dola: 'gpt5' is no embedded model; there are smollm2, gemma3-270m.\nHint: use one of them\n",
+        "dola: 'gpt5' is not an embedded model. Available: smollm2, gemma3-270m.\nHint: use one of them\n",
     )
 
 

@@ -51,7 +51,7 @@ def test_what_is_said_is_said_once_and_by_whom(dola_command, changed, folder):
     said = ended.err.splitlines()
     assert [line.split(":")[0] for line in said] == ["dola", "dola"]
     assert "dola_layers='low' of the model's generation config is used." in said[0]
-    assert said[1].startswith("dola: Set aside from the model's generation config: num_beams=2")
+    assert said[1].startswith("dola: Not used from the model's generation config: num_beams=2")
     assert logging.getLogger("dola").handlers == []
 
 

@@ -136,7 +136,7 @@ def test_compare_fits_the_terminal(folder, width):
 
 @pytest.mark.parametrize("settings", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": "xterm-256color"}], ids=str)
 def test_a_heatmap_in_a_terminal(folder, settings):
-    """Digits in any case; colours behind them where they are wanted and there are any."""
+    """Digits in any case; colors behind them where they are wanted and there are any."""
     session = in_terminal("trace", "The quick brown fox", "-m", folder, **settings)
     assert session.code == 0
     check_sane(session)
@@ -149,7 +149,7 @@ def test_a_heatmap_in_a_terminal(folder, settings):
     assert blocks >= 2, "wrapped by tokens"
     assert [row[0] for row in rows] == list("543210") * blocks
     assert all(re.fullmatch(r"\[?0\.\d\d\]?", cell) for row in rows for cell in row[1:] if cell != "*")
-    assert "in nats (0 is the same," in "\n".join(lines)
+    assert "in nats (0: equal," in "\n".join(lines)
 
 
 @pytest.mark.parametrize(

@@ -131,10 +131,10 @@ FILES = {
 @pytest.mark.parametrize(
     ("arguments", "words", "hint"),
     [
-        (["Hi", "--open", "two.json"], "A prompt and --open were both given.", "give one"),
-        (["Hi", "--greedy"], "--greedy is about tokens that are generated", "--generate 20"),
+        (["Hi", "--open", "two.json"], "A prompt and --open exclude each other.", "give one"),
+        (["Hi", "--greedy"], "--greedy needs --generate: it applies to generated tokens", "--generate 20"),
         (["Hi", "--layers", "off"], "--layers off leaves nothing to trace.", "--layers high"),
-        (["Hi", "--html", "no/a.html"], "--html no/a.html: there is no folder 'no'.", "mkdir -p no"),
+        (["Hi", "--html", "no/a.html"], "--html no/a.html: the folder 'no' does not exist.", "mkdir -p no"),
         (["Hi", "--html", "."], "--html . is a folder.", "--html trace.html"),
         (["Hi", "--generate", "0"], "--generate 0 is out of range; allowed is 1 or more.", "leave"),
         (["Hi", "--top-k", "0"], "--top-k 0 is out of range; allowed is 1 or more.", "leave"),
@@ -147,9 +147,9 @@ FILES = {
             "trace the text",
         ),
         (["--open", "latin.json"], "--open 'latin.json' is not valid UTF-8", "iconv"),
-        (["Hi", "-m", "MODEL", "--layers", "6"], "layer 6 in --layers 6 is the mature layer", "--layers"),
-        (["word " * 300, "-m", "MODEL"], "tokens; the model takes 256.", "shorten the prompt by"),
-        (["Hi", "-m", "MODEL", "--generate", "999"], "--generate is 999; together the model takes 256", "--generate \\d+"),
+        (["Hi", "-m", "MODEL", "--layers", "6"], "layer 6 in --layers 6 is the last (mature) layer", "--layers"),
+        (["word " * 300, "-m", "MODEL"], "tokens; the model allows 256.", "shorten the prompt by"),
+        (["Hi", "-m", "MODEL", "--generate", "999"], "--generate is 999; together the model allows 256", "--generate \\d+"),
     ],
 )
 def test_mistakes(dola_command, folder, tmp_path, monkeypatch, arguments, words, hint):

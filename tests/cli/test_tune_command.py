@@ -126,20 +126,24 @@ def test_options(tuned, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "what", "hint"),
     [
-        (["mmlu"], "'mmlu' is no task", "dola eval"),
+        (["mmlu"], "'mmlu' is not a task", "dola eval"),
         (["vicuna", "--data", "DATA/question.jsonl"], "vicuna has no metric to choose by", "truthfulqa-mc"),
         (
             ["factor-news", "--data", "DATA", "-m", "MODEL", "--metric", "mc1"],
-            "'mc1' is no metric of factor-news",
+            "'mc1' is not a metric of factor-news",
             "use factor",
         ),
         (["factor-news", "--data", "DATA", "--folds", "1"], "--folds 1 is out of range", "leave"),
         (["factor-news", "--data", "DATA", "-m", "MODEL", "--folds", "13"], "12 items cannot be split into 13 folds", "use 2"),
-        (["factor-news", "--data", "DATA", "--train", "3"], "--train has no meaning for factor-news", "leave --train"),
-        (["factor-news", "--data", "DATA", "--static", "3"], "--static has no meaning for factor-news", "leave --static"),
-        (["gsm8k", "--data", "DATA", "--folds", "2"], "--folds has no meaning for gsm8k", "leave --folds"),
-        (["gsm8k", "--data", "DATA", "--static", "high"], "--static 'high' is no list of numbers", "--static 8,14"),
-        (["gsm8k", "--data", "DATA", "-m", "MODEL", "--train", "5"], "5 of 5 items to choose by; allowed are 1 to 4", "leave"),
+        (["factor-news", "--data", "DATA", "--train", "3"], "--train does not apply to factor-news", "omit --train"),
+        (["factor-news", "--data", "DATA", "--static", "3"], "--static does not apply to factor-news", "omit --static"),
+        (["gsm8k", "--data", "DATA", "--folds", "2"], "--folds does not apply to gsm8k", "omit --folds"),
+        (["gsm8k", "--data", "DATA", "--static", "high"], "--static 'high' is not a list of numbers", "--static 8,14"),
+        (
+            ["gsm8k", "--data", "DATA", "-m", "MODEL", "--train", "5"],
+            "Choosing on 5 of 5 items is not possible. Allowed: 1 to 4",
+            "omit",
+        ),
         (["factor-news", "--data", "DATA", "--output", "no/a.json"], "--output 'no/a.json': No such file", "check"),
     ],
 )

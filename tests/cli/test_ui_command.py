@@ -67,7 +67,7 @@ def test_it_opens_a_browser_if_asked_to(served, folder, monkeypatch):
 
 def test_another_address_is_warned_of(served, folder):
     found = served("-m", folder, "--host", "0.0.0.0", "--port", 0)
-    assert "Whoever can reach this address" in found["ended"].err
+    assert "Anyone who can reach this address" in found["ended"].err
 
 
 def test_a_port_that_is_taken(served, folder):
@@ -75,18 +75,18 @@ def test_a_port_that_is_taken(served, folder):
         port = taken.getsockname()[1]
         ended = served("-m", folder, "--port", port)["ended"]
     assert ended.code == 2
-    assert ended.err == f"dola: Port {port} of 127.0.0.1 is taken.\nHint: --port 0 for any that is free\n"
+    assert ended.err == f"dola: Port {port} of 127.0.0.1 is taken.\nHint: --port 0 for any free port\n"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--host", "256.1.1.1.1"], "--host '256.1.1.1.1' is no address"),
+        (["--host", "256.1.1.1.1"], "--host '256.1.1.1.1' is not an address"),
         (["--host", "203.0.113.7"], "--host 203.0.113.7 --port"),
         (["--port", 70000], "--port 70000 is out of range; allowed is 0 to 65535"),
         (["--max-new-tokens", 0], "--max-new-tokens 0 is out of range"),
         (["--max-prompt-tokens", 0], "--max-prompt-tokens 0 is out of range"),
-        (["--port", 0, "--model", "./nowhere"], "There is no folder './nowhere'"),
+        (["--port", 0, "--model", "./nowhere"], "The folder './nowhere' does not exist"),
     ],
 )
 def test_mistakes(served, folder, options, message):

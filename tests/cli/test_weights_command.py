@@ -63,7 +63,7 @@ def test_weights_without_a_place_are_named_on_stderr(dola_command, folder, tmp_p
     plain = dola_command("generate", "Hi", "-m", folder, "--max-new-tokens", "4")
     ended = dola_command("generate", "Hi", "-m", more, "--max-new-tokens", "4")
     assert (ended.code, ended.out) == (0, plain.out)
-    assert "there is 1 weight that LlamaForCausalLM has no place for: value_head.weight" in ended.err
+    assert "holds 1 weight that LlamaForCausalLM cannot use: value_head.weight" in ended.err
     assert "no place" not in plain.err
 
 
@@ -92,7 +92,7 @@ def test_doctor_reports_the_weights(dola_command, tmp_path, edit, config, words)
     page = dola_command("doctor", model)
     assert page.code == 1
     assert "failed: " in page.out
-    assert "DoLa cannot be relied on with this model as it is" in page.out
+    assert "Do not rely on DoLa with this model yet" in page.out
 
 
 def test_doctor_names_weights_without_a_place(dola_command, tmp_path):

@@ -94,7 +94,7 @@ def test_the_page_says_what_was_found():
     ]
     text = page(outcomes)
     assert "(3 of them)" in text
-    assert "1 work, 0 are\nwrong, 1 are refused in words, of 1 no model" in text
+    assert "1 work, 0 are wrong, 1 are refused with the reason, and for 1 no model" in text
     assert "| a | A | yes | yes | yes | yes | yes | no final norm |" in text
     assert "| b | its words |" in text
     assert "| c | its error |" in text

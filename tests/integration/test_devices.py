@@ -1,4 +1,4 @@
-"""Where the weights lie and in what form: offloaded, in 16 bits, quantised; and modes of torch around the call."""
+"""Where the weights lie and in what form: offloaded, in 16 bits, quantized; and modes of torch around the call."""
 
 import asyncio
 import threading

@@ -527,7 +527,7 @@ def test_watermarking(model, oracle, way):
     assert not torch.equal(found, walk(way, model, PROMPT, do_sample=False))
 
 
-# -- compiled, paged, quantised, wrapped
+# -- compiled, paged, quantized, wrapped
 
 
 def compiled(backend="eager"):

@@ -229,7 +229,7 @@ def test_mistakes_are_told_in_words(monkeypatch, capsys, folder, tasks):
     monkeypatch.setattr("dola.cli.lm_eval._has_vllm", lambda: False)
     assert harness(monkeypatch, "--model", "dola-vllm", "--tasks", "local_factor") == 2
     assert "--model dola-vllm needs vLLM, which is not installed" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="normalisation='x' is unknown; allowed are 'decoding', 'full', 'none'"):
+    with pytest.raises(ConfigError, match=r"normalisation='x' is not supported\. Allowed: 'decoding', 'full', 'none'"):
         DolaLM(str(folder), normalisation="x")
     with pytest.raises(LayersError, match="layer 99"):
         DolaLM(str(folder), layers=99, device="cpu")._loglikelihood_tokens([(None, [5, 6], [7])], disable_tqdm=True)
@@ -281,7 +281,7 @@ def test_a_difference_of_weights_is_added_once(tmp_path):
     checkpoints.save(cut, checkpoints.without("lm_head"))
     with pytest.raises(ModelFileError, match="lacks 1 of the 57 weights"):
         of_folder(whole, delta=str(cut))
-    with pytest.raises(ModelFileError, match=r"are not those of the model that they are to be added to: lm_head\.weight"):
+    with pytest.raises(ModelFileError, match=r"do not match the model that they would be added to: lm_head\.weight"):
         of_folder(whole, delta=str(tied))
 
 

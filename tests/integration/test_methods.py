@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from families import FAMILIES, readout, tiny
-from toy_method import ConfidentConfig, DeLTaConfig, ToyConfig, installed, toy_judge
+from toy_method import ToyConfig, installed, toy_judge
 from workers import together
 
 import dola
@@ -120,7 +120,7 @@ class Given(Captured):
 
 class TestSettings:
     def test_methods_are_found_by_their_entry_points(self, toy):
-        assert set(METHODS) == {"dola", "toy"}
+        assert list(METHODS) == ["dola", "confident", "delta", "sled", "toy"]
         assert METHODS["toy"] is ToyConfig
         assert config_of({"method": "toy", "layers": "2,4", "rate": 1}) == ToyConfig([2, 4], rate=1)
         assert config_of(ToyConfig(rate=2).as_dict()) == ToyConfig(rate=2)
@@ -129,7 +129,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"method": "sled"}, r"method='sled' is unknown; allowed are dola, toy"),
+            ({"method": "slow"}, r"method='slow' is unknown; allowed are dola, confident, delta, sled, toy"),
             ({"method": 3}, r"method=3 is unknown"),
             ({"method": "toy", "relative_top": 0.1}, r"'relative_top' is not a setting of the method 'toy'; .* layers, rate"),
             ({"rate": 1}, r"'rate' is not a setting of the method 'dola'"),
@@ -178,40 +178,8 @@ class TestSettings:
             Request(prompt="a", method="toy", other="[1]").config()
 
 
-class TestSpikes:
-    """What was published elsewhere fits the seam."""
-
-    def test_confident_decoding_reads_open_rows_alone(self, llama):
-        with torch.no_grad():
-            out = llama(**INPUTS, output_hidden_states=True)
-        layers = [readout(llama, FAMILIES["llama"], out.hidden_states[j])[0] for j in (3, 4, 5)] + [out.logits[0]]
-
-        def entropy(row):
-            return torch.distributions.Categorical(logits=row.double()).entropy()
-
-        expected = []
-        for t in range(len(layers[0])):
-            at = 3
-            while at > 0 and entropy(layers[at - 1][t]) < entropy(layers[at][t]):
-                at -= 1
-            expected.append(layers[at][t])
-        with dola.attach(llama, ConfidentConfig()), torch.no_grad():
-            found = llama(**INPUTS).logits[0]
-        torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=2e-3)
-
-    @pytest.mark.parametrize("family", ["llama", "gemma2", "granite", "phi"])
-    def test_delta_is_one_row_of_a_linear_head(self, family):
-        model = tiny(family)
-        with torch.no_grad():
-            out = model(**INPUTS, output_hidden_states=True)
-        layers = [readout(model, FAMILIES[family], out.hidden_states[j])[0] for j in (3, 4, 5)] + [out.logits[0]]
-        x = torch.tensor([3.0, 4.0, 5.0, 6.0]).double()
-        points = torch.stack(layers).double()
-        slope = ((x - x.mean())[:, None, None] * (points - points.mean(dim=0))).sum(dim=0) / ((x - x.mean()) ** 2).sum()
-        expected = points.mean(dim=0) + slope * (7 - x.mean())
-        with dola.attach(model, DeLTaConfig()), torch.no_grad():
-            found = model(**INPUTS).logits[0]
-        torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-3)
+class TestCandidates:
+    """What a method is given."""
 
     def test_both_kinds_of_candidates_say_the_same(self, llama):
         anatomy, config = Anatomy.of(llama), ToyConfig([2, 4])

@@ -1,4 +1,4 @@
-"""Quantised weights, the LM head's too: DoLa's tokens are a recomputation's from `output_hidden_states` of the same model.
+"""Quantized weights, the LM head's too: DoLa's tokens are a recomputation's from `output_hidden_states` of the same model.
 
 The libraries are optional and not in the extra `dev`: `make test-quantised` has them in an environment of its own.
 """
@@ -146,7 +146,7 @@ def decoded(model, *, lazy=True):
     return dola.generate(model, PROMPT, dola_layers=config, **settings).tolist()
 
 
-@pytest.mark.parametrize("head", [False, True], ids=["head plain", "head quantised"])
+@pytest.mark.parametrize("head", [False, True], ids=["head plain", "head quantized"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()  # under which bitsandbytes packs 4 bits otherwise, for the CPU
@@ -184,7 +184,7 @@ def test_a_head_that_rounds_all_rows_by_one_scale_is_refused(folder, tmp_path, k
     else:
         make = compressed_tensors(CHANNEL8, {"type": "int", "strategy": "tensor"})
         model = make(folder, torch.bfloat16, True, tmp_path)
-    with pytest.raises(ModelError, match="leave the LM head out of the quantisation"):
+    with pytest.raises(ModelError, match="exclude the LM head from the quantization"):
         decoded(model)
 
 
@@ -212,7 +212,7 @@ def test_a_forward_of_its_own_is_not_read_around(dtype):
 def test_a_head_whose_rows_are_rounded_together_is_refused_in_words(dtype):
     model = tiny("llama", dtype=dtype, **SIZES)
     model.lm_head.forward = types.MethodType(rounding(each_row=False), model.lm_head)
-    with pytest.raises(ModelError, match=r"all rows by one scale(.|\n)*leave the LM head out"):
+    with pytest.raises(ModelError, match=r"all rows by one scale(.|\n)*exclude the LM head"):
         decoded(model)
     with pytest.raises(ModelError, match="all rows by one scale"):
         dola.trace(model, tokenizer(), "Hi", dola.DoLaConfig(LAYERS))

@@ -1,36 +1,86 @@
-"""The README's first screen: its code runs, and prints what the README says it prints."""
+"""The README's first screen and the quickstart: what a newcomer sees comes early, runs, and prints what the pages say."""
 
 import io
 import re
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import transformers
+
 import dola
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+LINES = README.splitlines()
+PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+EXAMPLE = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", (ROOT / "docs" / "quickstart.md").read_text(), re.DOTALL)
 
 
-def test_the_first_example_prints_what_it_says(smollm2, monkeypatch):
-    code, shown = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL).groups()
-    monkeypatch.setattr(dola, "load", lambda name: smollm2)
+def _printed(code: str) -> str:
     printed = io.StringIO()
     with redirect_stdout(printed):
         exec(code, {})
-    assert printed.getvalue() == shown
+    return printed.getvalue()
 
 
-def test_what_the_readme_says_of_plain_decoding_is_so(smollm2, monkeypatch):
-    code, _ = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL).groups()
+def _first(what: str) -> int:
+    return next(number for number, line in enumerate(LINES, 1) if what in line)
+
+
+def test_the_first_screen_holds_the_picture_and_the_install_line():
+    assert _first("<picture>") <= 12
+    assert _first("pip install") <= 20
+    assert len(LINES) <= 130
+
+
+def test_the_readmes_python_runs(smollm2, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len([line for line in code.splitlines() if line and "import" not in line]) <= 6
+    model, tokenizer = smollm2  # the hub cannot be reached everywhere; these are the same weights, in 4 bits
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda name: model)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda name: tokenizer)
+    assert "Paris" in _printed(code)
+
+
+def test_the_quickstarts_first_example_prints_what_it_says(smollm2, monkeypatch):
+    code, shown = EXAMPLE.groups()
     monkeypatch.setattr(dola, "load", lambda name: smollm2)
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        exec(code.replace('with dola.attach(model, "high"):', "if True:"), {})
-    said = re.search(r'the same model answers "(.*?) …"', README).group(1)
-    assert printed.getvalue().startswith(said)
+    assert _printed(code) == shown
+
+
+def test_what_the_quickstart_says_of_plain_decoding_is_so(smollm2, monkeypatch):
+    monkeypatch.setattr(dola, "load", lambda name: smollm2)
+    page = " ".join((ROOT / "docs" / "quickstart.md").read_text().split())
+    said = re.search(r'the same model answers "(.*?) …"', page).group(1)
+    assert _printed(EXAMPLE[1].replace('with dola.attach(model, "high"):', "if True:")).startswith(said)
+
+
+def test_the_readmes_numbers_are_those_of_the_pages():
+    """Whoever changes a page changes the front door."""
+    read = " ".join(README.split())
+    assert "8.7 points (95% interval 2.7 to 14.7)" in read
+    assert "| DoLa high | 27.0 | 25.3 | -8.7 (-14.7 to -2.7) |" in (ROOT / "docs" / "evaluation.md").read_text()
+    models = " ".join((ROOT / "docs" / "supported-models.md").read_text().split())
+    total, works, refused = (re.search(what, models)[1] for what in (r"\((\d+) of them", r"(\d+) work,", r"(\d+) are refused"))
+    assert f"{works} of the {total} text-generation architectures" in read
+    assert f"{refused} are refused" in read
+    costs = (ROOT / "docs" / "benchmarks.md").read_text()
+    rows = re.findall(r"^\| [^|]*\| (?:32|64|256) \| [\d.]+ \| x([\d.]+) \(", costs, re.MULTILINE)
+    assert len(rows) == 9
+    assert f"{min(map(float, rows)):.1f} to {max(map(float, rows)):.1f} times" in read
+
+
+def test_every_page_installs_from_where_the_readme_does():
+    """A release changes the README's line; this then names each other line that has to follow."""
+    line = re.compile(r"pip install (?:-e )?'?(\.|dola-decoding)(?=[\['`\s])")
+    (first,) = re.findall(r"<!-- install: .*? -->\n```sh\n(.*?)\n```", README)
+    source = line.match(first)[1]
+    other = [f"{page.name}: {found[0]}" for page in PAGES for found in line.finditer(page.read_text()) if found[1] != source]
+    assert not other
 
 
 def test_every_link_leads_somewhere():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+    for page in PAGES:
+        text = page.read_text()
+        for target in [*re.findall(r"\]\((?!http)([^)#]+)", text), *re.findall(r'src(?:set)?="(?!http)([^"]+)"', text)]:
             assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,1 +1,1 @@
-"""DoLa in float64, straight from the paper: the judge of every optimised path. Slow and plain on purpose."""
+"""DoLa in float64, straight from the paper: the judge of every optimized path. Slow and plain on purpose."""

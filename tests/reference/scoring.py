@@ -28,9 +28,9 @@ class Recipe:
         layers: Candidate premature layers, in ascending order; None scores with the model itself (vanilla).
         divergence: "reference" (1/2 [KL(A||p) + KL(A||q)] / |V|) or "jsd".
         relative_top: Tokens below this fraction of the likeliest token's probability are implausible; 0 keeps all.
-        post_softmax: Whether the contrast is normalised over the vocabulary.
-        mask_first: Whether implausible tokens leave the contrast before it is normalised, as the paper has it; the reference
-            normalises over the full vocabulary first. An implausible token scores FLOOR either way.
+        post_softmax: Whether the contrast is normalized over the vocabulary.
+        mask_first: Whether implausible tokens leave the contrast before it is normalized, as the paper has it; the reference
+            normalizes over the full vocabulary first. An implausible token scores FLOOR either way.
     """
 
     layers: tuple[int, ...] | None

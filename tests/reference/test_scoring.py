@@ -21,7 +21,7 @@ def test_raw_contrast_by_hand():
 
 
 def test_normalised_contrast_by_hand():
-    # log(4 p) normalised is log p; the threshold is 0.2 * 0.5, and the token below it falls to the floor afterwards
+    # log(4 p) normalized is log p; the threshold is 0.2 * 0.5, and the token below it falls to the floor afterwards
     scores = contrast(P, UNIFORM, Recipe((1,), relative_top=0.2, post_softmax=True))
     assert scores.exp().tolist() == pytest.approx([0.5, 0.3, 0.15, 0.0])
     assert scores[3] == FLOOR

@@ -93,7 +93,7 @@ def test_logprobs_of_a_prompt_are_the_models_own(tiny_engine: Engine, judge: Jud
             assert value.logprob == pytest.approx(own[position, token].item(), abs=1e-3)
     assert list(output.outputs[0].token_ids) == judge.tokens("abc def")
     assert list(other.outputs[0].token_ids) == judge.tokens("abc def", "high")
-    with pytest.raises(VLLMValidationError, match="the log-probabilities that vLLM has of a prompt are the model's own"):
+    with pytest.raises(VLLMValidationError, match="vLLM's log-probabilities of a prompt are the model's own"):
         tiny_engine.outputs(prompts, HIGH, prompt_logprobs=2)
 
 
@@ -179,18 +179,18 @@ def test_sampling_draws_from_the_contrast(tiny_engine: Engine, judge: Judge):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"dola_layers": "hihg"}, "is no bucket"),
+        ({"dola_layers": "hihg"}, "is not a bucket"),
         ({"dola_layers": [99]}, "does not exist"),
         ({"dola_layers": []}, "names no candidate layer"),
-        ({"dola_layers": [3, 3]}, "stands twice"),
+        ({"dola_layers": [3, 3]}, "is listed twice"),
         ({"dola_relative_top": 2, "dola_layers": "high"}, "out of range"),
-        ({"dola_relative_top": 0.2}, "DoLa is off for requests that name no layers"),
+        ({"dola_relative_top": 0.2}, "DoLa is off for requests that do not name layers"),
         ({"dola_divergence": "kl", "dola_layers": "high"}, "unknown"),
         ({"dola_final_norm": "yes", "dola_layers": "high"}, "is not a bool"),
         ({"dola_layer": "high"}, "is not an option of DoLa"),
         ({"dloa_layers": "high"}, "is not an option of DoLa"),
         ({"layers": "high"}, "is not an option of DoLa"),
-        ({"dola_layers": "off", "dola_relative_top": 0.2}, "leave one of the two out"),
+        ({"dola_layers": "off", "dola_relative_top": 0.2}, "omit one of the two"),
     ],
 )
 def test_bad_options_are_refused_at_the_door(options: dict[str, Any], words: str, tiny_engine: Engine):

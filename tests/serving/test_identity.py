@@ -51,7 +51,7 @@ def expected(judge: Judge) -> dict[tuple[str, float], list[list[int]]]:
 
 
 def _mixed() -> list[str]:
-    """A way for each prompt, so that neighbours in a batch differ."""
+    """A way for each prompt, so that neighbors in a batch differ."""
     return [list(WAYS)[i % len(WAYS)] for i in range(len(PROMPTS))]
 
 

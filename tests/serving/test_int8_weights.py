@@ -1,4 +1,4 @@
-"""Quantised weights: compressed-tensors' int8, weights and activations, with a plain head."""
+"""Quantized weights: compressed-tensors' int8, weights and activations, with a plain head."""
 
 from __future__ import annotations
 

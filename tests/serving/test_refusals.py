@@ -25,12 +25,12 @@ def _config(folder: Path, additional: Any = DOLA, **settings: Any) -> Any:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"layers": "hihg"}, "is no bucket"),
-        ({"layers": [6]}, "is the mature layer"),
-        ({"layer": "high"}, "is no setting; there are layers"),
-        ({"default": "maybe"}, 'allowed are "on" and "off"'),
+        ({"layers": "hihg"}, "is not a bucket"),
+        ({"layers": [6]}, "layer and cannot be a candidate"),
+        ({"layer": "high"}, "is not a setting. Settings: layers"),
+        ({"default": "maybe"}, 'Allowed: "on" and "off"'),
         ({"relative_top": 2}, "out of range"),
-        ("high", "is no object of settings"),
+        ("high", "not an object of settings"),
     ],
 )
 def test_settings_that_are_not_allowed(settings: Any, words: str, tiny_folder: Path):
@@ -40,19 +40,19 @@ def test_settings_that_are_not_allowed(settings: Any, words: str, tiny_folder: P
 
 def test_speculative_decoding(tiny_folder: Path):
     ngram = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
-    with pytest.raises(ValueError, match=r"speculative decoding.*does not go with DoLa"):
+    with pytest.raises(ValueError, match=r"speculative decoding.*is not compatible with DoLa"):
         _config(tiny_folder, speculative_config=ngram)
     _config(tiny_folder, {}, speculative_config=ngram)
 
 
 def test_adapters_on_the_head(tiny_folder: Path):
-    with pytest.raises(ValueError, match=r"adapters on the head.*does not go with DoLa"):
+    with pytest.raises(ValueError, match=r"adapters on the head.*is not compatible with DoLa"):
         _config(tiny_folder, enable_lora=True, lora_target_modules=["q_proj", "lm_head"])
     _config(tiny_folder, enable_lora=True)
 
 
 def test_stock_torch_compile(tiny_folder: Path):
-    with pytest.raises(ValueError, match=r"stock torch.compile.*does not go with DoLa"):
+    with pytest.raises(ValueError, match=r"stock torch.compile.*is not compatible with DoLa"):
         _config(tiny_folder, compilation_config={"mode": 1})
 
 
@@ -68,13 +68,13 @@ def test_graphs_with_dola_are_cached_apart(tiny_folder: Path, monkeypatch: pytes
 
 def test_an_architecture_whose_layers_nobody_has_looked_for(tmp_path: Path):
     folder = save_tiny(tmp_path / "opt", "opt")
-    with pytest.raises(ValueError, match="OPTForCausalLM cannot be decoded with DoLa"):
+    with pytest.raises(ValueError, match="DoLa does not support OPTForCausalLM in vLLM"):
         _config(folder)
     _config(folder, {})
 
 
 def test_another_implementation_of_a_known_architecture(tiny_folder: Path):
-    with pytest.raises(ValueError, match="cannot be decoded with DoLa"):
+    with pytest.raises(ValueError, match="DoLa does not support"):
         _config(tiny_folder, model_impl="transformers")
 
 

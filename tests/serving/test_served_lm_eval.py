@@ -74,7 +74,7 @@ def test_texts_are_those_of_generate(model: Any, manager: TaskManager, tiny_fold
 
 
 def test_log_likelihoods_are_refused(model: Any, manager: TaskManager):
-    with pytest.raises(UsageError, match="those that vLLM has of a given text are the model's own"):
+    with pytest.raises(UsageError, match="vLLM's log-likelihoods of a given text are the model's own"):
         simple_evaluate(model=model, tasks=["choice"], task_manager=manager, bootstrap_iters=0)
 
 
@@ -84,5 +84,5 @@ def test_mistakes_are_told_before_an_engine_starts(kind: Any, monkeypatch: pytes
     with pytest.raises(ConfigError, match='additional_config has "dola"'):
         kind("nowhere", additional_config={"dola": {"layers": "low"}})
     monkeypatch.setenv("DOLA_VLLM", "0")
-    with pytest.raises(ConfigError, match="would decode plainly: it is switched off"):
+    with pytest.raises(ConfigError, match="would decode without DoLa: it is switched off"):
         kind("nowhere")

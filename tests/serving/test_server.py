@@ -47,10 +47,10 @@ def test_the_command_has_shown_a_request(server: Server):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"dola_layers": "hihg"}, "is no bucket"),
+        ({"dola_layers": "hihg"}, "is not a bucket"),
         ({"dola_layers": [9]}, "does not exist; allowed are 0 to 5"),
         ({"dola_relative_top": 3, "dola_layers": "high"}, "out of range"),
-        ({"dola_relative_top": 0.3}, "DoLa is off for requests that name no layers"),
+        ({"dola_relative_top": 0.3}, "DoLa is off for requests that do not name layers"),
         ({"dola_divergence": "kl", "dola_layers": "high"}, "'jsd', 'reference'"),
         ({"dola_penalty": 1}, "is not an option of DoLa"),
     ],

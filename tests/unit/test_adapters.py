@@ -61,7 +61,7 @@ def test_other_types_are_left_to_structure():
 
 def test_registering_twice_needs_to_be_said(llama):
     register_anatomy("llama", scaled)
-    with pytest.raises(ModelError, match=r"'llama' is registered already, by .*scaled(.|\n)*replace=True"):
+    with pytest.raises(ModelError, match=r"'llama' is already registered, by .*scaled(.|\n)*replace=True"):
         register_anatomy("llama", lambda lm: None)
     register_anatomy("llama", Anatomy.by_structure, replace=True)
     assert Anatomy.of(llama).logit_transform is None
@@ -69,7 +69,11 @@ def test_registering_twice_needs_to_be_said(llama):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("", scaled), "model_type='' is no name"), ((3, scaled), "model_type=3 is no name"), (("x", 1), "cannot be called")],
+    [
+        (("", scaled), "model_type='' is not the name"),
+        ((3, scaled), "model_type=3 is not the name"),
+        (("x", 1), "is not callable"),
+    ],
 )
 def test_what_cannot_be_registered(arguments, message):
     with pytest.raises(ModelError, match=message):
@@ -78,7 +82,7 @@ def test_what_cannot_be_registered(arguments, message):
 
 def test_a_factory_that_fails_or_returns_something_else(llama):
     register_anatomy("llama", lambda lm: lm.no_such_part)
-    with pytest.raises(ModelError, match=r"registered for 'llama' by .* failed: AttributeError(.|\n)*of that factory"):
+    with pytest.raises(ModelError, match=r"registered for 'llama' by .* failed: AttributeError(.|\n)*in that factory"):
         dola.attach(llama)
     register_anatomy("llama", lambda lm: lm.model.layers, replace=True)
     with pytest.raises(ModelError, match="is a ModuleList, not an Anatomy"):
@@ -95,7 +99,7 @@ def test_an_entry_point_is_used_and_a_call_comes_before_it(llama, monkeypatch):
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [("no_such_module:factory", r"cannot be loaded: ModuleNotFoundError(.|\n)*package"), ("math:pi", "cannot be called")],
+    [("no_such_module:factory", r"cannot be loaded: ModuleNotFoundError(.|\n)*package"), ("math:pi", "is not callable")],
 )
 def test_an_entry_point_that_is_broken(llama, monkeypatch, value, message):
     by_entry_point(monkeypatch, value)

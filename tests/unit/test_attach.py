@@ -59,13 +59,13 @@ def test_positions_are_independent_of_how_many_are_asked_for(llama, ids, monkeyp
 def test_the_readout_is_made_in_bounded_chunks(llama, monkeypatch):
     sizes = []
     monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 3 * 401 * 5)
-    original = dola.Anatomy.readout
+    original = dola.Anatomy.read_head
 
-    def readout(self, hidden, **kwargs):
-        sizes.append(hidden.shape[:-1].numel() * 401)
-        return original(self, hidden, **kwargs)
+    def read_head(self, inputs):
+        sizes.append(inputs.shape[:-1].numel() * 401)
+        return original(self, inputs)
 
-    monkeypatch.setattr(dola.Anatomy, "readout", readout)
+    monkeypatch.setattr(dola.Anatomy, "read_head", read_head)
     scores_of(llama, torch.randint(3, 400, (2, 40)))
     assert len(sizes) == 1 + 12  # the self-check, then 80 rows, 7 at a time
     assert max(sizes) <= 3 * 401 * 5

@@ -126,7 +126,7 @@ def test_a_users_prompts(tmp_path):
     file.write_text("one\n---\ntwo\nlines\n")
     assert read_texts(file) == {"mine-1": "one", "mine-2": "two\nlines"}
     file.write_text("\n")
-    with pytest.raises(InputError, match="holds no prompt"):
+    with pytest.raises(InputError, match="does not contain a prompt"):
         read_texts(file)
     with pytest.raises(InputError, match=r"none\.txt' cannot be read"):
         read_texts(tmp_path / "none.txt")
@@ -151,10 +151,10 @@ def test_a_case_must_fit_the_window(llama):
         ({"new_tokens": 1}, "new_tokens=1 is too few"),
         ({"repeats": 0}, "repeats=0 is too few"),
         ({"prompt_lookup": -1}, "prompt_lookup=-1 is too few"),
-        ({"cache": "paged"}, "cache='paged' is unknown; allowed are dynamic, static"),
+        ({"cache": "paged"}, "cache='paged' is not supported. Allowed: dynamic, static"),
         ({"repetition_penalty": 0.0}, "repetition_penalty=0.0 is not above 0"),
         ({"compile": True}, "generate compiles only with a static one"),
-        ({"prompt_lookup": 3, "cache": "static"}, "prompt_lookup with a static cache"),
+        ({"prompt_lookup": 3, "cache": "static"}, "prompt_lookup does not work with a static cache"),
     ],
 )
 def test_settings_that_cannot_be(given, message):
@@ -168,9 +168,9 @@ def test_drafts_are_for_one_row(llama):
 
 
 def test_sources():
-    with pytest.raises(ConfigError, match="dtype='int3' is unknown"):
+    with pytest.raises(ConfigError, match="dtype='int3' is not supported"):
         Source(dtype="int3")
-    with pytest.raises(ConfigError, match="no shape 'gpt-9'"):
+    with pytest.raises(ConfigError, match="'gpt-9' is not a shape for random weights"):
         Source("gpt-9", random_weights=True)
     for device, kind in (("nowhere", ConfigError), ("meta", InputError)):
         with pytest.raises(kind, match=device):
@@ -354,7 +354,7 @@ def test_charts_that_could_not_be_written_are_refused_first(monkeypatch, tmp_pat
         chart.check_chart(tmp_path / "a.svg")
     monkeypatch.setattr(chart, "find_spec", lambda name: name)
     chart.check_chart(tmp_path / "a.svg")
-    for path, message in ((tmp_path / "a.doc", "must end in .png, .svg, .pdf"), (tmp_path / "no" / "a.svg", "no folder")):
+    for path, message in ((tmp_path / "a.doc", "must end in .png, .svg, .pdf"), (tmp_path / "no" / "a.svg", "does not exist")):
         with pytest.raises(ConfigError, match=message):
             chart.check_chart(path)
 

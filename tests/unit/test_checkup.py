@@ -80,7 +80,7 @@ def test_a_wrong_final_norm_is_found_and_named(monkeypatch):
     assert "final norm: none" in text(checkup, "readout")
     assert text(checkup, "speed") == "needs 'readout' to be right"
     assert not checkup.healthy
-    assert "Was the final norm guessed right (none)?" in advice(checkup)[0]
+    assert "Is the final norm right (none)?" in advice(checkup)[0]
 
 
 def test_a_model_without_the_right_parts():
@@ -103,7 +103,7 @@ def test_a_tokenizer_of_another_model():
         "InputError: The text has the token 7 ('Washington'), which the model does not know; "
         "the model has embeddings for 7 tokens."
     )
-    assert "Tokenizer and model do not fit" in advice(checkup)[0]
+    assert "Tokenizer and model do not match" in advice(checkup)[0]
 
 
 def test_a_tokenizer_that_gives_nothing(monkeypatch):
@@ -167,7 +167,7 @@ def test_a_model_that_changed_its_mind(monkeypatch):
     change = -1.0
     checkup = check_up(model, TOKENIZER)
     assert statuses(checkup)["plain again"] == "failed"
-    assert "without DoLa the model now says" in text(checkup, "plain again")
+    assert "without DoLa the model now generates" in text(checkup, "plain again")
 
 
 def test_a_slow_model_is_timed_once(monkeypatch):
@@ -202,7 +202,7 @@ def test_advice_depends_on_what_was_found(monkeypatch):
     assert advice(dataclasses.replace(checkup, parameters=8 * 10**9)) == []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert advice(dataclasses.replace(checkup, parameters=8 * 10**9)) == [
-        "There is a GPU, and the model is on the CPU: --device cuda."
+        "This machine has a GPU, but the model is on the CPU: --device cuda."
     ]
 
 
@@ -228,10 +228,10 @@ def test_contrast_error_without_a_plausibility_constraint():
 @pytest.mark.parametrize(
     ("oddities", "words"),
     [
-        ({"adds": "both"}, "it appends 2 ('</s>') to every text: dola leaves that out"),
+        ({"adds": "both"}, "it appends 2 ('</s>') to every text: dola removes that"),
         ({"adds": "two at the end"}, "it appends 2 ('</s>') 2 ('</s>') to every text"),
-        ({"mask": False}, "it gives no attention mask: dola makes it"),
-        ({"extra": 2}, "the model has no embedding for token 401 ('<extra0>') and 1 more: a text that holds one is refused"),
+        ({"mask": False}, "it does not return an attention mask: dola makes one"),
+        ({"extra": 2}, "the model has no embedding for token 401 ('<extra0>') and 1 more: a text that contains one is refused"),
         ({"pad": "beyond"}, "no embedding for token 401 ('<padding>'), the padding token '<padding>' among them: a text"),
     ],
 )
@@ -253,17 +253,17 @@ def test_a_tokenizer_that_loses_words():
 
 def test_a_vocabulary_of_another_model():
     model = tiny("llama", eos_token_id=77)
-    assert "end token 77 is 'word77' here, which is no special token" in text(check_up(model, TOKENIZER), "tokenizer")
+    assert "end token 77 is 'word77' here, not a special token" in text(check_up(model, TOKENIZER), "tokenizer")
 
 
 @pytest.mark.parametrize(
     ("template", "status", "words"),
     [
-        (None, "ok", "there is none"),
+        (None, "ok", "none: prompts are continued"),
         (KEEPS["plain"], "ok", "it takes a question as a text, "),
         (KEEPS["plain"], "ok", "it takes a system text"),
-        (KEEPS["alternates"], "ok", "it takes no system text"),
-        (PARTS["parts"], "ok", "it takes a question as a list of parts, and loses it as a text"),
+        (KEEPS["alternates"], "ok", "it does not take a system text"),
+        (PARTS["parts"], "ok", "it takes a question as a list of parts (as a text it loses it)"),
         (LOSES["another key"], "failed", "drops the words of the user message: 'Who wrote Hamlet?' gives the prompt '<user>"),
         (LOSES["raises"], "failed", "The model's chat template fails: no."),
         (f"<extra0>{KEEPS['plain']}", "failed", "The text has the token 401 ('<extra0>')"),
@@ -282,4 +282,4 @@ def test_chats_by_code_in_place_of_a_template():
         def apply_chat_template(self, messages, **_): ...
 
     made = Coded(tokenizer_object=TOKENIZER.backend_tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="</s>")
-    assert "code of the tokenizer's own: used with --chat" in text(check_up(tiny("llama"), made), "chat template")
+    assert "renders chats with its own code: used with --chat" in text(check_up(tiny("llama"), made), "chat template")

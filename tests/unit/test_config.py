@@ -71,10 +71,10 @@ def test_an_empty_bucket_is_an_error():
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([6], r"layer 6 in layers=\[6\] is the mature layer, .* 0 to 5 \(the model has 6 layers"),
+        ([6], r"layer 6 in layers=\[6\] is the last \(mature\) layer.* 0 to 5 \(the model has 6 layers"),
         ([2, 7], r"layer 7 in layers=\[2, 7\] does not exist; allowed are 0 to 5 \(the model has 6 layers"),
         ([-1], r"layer -1 in layers=\[-1\] is negative; allowed are 0 to 5 .* 6 layers(.|\n)*write layers=\[5\]"),
-        ([2, 2], r"layer 2 stands twice in layers=\[2, 2\]; .* 0 to 5 .* 6 layers(.|\n)*write layers=\[2\]"),
+        ([2, 2], r"layer 2 is listed twice in layers=\[2, 2\]; .* 0 to 5 .* 6 layers(.|\n)*write layers=\[2\]"),
         ([], r"layers=\[\] names no candidate layer; allowed are indices in 0 to 5 .* 6 layers"),
         ([1.5], r"layer 1.5 in layers=\[1.5\] is not an integer; allowed are 0 to 5"),
         (["3"], r"layer '3' in layers=\['3'\] is not an integer"),
@@ -151,7 +151,7 @@ def test_from_file(tmp_path, content, config):
         (None, "No such file or directory"),
         ("{", "is not JSON"),
         ("[1]", "holds a list, not a JSON object"),
-        ('{"layers": "high", "max-new-tokens": 3}', "'max-new-tokens' is no setting of DoLa; there are layers, relative_top"),
+        ('{"layers": "high", "max-new-tokens": 3}', "is not a setting of DoLa. Settings: layers, relative_top"),
         ('{"layers": "off"}', "says that DoLa is off(.|\n)*decode plainly"),
         ('{"layers": "hihg"}', "neither a bucket nor a list"),
         ('{"final-norm": 1}', "final_norm=1 is not a bool"),

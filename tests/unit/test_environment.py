@@ -98,8 +98,8 @@ def test_advice(monkeypatch, tmp_path):
     found = dataclasses.replace(look_around(), compiler=None)
     found = dataclasses.replace(found, cpu=dataclasses.replace(found.cpu, usable=8, torch_threads=2), devices=())
     threads, compiler, damaged = advice(found)
-    assert threads.startswith("torch computes with 2 of 8 cores")
-    assert compiler.startswith("There is no C++ compiler")
+    assert threads.startswith("torch uses 2 of 8 cores")
+    assert compiler.startswith("No C++ compiler was found")
     assert damaged.endswith("dola models pull smollm2")
     whole = dataclasses.replace(found, compiler="/bin/g++", models=(), cpu=dataclasses.replace(found.cpu, torch_threads=8))
     assert advice(whole) == []

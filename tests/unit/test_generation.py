@@ -208,16 +208,16 @@ def test_sampled_tokens_are_always_plausible(llama):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"assistant_early_exit": 2}, "assistant_early_exit=2 does not go with DoLa"),
-        ({"assistant_early_exit": 1}, "assistant_early_exit=1 does not go with DoLa"),
+        ({"assistant_early_exit": 2}, "assistant_early_exit=2 is not compatible with DoLa"),
+        ({"assistant_early_exit": 1}, "assistant_early_exit=1 is not compatible with DoLa"),
         pytest.param(
             {"use_mtp": True},
-            "use_mtp=True does not go with DoLa",
+            "use_mtp=True is not compatible with DoLa",
             marks=pytest.mark.skipif(not hasattr(GenerationConfig(), "use_mtp"), reason="this transformers has no use_mtp"),
         ),
         (
             {"prompt_lookup_num_tokens": 3, "return_dict_in_generate": True, "output_logits": True},
-            "output_logits does not go with drafted tokens",
+            "output_logits is not compatible with drafted tokens",
         ),
     ],
 )
@@ -233,7 +233,7 @@ def test_the_model_as_its_own_assistant_is_refused(llama):
 
 def test_output_logits_with_an_assistant_are_refused(llama):
     settings = {"return_dict_in_generate": True, "output_logits": True, "max_new_tokens": 3}
-    with dola.attach(llama), pytest.raises(InputError, match="output_logits does not go with drafted tokens"):
+    with dola.attach(llama), pytest.raises(InputError, match="output_logits is not compatible with drafted tokens"):
         llama.generate(PROMPT[:1], assistant_model=tiny("llama", seed=1), **settings)
 
 

@@ -90,7 +90,7 @@ def test_the_key(server, monkeypatch):
     keys = ["Bearer from the environment", "Bearer given", "Bearer from a file"]
     assert [key for _, key, _ in server.requests] == keys
     for key in ("two\nlines", "schlüssel"):
-        with pytest.raises(InputError, match="no HTTP header can hold"):
+        with pytest.raises(InputError, match="not allowed in an HTTP header"):
             EndpointJudge("judge", server.url, api_key=key)
 
 
@@ -111,8 +111,8 @@ def test_spellings_of_the_answers(server, tokens, probability):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ((404, {"error": "no such model"}), "refused with status 404: .*no such model"),
-        ((500, b""), "refused with status 500: Internal Server Error"),
+        ((404, {"error": "no such model"}), "refused the request with status 404: .*no such model"),
+        ((500, b""), "refused the request with status 500: Internal Server Error"),
         ((200, b"<html>"), "not JSON"),
         ((200, {"choices": [{"text": " yes"}]}), "without the log-probabilities"),
         ((200, {"choices": [{"logprobs": {"top_logprobs": [None]}}]}), "without the log-probabilities"),
@@ -144,5 +144,5 @@ def test_a_server_that_is_not_there(server):
 
 
 def test_an_address_that_is_none():
-    with pytest.raises(InputError, match="'localhost:8000' is no web address"):
+    with pytest.raises(InputError, match="'localhost:8000' is not a web address"):
         EndpointJudge("judge", "localhost:8000")

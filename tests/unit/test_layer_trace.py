@@ -120,7 +120,7 @@ def test_saved_and_read_again(trace, llama):
         (lambda line: f"{line} {line}", "This holds 2 JSON values"),
         (lambda line: "[" * 200_000, "nested too deeply"),
         (lambda line: line.replace('"mode": "prompt"', '"mode": "x"'), "mode 'x' is not known"),
-        (lambda line: line.replace('"layer": 2', '"layer": 0'), "layer 0 of token 2 is no candidate"),
+        (lambda line: line.replace('"layer": 2', '"layer": 0'), "layer 0 of token 2 is not a candidate"),
         (lambda line: line.replace('"9": ', '"11": '), "a token of token 0 has no text"),
         (lambda line: line.replace('"mature_choice": 4', '"mature_choice": 2'), "the choice of token 1 is not plausible"),
         (lambda line: line.replace("[400, 30, 2, 1]", "null", 1), "what is said of token 0 is not whole"),
@@ -239,7 +239,7 @@ DEFICIENCIES = {
 
 @pytest.mark.parametrize("seen", DEFICIENCIES.values(), ids=DEFICIENCIES)
 def test_the_scale_grows_brighter_for_everybody(seen):
-    """What is twice as far along the scale is brighter to people who see fewer colours, too: lightness L* in even steps."""
+    """What is twice as far along the scale is brighter to people who see fewer colors, too: lightness L* in even steps."""
 
     def lightness(rgb):
         linear = [(c / 255 + 0.055) ** 2.4 / 1.055**2.4 if c > 10 else c / 255 / 12.92 for c in rgb]
@@ -293,7 +293,7 @@ def test_blocks_of_tokens_fit_the_width(trace, width):
     assert all(cell_len(line) <= width for line in lines)
     per_block = max(1, (width - 7) // 8)
     assert sum(line.startswith("after") for line in lines) == -(-80 // per_block)
-    assert "So it is at" in shown(many, 160)
+    assert "more tokens differ" in shown(many, 160)
 
 
 def test_the_old_formula_is_shown_relative_to_the_largest(trace):
@@ -360,7 +360,7 @@ def test_probabilities_over_the_layers(trace, axes):
     axes.clear()
     figure.probabilities(axes, follows, -1, [9, 2])
     assert [line.get_label() for line in axes.lines][:2] == ['"日本" (text)', '" Seattle" (last layer)']
-    with pytest.raises(ConfigError, match='Of " " the trace does not know the probabilities at token 0'):
+    with pytest.raises(ConfigError, match='The trace lacks the probabilities of " " at token 0'):
         figure.probabilities(axes, follows, 0, [5])
 
 

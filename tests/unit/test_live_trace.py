@@ -159,9 +159,9 @@ def test_a_foreign_hook_that_is_being_removed_is_harmless(llama):
 def test_what_cannot_be_followed_is_refused(llama):
     with pytest.raises(InputError, match="no tokens"):
         steps_of(llama, ids=[])
-    with pytest.raises(InputError, match="together the model takes 256"):
+    with pytest.raises(InputError, match="together the model allows 256"):
         steps_of(llama, generate=250)
-    with pytest.raises(InputError, match="decode='beam' is not known"):
+    with pytest.raises(InputError, match="decode='beam' is not supported"):
         steps_of(llama, decode=("beam",))
     with pytest.raises(LayersError):
         steps_of(llama, [6])

@@ -101,9 +101,11 @@ def test_a_folder_with_none_of_the_files_is_an_error(tmp_path):
 
 
 def test_the_error_without_data_names_all_files():
-    with pytest.raises(DataError, match=r"its data are 1-proverb-ending\.csv, .* or 4-history-of-science-qa\.csv\.") as error:
+    with pytest.raises(
+        DataError, match=r"its data files are 1-proverb-ending\.csv, .* or 4-history-of-science-qa\.csv\."
+    ) as error:
         MEMOTRAP.items()
-    assert error.value.hint == "get them from https://github.com/liujch1998/memo-trap and give their path"
+    assert error.value.hint == "download them from https://github.com/liujch1998/memo-trap and give their path"
 
 
 @pytest.mark.parametrize(

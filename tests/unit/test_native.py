@@ -169,7 +169,7 @@ def test_it_is_compiled_once(fresh, monkeypatch):
     [
         ({"CC": "/nowhere/cc", "PATH": ""}, "no C compiler found"),
         ({"CC": "false"}, "false failed: no message"),
-        ({"DOLA_CACHE": "/proc/none"}, "it cannot be kept in /proc/none/native"),
+        ({"DOLA_CACHE": "/proc/none"}, "they cannot be saved in /proc/none/native"),
     ],
 )
 def test_what_is_missing_is_said(fresh, monkeypatch, what, words):
@@ -180,7 +180,7 @@ def test_what_is_missing_is_said(fresh, monkeypatch, what, words):
 
 def test_only_linux_has_it(fresh, monkeypatch):
     monkeypatch.setattr("platform.system", lambda: "Windows")
-    assert native.why_not() == "it is for Linux, this is Windows"
+    assert native.why_not() == "they are for Linux, and this is Windows"
 
 
 @needs_kernel
@@ -195,7 +195,7 @@ def test_a_library_that_cannot_be_loaded(fresh, monkeypatch):
 def test_torch_without_libgomp(fresh, monkeypatch):
     monkeypatch.setattr("pathlib.Path.read_text", lambda self, *args: "7f00-7f01 r-xp 0 00:00 1 /lib/libc.so.6\n")
     monkeypatch.setattr("platform.system", lambda: "Linux")
-    assert native.why_not() == "torch uses no libgomp here"
+    assert native.why_not() == "torch does not use libgomp here"
 
 
 @needs_kernel

@@ -73,14 +73,14 @@ def test_context_template_and_examples(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "holds no rows"),
-        ("question,answer\n", "holds no rows"),
+        ("", "does not contain any rows"),
+        ("question,answer\n", "does not contain any rows"),
         ("text,label\na,b\n", "No column holds questions; there are 'text', 'label'"),
         ("question,note\na,b\n", "No column holds answers; there are 'question', 'note'"),
         ("question,choices\na,b|c\n", "none says which is right"),
         ("question,answer\na,\n", "row 1: the field 'answer' is empty"),
         ("question,answer\n,b\n", "row 1: the field 'question' is empty"),
-        ("question,answer\na,;\n", "holds no answer"),
+        ("question,answer\na,;\n", "has no answer"),
         ("question,answer,wrong\na,The Moon,moon.\n", "is among the right answers and among the wrong ones"),
         ("question,answer,id\na,b,1\nc,d,1\n", "have the id '1'"),
         ("question,choices,label\na,b|c,Z\n", "the label 'Z' names none of the 2 choices"),
@@ -95,7 +95,7 @@ def test_mistakes_in_the_data_are_named(tmp_path, content, said):
 @pytest.mark.parametrize(
     ("named", "said"),
     [
-        ({"question": "Frage"}, "There is no column 'Frage'; there are 'question'"),
+        ({"question": "Frage"}, "The data have no column 'Frage'. Columns: 'question'"),
         ({"title": "question"}, "'title' is not a kind"),
     ],
 )

@@ -15,10 +15,13 @@ def test_exports():
     assert dola.__all__ == [
         "Anatomy",
         "Attachment",
+        "ConfidentConfig",
+        "DeLTaConfig",
         "DoLaConfig",
         "DolaError",
         "LayerTrace",
         "Recipe",
+        "SLEDConfig",
         "__version__",
         "attach",
         "generate",
@@ -30,7 +33,7 @@ def test_exports():
         "uninstall",
     ]
     assert all(hasattr(dola, name) for name in dola.__all__)
-    assert len(dola.__all__) <= 15
+    assert len(dola.__all__) <= 18
 
 
 def test_version_is_the_distributions():

@@ -220,7 +220,7 @@ def test_a_token_that_the_model_has_no_embedding_for(llama):
     for context, continuation in (("Hi<extra0>", " there"), ("Hi", "<extra0>"), ([5], "<extra0>"), ([401], [5]), ([5], [401])):
         with pytest.raises(InputError, match=r"token 401 \('<extra0>'\), .* embeddings for 401 tokens"):
             dola.score(llama, tokenizer, [context], [[continuation]], {"vanilla": None}, progress=False)
-    with pytest.raises(InputError, match="'Hi' is a text, and there is no tokenizer"):
+    with pytest.raises(InputError, match="'Hi' is a text, but no tokenizer was given"):
         score(llama, contexts=["Hi"], continuations=[[[5]]])
 
 
@@ -256,9 +256,9 @@ def test_bad_input(llama, contexts, continuations, message):
         (5, [["a"]], "contexts is int, not a list"),
         (["a"], {"a": "b"}, "continuations is dict, not a list"),
         (["a"], [5], "item 0 has no list of continuations: 5"),
-        ([None], [["a"]], "None is neither a text nor its tokens"),
-        ([[5]], [[7.5]], "7.5 is neither a text nor its tokens"),
-        ([b"a"], [["a"]], "Tokens are given as bytes"),
+        ([None], [["a"]], "None is neither a text nor a list of tokens"),
+        ([[5]], [[7.5]], "7.5 is neither a text nor a list of tokens"),
+        ([b"a"], [["a"]], "Tokens were given as bytes"),
         (["word1"], [[""]], "has no tokens: ''"),
         (["aaa"], [["b"]], "the tokenizer joins 'b' with the end of its context"),
     ],
@@ -335,11 +335,11 @@ def test_a_results_file_of_another_run_is_refused_and_left_alone(llama, tmp_path
     path = tmp_path / "results.jsonl"
     score(llama, results=path)
     before = path.read_bytes()
-    with pytest.raises(InputError, match="is of another run: its configurations is"):
+    with pytest.raises(InputError, match=r"belongs to a different run \(configurations: "):
         score(llama, {"vanilla": None}, results=path)
-    with pytest.raises(InputError, match="is of another run: its data is None, and here it is SHA-256 abc"):
+    with pytest.raises(InputError, match=r"belongs to a different run \(data: None in the file, SHA-256 abc now\)"):
         score(llama, results=path, facts={"data": "SHA-256 abc"})
-    with pytest.raises(InputError, match="is of another run: its texts is"):
+    with pytest.raises(InputError, match=r"belongs to a different run \(texts: "):
         score(llama, contexts=CONTEXTS[::-1], continuations=CONTINUATIONS[::-1], results=path)
     assert path.read_bytes() == before
     head = before.partition(b"\n")[0] + b"\n"
@@ -457,7 +457,7 @@ def test_results_of_other_weights_are_refused(llama, tmp_path):
     other = copy.deepcopy(llama)
     with torch.no_grad():
         other.model.layers[2].mlp.up_proj.weight.mul_(1.1)
-    with pytest.raises(InputError, match="is of another run: its weights is"):
+    with pytest.raises(InputError, match=r"belongs to a different run \(weights: "):
         score(other, {"vanilla": None}, results=path)
 
 

@@ -120,5 +120,5 @@ def test_a_batch_that_nobody_writes_is_refused(given):
 
 def test_rows_that_lack_a_layer_are_refused(given):
     decoder = Decoder(Engine(given.weight), given.served, _batch(), WIDTH)
-    with pytest.raises(CaptureError, match=r"ToyModel handed out rows of 64 numbers: 3 layers of 32"):
+    with pytest.raises(CaptureError, match=r"ToyModel returned rows of 64 numbers instead of 3 layers of 32"):
         decoder.scores(given.hidden[:, : 2 * WIDTH])

@@ -95,10 +95,10 @@ def test_of_methods_that_do_not_differ_about_one_in_twenty_is_called_different()
 @pytest.mark.parametrize(
     ("before", "after", "binary", "message"),
     [
-        ([], [], False, "no values of the baseline"),
+        ([], [], False, "values of the baseline are empty"),
         ([1.0], [1.0, 0.0], False, "1 values and the method 2"),
-        ([1.0, math.nan], [1.0, 0.0], False, "baseline, number 1 is not finite"),
-        ([1.0, 0.0], [1.0, math.inf], False, "method, number 1 is not finite"),
+        ([1.0, math.nan], [1.0, 0.0], False, "Number 1 of the values of the baseline is not finite"),
+        ([1.0, 0.0], [1.0, math.inf], False, "Number 1 of the values of the method is not finite"),
         ([1.0, 0.0], [1.0, 0.5], True, "other than 0 and 1"),
     ],
 )
@@ -118,26 +118,27 @@ def row(**given):
         (
             row(),
             "mc1: DoLa 32.2 against vanilla 25.6 on 817 items, 6.6 points higher (95% interval +3.1 to +10.1; "
-            "McNemar p = 0.012): more than noise.",
+            "McNemar p = 0.012): statistically significant.",
         ),
         (
             row(method=0.19, difference=-0.066, low=-0.1, high=-0.03, p_value=None),
-            "mc1: DoLa 19.0 against vanilla 25.6 on 817 items, 6.6 points lower (95% interval -10.0 to -3.0): more than noise.",
+            "mc1: DoLa 19.0 against vanilla 25.6 on 817 items, 6.6 points lower (95% interval -10.0 to -3.0): "
+            "statistically significant.",
         ),
         (
             row(low=-0.01, p_value=0.0001),
             "mc1: DoLa 32.2 against vanilla 25.6 on 817 items, 6.6 points higher (95% interval -1.0 to +10.1; "
-            "McNemar p < 0.001): no more than noise.",
+            "McNemar p < 0.001): not statistically significant.",
         ),
         (
             row(items=8, p_value=None),
             "mc1: DoLa 32.2 against vanilla 25.6 on 8 items, 6.6 points higher (95% interval +3.1 to +10.1): "
-            "but 8 items are too few to tell.",
+            "8 items are too few to decide.",
         ),
         (
             row(method=0.256, difference=0.0, low=-0.02, high=0.02, p_value=1.0),
             "mc1: DoLa 25.6 against vanilla 25.6 on 817 items, equal (95% interval -2.0 to +2.0; "
-            "McNemar p = 1.000): no more than noise.",
+            "McNemar p = 1.000): not statistically significant.",
         ),
     ],
 )

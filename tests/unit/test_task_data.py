@@ -78,18 +78,18 @@ def test_known_files_are_told_from_others(write):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "q", "is no data file by its name"),
+        ("a.txt", "q", "does not have the name of a data file"),
         ("a.csv", b"q\n\xff\n", "not valid UTF-8"),
         ("a.csv", "q\n1,2\n", "cannot be read as .csv: row 1 has more cells than the header"),
         ("a.csv", 'q\n"cut off', "cannot be read as .csv"),
-        ("a.csv", "q\n", "holds no rows"),
+        ("a.csv", "q\n", "does not contain any rows"),
         ("a.json", '{"q": 1}', "holds one object, not a list of objects"),
         ("a.json", '[{"q": 1}, 2]', "row 2 is the number 2, not an object"),
         ("a.json", "[", "cannot be read as .json"),
         ("a.jsonl", '{"q": 1}\n{"q', "cannot be read as .jsonl: line 2"),
-        ("a.jsonl", "\n", "holds no rows"),
-        ("a.json", "", "holds no rows"),
-        ("a.csv", "", "holds no rows"),
+        ("a.jsonl", "\n", "does not contain any rows"),
+        ("a.json", "", "does not contain any rows"),
+        ("a.csv", "", "does not contain any rows"),
         ("a.json", '{"q": {"0": 1}, "a": {"0": 2}}', "holds one object, not a list of objects"),
         ("a.jsonl", '{"q": 1, "q": 2}', "line 1 is not JSON: the field 'q' is listed twice"),
         ("a.csv", "q,q\n1,2\n", "two columns are called 'q'"),
@@ -209,7 +209,7 @@ def test_fields_of_a_row():
     for name in ("empty", "none", "list"):
         with pytest.raises(DataError, match=f"a.csv, row 7: the field '{name}' is empty"):
             row.value(name)
-    with pytest.raises(DataError, match=r"a.csv, row 7: the field 'x' is missing; there are 'Q', 'n'"):
+    with pytest.raises(DataError, match=r"a.csv, row 7: the field 'x' is missing; the row has 'Q', 'n'"):
         row.value("x", "y")
     with pytest.raises(DataError, match="the field 'n' is the number 3, not text"):
         row.text("n")
@@ -238,7 +238,7 @@ def test_a_hub_id_by_itself(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner").mkdir()
     (tmp_path / "owner" / "set").write_text("a file of that name goes first")
-    with pytest.raises(DataError, match="no data file by its name"):
+    with pytest.raises(DataError, match="does not have the name of a data file"):
         open_data("owner/set")
 
 
@@ -263,7 +263,8 @@ def test_a_task_opens_its_own_hub_data_set(monkeypatch):
 
 
 def test_a_task_that_the_hub_does_not_have():
-    with pytest.raises(DataError, match=r"hub does not have factor-wiki; its data are wiki_factor.csv.\n.*AI21Labs/factor"):
+    words = r"hub does not have factor-wiki; its data files are wiki_factor.csv.\n.*AI21Labs/factor"
+    with pytest.raises(DataError, match=words):
         TASKS["factor-wiki"].open()
 
 

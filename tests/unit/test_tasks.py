@@ -74,7 +74,7 @@ def test_truthfulqa_of_the_hub_gives_the_same_item():
     [
         ({"Best Answer": "Perhaps"}, "row 1: the best answer 'Perhaps.' is not among the correct ones: Because.; So."),
         ({"Correct Answers": ""}, "row 1: the field 'Correct Answers' is empty"),
-        ({"Incorrect Answers": " ; "}, "row 1: the field 'Incorrect Answers' holds no answer"),
+        ({"Incorrect Answers": " ; "}, "row 1: the field 'Incorrect Answers' has no answer"),
         ({"Question": None}, "row 1: the field 'Question' is empty"),
     ],
 )
@@ -190,7 +190,7 @@ def test_gsm8k_items():
     (item,) = gsm8k.items(rows({"question": "How many?", "answer": "1000 + 234\n#### 1,234"}))
     assert (item.gold, item.question) == ("1234", "How many?")
     assert item.prompt == demonstrations("gsm8k") + "Q: How many?\nA:"
-    with pytest.raises(DataError, match="row 1: the field 'answer' has no number behind '####'"):
+    with pytest.raises(DataError, match="row 1: the field 'answer' has no number after '####'"):
         gsm8k.items(rows({"question": "How many?", "answer": "1234"}))
 
 

@@ -147,11 +147,11 @@ def test_when_the_server_ends_so_does_everything(session):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"prompt": "  \n"}, "There is no prompt"),
-        ({"prompt": "x" * 1601}, "has 1,601 characters; allowed are 1,600"),
-        ({"prompt": "zq " * 60}, "tokens, what the model's template adds included; this page takes 40"),
-        ({"new_tokens": 13}, "13 new tokens are asked for; allowed are 1 to 12"),
-        ({"new_tokens": 0}, "0 new tokens are asked for"),
+        ({"prompt": "  \n"}, "The prompt is empty"),
+        ({"prompt": "x" * 1601}, "has 1,601 characters. Allowed: 1,600"),
+        ({"prompt": "zq " * 60}, "tokens, including the model's template. Allowed: 40"),
+        ({"new_tokens": 13}, "13 new tokens is out of range. Allowed: 1 to 12"),
+        ({"new_tokens": 0}, "0 new tokens is out of range"),
         ({"layers": "heigh"}, "heigh"),
         ({"layers": "99"}, "99"),
         ({"layers": ""}, "layers"),
@@ -160,7 +160,7 @@ def test_when_the_server_ends_so_does_everything(session):
         ({"repetition_penalty": 0.0}, "repetition penalty 0.0 is out of range"),
         ({"repetition_penalty": float("nan")}, "repetition penalty nan is out of range"),
         ({"model": "nowhere"}, "There is no nowhere"),
-        ({"model": ""}, "an alias, a hub id or a folder is needed"),
+        ({"model": ""}, "Allowed: an alias, a hub id or a folder"),
     ],
 )
 def test_what_cannot_be_answered_is_said_and_the_page_goes_on(session, settings, message):
@@ -240,7 +240,7 @@ def test_a_failed_load_is_tried_again():
 def test_models_can_be_held_to_a_list():
     models = Models(lambda name: LoadedModel(name, None), ["smollm2"])
     assert models.get("smollm2").model == "smollm2"
-    with pytest.raises(InputError, match="no model '/etc' here; there are smollm2"):
+    with pytest.raises(InputError, match=r"No model '/etc' here\. Allowed: smollm2"):
         models.get("/etc")
 
 
@@ -279,7 +279,7 @@ def test_a_prompts_trace_is_opened_without_answers(session, llama, tmp_path):
         (lambda line: '{"a": 1}', "no trace"),
         (lambda line: "", "t.jsonl is empty"),
         (lambda line: "\udc80", "not valid UTF-8"),
-        (lambda line: f"{line}\n" * 3, "holds 3 traces; two fit side by side"),
+        (lambda line: f"{line}\n" * 3, "holds 3 traces; the page shows two side by side"),
     ],
 )
 def test_files_that_cannot_be_opened(session, llama, tmp_path, change, message):

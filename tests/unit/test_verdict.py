@@ -143,4 +143,5 @@ def test_mistakes_are_named(baseline, row, extra, said):
 def test_values_that_never_differ_have_an_interval_without_width():
     assert interval(np.zeros(10)) == (0.0, 0.0)
     found = judge([1, 0, 1], {"row": [1, 0, 1]})["row"]
-    assert (found.p_value, found.needed) == (1.0, None)
+    assert (found.p_value, found.needed, found.verdict) == (1.0, None, Verdict.CANNOT_TELL)
+    assert judge([1] * 500, {"row": [1] * 500})["row"].verdict is Verdict.NO_DIFFERENCE

@@ -239,7 +239,7 @@ def test_newer_than_tested(monkeypatch):
     installed = {"torch": "2.99.0+cpu", "transformers": f"{NEWEST_TESTED['transformers']}.9"}
     monkeypatch.setattr(metadata, "version", installed.get)
     [sentence] = newer_than_tested()
-    assert sentence.startswith(f"torch 2.99.0+cpu is newer than the newest that dola was tested with, {NEWEST_TESTED['torch']}")
+    assert sentence.startswith(f"torch 2.99.0+cpu is newer than {NEWEST_TESTED['torch']}, the newest tested with dola")
     assert sentence.endswith(f"pip install 'torch=={NEWEST_TESTED['torch']}.*'")
 
 

@@ -29,9 +29,9 @@ def _request(kind: str, *, more: Any = None, **fields: Any) -> Any:
         (ON, None, "decodes with DoLa by default"),
         (ON, "off", "decodes with DoLa by default"),
         (ON, "on", "decodes with DoLa by default"),
-        (ON, "hihg", "is no bucket"),
-        (OFF, "on", "would decode plainly"),
-        (OFF, [3], "would decode plainly"),
+        (ON, "hihg", "is not a bucket"),
+        (OFF, "on", "would decode without DoLa"),
+        (OFF, [3], "would decode without DoLa"),
         (OFF, None, None),
         (OFF, "off", None),
         (None, "high", "does not decode with DoLa"),
@@ -55,7 +55,7 @@ def test_what_drops_options_is_refused_where_dola_is_on(kind: str):
         gate.check_request(_request(kind), ON)
     gate.check_request(_request(kind), OFF)
     gate.check_request(_request(kind, more={"vllm_xargs": {"dola_layers": "off"}}), OFF)
-    with pytest.raises(ConfigError, match="so it would decode plainly"):
+    with pytest.raises(ConfigError, match="so it would decode without DoLa"):
         gate.check_request(_request(kind, more={"vllm_xargs": {"dola_layers": "high"}}), OFF)
 
 

@@ -13,7 +13,7 @@ from dola.integrations.vllm import weights
 
 
 class _Method:
-    """A quantisation method, which vLLM's linear layers have whether they are quantised or not."""
+    """A quantization method, which vLLM's linear layers have whether they are quantized or not."""
 
 
 def _layer(**parameters: Any) -> Any:
@@ -90,7 +90,7 @@ def test_what_a_quantised_layer_may_lack():
         weights.check_weights(model, "m", read[:-1], [], quantised=True)
     with pytest.raises(ModelFileError, match="g_idx"):
         weights.check_weights(model, "m", read[:-2], [], quantised=True)
-    model.qkv_proj.quant_method.uses_meta_device = True  # quantised while it loads
+    model.qkv_proj.quant_method.uses_meta_device = True  # quantized while it loads
     weights.check_weights(model, "m", read[:-2], [], quantised=True)
 
 

@@ -52,7 +52,7 @@ def notes(folder, **settings):
 
 
 def scaled(end):
-    """An edit that quantises a weight, with a scale beside it."""
+    """An edit that quantizes a weight, with a scale beside it."""
 
     def edit(weights):
         name = "model.layers.0.mlp.up_proj.weight"
@@ -90,7 +90,7 @@ FAULTS = [
     (lambda w: {k.replace("q_proj.", "q_proj.base_layer."): v for k, v in w.items()} | {"q_proj.lora_A.weight": ONE}, {},
      "with an adapter that was not merged", "merge_and_unload()"),
     (lambda w: {k.replace("up_proj.weight", "up_proj.qweight"): v for k, v in w.items()}, {},
-     "quantised, and config.json does not say how", "quantization_config"),
+     "quantized, and config.json does not say how", "quantization_config"),
     (scaled("weight_scale"), {}, "read as plain numbers, without these scales: model.layers.0.mlp.up_proj.weight_scale.",
      "quantization_config"),
     (scaled("scale"), {}, "without these scales: model.layers.0.mlp.up_proj.scale.", "quantization_config"),
@@ -127,7 +127,7 @@ def test_small_floats_without_scales_are_named(tmp_path):
     said = []
     dola.load(folder, progress=said.append)
     (line,) = said
-    assert "these weights are stored as 8-bit floats, without scales, and were read as they are: lm_head.weight." in line
+    assert "stores these weights as 8-bit floats without scales, and they were read unscaled: lm_head.weight." in line
 
 
 def test_outputs_without_names_in_the_config(tmp_path):
@@ -172,7 +172,7 @@ def test_a_model_is_cut_where_the_caller_asks_for_it(tmp_path):
     said = []
     model = dola.load(folder, num_hidden_layers=4, progress=said.append).model
     assert model.config.num_hidden_layers == 4
-    assert "18 weights that LlamaForCausalLM has no place for: model.layers.*.input_layernorm.weight (2)" in said[0]
+    assert "18 weights that LlamaForCausalLM cannot use: model.layers.*.input_layernorm.weight (2)" in said[0]
     assert fault(checkpoints.save(tmp_path, num_hidden_layers=0))
 
 
@@ -181,9 +181,9 @@ def test_a_model_is_cut_where_the_caller_asks_for_it(tmp_path):
     [
         (
             {"value_head.weight": ONE},
-            "is 1 weight that LlamaForCausalLM has no place for: value_head.weight. It was left out; ",
+            "holds 1 weight that LlamaForCausalLM cannot use: value_head.weight. It was left out; ",
         ),
-        ({f"mtp.layers.{i}.w": ONE for i in range(2)}, "are 2 weights"),
+        ({f"mtp.layers.{i}.w": ONE for i in range(2)}, "holds 2 weights"),
         ({f"model.layers.6.{name}": ONE for name in ("eh_proj.weight", "input_layernorm.weight")}, "model.layers.6.eh_proj"),
         (BIASES, "some belong to parts that the model has, so its answers can differ"),
         ({"model.layers.0.self_attn.k_scale": ONE}, "k_scale"),
@@ -246,7 +246,7 @@ def test_the_caller_may_judge_the_weights(tmp_path):
     assert (checkup.checks[0].name, checkup.checks[0].status, checkup.healthy) == ("weights", "failed", False)
     assert "lm_head.weight. The head was not saved" in checkup.checks[0].text
     assert {check.status for check in checkup.checks[1:]} == {"ok"}  # they are of a whole model, if of another one
-    assert "Repair that first" in advice(checkup)[0]
+    assert "Fix that first" in advice(checkup)[0]
 
 
 def test_names_in_messages():
@@ -325,7 +325,7 @@ def test_the_weights_of_an_adapter_are_checked(adapted, tmp_path):
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        ("/no/such/model", r"is for the model '/no/such/model'\. There is no folder"),
+        ("/no/such/model", r"is for the model '/no/such/model'\. The folder '/no/such/model' does not exist"),
         ("nobody/nothing", r"is for the model 'nobody/nothing'\. 'nobody/nothing' is not in the hub's cache"),
         (None, "does not name the model that the adapter is for"),
     ],
@@ -338,7 +338,7 @@ def test_an_adapter_whose_base_is_not_here(adapted, tmp_path, base, message):
 def test_an_adapter_of_an_adapter(adapted, tmp_path):
     for base in (adapted[1], tmp_path):
         message, hint = fault(copied(adapted[1], tmp_path, base_model_name_or_path=str(base)))
-        assert f"is for the model {str(base)!r}. That is an adapter, too, and not a whole model" in message
+        assert f"is for the model {str(base)!r}. That is itself an adapter, not a whole model" in message
         assert "merge the adapters" in hint
 
 
@@ -388,7 +388,7 @@ def test_an_adapter_that_lost_a_module_is_not_taken_for_a_model(adapted, tmp_pat
     file = tmp_path / "adapter_model.safetensors"
     checkpoints.save_file({k: v for k, v in checkpoints.load_file(file).items() if "lm_head" not in k}, file)
     message, hint = fault(tmp_path)
-    assert "The adapter is not whole" in message
+    assert "The adapter is incomplete" in message
     assert "tie_word_embeddings" not in hint
 
 
@@ -401,7 +401,7 @@ def test_settings_of_an_adapter_that_peft_passes_over_are_said(adapted, tmp_path
 
 def test_an_adapter_without_peft(adapted, monkeypatch):
     monkeypatch.setattr("dola.loading.adapter_folder.find_spec", lambda name: None)
-    with pytest.raises(dola.errors.MissingExtraError, match="peft must be installed"):
+    with pytest.raises(dola.errors.MissingExtraError, match="requires peft, which is not installed"):
         dola.load(adapted[1])
 
 
@@ -436,8 +436,8 @@ def test_a_whole_gguf(tmp_path, llama):
         ({"lost": ("blk.4.", "blk.5.")}, "whole layers: model.layers.4, model.layers.5", "shard"),
         ({"lost": ("output_norm",)}, "lacks 1 of the 57 weights of LlamaForCausalLM", "merge the parts"),
         ({"blocks": 8}, "whole layers: model.layers.6, model.layers.7", "num_hidden_layers"),
-        ({"blocks": 4}, "has the weights of 6 layers, and its metadata say 4", "convert the model again"),
-        ({"metadata": {"general.type": "adapter"}}, "it says that it is of type 'adapter'", "the model itself"),
+        ({"blocks": 4}, "has the weights of 6 layers, but its metadata says 4", "convert the model again"),
+        ({"metadata": {"general.type": "adapter"}}, "its header gives the type 'adapter'", "the model itself"),
     ],
 )  # fmt: skip
 def test_a_gguf_that_is_not_whole(tmp_path, llama, settings, message, hint):
@@ -522,7 +522,7 @@ def test_pointers_of_git_lfs(tmp_path, name):
     folder = checkpoints.save(tmp_path)
     (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n")
     message, hint = fault(folder)
-    assert message.startswith(f"{folder / name} is not the file itself but a pointer of Git LFS")
+    assert message.startswith(f"{folder / name} is a Git LFS pointer, not the file itself")
     assert hint == f"git -C {folder} lfs pull"
 
 

@@ -1,13 +1,13 @@
-"""What DoLa costs: it, plain greedy decoding and the code of transformers 4, timed in turns on one model.
+"""The cost of DoLa: DoLa, plain greedy decoding and the code of transformers 4, timed in turns on one model.
 
-cases.py       what is decoded: prompts of a stated length, prompts whose answers repeat their context, random tokens
-source.py      where the model comes from: a name, or a well-known shape with random weights
-baseline.py    the loop of transformers 4, rebuilt, as something to be faster than
+cases.py       prompts: of a given length, with answers that repeat their context, or of random tokens
+source.py      the model: by name, or a well-known shape with random weights
+baseline.py    the decoding loop of transformers 4, rebuilt for comparison
 ways.py        the ways of decoding, and one timed run of one of them
-measure.py     many runs in turns, and what is made of their times
-memory.py      peak memory, each way in a process of its own
+measure.py     many runs in turns, and statistics of their times
+memory.py      peak memory, each way in its own process
 results.py     the results, as dataclasses that become JSON
-machine.py     on what it was measured
-table.py       the result as a terminal shows it
-chart.py       the picture
+machine.py     the machine and versions of a measurement
+table.py       the result as a table on a terminal
+chart.py       the result as a chart
 """

@@ -1,10 +1,10 @@
-"""What DoLa cost before: the decoding loop of transformers 4.55.4, rebuilt from a description of what it does.
+"""The earlier cost of DoLa: the decoding loop of transformers 4.55.4, rebuilt from a description of what it does.
 
-Kept as slow as it was, because it is what a gain is measured against. At each step it
-- has the model return the hidden states of all layers and of all positions, though it reads one position of some layers;
-- multiplies each candidate layer with the LM head on its own, without the final norm, in the model's dtype;
-- sorts the whole vocabulary to find the plausible set, of which it needs the maximum;
-- takes one premature layer for the whole batch, from a divergence that is averaged over its rows.
+It deliberately stays as slow as the original, because speedups are measured against it. At each step it
+- makes the model return the hidden states of all layers and positions, but reads one position of some layers;
+- multiplies each candidate layer by the LM head separately, without the final norm, in the model's dtype;
+- sorts the whole vocabulary to find the plausible set, although it needs only the maximum;
+- chooses one premature layer for the whole batch, by a divergence that is averaged over its rows.
 `DoLaConfig.reference` decodes the same tokens in float32 at batch size 1.
 """
 
@@ -35,15 +35,15 @@ def decode_as_before(
     repetition_penalty: float = 1.0,
     after_step: Callable[[Tensor], object] | None = None,
 ) -> Tensor:
-    """Decode greedily with DoLa as transformers 4.55.4 did, with a key-value cache. No token ends it.
+    """Decode greedily with DoLa as transformers 4.55.4 did, with a key-value cache. No token ends the generation.
 
     Args:
         model: A causal LM without anything attached.
-        input_ids: Prompts of one length, [B, T]: padding is not looked for.
+        input_ids: Prompts of equal length, [B, T]: padding is not handled.
         layers: Candidate premature layers, in Hugging Face's numbering.
-        max_new_tokens: How many tokens are decoded.
-        repetition_penalty: As `generate`'s.
-        after_step: Called with all tokens so far, [B, T + n], after each of them.
+        max_new_tokens: Number of tokens to decode.
+        repetition_penalty: Repetition penalty, as in `generate`.
+        after_step: Called after each step with all tokens so far, [B, T + n].
 
     Returns:
         Prompts and new tokens, [B, T + max_new_tokens].

@@ -1,7 +1,7 @@
-"""What is decoded: prompts cut to a stated length, prompts whose answers repeat their context, or random tokens.
+"""The prompts of a benchmark: cut to a given length, with answers that repeat their context, or of random tokens.
 
-The texts lie in `prompts/`: `mixed` holds beginnings of several kinds, `copy` tasks whose answer repeats much of the prompt
-(summaries that quote, answers from quoted passages, edits of code), for which drafts can be taken from the prompt itself.
+The texts are in `prompts/`. `mixed` holds beginnings of several kinds of text. `copy` holds tasks whose answers repeat much of
+the prompt (summaries that quote, answers from quoted passages, edits of code), so that the prompt itself provides drafts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dola.errors import ConfigError, InputError
 from dola.text.chat import has_chat
 from dola.text.encoding import Encoder
 
-CUT = "use --prompt-lengths 64,512: prompts that are cut to a length do without the chat template"
+CUT = "use --prompt-lengths 64,512: prompts that are cut to a length do not use the chat template"
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +26,8 @@ class Case:
     """Prompts that are measured together.
 
     Attributes:
-        name: What it is, for people.
-        prompts: One or more batches of token ids [B, T], all of one shape. Repetition r uses batch r modulo their number.
+        name: Its name for people.
+        prompts: One or more batches of token ids [B, T], all of the same shape. Repetition r uses batch r modulo their number.
     """
 
     name: str
@@ -52,10 +52,10 @@ def texts(kind: str) -> dict[str, str]:
 
 
 def read_texts(path: Path) -> dict[str, str]:
-    """The prompts of a user's file, one after the other, parted by lines that hold `---`.
+    """The prompts of a user's file, separated by lines with `---`.
 
     Raises:
-        InputError: No such file, or nothing in it.
+        InputError: The file does not exist, or does not contain a prompt.
     """
     try:
         parts = [part.strip("\n") for part in path.read_text(encoding="utf-8").split("\n---\n")]
@@ -65,12 +65,12 @@ def read_texts(path: Path) -> dict[str, str]:
         ) from error
     found = {f"{path.stem}-{number}": part for number, part in enumerate(parts, 1) if part.strip()}
     if not found:
-        raise InputError(f"{str(path)!r} holds no prompt.", hint="write one or more prompts, parted by lines that hold ---")
+        raise InputError(f"{str(path)!r} does not contain a prompt.", hint="write prompts, separated by lines with ---")
     return found
 
 
 def cut_case(encoder: Encoder, source: dict[str, str], *, batch_size: int, length: int, batches: int) -> Case:
-    """Prompts of exactly `length` tokens, each a different stretch of natural text; long ones go on with the next text.
+    """Prompts of exactly `length` tokens, each a different stretch of natural text; long ones continue with the next text.
 
     A stretch that is longer than all texts together repeats them.
     """
@@ -83,14 +83,14 @@ def cut_case(encoder: Encoder, source: dict[str, str], *, batch_size: int, lengt
 
 
 def whole_cases(encoder: Encoder, source: dict[str, str]) -> list[Case]:
-    """Each text as it is, a case of its own, through the chat template where the tokenizer has one."""
+    """One case for each whole text, with the chat template if the tokenizer has one."""
     chat = has_chat(encoder.tokenizer)
     found = {name: torch.tensor([encoder.prompt(text, chat=chat, hint=CUT)]) for name, text in source.items()}
     return [Case(f"{name}, {ids.shape[1]} tokens", (ids,)) for name, ids in found.items()]
 
 
 def random_case(vocabulary: int, *, batch_size: int, length: int, batches: int) -> Case:
-    """Random tokens, for models with random weights. The same ones every time."""
+    """Random tokens for models with random weights, the same in every run."""
     generator = torch.Generator().manual_seed(0)
     prompts = tuple(torch.randint(vocabulary, (batch_size, length), generator=generator) for _ in range(batches))
     return Case(f"batch {batch_size}, {length} random tokens", prompts)
@@ -108,7 +108,7 @@ def check_window(model: Any, cases: list[Case], new_tokens: int) -> None:
 
 
 def _stretch(encoder: Encoder, passages: list[str], number: int, length: int) -> list[int]:
-    """Token ids of the `number`-th stretch: it starts with one of the texts and, once all were used, later inside of it."""
+    """Token ids of the `number`-th stretch. It starts with one of the texts or, once all were used, later inside one."""
     start = number % len(passages)
     rotated = passages[start:] + passages[:start]
     words = rotated[0].split(" ")
@@ -116,7 +116,7 @@ def _stretch(encoder: Encoder, passages: list[str], number: int, length: int) ->
     text = "\n\n".join(rotated)
     ids = encoder.text(text)
     if not ids:
-        raise InputError("The tokenizer makes no token of the prompts.", hint="check the tokenizer, or use other --prompts")
+        raise InputError("The tokenizer gives no tokens for the prompts.", hint="check the tokenizer, or use other --prompts")
     while len(ids) < length:
         ids = ids + encoder.bare("\n\n" + "\n\n".join(passages))
     return ids[:length]

@@ -1,4 +1,4 @@
-"""The picture of a benchmark: time per token of each way over greedy decoding's, case by case."""
+"""The chart of a benchmark: time per token of each way relative to greedy decoding, case by case."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from dola.installed.hints import install_line
 
 FORMATS = (".png", ".svg", ".pdf")
 COLOURS = {"dola": "#0072b2", "old": "#999999", "greedy+lookup": "#e69f00", "dola+lookup": "#009e73"}
-"""Told apart by people who see fewer colours, too (Okabe and Ito's palette)."""
+"""Colors that people with color blindness can distinguish (Okabe and Ito's palette)."""
 
 
 def check_chart(path: Path, option: str = "--chart") -> None:
-    """Raise, before anything is measured, for a picture that could not be written afterwards; `option` named it.
+    """Check before measuring that the chart can be written afterwards. `option` is the option that named the file.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        ConfigError: A format that is not known, or a folder that does not exist.
+        ConfigError: The format is not supported, or the folder does not exist.
     """
     if find_spec("matplotlib") is None:
         raise MissingExtraError("A chart needs matplotlib, which is not installed.", hint=install_line("plot"))
     if path.suffix not in FORMATS:
         raise ConfigError(f"{option} {path}: the file must end in {', '.join(FORMATS)}.", hint=f"use {option} {path.stem}.svg")
     if not path.parent.is_dir():
-        raise ConfigError(f"{option} {path}: there is no folder {str(path.parent)!r}.", hint=f"mkdir -p {path.parent}")
+        raise ConfigError(f"{option} {path}: the folder {str(path.parent)!r} does not exist.", hint=f"mkdir -p {path.parent}")
 
 
 def save_chart(result: BenchResult, path: Path) -> None:
-    """Write the picture, in the format that the file's name ends in."""
+    """Write the chart, in the format of the file's suffix."""
     from matplotlib.figure import Figure
 
     bars = sum(len(case.ways) - 1 for case in result.cases)

@@ -1,4 +1,4 @@
-"""On what something was measured: without it a time says nothing."""
+"""The machine and versions of a measurement, without which its times mean nothing."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Machine:
     """The machine, the versions and the date of a measurement.
 
     Attributes:
-        date: When, in UTC, ISO 8601.
-        processor: The CPU's name.
+        date: Date and time in UTC, ISO 8601.
+        processor: Name of the CPU.
         cores: CPU cores that this process may use.
         threads: Threads that torch uses for one operation.
         accelerator: Name of the GPU, or None.
         system: Operating system and its version.
-        versions: Of Python, torch, transformers and dola.
-        environment: Variables that change speed, where they are set.
+        versions: Versions of Python, torch, transformers and dola.
+        environment: The variables that change speed and are set.
     """
 
     date: str

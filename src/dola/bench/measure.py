@@ -1,8 +1,8 @@
-"""Many runs in turns, and what is made of their times.
+"""Times many runs in turns and summarizes their times.
 
-In every repetition each way decodes the same prompts once, and the order rotates: what disturbs a machine for a while disturbs
-all ways alike. Ratios are taken within a repetition. Compiled code does not survive that hooks come and go, so compiled ways
-run in blocks, one way after the other.
+In every repetition each way decodes the same prompts once, and the order rotates: a temporary disturbance of the machine
+affects all ways alike. Ratios are taken within a repetition. Compiled code becomes invalid when hooks are added or removed, so
+compiled ways run in blocks, one way after the other.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def measure(
 
     Args:
         model: A causal LM in eval mode with nothing attached.
-        cases: What to decode.
-        settings: How, and how often.
-        source: Where the model came from, for peak memory on a CPU: each way is run in a process of its own, which loads the
-            model again. Without it, memory is measured on CUDA alone.
+        cases: The prompts to decode.
+        settings: How to decode, and how often.
+        source: Where to load the model from, for peak memory on a CPU: each way runs in its own process, which loads the
+            model again. Without it, memory is measured only on CUDA.
         progress: Called with one line per step.
 
     Raises:
-        ConfigError: A case that does not fit the model or the settings.
-        AttachError, LayersError, ModelError: As `dola.attach`.
+        ConfigError: A case does not fit the model or the settings.
+        AttachError, LayersError, ModelError: See `dola.attach`.
     """
     say = progress or (lambda line: None)
     bench = Bench(model, settings)
@@ -74,7 +74,7 @@ class _Times:
 
 def _measure_case(bench: Bench, case: Case, source: Source | None, say: Progress) -> CaseResult:
     settings, ways = bench.settings, bench.settings.ways()
-    if hasattr(bench.anatomy.lm, "_previous_max_cache_length"):  # a static cache is never shorter than the longest before it
+    if hasattr(bench.anatomy.lm, "_previous_max_cache_length"):  # else a static cache keeps at least its previous length
         del bench.anatomy.lm._previous_max_cache_length
     times = _in_blocks(bench, case, say) if settings.compile else _in_turns(bench, case, say)
     results = {way: _result(way, times, case.batch_size) for way in ways}
@@ -118,12 +118,12 @@ def _in_blocks(bench: Bench, case: Case, say: Progress) -> dict[Way, _Times]:
             first = bench.run(way, case.prompts[0])
             bench.run(way, case.prompts[0])  # CUDA graphs are recorded in the calls after the first
             runs = [bench.run(way, case.prompts[repeat % len(case.prompts)]) for repeat in range(bench.settings.repeats)]
-        times[way] = _Times(first, first.steps, runs)  # a counting hook would be compiled too
+        times[way] = _Times(first, first.steps, runs)  # the counting hook would be compiled too
     return times
 
 
 def _counted(bench: Bench, way: Way, case: Case) -> _Times:
-    """The first call of a way, and how often it called the model's forward."""
+    """The first call of a way, with the number of the model's forward passes."""
     calls = []
     handle = bench.anatomy.lm.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
@@ -165,7 +165,7 @@ def _result(way: Way, times: dict[Way, _Times], batch_size: int) -> WayResult:
 
 
 def _first_difference(tokens: torch.Tensor, others: torch.Tensor) -> int | None:
-    """The first column at which [B, n] and [B, m] differ, or None where they are equal."""
+    """The first column at which [B, n] and [B, m] differ, or None if they are equal."""
     shared = min(tokens.shape[1], others.shape[1])
     differs = (tokens[:, :shared] != others[:, :shared]).any(dim=0)
     if differs.any():

@@ -1,7 +1,7 @@
 """Peak memory of a generation.
 
-On CUDA the allocator counts. On a CPU a process has one peak, so each way runs in a process of its own, which loads the model,
-decodes two tokens so that all weights are in memory, has the kernel forget the peak so far (Linux), and decodes.
+On CUDA the allocator counts. On a CPU a process has a single peak, so each way runs in its own process. It loads the model,
+decodes two tokens so that all weights are in memory, makes the kernel forget the peak so far (Linux), and decodes.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_memory(bench: Bench, way: Way, prompts: Tensor, source: Source | None) -> Memory | None:
-    """Peak memory of one generation for prompts [B, T], or None where it cannot be told: a CPU and no source.
+    """Peak memory of one generation for prompts [B, T], or None if it cannot be measured: on a CPU without a source.
 
     Raises:
-        InputError: The process that measures failed, for instance for lack of memory.
+        InputError: The measuring process failed, for instance because memory ran out.
     """
     if bench.device.type == "cuda":
         return _on_cuda(bench, way, prompts)
@@ -51,7 +51,7 @@ def peak_memory(bench: Bench, way: Way, prompts: Tensor, source: Source | None) 
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise InputError(
-            f"The process that measures the memory of {way.name} failed: {last}", hint="leave it out with --no-memory"
+            f"The process that measures the memory of {way.name} failed: {last}", hint="skip the measurement with --no-memory"
         )
     return Memory(**json.loads(done.stdout.splitlines()[-1]))
 
@@ -67,7 +67,7 @@ def _on_cuda(bench: Bench, way: Way, prompts: Tensor) -> Memory:
 
 
 def measure_here(order: dict[str, Any]) -> Memory:
-    """Carry out one order in this process, which ought to be fresh."""
+    """Carry out one order in this process, which should be new."""
     torch.set_num_threads(order["threads"])
     dola = config_of(order["settings"].pop("dola"))
     settings, way = Settings(dola=dola, **order["settings"]), Way(**order["way"])
@@ -82,11 +82,11 @@ def measure_here(order: dict[str, Any]) -> Memory:
 
 
 def _forget_peak() -> str:
-    """Have the kernel start anew with the peak of resident memory, where it can. Returns what the peak will then be.
+    """Reset the kernel's peak of resident memory, if possible. Returns a description of the peak.
 
-    What loading freed is handed back first, or a generation would grow into it unseen.
+    Memory freed after loading is returned to the system first; otherwise a generation could grow into it unnoticed.
     """
-    with suppress(OSError, AttributeError, TypeError):  # of glibc alone
+    with suppress(OSError, AttributeError, TypeError):  # glibc only
         ctypes.CDLL(None).malloc_trim(0)
     try:
         CLEAR.write_text("5")

@@ -12,7 +12,7 @@ from dola.bench.machine import Machine
 
 @dataclass(frozen=True)
 class Spread:
-    """Smallest, median and largest of some repetitions."""
+    """Minimum, median and maximum over repetitions."""
 
     min: float
     median: float
@@ -20,7 +20,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """The spread of at least one value."""
+        """The spread of one or more values."""
         found = list(values)
         return cls(min(found), statistics.median(found), max(found))
 
@@ -30,9 +30,9 @@ class Memory:
     """Peak memory of one whole generation.
 
     Attributes:
-        peak_bytes: The largest amount in use, the model included.
-        before_bytes: What was in use just before: the model, and what Python and torch need.
-        method: How it was found out.
+        peak_bytes: The largest amount in use, including the model.
+        before_bytes: The amount in use just before: the model, Python and torch.
+        method: How it was measured.
     """
 
     peak_bytes: int
@@ -46,16 +46,16 @@ class WayResult:
 
     Attributes:
         way: "greedy", "dola", "old", "greedy+lookup" or "dola+lookup".
-        first_call_s: The first call of all, warm-up and compilation included.
-        first_token_s: From the call to the end of the first step, mostly the prompt's forward.
-        token_s: Time per token after the first step; one of a whole batch counts as one.
-        total_s: The whole call.
-        tokens_per_s: Tokens of all rows per second, after the first step, at the median.
-        forwards: Calls of the model's forward in one generation, the prompt's included.
-        first_token_ratio, token_ratio, total_ratio: The same over greedy's; None for greedy itself.
-        memory: Peak memory, or None where it was not measured.
-        memory_ratio: Peak over greedy's.
-        differing_prompts: With prompt lookup, on how many batches the tokens differ from those without; otherwise None.
+        first_call_s: Seconds of the very first call, including warm-up and compilation.
+        first_token_s: Seconds from the call to the end of the first step, mostly the prompt's forward pass.
+        token_s: Seconds per token after the first step; one step of a whole batch counts as one token.
+        total_s: Seconds of the whole call.
+        tokens_per_s: Tokens of all rows per second after the first step, at the median.
+        forwards: Forward passes of the model in one generation, including the prompt's.
+        first_token_ratio, token_ratio, total_ratio: The same times relative to greedy; None for greedy itself.
+        memory: Peak memory, or None if it was not measured.
+        memory_ratio: Peak memory relative to greedy.
+        differing_prompts: Number of batches whose tokens differ from those without prompt lookup; None without it.
         first_difference: The earliest new token at which they differ (0 is the first), or None.
     """
 
@@ -88,7 +88,7 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Summary:
-    """One way over all cases: the spread, over cases, of its median ratios."""
+    """One way over all cases: the spread of its median ratios over the cases."""
 
     way: str
     cases: int
@@ -103,10 +103,10 @@ class BenchResult:
     """A whole benchmark.
 
     Attributes:
-        machine: On what, with which versions, when.
+        machine: Machine, versions and date.
         model: Name or shape, class, dtype, device, layers, vocabulary, parameters, and the candidate layers in use.
-        settings: What was asked for.
-        schedule: "in turns", or "in blocks" where changing hooks would compile anew.
+        settings: The settings of the run.
+        schedule: "in turns", or "in blocks" if changing hooks would cause another compilation.
         cases: The results.
     """
 
@@ -117,7 +117,7 @@ class BenchResult:
     cases: tuple[CaseResult, ...]
 
     def summaries(self) -> tuple[Summary, ...]:
-        """Each way but greedy, over all cases."""
+        """Each way except greedy, over all cases."""
         found = []
         for name in dict.fromkeys(way.way for case in self.cases for way in case.ways if way.token_ratio is not None):
             ways = [way for case in self.cases for way in case.ways if way.way == name]

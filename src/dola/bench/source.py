@@ -1,8 +1,8 @@
-"""Where a benchmark's model comes from: a name that `dola.load` knows, or a well-known shape with random weights.
+"""The source of a benchmark's model: a name that `dola.load` accepts, or a well-known shape with random weights.
 
-Speed depends on shapes, not on what the weights say, so a machine without a model hub can time an 8B model. One thing does
-depend on the weights: how often a single token is plausible. With random ones many always are, so every position pays for the
-full contrast, and the times are an upper bound.
+Speed depends on shapes, not on the values of weights, so a machine without a model hub can time an 8B model. One thing does
+depend on the weights: how often only one token is plausible. With random weights many always are, so every position pays for
+the full contrast, and the times are an upper bound.
 """
 
 from __future__ import annotations
@@ -74,19 +74,19 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-"""Architecture and sizes by name. "tiny" is for trying the benchmark itself."""
+"""Architectures and sizes by name. "tiny" is for trying out the benchmark itself."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Which model, where, and in which dtype. It can be sent to another process as JSON, to load the same model there.
+    """Model, device and dtype. It can be sent to another process as JSON, to load the same model there.
 
     Attributes:
-        model: What `dola.load` takes, or a name of `SHAPES` with `random_weights`.
-        dtype: "auto" (as it is stored), "float32", "bfloat16" or "float16".
-        device: A device of torch, or "auto": CUDA where there is one, or else the CPU.
-        random_weights: Whether to make the model up.
-        trust_remote_code: Whether code that comes with the model may run.
+        model: A name that `dola.load` accepts or, with `random_weights`, a name in `SHAPES`.
+        dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
+        device: A device of torch, or "auto": CUDA if available, otherwise the CPU.
+        random_weights: Whether to create the model with random weights.
+        trust_remote_code: Whether the model's own code may run.
     """
 
     model: str = "smollm2"
@@ -98,20 +98,20 @@ class Source:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ConfigError(
-                f"dtype={self.dtype!r} is unknown; allowed are {', '.join(DTYPES)}.", hint="use bfloat16 or float32"
+                f"dtype={self.dtype!r} is not supported. Allowed: {', '.join(DTYPES)}.", hint="use bfloat16 or float32"
             )
         if self.random_weights and self.model not in SHAPES:
             raise ConfigError(
-                f"There is no shape {self.model!r} to make random weights for; there are {', '.join(SHAPES)}.",
+                f"{self.model!r} is not a shape for random weights. Available: {', '.join(SHAPES)}.",
                 hint="use one of them, or load real weights with --model",
             )
 
     def load(self, progress: Callable[[str], None] | None = None) -> LoadedModel:
-        """Load the model onto its device, or make it up with the same weights every time: then there is no tokenizer.
+        """Load the model onto its device, or create it with the same random weights every time, without a tokenizer.
 
         Raises:
-            ConfigError: A device that this machine does not have.
-            ModelFileError, DownloadError, MissingExtraError: As `dola.load`.
+            ConfigError: This machine does not have the device.
+            ModelFileError, DownloadError, MissingExtraError: See `dola.load`.
         """
         device = self._device()
         if self.random_weights:
@@ -127,20 +127,20 @@ class Source:
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(
-                f"device={self.device!r} cannot be used here; allowed are auto, cpu, and what torch finds on this machine.",
+                f"device={self.device!r} is not available. Allowed: auto, cpu, and the devices that torch finds.",
                 hint="use --device auto or cpu",
             ) from error
         if device.type == "meta":
-            raise InputError("device='meta' holds no numbers, so nothing can be timed on it.", hint="use --device cpu or cuda")
+            raise InputError("device='meta' does not compute, so it cannot be timed.", hint="use --device cpu or cuda")
         return device
 
 
 def _make(shape: str, device: torch.device, dtype: torch.dtype | None) -> Any:
-    """A model of a shape with random weights, made on its device: 8B parameters never pass the CPU's memory."""
+    """A model of a shape with random weights, created on its device: 8B parameters never pass through the CPU's memory."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     family, sizes = SHAPES[shape]
-    # Token ids of these shapes' own specials do not fit every size here, and nothing here is ended by one.
+    # These shapes' special token ids exceed some of the sizes here, and no generation here ends with one.
     config = AutoConfig.for_model(family, **sizes, bos_token_id=1, eos_token_id=2, pad_token_id=0)
     torch.manual_seed(0)
     with device:

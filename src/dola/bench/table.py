@@ -1,4 +1,4 @@
-"""The result of a benchmark as a terminal shows it: a table a case, ways side by side."""
+"""The result of a benchmark on a terminal: one table per case, ways side by side."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ ROWS: dict[str, Callable[[WayResult], str]] = {
     "  over greedy   ": lambda way: f"x{way.memory_ratio:.3f}" if way.memory_ratio else "",
     "s of 1st call": lambda way: f"{way.first_call_s:.2f}",
 }
-"""What is shown of each way. Times are medians."""
+"""The rows of the table. Times are medians."""
 
 
 def render(console: Console, result: BenchResult) -> None:
-    """Print the tables of a result, and on what it was measured."""
+    """Print the tables of a result, and the machine that it was measured on."""
     for case in result.cases:
         console.print(f"{case.name}, {case.new_tokens} new")
         console.print(_table(case))

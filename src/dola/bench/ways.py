@@ -1,7 +1,7 @@
 """The ways of decoding that are compared, and one timed run of one of them.
 
-A call's time is split by a stopping criterion that never stops: it sees the clock after every step. So the prompt and the
-tokens after it are told apart within one call, with nothing subtracted, and both sides carry the same criterion.
+A stopping criterion that never stops reads the clock after every step. So one call gives separate times for the prompt and for
+the tokens after it, without subtraction, and all ways carry the same criterion.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ CACHES = ("dynamic", "static")
 
 @dataclass(frozen=True)
 class Settings:
-    """What all ways have in common.
+    """The settings that all ways share.
 
     Attributes:
-        dola: The settings of DoLa, or of another method. The old code takes its layers and nothing else from it.
-        new_tokens: Tokens that each generation makes; no token ends it.
+        dola: The settings of DoLa or of another method. The old code uses only its layers.
+        new_tokens: Tokens of each generation; no token ends it.
         repeats: Timed runs of each way.
         cache: "dynamic" or "static".
         compile: Whether `generate` compiles its decoding steps; needs the static cache.
-        prompt_lookup: Tokens drafted at a time from the prompt itself, or 0 for no such runs. Batch size 1 only.
-        repetition_penalty: On all sides. The published method uses RECOMMENDED_PENALTY.
+        prompt_lookup: Tokens drafted at a time from the prompt itself; 0 means no such runs. Batch size 1 only.
+        repetition_penalty: Repetition penalty of all ways. The published method uses RECOMMENDED_PENALTY.
         old: Whether the old code is timed too.
         memory: Whether peak memory is measured too.
     """
@@ -60,30 +60,31 @@ class Settings:
         for name, least in (("new_tokens", 2), ("repeats", 1), ("prompt_lookup", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(
-                    f"{name}={getattr(self, name)} is too few; at least {least} is needed.", hint=f"use {name}={least} or more"
+                    f"{name}={getattr(self, name)} is too few; the minimum is {least}.", hint=f"use {name}={least} or more"
                 )
         if self.cache not in CACHES:
             raise ConfigError(
-                f"cache={self.cache!r} is unknown; allowed are {', '.join(CACHES)}.", hint="use dynamic or static"
+                f"cache={self.cache!r} is not supported. Allowed: {', '.join(CACHES)}.", hint="use dynamic or static"
             )
         if not self.repetition_penalty > 0:
             raise ConfigError(
-                f"repetition_penalty={self.repetition_penalty} is not above 0; 1.0 is none.",
+                f"repetition_penalty={self.repetition_penalty} is not above 0; 1.0 means no penalty.",
                 hint=f"use 1.0 or {RECOMMENDED_PENALTY}",
             )
         if self.compile and self.cache != "static":
             raise ConfigError(
-                "compile with a dynamic cache: generate compiles only with a static one.", hint="use --cache static"
+                "compile does not work with a dynamic cache: generate compiles only with a static one.",
+                hint="use --cache static",
             )
         if self.prompt_lookup and self.cache == "static":
             raise ConfigError(
-                "prompt_lookup with a static cache: drafts that are refused must be taken out of the cache, which a static one "
-                "does not allow.",
+                "prompt_lookup does not work with a static cache: rejected drafts must be removed from the cache, which a "
+                "static one does not allow.",
                 hint="use --cache dynamic",
             )
 
     def ways(self) -> tuple[Way, ...]:
-        """The ways that are asked for, greedy first."""
+        """The requested ways, greedy first."""
         ways = [Way("greedy"), Way("dola", dola=True)]
         if self.old:
             ways.append(Way("old", old=True))
@@ -108,10 +109,10 @@ class Run:
 
     Attributes:
         tokens: The new tokens, [B, n], on the CPU.
-        first_token_s: Until the end of the first step.
-        token_s: Per token after that.
-        total_s: The whole call.
-        steps: Steps of the decoding loop, one forward each.
+        first_token_s: Seconds until the end of the first step.
+        token_s: Seconds per token after that.
+        total_s: Seconds of the whole call.
+        steps: Steps of the decoding loop, one forward pass each.
     """
 
     tokens: Tensor
@@ -122,7 +123,7 @@ class Run:
 
 
 class Clock(StoppingCriteria):  # type: ignore[misc]
-    """Notes when the first step of a generation ended, and at how many tokens. Never stops."""
+    """Records when the first step of a generation ended, and with how many tokens. Never stops a generation."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -130,7 +131,7 @@ class Clock(StoppingCriteria):  # type: ignore[misc]
         self.first = 0.0
 
     def __call__(self, input_ids: Tensor, scores: Any = None, **kwargs: Any) -> Tensor:
-        """Called after each step with all tokens so far, [B, T + n]; returns that no row is done."""
+        """Record the time of a step, given all tokens so far, [B, T + n]; returns that no row is done."""
         self.steps += 1
         if self.steps == 1:
             synchronize(self._device)
@@ -139,10 +140,10 @@ class Clock(StoppingCriteria):  # type: ignore[misc]
 
 
 class Bench:
-    """A model that is decoded with in several ways. Its generation config is put aside while it is used as `with Bench(...)`.
+    """A model that decodes in several ways. Inside `with Bench(...)` its generation config is set aside.
 
-    Nothing but the length ends a generation: an end-of-sequence token would cut one side short and not the other, and a ban
-    on it would be one more logits processor.
+    Only the length ends a generation: an end-of-sequence token would stop one way and not the other, and banning it would
+    take another logits processor.
     """
 
     def __init__(self, model: Any, settings: Settings) -> None:
@@ -154,7 +155,7 @@ class Bench:
 
     def __enter__(self) -> Bench:
         lm = self.anatomy.lm
-        # An end that no model reaches, rather than none: prompt lookup of transformers 5.0 cannot do without.
+        # An end token that no model generates: prompt lookup in transformers 5.0 does not work without one.
         never = lm.config.get_text_config().vocab_size
         self._own_config, lm.generation_config = lm.generation_config, GenerationConfig(pad_token_id=0, eos_token_id=never)
         return self
@@ -164,14 +165,14 @@ class Bench:
 
     @contextmanager
     def made_ready(self, way: Way) -> Iterator[None]:
-        """The model as `way` needs it: with DoLa on it or not."""
+        """Attach DoLa to the model inside, if `way` needs it."""
         with ExitStack() as stack:
             if way.dola:
                 stack.enter_context(attach(self.model, self.settings.dola))
             yield
 
     def run(self, way: Way, prompts: Tensor, new_tokens: int | None = None) -> Run:
-        """One timed generation for prompts [B, T] of equal length; the model has been made ready."""
+        """Time one generation for prompts [B, T] of equal length, inside `made_ready`."""
         count = new_tokens or self.settings.new_tokens
         prompts = prompts.to(self.device)
         clock = Clock(self.device)
@@ -190,7 +191,7 @@ class Bench:
         )
 
     def settle(self, way: Way, prompts: Tensor) -> None:
-        """Two tokens untimed, to pay for what an attachment or a change of way costs once; and no garbage for the next run."""
+        """Decode two tokens untimed, to absorb the one-time costs of a change of way, and collect garbage."""
         self.run(way, prompts[:, :8], 2)
         gc.collect()
 
@@ -217,13 +218,13 @@ class Bench:
         return output
 
     def _mode(self, way: Way) -> dict[str, Any]:
-        """The arguments of `generate` that say how it caches, compiles and drafts."""
+        """The arguments of `generate` for its cache, compilation and drafts."""
         mode: dict[str, Any] = {}
         if self.settings.cache == "static":
             mode["cache_implementation"] = "static"
         if not self.settings.compile:
             mode["disable_compile"] = True
-        elif self.device.type == "cpu":  # where generate compiles only when it is told so
+        elif self.device.type == "cpu":  # where generate compiles only on request
             mode["compile_config"] = CompileConfig()
             mode["compile_config"]._compile_all_devices = True
         if way.lookup:
@@ -232,7 +233,7 @@ class Bench:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -1,6 +1,6 @@
-"""The `dola` command. Needs typer and rich, which the extra `cli` has; without them, it says how to get them.
+"""The `dola` command. It needs typer and rich from the extra `cli`; without them, it says how to install them.
 
-What a single verb needs besides, that verb asks for: gguf where a GGUF file is loaded, vLLM in `dola serve`.
+A verb that needs more checks that itself: gguf if it loads a GGUF file, vLLM in `dola serve`.
 """
 
 import sys
@@ -10,7 +10,7 @@ from dola.installed.hints import install_line
 
 
 def main() -> None:
-    """Run the command line: exit code 0, or 2 after a mistake of the user's, told without a traceback."""
+    """Run the command line: exit code 0, or 2 after a user's mistake, reported without a traceback."""
     missing = [name for name in ("typer", "rich") if find_spec(name) is None]
     if missing:
         needs = f"The command needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed."

@@ -1,7 +1,7 @@
-"""The file of `dola generate --output`: JSON lines, written as answers come, so that an interrupted run can be taken up again.
+"""The file of `dola generate --output`: JSON lines, written as answers arrive, so that an interrupted run can be resumed.
 
-A file is taken up only where each of its lines answers the same prompt with the same model and settings. Nothing that this
-command did not write is ever overwritten.
+A run resumes only if each line of the file answers the same prompt with the same model and settings. A file that this command
+did not write is never changed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dola.files.text_file import check_writable
 
 
 class AnswerFile:
-    """An output file, and which prompts it answers already.
+    """An output file, and the prompts that it already answers.
 
     Attributes:
         done: Indices of the prompts that the file answers.
@@ -40,31 +40,31 @@ class AnswerFile:
 
     @property
     def seed(self) -> int | None:
-        """The seed that the answers so far were drawn with, if any were."""
+        """The seed of the answers so far, if any were sampled."""
         return self._records[0]["settings"].get("seed") if self._records else None
 
     def take_up(self, prompts: Sequence[Prompt], model: str, settings: Mapping[str, Any]) -> None:
-        """Go on where the file ends, dropping a line that was half written.
+        """Resume where the file ends, and drop a half-written line.
 
         Raises:
-            UsageError: The file answers other prompts, or was made by another model or with other settings.
+            UsageError: The file answers other prompts, or comes from another model or other settings.
         """
         for record in self._records:
             index = record["index"]
-            fields, _ = finite(record["fields"])  # as prompts have them; earlier versions wrote NaN
+            fields, _ = finite(record["fields"])  # as in prompts; earlier versions wrote NaN
             if index >= len(prompts) or (record["prompt"], fields) != (prompts[index].text, prompts[index].fields):
-                raise self._refusal(f"its answer {index} is of another prompt: {str(record['prompt'])[:60]!r}")
+                raise self._refusal(f"its answer {index} belongs to another prompt: {str(record['prompt'])[:60]!r}")
             if record["model"] != model:
-                raise self._refusal(f"it was made with --model {record['model']}, and this is {model}")
+                raise self._refusal(f"it was made with --model {record['model']}, not {model}")
             for name, value in settings.items():
                 if (there := record["settings"].get(name)) != value:
-                    raise self._refusal(f"it was made with {name} = {dumps(there)}, and here it is {dumps(value)}")
+                    raise self._refusal(f"it was made with {name} = {dumps(there)}, not {dumps(value)}")
             self.done.add(index)
         with open_to_append(self.path) as file:
             self._file.drop_cut_line(file)
 
     def write(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Append answers; when this returns they are in the file."""
+        """Append answers. When this returns, they are in the file."""
         with open_to_append(self.path) as file:
             append(file, (json_line(self.schema, record) for record in records))
 
@@ -85,12 +85,12 @@ class AnswerFile:
 
     def _refusal(self, why: str) -> UsageError:
         return UsageError(
-            f"--output {str(self.path)!r} exists, and {why}.", hint="name another file, or remove it; nothing was changed"
+            f"--output {str(self.path)!r} exists, but {why}.", hint="name another file, or remove it; nothing was changed"
         )
 
 
 def _is_answer(record: dict[str, Any]) -> bool:
-    """Whether an object has what is read of an answer, each of its kind."""
+    """Whether an object has all fields of an answer, with the right types."""
     settings = record.get("settings")
     return (
         type(record.get("index")) is int

@@ -1,4 +1,4 @@
-"""One prompt decoded in several ways, with controls: what `dola compare` shows, and examples use."""
+"""Decodes one prompt in several ways, with controls, for `dola compare` and the examples."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one way of decoding made of a prompt.
+    """The answer of one way of decoding.
 
     Attributes:
-        title: Of its column.
+        title: Title of its column.
         text: The answer alone, without special tokens.
-        token_ids: Its tokens, with the one that ended it.
+        token_ids: Its tokens, including the one that ended it.
         pieces: The text of each token.
-        differs: For each token, whether greedy decoding has none in its place.
+        differs: For each token, whether the greedy answer lacks a counterpart.
         finish_reason: "stop" or "length".
-        repetition_penalty: What it was decoded with.
-        config: DoLa's settings, or None where it is off.
-        candidate_layers: The layers that these mean in this model.
-        prompt_tokens: Length of the prompt.
-        seconds: Of the whole call.
+        repetition_penalty: The repetition penalty.
+        config: DoLa's settings, or None if it is off.
+        candidate_layers: The candidate layers of these settings in this model.
+        prompt_tokens: Number of tokens in the prompt.
+        seconds: Duration of the whole call.
     """
 
     title: str
@@ -68,20 +68,20 @@ def answers(
         model, tokenizer: As `dola.load` returns them.
         prompt: The text to continue or, with `chat`, the user's message.
         layers: One DoLa column for each: "high", "low", "all", indices, or the settings of a method.
-        max_new_tokens: Length of the answers, at most.
-        repetition_penalty: For the control and for DoLa.
-        chat: Whether to use the chat template; None is wherever the model has one.
+        max_new_tokens: Maximum length of the answers.
+        repetition_penalty: Repetition penalty of the control and of DoLa.
+        chat: Whether to use the chat template; None uses it if the model has one.
 
     Raises:
-        InputError, UsageError: A prompt without tokens, or too long for the model.
-        ConfigError: Layers that this model does not have.
+        InputError, UsageError: The prompt has no tokens, or is too long for the model.
+        ConfigError: This model does not have the layers.
     """
     from dola.decoding.attach import as_config
     from dola.model.anatomy import Anatomy
 
     anatomy = Anatomy.of(model)
     configs = [as_config(chosen, anatomy) for chosen in layers]
-    for each in configs:  # a mistake in the last column is told before the first is decoded
+    for each in configs:  # report a mistake in the last column before decoding the first
         anatomy.candidates(each.layers)
     inputs = encode(model, tokenizer, [prompt], chat=uses_chat(tokenizer, chat))
     check_length(model, inputs, max_new_tokens)
@@ -118,7 +118,7 @@ def _answer(model: Any, tokenizer: Any, inputs: Any, title: str, config: MethodC
 
 
 def _warm_up(model: Any, tokenizer: Any, inputs: Any, configs: Sequence[MethodConfig | None]) -> None:
-    """Two tokens of each kind: what is slow only once should not count against the first column."""
+    """Decode two tokens of each kind, so that one-time costs do not count against the first column."""
     for config in (configs[0], configs[-1]):
         _answer(model, tokenizer, inputs, "", config, Decoding(2, 1.0))
 

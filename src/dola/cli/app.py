@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dola._version import __version__
-from dola.cli import bench, compare, doctor, evaluate, generate, lm_eval, models, serve, trace, tune, ui
+from dola.cli import bench, compare, doctor, evaluate, generate, lm_eval, methods, models, serve, trace, tune, ui
 from dola.cli.endings import in_words
 from dola.cli.help_page import SETTINGS, Verb, Verbs, first_page
 from dola.cli.output import quiet_bars
@@ -31,6 +31,7 @@ app.command("eval", cls=Verb)(evaluate.command)
 app.command("tune", cls=Verb)(tune.command)
 app.command("lm-eval", cls=Verb, context_settings=lm_eval.SETTINGS)(lm_eval.command)
 app.command("serve", cls=Verb, context_settings=serve.SETTINGS)(serve.command)
+app.command("methods", cls=Verb)(methods.command)
 app.add_typer(models.app, name="models")
 
 
@@ -61,6 +62,6 @@ def run() -> None:
         command = typer.main.get_command(app)
         if "_DOLA_COMPLETE" in os.environ:  # the shell asks for completions
             command.main(prog_name="dola")
-        # Not `app()`: it has endings of its own, among them exit code 1 where a pipe is closed.
+        # Not `app()`: it ends the process in its own way, for instance with exit code 1 if a pipe is closed.
         with command.make_context("dola", sys.argv[1:]) as context:
             command.invoke(context)

@@ -1,4 +1,4 @@
-"""How `dola compare` shows answers: columns of text in which tokens that differ from the first answer's are marked."""
+"""Prints the answers of `dola compare` in columns and marks the tokens that differ from the first answer."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from dola.cli.answers import Answer
 
 COLUMN_WIDTH = 36
-"""Narrower columns than this are put below each other: 4 side by side at 160, two and two at 80, one at 40."""
+"""Minimum width of a column. Columns that do not fit go below: 4 side by side at 160, two and two at 80, one at 40."""
 
 MARK, OPEN, CLOSE = "bold cyan", "{+", "+}"
 
 
 def differs(first: Sequence[int], token_ids: Sequence[int]) -> tuple[bool, ...]:
-    """For each token whether it has no counterpart in `first`, the two sequences aligned."""
+    """For each token, whether it lacks a counterpart in `first` after aligning the two sequences."""
     marks = [True] * len(token_ids)
     for block in SequenceMatcher(None, first, token_ids, autojunk=False).get_matching_blocks():
         marks[block.b : block.b + block.size] = [False] * block.size
@@ -31,14 +31,14 @@ def differs(first: Sequence[int], token_ids: Sequence[int]) -> tuple[bool, ...]:
 
 
 def render(console: Console, prompt: str, found: Sequence[Answer]) -> None:
-    """Print a prompt and its answers side by side, and what DoLa changed.
+    """Print a prompt with its answers side by side, and what DoLa changed.
 
-    Tokens that greedy decoding does not have in their place are coloured or, where there is no colour, stand in {+ +}.
+    Tokens without a counterpart in the greedy answer are colored or, without color, enclosed in {+ +}.
     """
     plain = console.color_system is None or console.no_color
     console.print(Text("\n" + printable(prompt.strip()), style="bold"))
     for group in _groups(found, console.width):
-        # Low tables: two of them and what they say should stand on a screen of 24 lines.
+        # Compact tables: two of them with their legend should fit on a screen of 24 lines.
         table = Table(box=box.MINIMAL_HEAVY_HEAD, show_edge=False, expand=True, padding=(0, 1))
         for answer in group:
             speed = Text(f"  {answer.tokens_per_second:.1f} tokens/s", style="dim not bold")
@@ -51,7 +51,7 @@ def render(console: Console, prompt: str, found: Sequence[Answer]) -> None:
 
 
 def _groups(found: Sequence[Answer], width: int) -> Iterator[Sequence[Answer]]:
-    """Answers by rows of columns, rows of nearly equal length."""
+    """Answers grouped into rows of columns, of nearly equal length."""
     rows = -(-len(found) // max(1, width // COLUMN_WIDTH))
     size = -(-len(found) // rows)
     for start in range(0, len(found), size):
@@ -59,7 +59,7 @@ def _groups(found: Sequence[Answer], width: int) -> Iterator[Sequence[Answer]]:
 
 
 def _marked(answer: Answer, plain: bool) -> Text:
-    """An answer with the tokens that are not greedy's marked, without the blank space around it."""
+    """An answer with the tokens that differ from the greedy answer marked, without the space around it."""
     text = Text()
     for different, run in _runs(answer):
         if not (different and plain):
@@ -72,7 +72,7 @@ def _marked(answer: Answer, plain: bool) -> Text:
 
 
 def _runs(answer: Answer) -> Iterator[tuple[bool, str]]:
-    """Stretches of an answer, marked or not; a character spread over tokens is marked if one of them is."""
+    """Stretches of an answer, each marked or not. A character that spans tokens is marked if one of them is."""
     stretches: list[tuple[bool, str]] = []
     waiting = False
     for different, piece in zip(answer.differs, answer.pieces, strict=True):
@@ -91,7 +91,7 @@ def _runs(answer: Answer) -> Iterator[tuple[bool, str]]:
 
 
 def _legend(found: Sequence[Answer], plain: bool) -> Iterator[Text]:
-    """What the marks mean and, for each DoLa column, what it changed beyond the penalty."""
+    """The meaning of the marks and, for each DoLa column, what it changed beyond the penalty."""
     mark = (f"{OPEN}marked{CLOSE}", "") if plain else ("marked", MARK)
     control = found[1]
     yield Text.assemble(mark, f": tokens not in greedy's answer. Control: {control.title}.")
@@ -103,17 +103,17 @@ def _change(answer: Answer, control: Answer) -> str:
     layers = answer.title.partition(", penalty")[0]
     share = f"{sum(answer.differs)} of {len(answer.token_ids)} marked"
     if answer.token_ids == control.token_ids:
-        return f"{layers} changed nothing: its tokens are the control's."
+        return f"{layers} changed nothing: it has the same tokens as the control."
     pairs = enumerate(zip(answer.token_ids, control.token_ids, strict=False))
     first = next((position for position, (ours, theirs) in pairs if ours != theirs), None)
     if first is None:
-        return f"{layers} says what the control says, and ends elsewhere; {share}."
+        return f"{layers} says the same as the control but ends elsewhere; {share}."
     ours, theirs = (_shown(each, first) for each in (answer, control))
-    return f"{layers} parts from the control at token {first + 1}, {ours} for {theirs}; {share}."
+    return f"{layers} diverges from the control at token {first + 1}: {ours}, not {theirs}; {share}."
 
 
 def _shown(answer: Answer, position: int) -> str:
-    """A token in words: its text, its blank space as escapes, the character that it is a part of, or the end."""
+    """A token for a sentence: its text, its white space as escapes, the character that it is part of, or the end."""
     if answer.pieces[position]:
         return _quoted(answer.pieces[position])
     if position == len(answer.pieces) - 1:

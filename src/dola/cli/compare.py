@@ -1,6 +1,6 @@
 """`dola compare`: one prompt answered greedily, greedily with the repetition penalty, and with DoLa, side by side.
 
-The second column is a control: DoLa is used with a repetition penalty, and part of what it changes is the penalty's doing.
+The second column is a control: DoLa is used with a repetition penalty, which causes part of the changes.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ SCHEMA_NAME = "dola.compare/1"
 SCHEMA = {
     "model": "--model as given",
     "prompt": "the prompt, before any chat template",
-    "prompt_tokens": "its length, chat template included",
-    "columns[].title": "as it is printed: greedy; greedy with the penalty; DoLa low, high and the model's own layers, "
+    "prompt_tokens": "its length, including the chat template",
+    "columns[].title": "the printed title: greedy; greedy with the penalty; DoLa low, high and the model's own layers, "
     "or one for each --layers",
-    "columns[].layers": '"low", "high", "all" or a list of layers; null where DoLa is off',
-    "columns[].candidate_layers": "the layers that this means in this model; null where DoLa is off",
-    **options.documented("columns[]", "of DoLa; null where it is off"),
-    "columns[].repetition_penalty": "1.0 in the first column",
+    "columns[].layers": '"low", "high", "all" or a list of layers; null if DoLa is off',
+    "columns[].candidate_layers": "the candidate layers of these settings in this model; null if DoLa is off",
+    **options.documented("columns[]", "of DoLa; null if it is off"),
+    "columns[].repetition_penalty": "repetition penalty; 1.0 in the first column",
     "columns[].text": "the answer alone, without special tokens",
-    "columns[].token_ids": "its tokens, with the one that ended it",
+    "columns[].token_ids": "its tokens, including the one that ended it",
     "columns[].pieces": "the text of each token",
-    "columns[].differs": "for each token, whether greedy decoding has none in its place, the two answers aligned",
+    "columns[].differs": "for each token, whether the aligned greedy answer lacks a counterpart",
     "columns[].finish_reason": '"stop": the model ended it; "length": --max-new-tokens did',
-    "columns[].seconds": "the whole call, the prompt's own forward included, after a warm-up",
-    "columns[].tokens_per_second": "new tokens per second of that",
-    "settings.max_new_tokens": "length of an answer, at most",
+    "columns[].seconds": "seconds of the whole call, including the prompt's forward pass, after a warm-up",
+    "columns[].tokens_per_second": "new tokens per second of the whole call",
+    "settings.max_new_tokens": "maximum length of an answer",
     "settings.chat": "whether the chat template was used",
-    "settings.dtype": "of the weights",
-    "settings.device": "where the weights were",
+    "settings.dtype": "dtype of the weights",
+    "settings.device": "device of the weights",
 }
 """Fields of `dola compare --json`: one object."""
 
@@ -82,7 +82,7 @@ def command(
       dola compare "Who wrote Hamlet?" --model meta-llama/Llama-3.2-1B-Instruct --json > hamlet.json
     """
     if "off" in (layers or []):
-        raise UsageError("--layers off is no column: the first two are without DoLa already.", hint="leave it out")
+        raise UsageError("--layers off does not make a column: the first two already run without DoLa.", hint="omit it")
     columns: list[str | None] = [*layers] if layers else ["low", "high"] if dola.is_dola else [None]
     configs = [replace(dola, layers=chosen).config() for chosen in columns]
     (asked,) = read_prompts(prompt, verb="compare")

@@ -1,4 +1,4 @@
-"""`--config FILE`: a JSON file with options by their names, as defaults of the command."""
+"""`--config FILE`: reads a JSON file of options, by name, as defaults of the command."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dola.files.settings_file import read_object
 
 
 def read_config_file(path: Path, parameters: Sequence[Any]) -> dict[str, Any]:
-    """The settings of a JSON file as click wants defaults: parameter names, and values as they would be typed.
+    """The settings of a JSON file as click's defaults: parameter names, and values as a user would type them.
 
     Raises:
-        UsageError: A file that cannot be read or is no JSON object, a key that is no option, a value of the wrong kind.
+        UsageError: The file cannot be read or is not a JSON object, a key is not an option, or a value has the wrong type.
     """
     options = {
         max(parameter.opts, key=len).lstrip("-"): parameter
@@ -32,22 +32,20 @@ def read_config_file(path: Path, parameters: Sequence[Any]) -> dict[str, Any]:
 def _is_option(path: Path, key: str, options: dict[str, Any]) -> bool:
     if key not in options:
         raise UsageError(
-            f"--config {str(path)!r}: {key!r} is no option of this command; there are {', '.join(options)}.",
-            hint='names are those of the options, without dashes in front; for --no-chat write "chat": false',
+            f"--config {str(path)!r}: {key!r} is not an option of this command. Options: {', '.join(options)}.",
+            hint='use the options\' names without leading dashes; for --no-chat write "chat": false',
         )
     return True
 
 
 def _typed(path: Path, key: str, value: Any, option: Any) -> Any:
-    """A value of a JSON file as it would stand on the command line."""
+    """A value of a JSON file as a user would type it on the command line."""
     if option.is_flag:
         if not isinstance(value, bool):
-            raise UsageError(
-                f"--config {str(path)!r}: {key!r} is {value!r}; allowed are true and false.", hint=f'"{key}": true'
-            )
+            raise UsageError(f"--config {str(path)!r}: {key!r} is {value!r}. Allowed: true and false.", hint=f'"{key}": true')
         return value
     if option.multiple:
-        # [26, 28] is one set of layers, as it is for options that are given once; [[26, 28]] and ["26,28", "low"] are columns.
+        # [26, 28] is one set of layers, as for options that are given once; [[26, 28]] and ["26,28", "low"] are columns.
         several = isinstance(value, list) and not _is_numbers(value)
         return [_word(path, key, item) for item in (value if several else [value])]
     return _word(path, key, value)
@@ -62,12 +60,12 @@ def _word(path: Path, key: str, value: Any) -> str:
         return ",".join(map(str, value))
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise UsageError(
-            f"--config {str(path)!r}: {key!r} is {dumps(value)}; allowed is a word or a number.",
-            hint=f"give it as --{key} takes it, or leave it out",
+            f"--config {str(path)!r}: {key!r} is {dumps(value)}. Allowed: a word or a number.",
+            hint=f"write the value as for --{key}, or omit it",
         )
     if isinstance(value, str) and any(each == "\0" or "\ud800" <= each <= "\udfff" for each in value):
         raise UsageError(
-            f"--config {str(path)!r}: {key!r} is {dumps(value)}, with a character that no option can have.",
+            f"--config {str(path)!r}: {key!r} is {dumps(value)}, with a character that is not allowed in an option.",
             hint=f"correct it, or give --{key} on the command line",
         )
     return str(value)

@@ -1,6 +1,6 @@
-"""From prompts to completions, for the verbs that generate: encode, decode a batch, cut off what is no answer.
+"""From prompts to completions, for the verbs that generate: encode, decode a batch, keep only the answer.
 
-torch is not imported here, and transformers only inside the model that is handed in.
+This module does not import torch, and uses transformers only through the given model.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from dola.text.encoding import Encoder
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are chosen once there are scores.
+    """How tokens are chosen from scores.
 
     Attributes:
-        max_new_tokens: Length of a completion, at most.
-        repetition_penalty: 1 is none.
-        sample: Whether tokens are drawn, rather than the best taken.
-        temperature, top_p: Of sampling. 1 changes nothing. No other filter is applied: top-k, 50 in transformers, is off.
-        seed: Of sampling.
+        max_new_tokens: Maximum length of a completion.
+        repetition_penalty: Repetition penalty; 1 means off.
+        sample: Whether to sample tokens instead of taking the best.
+        temperature, top_p: Sampling temperature, and share of probability to sample from; 1 has no effect. Top-k, 50 in
+            transformers, is off.
+        seed: Sampling seed.
     """
 
     max_new_tokens: int
@@ -35,7 +36,7 @@ class Decoding:
     seed: int | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """For `generate_as_asked`, which sees to what a model's own generation config asks for beyond them."""
+        """Arguments of `generate_as_asked`, which also handles a model's own generation config."""
         drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0} if self.sample else {}
         return {
             "do_sample": self.sample,
@@ -47,13 +48,13 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model made of one prompt.
+    """A model's completion of one prompt.
 
     Attributes:
         text: The completion alone, without special tokens.
-        token_ids: Its tokens, with the one that ended it.
-        finish_reason: "stop" where an end token or a stop string of the model ended it, "length" where `max_new_tokens` did.
-        prompt_tokens: Length of the prompt, chat template included.
+        token_ids: Its tokens, including the one that ended it.
+        finish_reason: "stop" if an end token or a stop string of the model ended it, "length" if `max_new_tokens` did.
+        prompt_tokens: Length of the prompt, including the chat template.
     """
 
     text: str
@@ -64,7 +65,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Batch:
-    """Completions of one `generate` call, and the seconds that it took, the prompts' own forward included."""
+    """Completions of one `generate` call, and its duration in seconds, including the prompts' forward pass."""
 
     completions: list[Completion]
     seconds: float
@@ -76,31 +77,29 @@ class Batch:
 
 
 def uses_chat(tokenizer: Any, chat: bool | None) -> bool:
-    """Whether prompts go through the chat template: None is wherever the model has one.
+    """Whether prompts use the chat template; None uses it if the model has one.
 
     Raises:
-        UsageError: A chat template was asked for, and there is none.
+        UsageError: A chat template was requested, but the model has none.
     """
     if chat and not can_chat(tokenizer):
-        raise UsageError(
-            "--chat was given, and this model has no chat template.", hint="leave --chat out, or use an instruct model"
-        )
+        raise UsageError("--chat was given, but this model has no chat template.", hint="omit --chat, or use an instruct model")
     return has_chat(tokenizer) if chat is None else chat
 
 
 def encode(model: Any, tokenizer: Any, prompts: Sequence[str], *, chat: bool) -> dict[str, Any]:
-    """Input ids and attention mask [B, T] of prompts, padded on the left, through the chat template if `chat`.
+    """Input ids and attention mask [B, T] of prompts, padded on the left, with the chat template if `chat`.
 
     Raises:
-        InputError: A prompt without tokens; a token that the model has no embedding for; a chat template that refuses a
-            prompt, or loses its words.
+        InputError: A prompt has no tokens; the model has no embedding for a token; or the chat template refuses a prompt or
+            loses its words.
     """
     encoder = Encoder.of(model, tokenizer)
     return encoder.padded([encode_prompt(encoder, prompt, chat=chat) for prompt in prompts])
 
 
 def encode_prompt(encoder: Encoder, prompt: str, *, chat: bool, where: str = "") -> list[int]:
-    """The tokens of one prompt. `where` is the file and line that it came from, for messages.
+    """The tokens of one prompt. `where` is its file and line, for messages.
 
     Raises:
         InputError: See `encode`.
@@ -114,7 +113,7 @@ def encode_prompt(encoder: Encoder, prompt: str, *, chat: bool, where: str = "")
 
 
 def check_length(model: Any, inputs: Any, max_new_tokens: int, *, option: str = "--max-new-tokens") -> None:
-    """Refuse a prompt that leaves no room for the answer, whose length `option` gave.
+    """Refuse a prompt that leaves no room for the answer; `option` is the option that set its length.
 
     Raises:
         UsageError: See `check_lengths`.
@@ -125,19 +124,19 @@ def check_length(model: Any, inputs: Any, max_new_tokens: int, *, option: str = 
 def check_lengths(
     model: Any, prompts: Sequence[tuple[str, int]], max_new_tokens: int, *, option: str = "--max-new-tokens"
 ) -> None:
-    """The same for several prompts: where each came from, and how many tokens it has. Speaks of the longest.
+    """The same for several prompts, given by place and number of tokens. The error names the longest.
 
     Raises:
-        UsageError: Prompt and answer together are longer than the model's window, where it states one.
+        UsageError: Prompt and answer together exceed the model's window, if it states one.
     """
     where, length = max(prompts, key=lambda each: each[1])
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if window is None or length + max_new_tokens <= window:
         return
     room = window - length
-    answer = f" and {option} is {max_new_tokens}; together the model takes {window}." if max_new_tokens else ""
+    answer = f" and {option} is {max_new_tokens}; together the model allows {window}." if max_new_tokens else ""
     raise UsageError(
-        f"{_the_prompt(where)} has {length} tokens{answer or f'; the model takes {window}.'}",
+        f"{_the_prompt(where)} has {length} tokens{answer or f'; the model allows {window}.'}",
         hint=f"{option} {room}" if room > 0 else f"shorten the prompt by {min(max_new_tokens, 1) - room} tokens or more",
     )
 
@@ -147,10 +146,10 @@ def _the_prompt(where: str) -> str:
 
 
 def decode(model: Any, tokenizer: Any, inputs: Any, decoding: Decoding, *, streamer: Any = None) -> Batch:
-    """Complete a batch of encoded prompts with a model, DoLa on it or not.
+    """Complete a batch of encoded prompts with a model, with or without DoLa attached.
 
     Raises:
-        ModelError: A generation config of the model that cannot be used.
+        ModelError: The model's generation config cannot be used.
     """
     from dola.decoding.as_asked import generate_as_asked
 
@@ -171,12 +170,12 @@ def decode(model: Any, tokenizer: Any, inputs: Any, decoding: Decoding, *, strea
 
 
 def pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
-    """The text of each token in its place, so that joined they are the text of all.
+    """The text of each token in its context: joined, they give the whole text.
 
-    A character that is spread over several tokens stands at the last of them, the others are empty.
+    A character that spans several tokens belongs to the last of them; the others are empty.
     """
     found: list[str] = []
-    begin = read = 0  # what is decoded before is kept as context: some tokenizers drop a leading space
+    begin = read = 0  # earlier tokens are kept as context: some tokenizers drop a leading space
     for position in range(len(token_ids)):
         known = tokenizer.decode(token_ids[begin:read], skip_special_tokens=True)
         text = tokenizer.decode(token_ids[begin : position + 1], skip_special_tokens=True)

@@ -1,4 +1,4 @@
-"""`dola doctor`: what is installed and, of a model, what was found in it and whether DoLa works on it."""
+"""`dola doctor`: reports what is installed and, for a model, its parts and whether DoLa works on it."""
 
 from __future__ import annotations
 
@@ -19,56 +19,56 @@ if TYPE_CHECKING:
 SCHEMA = {
     "environment.python": "version",
     "environment.platform": "operating system",
-    "environment.packages": "package -> version, or null where it is not installed",
-    "environment.misfit": "what keeps dola from working with the installed torch and transformers, and what mends it; or null",
+    "environment.packages": "package -> version, or null if it is not installed",
+    "environment.misfit": "why dola cannot work with the installed torch and transformers, and how to fix it; or null",
     "environment.misfit.message": "what does not fit",
-    "environment.misfit.hint": "the command that mends it",
+    "environment.misfit.hint": "the command that fixes it",
     "environment.cpu.cores": "logical cores of the machine",
     "environment.cpu.usable": "cores that this process may use",
     "environment.cpu.torch_threads": "threads that torch computes with",
     "environment.cpu.capability": "the widest vector instructions that torch uses",
-    "environment.cpu.memory": "bytes of main memory, or null",
-    "environment.devices[].name": "an accelerator, as --device takes it",
+    "environment.cpu.memory": "main memory in bytes, or null",
+    "environment.devices[].name": "an accelerator, by its name for --device",
     "environment.devices[].description": "its product name",
     "environment.devices[].memory": "its memory in bytes, or null",
     "environment.compiler": "path of the C++ compiler that torch.compile uses on the CPU, or null",
-    "environment.kernels": "in use, or not in use: why dola's own CPU kernels are not, which makes DoLa slower there",
+    "environment.kernels": "'in use', or 'not in use' and why: without dola's own CPU kernels DoLa is slower on the CPU",
     "environment.cache": "folder of the embedded models",
     "environment.models[].alias": "an embedded model",
     "environment.models[].state": "fetched, not fetched, or damaged",
     "environment.extras[].name": "an optional part of dola",
-    "environment.extras[].missing[]": "a requirement that is not met; none of them: the extra is installed",
+    "environment.extras[].missing[]": "a requirement that is not met; empty if the extra is installed",
     "environment.extras[].install": "the command that installs it",
-    "environment.variables": "environment variable -> value, or null where it is not set; for what may be secret only 'set'",
-    "model": "null where no model was named",
-    "model.name": "as it was given",
-    "model.load_seconds": "seconds that loading took, fetching included",
+    "environment.variables": "environment variable -> value, or null if it is not set; 'set' for those that may be secret",
+    "model": "null if no model was named",
+    "model.name": "name of the model, as given",
+    "model.load_seconds": "seconds for loading the model, including downloads",
     "model.class_name": "class of the model",
-    "model.parameters": "how many, tied ones once",
+    "model.parameters": "number of parameters; tied ones count once",
     "model.dtype": "dtypes of the parameters",
     "model.devices[]": "devices of the parameters",
-    "model.parts": "null where they were not found; each part is its class and its path in the model",
+    "model.parts": "null if they were not found; each part is its class and its path in the model",
     "model.parts.num_layers": "N, the number of blocks, and the index of the mature layer",
     "model.parts.blocks": "the blocks",
-    "model.parts.final_norm": "what the last block's output passes first, or none",
-    "model.parts.projection": "what lies between final norm and head, or none",
+    "model.parts.final_norm": "the norm after the last block, or none",
+    "model.parts.projection": "the part between final norm and head, or none",
     "model.parts.head": "from hidden size to vocabulary",
-    "model.parts.logit_transform": "soft-cap or scale behind the head, or none",
+    "model.parts.logit_transform": "soft-cap or scale after the head, or none",
     "model.parts.tied": "whether the head shares the input embedding's weights",
     "model.buckets[].name": "low, high, all",
-    "model.buckets[].layers[]": "its layers; 0 is the embedding output; null where the bucket cannot be used",
+    "model.buckets[].layers[]": "its layers; 0 is the embedding output; null if the bucket cannot be used",
     "model.buckets[].problem": "why it cannot be used, or null",
-    "model.layers[]": "the candidate layers that --layers stands for",
-    "model.timings": "null where they were not taken",
-    "model.timings.plain": "milliseconds per token without DoLa, prompt included, median of the runs",
+    "model.layers[]": "the candidate layers that --layers means",
+    "model.timings": "null if they were not measured",
+    "model.timings.plain": "milliseconds per token without DoLa, including the prompt, median of the runs",
     "model.timings.dola": "the same with DoLa",
     "model.timings.tokens": "tokens that each run generated",
     "model.timings.runs": "runs of each",
     "model.checks[].name": "weights, parts, layers, tokenizer, plain, readout, chat template, doors, contrast, plain again, "
     "speed, generation config",
     "model.checks[].status": "ok, warning, failed, or not run",
-    "model.checks[].text": "what was found",
-    "model.healthy": "whether no check failed: the exit code is 0 then, else 1",
+    "model.checks[].text": "the finding",
+    "model.healthy": "whether no check failed: then the exit code is 0, otherwise 1",
     "advice[]": "sentences",
 }
 """Fields of `dola doctor --json`, schema dola.doctor/1."""
@@ -81,7 +81,7 @@ def command(
     layers: Annotated[
         str | None,
         typer.Option(
-            help="What to try: low, high, all, or layers as 24,28.",
+            help="Layers to test: low, high, all, or numbers as 24,28.",
             show_default="dola_layers of the model's generation config, else high",
         ),
     ] = None,
@@ -106,7 +106,7 @@ def command(
     from dola.cli.doctor_page import render
     from dola.cli.output import print_json, stdout
 
-    with importing(checked=False):  # what does not fit is a finding here
+    with importing(checked=False):  # here a misfit is a finding
         from dola.doctor.environment import advice, look_around
         from dola.installed.versions import misfit
 
@@ -130,7 +130,7 @@ def command(
 
 
 def parse_layers(text: str) -> DoLaConfig:
-    """The configuration that `--layers` stands for."""
+    """The configuration that `--layers` means."""
     from dola.errors import LayersError
     from dola.methods.config import DoLaConfig
     from dola.methods.layers import BUCKETS, is_named, parse
@@ -138,7 +138,7 @@ def parse_layers(text: str) -> DoLaConfig:
     layers = parse(text)
     if not (isinstance(layers, tuple) or is_named(layers)):
         raise LayersError(
-            f"--layers {text} is neither a bucket nor a list of layers; allowed are {', '.join(BUCKETS)}, last:10, "
+            f"--layers {text} is neither a bucket nor a list of layers. Allowed: {', '.join(BUCKETS)}, last:10, "
             "or numbers as 24,28.",
             hint="dola doctor smollm2 --layers low",
         )
@@ -146,9 +146,9 @@ def parse_layers(text: str) -> DoLaConfig:
 
 
 def _config(layers: str | None, method: str | None, set_: list[str] | None) -> MethodConfig | None:
-    """What is to be tried; None leaves it to the model's generation config."""
+    """The configuration to test; None leaves it to the model's generation config."""
     if layers is not None:
-        parse_layers(layers)  # in its own words
+        parse_layers(layers)  # with its own error message
     return None if (layers, method, set_) == (None, None, None) else options.named_config(layers, method, set_)
 
 
@@ -162,7 +162,7 @@ def as_json(environment: Environment, examined: tuple[str, float, Checkup] | Non
 
 
 def _examine(name: str, config: MethodConfig | None, **settings: Any) -> tuple[tuple[str, float, Checkup], list[str]]:
-    """Load a model as `generate` does and check it up: its name, the seconds it took to load, the findings; and advice."""
+    """Load a model as `generate` does and examine it. Returns its name, loading time and findings, and advice."""
     import time
 
     from dola.doctor.checkup import advice, check_up

@@ -1,4 +1,4 @@
-"""What `dola doctor` prints: sections of a name and a text each, readable at 80 columns and without colour."""
+"""Prints the report of `dola doctor`: sections of names and texts, readable at 80 columns and without color."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "not run": "dim"}
 NAMES = 17
-"""Width of the column of names, where none is longer."""
+"""Minimum width of the column of names."""
 
 Row = tuple[str, str]
 
@@ -99,12 +99,12 @@ def _model(seconds: float, checkup: Checkup) -> list[Row]:
 def _verdict(checkup: Checkup) -> Text:
     statuses = [check.status for check in checkup.checks]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in STYLES if status in statuses)
-    words = "No check failed" if checkup.healthy else "DoLa cannot be relied on with this model as it is"
+    words = "No check failed" if checkup.healthy else "Do not rely on DoLa with this model yet"
     return Text(f"\n{words}: {counts}.", style="bold green" if checkup.healthy else "bold red")
 
 
 def _layers(layers: tuple[int, ...]) -> str:
-    """Indices, with a long run of neighbours as its ends."""
+    """Indices; a long consecutive run as its two ends."""
     if len(layers) > 3 and layers[-1] - layers[0] == len(layers) - 1:
         return f"{layers[0]} to {layers[-1]}"
     return ", ".join(map(str, layers))

@@ -1,11 +1,11 @@
-"""How a run of the command ends: exit codes, and errors in words.
+"""How a run of the command ends: exit codes and error messages.
 
     0    done
-    1    failed through no mistake of the user's: out of memory; a check of `dola doctor`
-    2    a mistake of the user's: what, got, allowed, and a hint
+    1    failed, but not by the user's mistake: out of memory; a check of `dola doctor`
+    2    a user's mistake: what is wrong, the value given, what is allowed, and a hint
     130  Ctrl-C
-    141  whoever read the output closed the pipe, as `head` does
-Anything else is a defect of ours and shows its traceback.
+    141  the reader of the output closed the pipe, as `head` does
+Anything else is a bug in dola and shows its traceback.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ClickUsageError: Any = typer.BadParameter.__mro__[1]
 
 @contextmanager
 def in_words() -> Iterator[None]:
-    """Run a command inside, and end the process as above."""
+    """Run a command inside, and end the process as described above."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by `>&-`
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
@@ -57,7 +57,7 @@ def in_words() -> Iterator[None]:
         _write_no_more()
         raise SystemExit(141) from None
     except DolaError as error:
-        # Only these speak of arguments that the command has as flags; elsewhere such words may be a file's own.
+        # Only these mention arguments that are flags of the command; in other errors such words may come from a file.
         words = as_flags if isinstance(error, (ConfigError, InputError, MissingExtraError)) else str
         fail(words(error.message), words(error.hint))
     except _ClickUsageError as error:
@@ -77,10 +77,10 @@ def in_words() -> Iterator[None]:
 
 @contextmanager
 def importing(*, checked: bool = True) -> Iterator[None]:
-    """Import torch and the like inside: Ctrl-C ends the process at once.
+    """Import torch and other large packages inside: Ctrl-C ends the process at once.
 
     Args:
-        checked: First see that torch and transformers fit: `versions.check`, which raises VersionsError.
+        checked: Whether to check first that torch and transformers fit: `versions.check`, which raises VersionsError.
     """
     with _ended_by_ctrl_c():
         if checked:
@@ -92,10 +92,10 @@ def importing(*, checked: bool = True) -> Iterator[None]:
 
 @contextmanager
 def _ended_by_ctrl_c() -> Iterator[None]:
-    """End the process at Ctrl-C, without an exception.
+    """End the process at Ctrl-C inside, without an exception.
 
-    An exception would not do: numpy and torch run Python code from C while they are imported, which loses a
-    KeyboardInterrupt or makes an ImportError of it. Nothing is written yet, so nothing is lost.
+    An exception would not work: while numpy and torch are imported they run Python code from C, which loses a
+    KeyboardInterrupt or turns it into an ImportError. Nothing has been written yet, so nothing is lost.
     """
 
     def stop(*_: object) -> NoReturn:
@@ -103,7 +103,7 @@ def _ended_by_ctrl_c() -> Iterator[None]:
         os._exit(130)
 
     before = signal.getsignal(signal.SIGINT)
-    # Elsewhere handlers cannot be set; and where it is ignored, as behind nohup, it stays so.
+    # Other threads cannot set handlers; and if the signal is ignored, as under nohup, it stays ignored.
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -115,20 +115,20 @@ def _ended_by_ctrl_c() -> Iterator[None]:
             raise
         raise UsageError(  # huggingface_hub and others read their environment variables when they are imported
             f"A library cannot be imported: {error}.",
-            hint="look for an environment variable with such a value: env | grep -E 'HF_|HUGGING|TORCH|TRANSFORMERS|OMP'",
+            hint="find the environment variable with that value: env | grep -E 'HF_|HUGGING|TORCH|TRANSFORMERS|OMP'",
         ) from error
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def fail(message: str, hint: str, *, code: int = 2) -> NoReturn:
-    """Tell a mistake on stderr, and end the process."""
+    """Print an error on stderr, and end the process."""
     print(f"dola: {message}\nHint: {hint}", file=sys.stderr)
     raise SystemExit(code) from None
 
 
 def as_flags(text: str) -> str:
-    """The words of a library error for somebody at a command line: `layers=[24, 28]` becomes `--layers 24,28`."""
+    """A library's error message in terms of the command line: `layers=[24, 28]` becomes `--layers 24,28`."""
 
     def flag(match: re.Match[str]) -> str:
         name, value = match[1].removesuffix("_map").replace("_", "-"), match[2].strip("[]\"'").replace(", ", ",")
@@ -138,7 +138,7 @@ def as_flags(text: str) -> str:
 
 
 def _fail_to_parse(error: Any) -> NoReturn:
-    """A mistake in the command line itself, in the form of all others."""
+    """Report a mistake in the command line itself, in the form of all other errors."""
     context = error.ctx
     if type(error).__name__ == "NoArgsIsHelpError":
         print(context.get_help(), file=sys.stderr)
@@ -150,13 +150,13 @@ def _fail_to_parse(error: Any) -> NoReturn:
         given, origin = _configured(context, option)
     if given is not None and repr(given) not in message:
         message = f"{message.rstrip('.')}, not {given!r}."
-    message = f"{message.rstrip('.')}; it stands in {origin}." if origin else message
+    message = f"{message.rstrip('.')}; it comes from {origin}." if origin else message
     verb = sys.argv[1] if context is None and len(sys.argv) > 1 else ""
     if "No such command" in message:
-        message += f" There are {', '.join(context.command.commands)}."
+        message += f" Available: {', '.join(context.command.commands)}."
     path = context.command_path if context is not None else f"dola {verb}".strip()
     if getattr(error, "option_name", "") in ("-m", "--model") and _takes_model(context):
-        fail(message, f"MODEL stands without a flag here: {path} smollm2")
+        fail(message, f"MODEL needs no flag here: {path} smollm2")
     fail(message, f"{path} --help")
 
 
@@ -166,7 +166,7 @@ def _takes_model(context: Any) -> bool:
 
 
 def _given(option: Any) -> str | None:
-    """What the command line gives an option: the parser's messages do not all repeat it. The last one counts."""
+    """The value of an option on the command line; some of the parser's messages omit it. The last one counts."""
     found = None
     for word, after in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
         for name in getattr(option, "opts", ()):
@@ -178,7 +178,7 @@ def _given(option: Any) -> str | None:
 
 
 def _configured(context: Any, option: Any) -> tuple[Any, str]:
-    """What --config gives an option that the command line does not give, and the words for that file."""
+    """The value that --config gives an option that the command line omits, and the file's name for messages."""
     name = getattr(option, "name", None)
     source = None if context is None or name is None else context.get_parameter_source(name)
     if source is None or source.name != "DEFAULT_MAP":
@@ -197,6 +197,6 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _write_no_more() -> None:
-    """Let what is still buffered go nowhere, or Python complains of the closed pipe when it exits."""
+    """Discard buffered output; otherwise Python complains about the closed pipe when it exits."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

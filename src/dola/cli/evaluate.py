@@ -1,4 +1,4 @@
-"""`dola eval`: a model on a task, with DoLa, without it, and with the controls that tell where a difference comes from."""
+"""`dola eval`: evaluates a model on a task with DoLa, without it, and with controls that explain a difference."""
 
 from __future__ import annotations
 
@@ -8,50 +8,57 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dola.cli import evaluation, options
-from dola.cli.output import note, print_json, stdout
+from dola.cli import evaluation, options, own_data
+from dola.cli.output import note, print_json, say, stdout
+from dola.cli.values import between
 from dola.errors import UsageError
 
 if TYPE_CHECKING:
     from dola.evidence.evaluate import Judges
     from dola.evidence.report import Report
+    from dola.evidence.sample import Sample
     from dola.methods.config import MethodConfig
     from dola.tasks import Task
 
 SCHEMA_NAME = "dola.eval/1"
 SCHEMA = {
-    "task": "its name",
+    "task": "name of the task",
     "model": "--model as given",
-    "dtype": "of the weights",
-    "origins[].name": "what the items were read from",
-    "origins[].sha256": "of the file; of a hub data set, of its rows as sorted JSON lines",
+    "dtype": "dtype of the weights",
+    "origins[].name": "source of the items",
+    "origins[].sha256": "SHA-256 of the file, or of a hub data set's rows as sorted JSON lines",
     "origins[].known": "whether it is, byte for byte, a file that published numbers were made with",
-    "item_ids": "of the items, in the order of all lists of values",
-    "total": "how many items the data hold",
-    "seed": "--seed: of the draw of items, folds, random layers, ties of the length control, sampling and bootstrap",
-    "settings.dola": "of the DoLa rows, a DoLaConfig field by field",
-    "settings.repetition_penalty": "of DoLa and of its control; tasks that generate",
+    "item_ids": "ids of the items, in the order of all lists of values",
+    "total": "number of items in the data",
+    "seed": "--seed: seed of drawn items, folds, random layers, ties of the length control, sampling and bootstrap",
+    "settings.dola": "settings of the DoLa rows, a DoLaConfig field by field",
+    "settings.repetition_penalty": "repetition penalty of DoLa and of its control; tasks that generate",
     "settings.batch_size": "prompts at a time; tasks that generate",
-    "settings.max_new_tokens": "length of an answer, at most; tasks that generate",
+    "settings.max_new_tokens": "maximum length of an answer; tasks that generate",
     "settings.stop": "strings that end an answer; tasks that generate",
-    "settings.temperature": "of sampling, null is greedy; tasks that generate",
-    "settings.judges": "who judged truth and information; null without judges",
-    "metrics": "names of the metrics, the first one decides",
-    "chance": "by metric: what it is without any knowledge, null where that means nothing",
-    "ways[].name": "what was compared; vanilla is the first",
+    "settings.temperature": "sampling temperature, null means greedy; tasks that generate",
+    "settings.judges": "models that judged truth and information; null without judges",
+    "metrics": "names of the metrics; the first one decides",
+    "chance": "by metric: the value without any knowledge, null if that is undefined",
+    "ways[].name": "name of the compared way; vanilla is the first",
     "ways[].description": "one line on it",
-    "ways[].control": "whether it is there to explain the others",
+    "ways[].control": "whether it is a control, which explains the others",
     "ways[].estimates": "by metric: items, mean, low and high of the 95% interval, in [0, 1]",
     "ways[].comparisons": "by metric, against vanilla on the same items: both means, difference, its 95% interval, items "
     "that are higher and lower, McNemar's p_value or null; empty for vanilla",
-    "ways[].layers": "by premature layer: the share of tokens at which it was contrasted",
+    "ways[].layers": "by premature layer: share of tokens at which it was contrasted",
     "ways[].implausible": "mean number of tokens of a continuation outside the plausible set, or null",
     "ways[].items": "by metric: the value of each item",
-    "ways[].texts": "what was generated for each item; empty for tasks that score",
-    "versions": "of dola, torch, transformers and python",
-    "notes": "what a reader must know: contexts that were cut, data that are not the published ones",
-    "files": "that were written, for tasks whose answers are judged elsewhere",
-    "sentences": "whether differences are more than noise, and whether the length of answers explains them",
+    "ways[].texts": "generated text of each item; empty for tasks that score",
+    "versions": "versions of dola, torch, transformers and python",
+    "notes": "what a reader must know: contexts that were cut, data that differ from the published ones",
+    "files": "written files, for tasks whose answers another program judges",
+    "groups": "the group of each item if the data have groups, else null",
+    "smallest": "--smallest: the difference in the first metric that matters, as a share",
+    "verdict": "the answer in one sentence",
+    "findings": "by row that is proposed for use: its verdict on the first metric (better, worse, no difference, cannot tell), "
+    "difference with interval, p-value alone and within the family (Holm), items that would detect `smallest`",
+    "sentences": "the verdicts, how they were made, and what explains them: length, the repetition penalty",
 }
 """Fields of `dola eval --json`: one object."""
 
@@ -60,7 +67,7 @@ MoreLayers = Annotated[
     str | None,
     typer.Option(
         "--layers",
-        help=f"One more row beside low and high: {options.LAYERS_HELP}.",
+        help=f"Layers of one more row: {options.LAYERS_HELP}.",
         show_default="dola_layers of the model's generation config, if any",
     ),
 ]
@@ -68,34 +75,48 @@ MoreLayers = Annotated[
 
 @options.method_options(layers=MoreLayers, by_task=evaluation.BY_TASK)
 def command(
-    task: Annotated[str, typer.Argument(help=f"One of {', '.join(evaluation.TASK_NAMES)}.")],
+    task: Annotated[str, typer.Argument(help=f"A file of your own questions, or one of {', '.join(evaluation.TASK_NAMES)}.")],
     data: evaluation.Data = None,
+    check: own_data.Check = False,
+    column: own_data.Column = None,
+    prompt_template: own_data.Template = None,
+    shots: own_data.Shots = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(help="For a file of your own: length of an answer, at most.", show_default="64", callback=between(1)),
+    ] = None,
     model: options.Model = "smollm2",
     dola: options.MethodOptions = options.DEFAULTS,
     repetition_penalty: Annotated[
         float | None,
-        evaluation.penalty_option("Of DoLa, and of a control without it, in tasks that generate."),
+        evaluation.penalty_option("Repetition penalty of DoLa, and of a control, in tasks that generate."),
     ] = None,
+    ways: Annotated[
+        str,
+        typer.Option(help="Rows: standard, methods, full (both, and other settings of DoLa), or a JSON file that lists them."),
+    ] = "standard",
+    smallest: Annotated[
+        float,
+        typer.Option(help="The difference that matters to you, in points, for the verdicts.", callback=between(0.01, 100)),
+    ] = 2.0,
     limit: evaluation.Limit = None,
     seed: evaluation.Seed = 0,
     batch_size: evaluation.BatchSize = None,
-    judge: Annotated[
-        str | None, typer.Option(help="For truthfulqa-open: the model that judges whether answers are true.")
-    ] = None,
+    judge: Annotated[str | None, typer.Option(help="For truthfulqa-open: model that judges whether answers are true.")] = None,
     info_judge: Annotated[
         str | None,
-        typer.Option(help="The one that judges whether they are informative.", show_default="the same as --judge"),
+        typer.Option(help="Model that judges whether answers are informative.", show_default="the same as --judge"),
     ] = None,
     judge_url: Annotated[
         str | None,
-        typer.Option(help="Where the judges are served, with OpenAI's completions interface.", show_default="on this machine"),
+        typer.Option(help="Server of the judges, with OpenAI's completions interface.", show_default="on this machine"),
     ] = None,
     answers: Annotated[
-        Path | None, typer.Option(help="For vicuna: the folder for FastChat's answer files, one for each way.")
+        Path | None, typer.Option(help="For vicuna: folder for FastChat's answer files, one for each way.")
     ] = None,
     results: evaluation.Results = None,
     markdown: Annotated[Path | None, typer.Option(help="Also write the report as Markdown to this file.")] = None,
-    chart: Annotated[Path | None, typer.Option(help="Also write a picture: .png, .svg or .pdf.")] = None,
+    chart: Annotated[Path | None, typer.Option(help="Also write a chart: .png, .svg or .pdf.")] = None,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -110,11 +131,16 @@ def command(
 
     \b
     Examples:
+      dola eval questions.csv -m MODEL
       dola eval truthfulqa-mc --data TruthfulQA.csv --limit 100
       dola eval factor-news --data news_factor.csv --results run.jsonl --markdown report.md
       dola eval strategyqa --data train.json --data dev.json --limit 50 --batch-size 4
     """
-    sample = evaluation.find_sample(task, data, limit, seed)
+    own_file = own_data.OwnData(column or (), prompt_template, shots, max_new_tokens)
+    sample = _sample(task, data, own_file, limit, seed)
+    if check:
+        _print_check(task, sample)
+        return
     generated = {"--repetition-penalty": repetition_penalty, "--batch-size": batch_size}
     evaluation.check_use(sample.task, sample.task.generates, generated)
     judging = {"--judge": judge, "--info-judge": info_judge, "--judge-url": judge_url}
@@ -124,6 +150,7 @@ def command(
     evaluation.check_writable({"--markdown": markdown, "--results": results})
     _make_folder(answers)
     own = _own(sample.task, dola)
+    _check_ways(ways, own, sample.task)
     _check_chart(chart)
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
@@ -142,17 +169,46 @@ def command(
         judges=_judges(judge, info_judge, judge_url, loading),
         answers=answers,
         results=results,
+        ways=ways,
+        smallest=smallest / 100,
     )
     _write(report, markdown, chart)
     _print(report, json=json)
 
 
 def _own(task: Task, dola: options.MethodOptions) -> MethodConfig:
-    """The settings of the DoLa rows. `off`, as `dola tune` may write it, asks for no further row."""
+    """The settings of the DoLa rows. `off`, which `dola tune` may write, adds no row."""
     usual = "high" if dola.is_dola else None
     found = replace(dola, layers=usual if dola.layers in (None, "off") else dola.layers).config(task.paper.settings)
     assert found is not None
     return found
+
+
+def _sample(task: str, data: list[str] | None, own: own_data.OwnData, limit: int | None, seed: int) -> Sample:
+    """The items of a task, or of a file of the user's own; says how those are asked."""
+    if not own_data.is_own(task):
+        own.check_unused(task)
+        return evaluation.find_sample(task, data, limit, seed)
+    if data:
+        raise UsageError(f"{task} is a file of your own, and --data was given too.", hint=f"dola eval {task}")
+    sample = own_data.own_sample(task, own, limit=limit, seed=seed)
+    for line in own_data.understood(sample, shown=1):
+        say(line)
+    return sample
+
+
+def _print_check(task: str, sample: Sample) -> None:
+    if not own_data.is_own(task):
+        raise UsageError(f"--check is for a file of your own, and {task} is not one.", hint="dola eval --check questions.csv")
+    for line in [*own_data.understood(sample), *own_data.needed(sample, rows=4 if not sample.task.generates else 2)]:
+        typer.echo(line)
+
+
+def _check_ways(ways: str, own: MethodConfig, task: Task) -> None:
+    """Read a file of rows before the model is loaded: mistakes in it are found at once."""
+    from dola.evidence.rows import chosen_rows
+
+    chosen_rows(ways, own, task.paper.settings, 0)
 
 
 def _judges(judge: str | None, info_judge: str | None, url: str | None, loading: dict[str, Any]) -> Judges | None:
@@ -185,7 +241,7 @@ def _check_chart(chart: Path | None) -> None:
 
 
 def _write(report: Report, markdown: Path | None, chart: Path | None) -> None:
-    """The files that are asked for beside what is printed."""
+    """Write the requested files."""
     if markdown is not None:
         from dola.evidence.report import markdown as as_markdown
 

@@ -1,4 +1,4 @@
-"""Options that `dola eval` and `dola tune` share, and what they mean: a sample of a task, a checked output file."""
+"""Options that `dola eval` and `dola tune` share: a sample of a task, a checked output file."""
 
 from __future__ import annotations
 
@@ -23,35 +23,37 @@ if TYPE_CHECKING:
 
 TASK_NAMES = (
     "truthfulqa-mc",
+    "truthfulqa-binary",
     "truthfulqa-open",
     "factor-news",
     "factor-wiki",
     "factor-expert",
     "memotrap",
+    "nq-open",
     "strategyqa",
     "gsm8k",
     "vicuna",
 )
-"""Those of `dola.tasks.TASKS`, so that the help need not import it."""
+"""The names in `dola.tasks.TASKS`, so that the help need not import it."""
 
 Data = Annotated[
     list[str] | None,
     typer.Option(
-        help="The task's data: a file, a folder that holds it under its own name, or a hub id. Repeat it for several files.",
+        help="Data of the task: a file, a folder that contains it, or a hub id. Repeat it for several files.",
         show_default="the task's place on the hub",
     ),
 ]
 Limit = Annotated[
-    int | None, typer.Option(help="Draw so many items, with --seed.", show_default="all", callback=options.between(1))
+    int | None, typer.Option(help="Number of items to draw, with --seed.", show_default="all", callback=options.between(1))
 ]
 Seed = Annotated[
-    int, typer.Option(help="Of all that is drawn: items, folds, random layers, intervals.", callback=options.between(0, 2**31))
+    int, typer.Option(help="Seed of all draws: items, folds, random layers, intervals.", callback=options.between(0, 2**31))
 ]
 BY_TASK = "as in the paper's run of the task"
 """The default of settings in which the paper's runs of the tasks differ."""
 Results = Annotated[
     Path | None,
-    typer.Option(help="Keep what is found in this file. Interrupted, the same command goes on where it ended."),
+    typer.Option(help="Save results to this file. Re-run the command to resume after an interruption."),
 ]
 BatchSize = Annotated[
     int | None, typer.Option(help="Prompts at a time, in tasks that generate.", show_default="8", callback=options.between(1))
@@ -59,15 +61,15 @@ BatchSize = Annotated[
 
 
 def set_by_tasks() -> list[Setting]:
-    """The settings that a task gives: they are the same for all candidates of `tune`."""
+    """The settings that the task determines: they are the same for all candidates of `tune`."""
     return [each for each in DoLaConfig.options() if each.facts.by_task]
 
 
 def find_sample(name: str, data: list[str] | None, limit: int | None, seed: int) -> Sample:
-    """The items that the options mean.
+    """The items that the options select.
 
     Raises:
-        UsageError: No such task.
+        UsageError: The task does not exist.
         DataError, MissingExtraError: See `Sample.of`.
     """
     from dola.evidence.sample import Sample, find_task
@@ -79,20 +81,20 @@ def penalty_option(what: str) -> Any:
     """The option of the repetition penalty.
 
     Args:
-        what: What it is the penalty of, for the help.
+        what: Its help.
     """
     return typer.Option(help=what, show_default=str(RECOMMENDED_PENALTY), callback=options.between(0.01))
 
 
 def check_use(task: Task, used: bool, given: Mapping[str, Any]) -> None:
-    """Refuse options that were given (by flag, None where they were not), unless the task has a use for them."""
+    """Refuse given options (by flag, None if not given) unless the task uses them."""
     for flag, value in given.items():
         if value is not None and not used:
-            raise UsageError(f"{flag} has no meaning for {task.name}.", hint=f"leave {flag} out")
+            raise UsageError(f"{flag} does not apply to {task.name}.", hint=f"omit {flag}")
 
 
 def check_writable(files: Mapping[str, Path | None]) -> None:
-    """Find out before the first hour of work that a file (by flag) cannot be written."""
+    """Check before hours of work that the files (by flag) can be written."""
     for flag, path in files.items():
         try:
             if path is not None:
@@ -102,7 +104,7 @@ def check_writable(files: Mapping[str, Path | None]) -> None:
 
 
 def load_model(name: str, *, threads: int | None, **loading: Any) -> LoadedModel:
-    """As `options.load_model`, with so many threads of torch."""
+    """`options.load_model` with a number of torch threads."""
     if threads is not None:
         with importing():
             import torch

@@ -1,4 +1,4 @@
-"""The options of a method, made from the fields of its configuration: a new field is an option of every verb by itself."""
+"""Makes a method's options from the fields of its configuration: a new field automatically becomes an option of every verb."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def method_options(
     by_task: str | None = None,
     fields: Iterable[Setting] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Have a verb's parameter `dola: MethodOptions` be made from options, which stand in its place in the help.
+    """Fill a verb's parameter `dola: MethodOptions` from options, which replace it in the help.
 
         @method_options(layers=OwnLayers)
         def command(prompt: ..., dola: MethodOptions = DEFAULTS, ...): ...
 
     Args:
-        layers: The annotation of `--layers`; None where the verb has layers of its own, or none.
-        reference: Whether there is `--reference`.
-        method: Whether there are `--method` and `--set`.
-        by_task: What the help says of defaults that come from the task.
-        fields: The settings that are options; all that DoLa offers, unless given.
+        layers: The annotation of `--layers`; None if the verb has its own layers, or none.
+        reference: Whether to add `--reference`.
+        method: Whether to add `--method` and `--set`.
+        by_task: Text in the help for defaults that come from the task.
+        fields: The settings that become options; by default all that DoLa offers.
     """
     offered = DoLaConfig.options() if fields is None else fields
     chosen = sorted((each for each in offered if each.kind is not object), key=lambda each: each.name)
@@ -125,5 +125,5 @@ def _usual(setting: Setting) -> str | bool:
 
 
 def plain(value: Any) -> Any:
-    """A value as configurations take it, and not as the member of an enumeration."""
+    """The plain value of an enumeration's member, as configurations expect it; any other value unchanged."""
     return value.value if isinstance(value, Enum) else value

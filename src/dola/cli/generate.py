@@ -20,32 +20,32 @@ from dola.methods.names import RECOMMENDED_PENALTY
 SCHEMA_NAME = "dola.generate/1"
 SCHEMA = {
     "model": "--model as given",
-    "index": "number of the prompt, from 0",
+    "index": "number of the prompt, counted from 0",
     "prompt": "the prompt, before any chat template",
     "fields": "the other fields of its object in a JSON file, or columns of its row in a table",
     "text": "the completion alone, without special tokens",
-    "token_ids": "its tokens, with the one that ended it",
+    "token_ids": "its tokens, including the one that ended it",
     "finish_reason": '"stop": an end token or a stop string of the model ended it; "length": --max-new-tokens did',
-    "prompt_tokens": "length of the prompt, chat template included",
-    "timings.load_seconds": "loading the model, once for all prompts",
-    "timings.generate_seconds": "the batch that the prompt was in, the prompts' own forward included",
+    "prompt_tokens": "length of the prompt, including the chat template",
+    "timings.load_seconds": "seconds for loading the model, once for all prompts",
+    "timings.generate_seconds": "seconds for the prompt's batch, including the prompts' forward pass",
     "timings.tokens_per_second": "new tokens of that batch per second",
-    "timings.batch": "how many prompts were in that batch",
-    "settings.layers": 'the layers used: --layers, or those of the model\'s generation config; "off" is without DoLa',
-    "settings.candidate_layers": "the layers that this means in this model; null without DoLa",
+    "timings.batch": "number of prompts in that batch",
+    "settings.layers": 'the layers used: --layers, or those of the model\'s generation config; "off" means without DoLa',
+    "settings.candidate_layers": "the candidate layers of these settings in this model; null without DoLa",
     **options.documented("settings", "of DoLa; null without it"),
-    "settings.repetition_penalty": "1.0 is none",
-    "settings.max_new_tokens": "length of an answer, at most",
-    "settings.sample": "whether tokens were drawn",
-    "settings.temperature": "of sampling; null without it",
-    "settings.top_p": "of sampling; null without it",
-    "settings.seed": "of sampling; null without it. The first batch has this seed, one that begins with prompt n this plus n",
+    "settings.repetition_penalty": "repetition penalty; 1.0 means off",
+    "settings.max_new_tokens": "maximum length of an answer",
+    "settings.sample": "whether tokens were sampled",
+    "settings.temperature": "sampling temperature; null without sampling",
+    "settings.top_p": "share of probability to sample from; null without sampling",
+    "settings.seed": "sampling seed, null without sampling. The batch that begins with prompt n uses this seed plus n",
     "settings.chat": "whether the chat template was used",
-    "settings.dtype": "of the weights",
-    "settings.device": "where the weights were",
+    "settings.dtype": "dtype of the weights",
+    "settings.device": "device of the weights",
     "settings.batch_size": "prompts at a time",
 }
-"""Fields of `dola generate --json`: an object for each prompt, on a line of its own. `--output FILE` writes the same lines."""
+"""Fields of `dola generate --json`: one object per prompt, each on its own line. `--output FILE` writes the same lines."""
 
 BATCH_SIZE = 8
 
@@ -57,35 +57,41 @@ def command(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option(help='Prompts from a file: one on each line; JSON (lines or an array) with a "prompt"; .csv or .tsv.'),
+        typer.Option(help='File of prompts: one on each line; JSON (lines or an array) with a "prompt"; .csv or .tsv.'),
     ] = None,
     prompt_field: Annotated[
         str | None,
-        typer.Option(help="Field or column of --file that holds the prompts.", show_default=prompt_files.FIELD),
+        typer.Option(help="Field or column of --file with the prompts.", show_default=prompt_files.FIELD),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write JSON lines to this file. Interrupted, the same command goes on where it ended.")
+        Path | None, typer.Option(help="Write JSON lines to this file. Re-run the command to resume after an interruption.")
     ] = None,
     model: options.Model = "smollm2",
     chat: options.Chat = None,
     dola: options.MethodOptions = options.DEFAULTS,
-    sample: Annotated[bool, typer.Option("--sample", help="Draw tokens, rather than taking the best.")] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="Sample tokens instead of taking the best.")] = False,
     temperature: Annotated[
         float | None,
-        typer.Option(help="Of sampling; below 1 is tamer, above 1 wilder.", show_default="1", callback=options.between(0.01)),
+        typer.Option(
+            help="Sampling temperature: below 1 is more conservative, above 1 more varied.",
+            show_default="1",
+            callback=options.between(0.01),
+        ),
     ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(help="Draw from the likeliest tokens that sum to this.", show_default="1", callback=options.between(0, 1)),
+        typer.Option(
+            help="Sample from the likeliest tokens that sum to this.", show_default="1", callback=options.between(0, 1)
+        ),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="Of sampling.", show_default="a new one, shown by --json", callback=options.between(0, 2**63 - 1)),
+        typer.Option(help="Sampling seed.", show_default="a new one, shown by --json", callback=options.between(0, 2**63 - 1)),
     ] = None,
     max_new_tokens: options.MaxNewTokens = 100,
     repetition_penalty: options.RepetitionPenalty = RECOMMENDED_PENALTY,
     batch_size: Annotated[
-        int | None, typer.Option(help="Prompts of a file at a time.", show_default=str(BATCH_SIZE), callback=options.between(1))
+        int | None, typer.Option(help="Prompts of --file at a time.", show_default=str(BATCH_SIZE), callback=options.between(1))
     ] = None,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
@@ -107,10 +113,11 @@ def command(
     _check_sampling(sample, {"--temperature": temperature, "--top-p": top_p, "--seed": seed})
     if json and output is not None:
         raise UsageError(
-            "--output writes JSON lines to a file and --json prints them; both were given.", hint="give one of them"
+            "--output and --json exclude each other: one writes JSON lines to a file, the other prints them.",
+            hint="give one of them",
         )
     if batch_size is not None and file is None:
-        raise UsageError("--batch-size is for the prompts of a file, and there is no --file.", hint="leave --batch-size out")
+        raise UsageError("--batch-size needs --file: it sets how many prompts run at a time.", hint="omit --batch-size")
     prompts = read_prompts(prompt, file, field=prompt_field)
     answers = AnswerFile(output, SCHEMA_NAME) if output is not None else None
     if sample and seed is None:
@@ -150,6 +157,6 @@ def _check_sampling(sample: bool, given: dict[str, Any]) -> None:
     named = [flag for flag, value in given.items() if value is not None]
     if named and not sample:
         raise UsageError(
-            f"{' and '.join(named)} {'are' if len(named) > 1 else 'is'} for sampling, and decoding is greedy without --sample.",
-            hint=f"add --sample, or leave {' and '.join(named)} out",
+            f"{' and '.join(named)} {'are' if len(named) > 1 else 'is'} for sampling, but decoding is greedy without --sample.",
+            hint=f"add --sample, or omit {' and '.join(named)}",
         )

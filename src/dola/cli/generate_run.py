@@ -1,4 +1,4 @@
-"""The work of `dola generate`: prompts in batches, answers to standard output or into a file."""
+"""The work of `dola generate`: decodes prompts in batches, and writes answers to standard output or a file."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Run:
-    """One run of the command: all that its options came to.
+    """One run of the command, with everything that its options determine.
 
     Attributes:
         model, tokenizer: As `dola.load` returns them.
         name: --model as given.
-        layers: The layers used, as --layers takes them.
-        config: DoLa's settings, or None where it is off.
-        decoding: How tokens are chosen once there are scores.
-        chat: Whether prompts go through the chat template.
+        layers: The layers used, in the form of --layers.
+        config: DoLa's settings, or None if it is off.
+        decoding: How tokens are chosen from scores.
+        chat: Whether prompts use the chat template.
         batch_size: Prompts at a time.
-        prompts: What to complete.
-        load_seconds: How long the model took to load.
-        candidate_layers: The layers that `config` means in this model.
+        prompts: The prompts to complete.
+        load_seconds: Seconds for loading the model.
+        candidate_layers: The candidate layers of `config` in this model.
     """
 
     model: Any
@@ -49,7 +49,7 @@ class Run:
     candidate_layers: list[int] | None = None
 
     def __post_init__(self) -> None:
-        # All prompts: before the first hour of work, not after it.
+        # All prompts are checked before hours of work, not after.
         self._encoder = Encoder.of(self.model, self.tokenizer)
         self._rows = [encode_prompt(self._encoder, each.text, chat=self.chat, where=each.where) for each in self.prompts]
         named = [(prompt.where, len(row)) for prompt, row in zip(self.prompts, self._rows, strict=True)]
@@ -67,17 +67,17 @@ class Run:
                     print(printable(record["text"]) if terminal else record["text"], flush=True)
 
     def to_file(self, answers: AnswerFile) -> None:
-        """Write what the file does not hold yet."""
+        """Write the answers that the file lacks."""
         with self._attached():
             settings = self._settings()
         answers.take_up(self.prompts, self.name, settings)
         before = len(answers.done)
         for start, batch in self._batches(answers.done, progress=True):
             answers.write([record for record in self._records(start, batch) if record["index"] not in answers.done])
-        note(f"{len(self.prompts) - before} answers written to {answers.path}, {before} were there")
+        note(f"{len(self.prompts) - before} answers written to {answers.path}, which already had {before}")
 
     def _attached(self) -> Any:
-        """The model with DoLa on it, if that is asked for."""
+        """The model, with DoLa attached if requested."""
         import dola
 
         attachment = nullcontext() if self.config is None else dola.attach(self.model, self.config)
@@ -85,9 +85,9 @@ class Run:
         return attachment
 
     def _batches(self, done: set[int], *, progress: bool, streamer: Any = None) -> Iterator[tuple[int, Batch]]:
-        """Decode, batch by batch, and say which prompt a batch begins with; batches that are done as a whole are left out.
+        """Decode batch by batch; yields the index of a batch's first prompt, and the batch. Complete batches are skipped.
 
-        A batch that was interrupted is decoded again as a whole, so that sampling draws what it would have drawn.
+        An interrupted batch is decoded again as a whole, so that sampling draws the same tokens as without interruption.
         """
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -130,7 +130,7 @@ class Run:
             }
 
     def _settings(self) -> dict[str, Any]:
-        """What was used, for the output and for telling whether an interrupted run is the same."""
+        """The settings used, for the output and to recognize whether an interrupted run is the same."""
         decoding = self.decoding
         return {
             "layers": self.layers,

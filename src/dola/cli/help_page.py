@@ -1,4 +1,4 @@
-"""What help looks like: options in the same groups for every verb, at most 100 columns, and a short page for `dola` alone."""
+"""The layout of help: the same groups of options for every verb, at most 100 columns, and a short page for `dola` alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _GROUP_OF = {name: group for group, names in GROUPS.items() for name in names.sp
 _FEW = 6
 """With fewer options than this a verb has one group."""
 _IN_BRACKETS = re.compile(r"default: \((.*)\)\]")
-"""How a default that is described, rather than a value, is shown: without the second brackets it reads the same."""
+"""Matches a default that is a description, to drop its second pair of brackets."""
 
 
 def group_of(verb: str | None, name: str) -> str:

@@ -1,4 +1,4 @@
-"""`dola lm-eval`: the command line of lm-evaluation-harness, with our model types registered."""
+"""`dola lm-eval`: the command line of lm-evaluation-harness, with dola's model types registered."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from dola.installed.hints import install_line
 from dola.methods.config import DoLaConfig
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
-"""Of the command: everything is lm_eval's, except --help in the first place."""
+"""Settings of the command: all arguments belong to lm_eval, except --help as the first one."""
 
 
 def command(context: typer.Context) -> None:
     """Run lm-evaluation-harness on models that decode with DoLa.
 
-    Everything behind lm-eval goes to the harness's own command line as it stands: its subcommands (run, ls, validate), its
-    options, its tasks. Besides its model types there is dola, a Hugging Face model that scores and generates with DoLa, and
-    dola-vllm, which generates on vLLM, where that is installed.
+    All arguments after lm-eval go unchanged to the harness's own command line: its subcommands (run, ls, validate), options
+    and tasks. It gets two more model types: dola, a Hugging Face model that scores and generates with DoLa, and dola-vllm,
+    which generates on vLLM if that is installed.
 
-    Of --model_args, dola takes all that "hf" takes, and: layers (high, low, all, off, or numbers joined by +: layers=26+28;
-    by default dola_layers of the model's generation config, else high), {settings}, and normalisation
-    (decoding; full and none are the reference's). `dola lm-eval run --help` is the harness's own help.
+    In --model_args, dola accepts everything that "hf" does, and: layers (high, low, all, off, or numbers joined by +:
+    layers=26+28; by default dola_layers of the model's generation config, else high), {settings}, and "normalisation"
+    (decoding; full and none are the reference's). `dola lm-eval run --help` shows the harness's own help.
 
     \b
     Examples:
@@ -48,7 +48,7 @@ def command(context: typer.Context) -> None:
     if _models(context.args)[-1:] == ["dola-vllm"] or (_has_config(context.args) and _has_vllm()):
         _register_on_vllm()
     if _decodes_plainly(context.args):
-        print("Note: no --model dola, so this run is without DoLa.", file=sys.stderr)
+        print("Note: without --model dola, this run does not use DoLa.", file=sys.stderr)
     before = sys.argv
     sys.argv = ["dola lm-eval", *(context.args or ["--help"])]
     try:
@@ -61,10 +61,10 @@ command.__doc__ = str(command.__doc__).replace("{settings}", ", ".join(each.name
 
 
 def _register_on_vllm() -> None:
-    """Register "dola-vllm", which imports vLLM: only where it may be asked for."""
+    """Register "dola-vllm", which imports vLLM, only if it may be requested."""
     if not _has_vllm():
         raise MissingExtraError(
-            "--model dola-vllm needs vLLM, which is not installed under the name that the harness asks for (vllm).",
+            "--model dola-vllm needs vLLM, which is not installed under the name that the harness expects (vllm).",
             hint=install_line("vllm"),
         )
     with importing():
@@ -89,7 +89,7 @@ def _models(args: list[str]) -> list[str]:
 
 
 def _decodes_plainly(args: list[str]) -> bool:
-    """Whether tasks are to be run, and with another model type than ours: the harness's default is "hf"."""
+    """Whether tasks will run with a model type that is not dola's; the harness's default is "hf"."""
     flags = {arg.split("=")[0] for arg in args}
     return (
         not flags.isdisjoint({"--tasks", "-t"})

@@ -1,4 +1,4 @@
-"""`dola models`: the embedded models and their cache."""
+"""`dola models`: lists, fetches and removes the embedded models."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 app = typer.Typer(help="List, fetch and remove the embedded models. Example: dola models pull smollm2", no_args_is_help=True)
 
 SCHEMA = {
-    "cache": "folder that they are kept in",
-    "models[].alias": "what --model takes",
-    "models[].source": "the hub id of the weights as their makers published them",
+    "cache": "folder of the models",
+    "models[].alias": "name for --model",
+    "models[].source": "hub id of the original weights",
     "models[].file": "name of the GGUF file in the cache",
-    "models[].size": "bytes of that file",
-    "models[].license": "name of the licence",
-    "models[].notice": "what the user has to know of it",
+    "models[].size": "size of that file in bytes",
+    "models[].license": "name of the license",
+    "models[].notice": "what the user must know about the license",
     "models[].state": "fetched, not fetched, or damaged (wrong size; fetching repairs it)",
-    "models[].path": "where the file is, or null",
+    "models[].path": "path of the file, or null",
 }
 """Fields of `dola models list --json`, schema dola.models/1."""
 
@@ -51,8 +51,8 @@ def list_(json: Annotated[bool, typer.Option("--json", help="Print one JSON obje
     for model in EMBEDDED.values():
         console.print(model.alias, style="bold")
         console.print(f"  source   {model.source}, {model.size / 1e6:.0f} MB", soft_wrap=True)
-        console.print(f"  licence  {model.terms}", soft_wrap=True)
-        # A path is never broken: it is there to be copied.
+        console.print(f"  license  {model.terms}", soft_wrap=True)
+        # A path is never wrapped, so that it can be copied.
         console.print(f"  {_where(model)}", soft_wrap=True, markup=False)
 
 
@@ -75,7 +75,7 @@ def pull(
 
     if not aliases:
         raise InputError(
-            f"`dola models pull` was given no model; there are {', '.join(EMBEDDED)}.",
+            f"`dola models pull` needs the name of a model. Available: {', '.join(EMBEDDED)}.",
             hint=f"dola models pull {next(iter(EMBEDDED))}",
         )
     for alias in aliases:
@@ -133,5 +133,5 @@ def _where(model: EmbeddedModel) -> str:
     if model.state == "not fetched":
         return f"state    not fetched: dola models pull {model.alias}"
     if model.state == "damaged":
-        return f"state    damaged, this repairs it: dola models pull {model.alias}"
+        return f"state    damaged, to repair it: dola models pull {model.alias}"
     return f"fetched  {model.path}"

@@ -1,6 +1,6 @@
-"""Options that several verbs share, defined once, and what they mean: a configuration (method_options.py), a loaded model.
+"""Options that several verbs share, defined once, and their meaning: a configuration (method_options.py), a loaded model.
 
-An option without a default of its own is None where it was not given, so that contradictions can be told from defaults.
+An option without its own default is None if it was not given, so that contradictions are distinguishable from defaults.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ __all__ = [
 
 
 class DType(str, Enum):
-    """The numbers that a model's weights are loaded as."""
+    """The dtypes to load a model's weights as."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -81,23 +81,21 @@ Model = Annotated[
 ]
 Chat = Annotated[
     bool | None,
-    typer.Option("--chat/--no-chat", help="Use the model's chat template.", show_default="where it has one"),
+    typer.Option("--chat/--no-chat", help="Use the model's chat template.", show_default="if it has one"),
 ]
-MaxNewTokens = Annotated[int, typer.Option(help="Length of an answer, at most.", callback=between(1))]
+MaxNewTokens = Annotated[int, typer.Option(help="Maximum length of an answer.", callback=between(1))]
 RepetitionPenalty = Annotated[
     float,
-    typer.Option(
-        help="1 is none. DoLa loops in long texts without one; give greedy the same to compare.", callback=between(0.01)
-    ),
+    typer.Option(help="Repetition penalty (1 = off). Without one DoLa tends to loop in long texts.", callback=between(0.01)),
 ]
 DTypeOption = Annotated[
-    DType | None, typer.Option("--dtype", help="Load the weights as this.", show_default="as stored; float32 for GGUF")
+    DType | None, typer.Option("--dtype", help="Dtype of the weights.", show_default="as stored; float32 for GGUF")
 ]
 Device = Annotated[
     str | None,
     typer.Option(
-        help="cpu, cuda, cuda:1, mps, or auto.",
-        show_default="a GPU where there is one",
+        help="Device: cpu, cuda, cuda:1, mps, or auto.",
+        show_default="a GPU if available",
         autocompletion=complete("auto", "cpu", "cuda", "mps"),
     ),
 ]
@@ -105,7 +103,7 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="A JSON file with options by their names here, without dashes in front. Options given on the command line win.",
+        help="JSON file of options, by name without leading dashes. Options on the command line take precedence.",
         callback=_apply_config_file,
         is_eager=True,
     ),
@@ -113,19 +111,17 @@ ConfigFile = Annotated[
 Threads = Annotated[
     int | None, typer.Option(help="Threads that torch uses.", show_default="torch's own choice", callback=between(1))
 ]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model. Read it first.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output: see docs/cli.md.")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own Python code. Read it first.")]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON to standard output: see docs/cli.md.")]
 
 
 def settle_layers(config: MethodConfig | None, given: str | None, model: Any) -> tuple[MethodConfig | None, str]:
-    """The configuration with the layers of the model's generation config, where `--layers` was not given; and its layers' name.
+    """The configuration and the name of its layers: from `--layers`, or else from the model's generation config.
 
-    Says on stderr which layers are used where the generation config names some.
+    Reports on stderr which layers are used if the generation config names some.
 
     Raises:
-        ConfigError: Layers of the generation config that cannot be used.
+        ConfigError: The layers of the generation config cannot be used.
     """
     from dola.decoding.as_asked import own_config
     from dola.decoding.attach import as_config
@@ -139,7 +135,7 @@ def settle_layers(config: MethodConfig | None, given: str | None, model: Any) ->
     if given is not None or own is None or config is None:
         named = "high" if given is None else given
         if own is not None and spelled(own) != named:
-            say(f"{shown('dola_layers', own)} of the model's generation config is set aside: --layers {named} was given.")
+            say(f"{shown('dola_layers', own)} of the model's generation config is not used: --layers {named} was given.")
         return config, named
     layers = as_config(None, Anatomy.of(model)).layers
     say(f"--layers was not given: {shown('dola_layers', own)} of the model's generation config is used.")
@@ -154,13 +150,13 @@ def load_model(
     trust_remote_code: bool,
     on_weights: Callable[[WeightsReport], None] | None = None,
 ) -> LoadedModel:
-    """Load a model as the options say, without the noise of the libraries.
+    """Load a model as the options say, without the libraries' own messages.
 
-    Notes on the model go to stderr. `on_weights` takes what was found of its weights, as that of `dola.load`.
+    Notes on the model go to stderr. For `on_weights` see `dola.load`.
 
     Raises:
-        UsageError: A device that is not there.
-        ModelFileError, ModelError, DownloadError, MissingExtraError: As `dola.load`.
+        UsageError: This machine does not have the device.
+        ModelFileError, ModelError, DownloadError, MissingExtraError: See `dola.load`.
     """
     with loading(name) as progress:
         with importing():
@@ -191,7 +187,7 @@ def _device_settings(device: str | None) -> dict[str, Any]:
         return {"device_map": device} if device else {}
     if device not in there and not (device == "cuda" and "cuda:0" in there):
         raise UsageError(
-            f"--device {device!r} is not here; there {'are' if len(there) > 1 else 'is'} {', '.join(there)}, and auto.",
-            hint="leave --device out, or use --device cpu",
+            f"No device {device!r} on this machine. Available: {', '.join(there)}, auto.",
+            hint="omit --device, or use --device cpu",
         )
     return {"device_map": device}

@@ -1,7 +1,7 @@
-"""What every verb prints with: results on stdout, everything else on stderr, and JSON of a stated schema.
+"""Output of all verbs: results on stdout, everything else on stderr, and JSON with a named schema.
 
-Nothing but the result goes to stdout, so that it can be piped. Colour is rich's affair: it is on only for terminals, and off
-where NO_COLOR is set.
+Only the result goes to stdout, so that it can be piped. rich decides on color: it is on only for terminals, and off if
+NO_COLOR is set.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dola.files.json_text import dumps
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Leave a closed pipe to `endings`, like any other: rich would exit with 1."""
+        """Leave a closed pipe to `endings`: rich would exit with 1."""
         raise BrokenPipeError
 
 
@@ -38,19 +38,19 @@ def stderr() -> Console:
 
 
 def note(line: str) -> None:
-    """A line for whoever watches: on stderr, and only where that is a terminal."""
+    """Print a line for a watching user: on stderr, and only if that is a terminal."""
     console = stderr()
     if console.is_terminal:
         console.print(line, style="dim", markup=False)
 
 
 def say(line: str) -> None:
-    """A line that must not be missed, on stderr, whoever watches: what was chosen or changed without being asked for."""
+    """Print a line on stderr that must not be missed, terminal or not: a choice or change that the user did not request."""
     print(f"dola: {printable(line)}", file=sys.stderr, flush=True)
 
 
 class _Said(logging.Handler):
-    """Prints log lines as `say` does, with tracebacks where there are some."""
+    """Prints log lines as `say` does, with their tracebacks."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(self.format(record))
@@ -58,7 +58,7 @@ class _Said(logging.Handler):
 
 @contextmanager
 def log_as_said() -> Iterator[None]:
-    """What the library warns of inside is said as the command says it, once, whatever other libraries set up."""
+    """Print the library's warnings inside in the command's form, once, however other libraries configure logging."""
     logger, handler = logging.getLogger("dola"), _Said(logging.WARNING)
     before, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
@@ -71,9 +71,9 @@ def log_as_said() -> Iterator[None]:
 
 @contextmanager
 def loading(name: str) -> Iterator[Callable[[str], None]]:
-    """Say what is being loaded while it is, where somebody watches. Yields what prints a line of progress in the meantime."""
+    """Show on a terminal that a model is being loaded. Yields a function that prints a line of progress meanwhile."""
     watched = sys.stderr.isatty()
-    wipe = "\r\x1b[K" if watched else ""  # no spinner: downloads have bars of their own
+    wipe = "\r\x1b[K" if watched else ""  # not a spinner: downloads have their own bars
 
     def progress(line: str) -> None:
         print(f"{wipe}{line}", file=sys.stderr, flush=True)
@@ -88,7 +88,7 @@ def loading(name: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """A spinner on stderr while something takes time, where that is a terminal."""
+    """Show a spinner on stderr while something takes time, if that is a terminal."""
     console = stderr()
     if not console.is_terminal:
         yield
@@ -103,26 +103,26 @@ def json_line(schema: str, result: Mapping[str, Any], *, ascii_only: bool = Fals
 
 
 def print_json(schema: str, result: Mapping[str, Any]) -> None:
-    """Print one such line to stdout; escaped where stdout cannot hold every character."""
+    """Print one such line to stdout; escaped if stdout cannot encode every character."""
     unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
     sys.stdout.write(json_line(schema, result, ascii_only=not unicode))
     sys.stdout.flush()
 
 
 def printable(text: str) -> str:
-    """Text that a model made, without what would command the terminal: control characters other than newline and tab."""
+    """A model's text without characters that could control the terminal: control characters except newline and tab."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text)
 
 
 def quiet_bars() -> None:
-    """Have no progress bars where nobody watches, and elsewhere none that stay. To be called before tqdm is imported."""
+    """Turn progress bars off without a terminal, and erase finished ones on a terminal. Call it before tqdm is imported."""
     os.environ.setdefault("TQDM_LEAVE", "")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def quiet_libraries() -> None:
-    """Silence what the libraries say of themselves; where somebody watches, all but downloads."""
+    """Silence the libraries' own messages; on a terminal, all except downloads."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     from transformers.utils import logging as transformers_logging
@@ -130,6 +130,6 @@ def quiet_libraries() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if not sys.stderr.isatty():
-        from huggingface_hub.utils import logging as hub_logging  # which sets its level when it is imported: not before
+        from huggingface_hub.utils import logging as hub_logging  # sets its level when it is imported
 
         hub_logging.set_verbosity(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The files of `dola generate --file`: lines of text, JSON in all its layouts, and tables."""
+"""Reads the files of `dola generate --file`: lines of text, JSON in several layouts, and tables."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from dola.files.text_file import read_text, written_lines
 
 FIELD = "prompt"
 NAMES = ("prompt", "question", "text", "instruction", "query", "input", "message")
-"""What a column of prompts may be called."""
+"""Names that a column of prompts may have."""
 
 _BESIDE = (*NAMES, "id", "answer", "answers", "label", "output", "response", "target", "category", "context")
-"""What the columns of a table with prompts are often called."""
+"""Common names of columns in a table of prompts."""
 
 _OTHERS = {
     **dict.fromkeys((".yaml", ".yml"), "YAML"),
@@ -46,9 +46,9 @@ class Prompt:
     """A prompt.
 
     Attributes:
-        text: What the model is asked.
-        fields: The other fields of the JSON object or table row that it came in.
-        where: The file and line or row that it came from, for messages; "" for a prompt of the command line.
+        text: The text of the prompt.
+        fields: The other fields of its JSON object or table row.
+        where: Its file and line or row, for messages; "" for a prompt from the command line.
     """
 
     text: str
@@ -59,22 +59,22 @@ class Prompt:
 def prompts_of(path: Path, field: str | None = None) -> list[Prompt]:
     """The prompts of a file.
 
-    Its content decides, and its name where the content does not: JSON (an array or JSON lines, of texts or of objects), a
-    table (.csv, .tsv), or one prompt on each line. Blank lines are left out.
+    The content decides on the format, or the name if the content does not: JSON (an array or JSON lines, of texts or of
+    objects), a table (.csv, .tsv), or one prompt on each line. Blank lines are skipped.
 
     Args:
         path: The file.
-        field: The field or column of the prompts. By default "prompt"; of a table also its only column, or the only one with
-            a name such as "question", which is then said on stderr.
+        field: The field or column of the prompts. The default is "prompt". For a table it is also its only column, or the
+            only one with a name such as "question", which is then reported on stderr.
 
     Raises:
-        UsageError: A file that cannot be read as what it is, or an entry without a prompt.
+        UsageError: The file cannot be read in its format, or an entry has no prompt.
     """
     name = f"--file {str(path)!r}"
     suffix = path.suffix.lower()
     if suffix in _OTHERS:
         raise UsageError(
-            f"{name} is {_OTHERS[suffix]}, which is not read; allowed are lines of text, .csv, .tsv, .json and .jsonl.",
+            f"{name} is {_OTHERS[suffix]}, which is not supported. Allowed: lines of text, .csv, .tsv, .json and .jsonl.",
             hint=f"write one prompt on each line of a .txt file, or {_EXAMPLE} on each line of a .jsonl file",
         )
     text = read_text(path, name=name, error=UsageError)
@@ -84,7 +84,7 @@ def prompts_of(path: Path, field: str | None = None) -> list[Prompt]:
         raise UsageError(f"{name}, {error.message}.", hint=error.hint or _HINT) from None
     found = _lines(text, path, name, field) if records is None else _prompts(records, name, field)
     if not found:
-        raise UsageError(f"{name} holds no prompt.", hint="write one prompt on each line")
+        raise UsageError(f"{name} does not contain a prompt.", hint="write one prompt on each line")
     return found
 
 
@@ -100,7 +100,7 @@ def _prompts(records: Records, name: str, field: str | None) -> list[Prompt]:
             raise UsageError(f"{where} has a prompt that is empty or cannot be encoded: {text[:60]!a}", hint=_HINT)
         values, odd = finite(values)
         lost += [f"{where}, {path}" for path in odd]
-        if not is_text(dumps(values, ensure_ascii=False)):  # they go into the output: found out now, not after decoding
+        if not is_text(dumps(values, ensure_ascii=False)):  # they go into the output: fail now, not after decoding
             raise UsageError(f"{where} has a field that cannot be encoded: {dumps(values)[:60]}", hint=_HINT)
         found.append(Prompt(text, values, where))
     if lost:
@@ -124,20 +124,20 @@ def _taken_apart(entry: Entry, where: str, field: str | None, columns: Sequence[
     values, key = entry.value, FIELD if field is None else field
     if isinstance(values, str):
         if field is not None:
-            raise UsageError(f"{where} is a text; it has no field {field!r}.", hint="leave --prompt-field out")
+            raise UsageError(f"{where} is a text; it has no field {field!r}.", hint="omit --prompt-field")
         return {}, values
     if not isinstance(values, dict):
         raise UsageError(f"{where} is {described(values)}, not an object or a text.", hint=_HINT)
     if columns is not None and len(values) < len(columns):
         raise UsageError(
-            f"{where} has {len(values)} cells, and the header has {len(columns)}.",
-            hint='put "quotes" around cells that hold a line break or a separator',
+            f"{where} has {len(values)} cells, but the header has {len(columns)}.",
+            hint='put "quotes" around cells that contain a line break or a separator',
         )
     if key not in values:
         raise UsageError(f"{where} has no field {key!r}; {_listed(list(values))}.", hint=_other_field(values))
     if not isinstance(values[key], str):
         raise UsageError(
-            f"{where} has no {key!r} that is a string: it is {described(values[key])}.",
+            f"{where} has a {key!r} that is not a string but {described(values[key])}.",
             hint=_ALONE if isinstance(values[key], list) else _HINT,
         )
     return {name: value for name, value in values.items() if name != key}, values[key]
@@ -149,7 +149,7 @@ def _listed(names: Sequence[str], what: str = "fields") -> str:
 
 
 def _other_field(values: dict[str, Any]) -> str:
-    """The hint for an entry that has no prompt by that name."""
+    """The hint for an entry without a prompt of that name."""
     if any(described(value).endswith("chat messages") for value in values.values()):
         return f"write the user's message alone: {_EXAMPLE}"
     texts = [name for name, value in values.items() if isinstance(value, str)]
@@ -169,14 +169,14 @@ def _column(columns: Sequence[str], name: str, field: str | None) -> str:
     known = [column for column in named if column.lower() in NAMES]
     chosen = [column for column in known if column.lower() == FIELD] or known or (named if len(named) == 1 else [])
     if len(chosen) == 1 and (chosen == known or re.fullmatch(r"[^\W\d]\w*", chosen[0])):
-        say(f"{name}: the prompts are its column {chosen[0]!r}.")
+        say(f"{name}: reading the prompts from column {chosen[0]!r}.")
         return chosen[0]
     if len(named) == 1:
         raise UsageError(
-            f"{name}: the first line of a table is its header, and here it is {named[0]!r}, which does not look like one.",
-            hint=f"write prompt in a line before it; or, if it is one: {_by_name(named)}",
+            f"{name}: the first line of a table is its header, but {named[0]!r} does not look like one.",
+            hint=f"write prompt in a line before it; or, if it is a header: {_by_name(named)}",
         )
-    which = "several columns that may be the prompts" if known else f"no column {FIELD!r}"
+    which = "several columns that may hold prompts" if known else f"no column {FIELD!r}"
     raise UsageError(f"{name} has {which}; {_listed(named, 'columns')}.", hint=_by_name(known or named))
 
 
@@ -185,11 +185,11 @@ def _by_name(columns: Sequence[str]) -> str:
 
 
 def _lines(text: str, path: Path, name: str, field: str | None) -> list[Prompt]:
-    """One prompt on each line; refused where the lines are something else."""
+    """One prompt on each line; refused if the lines are something else."""
     if field is not None:
         raise UsageError(
-            f"--prompt-field is for JSON and tables, and {name} has a prompt on each line.",
-            hint="leave --prompt-field out, or give the file its suffix: .csv, .tsv or .jsonl",
+            f"--prompt-field is for JSON and tables, but {name} has a prompt on each line.",
+            hint="omit --prompt-field, or give the file its suffix: .csv, .tsv or .jsonl",
         )
     lines = written_lines(text)
     if lines and _is_header(lines[0][1], lines[1][1] if len(lines) > 1 else None):
@@ -202,14 +202,14 @@ def _lines(text: str, path: Path, name: str, field: str | None) -> list[Prompt]:
         if quoted or _is_json(line.strip()):
             raise UsageError(
                 f"{name}, line {number} is JSON, not a prompt: {line.strip()[:60]}",
-                hint=f"name the file {path.with_suffix('.jsonl').name} if all of it is; else write one prompt on each line",
+                hint=f"name the file {path.with_suffix('.jsonl').name} if all lines are; else write one prompt on each line",
             )
         _refuse_chat(line, f"{name}, line {number}")
     return [Prompt(line, where=f"{name}, line {number}") for number, line in lines]
 
 
 def _is_json(line: str) -> bool:
-    """Whether a line of text is plainly JSON, or a part of it: an object, a list of texts or objects, brackets alone."""
+    """Whether a line of text is clearly JSON, or part of it: an object, a list of texts or objects, or only brackets."""
     value = _as_json(line)
     if value is not None:
         return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(each, (str, dict)) for each in value))
@@ -220,8 +220,8 @@ def _is_json(line: str) -> bool:
     try:
         json.JSONDecoder().raw_decode(line)
     except (ValueError, RecursionError):
-        return True  # cut off, or spread over several lines
-    return False  # an object, and then words about it
+        return True  # truncated, or spread over several lines
+    return False  # an object, then prose about it
 
 
 def _as_json(line: str) -> Any:
@@ -232,10 +232,10 @@ def _as_json(line: str) -> Any:
 
 
 def _is_header(line: str, after: str | None) -> bool:
-    """Whether a line of text is plainly the header of a table.
+    """Whether a line of text is clearly the header of a table.
 
-    It is made of names with a separator that the next line has too; one of them is known, or the separator is a tab. Or it is
-    one known name alone, or Excel's `sep=;`.
+    A header is one known name, or Excel's `sep=;`, or several names with a separator that the next line has too; then one of
+    them must be known, or the separator must be a tab.
     """
     if re.fullmatch(r'"?sep=."?', line.strip().lower()):
         return True

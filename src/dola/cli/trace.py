@@ -1,4 +1,4 @@
-"""`dola trace`: what each layer says of each token, on the terminal, as a figure, as a page, as JSON."""
+"""`dola trace`: shows what each layer predicts for each token, on the terminal, as a figure, as a page, as JSON."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
 SCHEMA_NAME = "dola.trace/1"
 SCHEMA = {
     "model": "--model as given",
-    "prompt": "the text that was read, chat template included",
-    "mode": '"prompt": its own tokens; "dola" or "greedy": tokens generated behind it, that way',
+    "prompt": "the text that was read, including the chat template",
+    "mode": '"prompt": the prompt\'s own tokens; "dola" or "greedy": tokens generated after it, that way',
     "settings.layers": '"high", "low", "all" or a list of layers',
     **options.documented("settings", "of DoLa", hidden=["lazy"]),
-    "settings.repetition_penalty": "of the tokens that were generated; absent where none were",
+    "settings.repetition_penalty": "repetition penalty of generated tokens; absent without any",
     "num_layers": "N, the number of blocks; layer 0 is the embedding output, layer N the last one",
     "candidates": "the candidate layers",
     "prompt_tokens": "length of the prompt",
-    "tokens[].position": "of the token before: where the layers are read",
+    "tokens[].position": "position of the token before, at which the layers are read",
     "tokens[].after": "that token's id",
-    "tokens[].token": "id of the token that follows in the text; null behind the end of a prompt",
-    "tokens[].divergence": "of layers 0 to N-1 from the last one, in nats",
+    "tokens[].token": "id of the token that follows in the text; null after the end of a prompt",
+    "tokens[].divergence": "divergence of layers 0 to N-1 from the last one, in nats",
     "tokens[].layer": "the premature layer: the candidate that diverges most",
-    "tokens[].lazy": "whether lazy contrast applies: a single token is plausible",
+    "tokens[].lazy": "whether lazy contrast applies: only one token is plausible",
     "tokens[].mature_choice": "id of the last layer's likeliest token",
     "tokens[].dola_choice": "id of the token with the largest contrast",
     "tokens[].plausible_count": "size of the plausible set",
     "tokens[].plausible[].id": "a member, by contrast; of more than 20 the 20 likeliest, DoLa's choice among them",
-    "tokens[].plausible[].contrast": "log-probability in the last layer less that in the premature one, in nats",
-    "tokens[].plausible[].probability": "in layers 0 to N",
+    "tokens[].plausible[].contrast": "log-probability in the last layer minus that in the premature one, in nats",
+    "tokens[].plausible[].probability": "its probability in layers 0 to N",
     "tokens[].top": "for layers 0 to N: the --top-k likeliest tokens, each as [id, probability]",
-    "tokens[].rank": "of the token that follows, in layers 0 to N; 1 is the likeliest; null where there is none",
-    "tokens[].probability": "of the token that follows, in layers 0 to N; null where there is none",
-    "texts": "object: the text of each token that is named, by id; a part of a character as its bytes, \\\\xe6",
+    "tokens[].rank": "rank of the token that follows, in layers 0 to N; 1 is the likeliest; null if no token follows",
+    "tokens[].probability": "probability of the token that follows, in layers 0 to N; null if no token follows",
+    "texts": "object: the text of each token in the trace, by id; a part of a character as its bytes, \\\\xe6",
 }
-"""Fields of `dola trace --json`: an object on a line; with --greedy two, greedy decoding's first."""
+"""Fields of `dola trace --json`: one object on a line; with --greedy two, greedy decoding's first."""
 
 
 @options.method_options(layers=options.OwnLayers, reference=True)
@@ -57,24 +57,22 @@ def command(
     ] = None,
     generate: Annotated[
         int | None,
-        typer.Option(help="Trace so many tokens that are generated, not the prompt's own.", callback=options.between(1)),
+        typer.Option(help="Generate this many tokens and trace them instead of the prompt.", callback=options.between(1)),
     ] = None,
     greedy: Annotated[
-        bool, typer.Option("--greedy", help="Trace greedy decoding, too, with the same penalty. With --generate.")
+        bool, typer.Option("--greedy", help="With --generate: also trace greedy decoding, with the same penalty.")
     ] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page to look into: one file, no network.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an interactive page: one file that needs no network.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write a figure: .png, .svg or .pdf.")] = None,
     open_: Annotated[
         list[Path] | None,
-        typer.Option("--open", help="Show what --json printed, instead of tracing. Give it twice for two side by side."),
+        typer.Option("--open", help="Show a saved --json output instead of tracing. Give it twice for two side by side."),
     ] = None,
-    top_k: Annotated[int, typer.Option(help="Tokens of each layer to keep.", callback=options.between(1))] = 5,
+    top_k: Annotated[int, typer.Option(help="Likeliest tokens to keep for each layer.", callback=options.between(1))] = 5,
     model: options.Model = "smollm2",
     chat: Annotated[
         bool | None,
-        typer.Option(
-            "--chat/--no-chat", help="Use the model's chat template.", show_default="with --generate, where it has one"
-        ),
+        typer.Option("--chat/--no-chat", help="Use the model's chat template.", show_default="with --generate, if it has one"),
     ] = None,
     dola: options.MethodOptions = options.DEFAULTS,
     repetition_penalty: options.RepetitionPenalty = RECOMMENDED_PENALTY,
@@ -97,9 +95,9 @@ def command(
       dola trace --open trace.json --png trace.png
     """
     if open_ and prompt is not None:
-        raise UsageError("A prompt and --open were both given.", hint="give one of them")
+        raise UsageError("A prompt and --open exclude each other.", hint="give one of them")
     if greedy and generate is None:
-        raise UsageError("--greedy is about tokens that are generated, and there is no --generate.", hint="add --generate 20")
+        raise UsageError("--greedy needs --generate: it applies to generated tokens.", hint="add --generate 20")
     for option, path in (("--html", html), ("--png", png)):
         if path is not None:
             _check_path(option, path)
@@ -136,13 +134,13 @@ def command(
 
 
 def _check_path(option: str, path: Path) -> None:
-    """Refuse what could not be written, before a model is loaded."""
+    """Refuse a path that cannot be written, before a model is loaded."""
     if option == "--png":
         from dola.bench.chart import check_chart
 
         check_chart(path, option)
     if not path.parent.is_dir():
-        raise UsageError(f"{option} {path}: there is no folder {str(path.parent)!r}.", hint=f"mkdir -p {path.parent}")
+        raise UsageError(f"{option} {path}: the folder {str(path.parent)!r} does not exist.", hint=f"mkdir -p {path.parent}")
     if path.is_dir():
         raise UsageError(
             f"{option} {path} is a folder.", hint=f"{option} {path / 'trace'}{'.png' if 'png' in option else '.html'}"

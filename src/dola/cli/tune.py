@@ -1,4 +1,4 @@
-"""`dola tune`: which layers and settings suit a model and a task, or none, judged on held-out items."""
+"""`dola tune`: finds layers and settings for a model and a task, judged on held-out items, or recommends none."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 SCHEMA_NAME = "dola.tune/1"
 SCHEMA = {
-    "task": "its name",
+    "task": "name of the task",
     "model": "--model as given",
-    "origins[].name": "what the items were read from",
-    "origins[].sha256": "of the file; of a hub data set, of its rows as sorted JSON lines",
+    "origins[].name": "source of the items",
+    "origins[].sha256": "SHA-256 of the file, or of a hub data set's rows as sorted JSON lines",
     "origins[].known": "whether it is, byte for byte, a file that published numbers were made with",
-    "total": "how many items the data hold",
-    "items": "how many were used",
-    "seed": "--seed: of the draw of items, folds, subsets and intervals",
-    "metric": "what was maximised",
-    "config": "what to decode with, a DoLaConfig field by field; null is without DoLa",
-    "settings": "the same as --output writes it",
-    "baseline": "what the gain is over: off, or off with the repetition penalty where that is better",
-    "best": "the candidate that is best on all items that the choice is made by",
-    "chosen": "the candidates that the held-out items were judged with: one for each fold, or one for the subset",
-    "gain": "of the chosen candidates over off on held-out items: items, both means, difference, its 95% interval, items "
+    "total": "number of items in the data",
+    "items": "number of items used",
+    "seed": "--seed: seed of drawn items, folds, subsets and intervals",
+    "metric": "the maximized metric",
+    "config": "the recommended configuration, a DoLaConfig field by field; null means without DoLa",
+    "settings": "the same in the form of --output",
+    "baseline": "what the choice is compared with: off, or off with the repetition penalty if that is better",
+    "best": "the best candidate on all items used for choosing",
+    "chosen": "the candidates that were judged on the held-out items: one for each fold, or one for the subset",
+    "gain": "gain of the chosen candidates over off on held-out items: items, both means, difference, its 95% interval, items "
     "that are higher and lower, McNemar's p_value or null",
-    "candidates": "by candidate: mean of the metric over the items that the choice is made by",
-    "truncated": "contexts that were cut to fit the model's window",
-    "sentence": "the held-out gain in words, and what follows from it",
+    "candidates": "by candidate: mean of the metric over the items used for choosing",
+    "truncated": "number of contexts that were cut to fit the model's window",
+    "sentence": "a sentence on the held-out gain, and the recommendation",
 }
 """Fields of `dola tune --json`: one object."""
 
@@ -49,35 +49,35 @@ def command(
     data: evaluation.Data = None,
     model: options.Model = "smollm2",
     metric: Annotated[
-        str | None, typer.Option(help="What to maximise.", show_default="the task's first metric, mc1 for TruthfulQA")
+        str | None, typer.Option(help="Metric to maximize.", show_default="the task's first metric, mc1 for TruthfulQA")
     ] = None,
     folds: Annotated[
         int | None,
         typer.Option(
-            help="Of multiple-choice tasks: choose on all but one, judge on that one.",
+            help="Folds of multiple-choice tasks: choose on all but one, judge on that one.",
             show_default="2",
             callback=options.between(2),
         ),
     ] = None,
     train: Annotated[
         int | None,
-        typer.Option(help="Items to choose by, in tasks that generate.", show_default="half", callback=options.between(1)),
+        typer.Option(help="Items to choose on, in tasks that generate.", show_default="half", callback=options.between(1)),
     ] = None,
     static: Annotated[
         str | None,
-        typer.Option(help="Layers to try alone in tasks that generate, such as 8,14,20.", show_default="none"),
+        typer.Option(help="Single layers to try in tasks that generate, such as 8,14,20.", show_default="none"),
     ] = None,
     dola: options.MethodOptions = options.DEFAULTS,
     repetition_penalty: Annotated[
         float | None,
-        evaluation.penalty_option("Of DoLa, in tasks that generate."),
+        evaluation.penalty_option("Repetition penalty of DoLa, in tasks that generate."),
     ] = None,
     limit: evaluation.Limit = None,
     seed: evaluation.Seed = 0,
     batch_size: evaluation.BatchSize = None,
     results: evaluation.Results = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write the settings to this JSON file, which --config of other verbs reads.")
+        Path | None, typer.Option(help="Write the settings to this JSON file, for --config of other verbs.")
     ] = None,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
@@ -106,7 +106,7 @@ def command(
     evaluation.check_use(sample.task, not sample.task.generates, {"--folds": folds})
     layers = () if static is None else parse(static)
     if not isinstance(layers, tuple):
-        raise UsageError(f"--static {static!r} is no list of numbers with commas between them.", hint="--static 8,14")
+        raise UsageError(f"--static {static!r} is not a list of numbers separated by commas.", hint="--static 8,14")
     evaluation.check_writable({"--output": output, "--results": results})
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
@@ -154,4 +154,4 @@ def _render(console: Console, found: Tuning) -> None:
     if found.truncated:
         console.print(Text(f"{found.truncated} contexts were cut on the left to fit the model's window."))
     console.print(Text(found.sentence))
-    console.print(Text("What the table shows was seen by the choice; only the held-out figure above is evidence."))
+    console.print(Text("The settings were chosen with the figures in this table; only the held-out figure above is unbiased."))

@@ -1,4 +1,4 @@
-"""`dola ui`: a local page to decode on, greedily and with DoLa side by side, with the layers in sight."""
+"""`dola ui`: serves a local page that decodes greedily and with DoLa side by side, and shows the layers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 
 def command(
     model: options.Model = "smollm2",
-    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 is all of this machine's.")] = LOCAL[0],
-    port: Annotated[int, typer.Option(help="The port; 0 is any that is free.", callback=options.between(0, 65535))] = 7860,
-    max_prompt_tokens: Annotated[int, typer.Option(help="Length of a prompt, at most.", callback=options.between(1))] = 512,
-    max_new_tokens: Annotated[int, typer.Option(help="Length of each answer, at most.", callback=options.between(1))] = 128,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 means all of this machine's.")] = LOCAL[0],
+    port: Annotated[int, typer.Option(help="Port; 0 means any free one.", callback=options.between(0, 65535))] = 7860,
+    max_prompt_tokens: Annotated[int, typer.Option(help="Maximum length of a prompt.", callback=options.between(1))] = 512,
+    max_new_tokens: Annotated[int, typer.Option(help="Maximum length of each answer.", callback=options.between(1))] = 128,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
@@ -42,7 +42,7 @@ def command(
     from dola.ui import server
 
     server.check_extra()
-    with server.bind(host, port) as listening:  # which is told before the model is loaded
+    with server.bind(host, port) as listening:  # a taken port fails before the model is loaded
         loaded = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         from dola.ui.models import Models
         from dola.ui.request import Limits
@@ -60,7 +60,7 @@ def command(
         def ready() -> None:
             print(f"dola ui: {server.url(listening)}", flush=True)
             if host not in LOCAL:
-                print("Whoever can reach this address can use this machine's models.", file=sys.stderr)
+                print("Anyone who can reach this address can use this machine's models.", file=sys.stderr)
             if open_:
                 typer.launch(server.url(listening))
 

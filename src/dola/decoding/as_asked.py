@@ -1,9 +1,9 @@
-"""One call of `generate` as the verbs make it: what a model's own generation config asks for beyond it is kept, or said.
+"""One call of `generate` for the verbs: further settings of a model's own generation config are kept, or reported.
 
     generate_as_asked -> FIELDS (generation_fields.py) -> model.generate(...) -> rows, each up to what ended it
 
-Arguments of `generate` win over the model's generation config. So nothing on the model is replaced, and calls in several
-threads do not see each other.
+Arguments of `generate` override the model's generation config. So nothing on the model is replaced, and calls in several
+threads do not affect each other.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ logger = logging.getLogger("dola")
 
 @dataclass(frozen=True)
 class Generated:
-    """What a call made.
+    """The result of a call.
 
     Attributes:
-        rows: The new tokens of each row, with the one that ended it and without what comes after that.
-        ended: Whether an end token or a stop string ended the row, and not the length.
+        rows: The new tokens of each row, up to and including the one that ended it.
+        ended: Whether an end token or a stop string ended each row, not the length.
     """
 
     rows: list[list[int]]
@@ -48,18 +48,18 @@ def generate_as_asked(
     generate: Callable[..., Any] | None = None,
     report: bool = True,
 ) -> Generated:
-    """Decode `inputs` with the arguments `call` and with what the table keeps of the model's own generation config.
+    """Decode `inputs` with the arguments `call` and the fields of the model's own generation config that the table keeps.
 
     Args:
         model: The model, with DoLa attached or without.
         tokenizer: Its tokenizer: stop strings need it.
         inputs: `input_ids` and `attention_mask`, [B, T].
         call: Arguments of `generate`; stop strings among them are added to the model's own.
-        generate: What is called in place of `model.generate`.
-        report: Whether to say what is set aside, and to refuse what the table refuses.
+        generate: The function to call instead of `model.generate`.
+        report: Whether to report fields that are not used, and to refuse those that the table refuses.
 
     Raises:
-        ModelError: A generation config that asks for what cannot be done, or that `generate` fails on.
+        ModelError: The generation config requests something unsupported, or `generate` fails because of it.
     """
     found = review(own_config(model))
     ends = _end_tokens(model)
@@ -92,7 +92,7 @@ def generate_as_asked(
 
 
 def as_generate(model: Any, config: MethodConfig | None) -> Callable[..., Any]:
-    """The model's `generate`, with DoLa for each call where there is a config, whatever a call says of `dola_layers`."""
+    """The model's `generate`, with DoLa if there is a config, whatever a call's `dola_layers`."""
     from dola.decoding.generate import generate
 
     if config is not None:
@@ -101,13 +101,13 @@ def as_generate(model: Any, config: MethodConfig | None) -> Callable[..., Any]:
 
 
 def own_config(model: Any) -> Any:
-    """A model's generation config: that of its PEFT wrapper, where there is one, goes first."""
+    """A model's generation config; that of a PEFT wrapper takes precedence."""
     found = getattr(model, "generation_config", None)
     return getattr(unwrap(model), "generation_config", None) if found is None else found
 
 
 def refuse(found: Review) -> None:
-    """Raise ModelError for what can be neither done nor set aside."""
+    """Raise ModelError for a field that can be neither supported nor ignored."""
     if found.refused:
         name, value = next(iter(found.refused.items()))
         raise ModelError(
@@ -117,7 +117,7 @@ def refuse(found: Review) -> None:
 
 
 def say(model: Any, found: Review, call: Mapping[str, Any], kept: Collection[str] = ()) -> None:
-    """Log what is set aside for a call, once for each model."""
+    """Log the fields that a call does not use, once for each model."""
     said = _said.setdefault(unwrap(model), set())
     for line in (*differences(found, call, kept), *odd_ids(model)):
         if line not in said:
@@ -129,7 +129,7 @@ _said: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
 def _vocabulary(model: Any) -> int:
-    """How many tokens the model can read."""
+    """The number of tokens that the model can read."""
     size: int = unwrap(model).get_input_embeddings().weight.shape[0]
     return size
 
@@ -138,7 +138,7 @@ def _end_tokens(model: Any) -> set[int]:
     """The tokens that end a text.
 
     Raises:
-        ModelError: No ids.
+        ModelError: The field does not hold ids.
     """
     try:
         return end_tokens(own_config(model))
@@ -161,10 +161,10 @@ def odd_ids(model: Any) -> list[str]:
 
 
 class _Stops(StoppingCriteria):  # type: ignore[misc]
-    """Stop strings that remember at which length each row ended: rows that go on with others are cut there.
+    """Stop strings that record the length at which each row ended: rows that continue with others are cut there.
 
     Attributes:
-        lengths: Row -> tokens of it, prompt included, when a stop string ended it.
+        lengths: Row -> its number of tokens, including the prompt, when a stop string ended it.
     """
 
     def __init__(self, tokenizer: Any, strings: Sequence[str]) -> None:
@@ -172,7 +172,7 @@ class _Stops(StoppingCriteria):  # type: ignore[misc]
         self.lengths: dict[int, int] = {}
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        """Which rows of [B, T] a stop string ends, bool [B]; as StopStringCriteria."""
+        """As StopStringCriteria's: the rows of [B, T] that a stop string ends, bool [B]."""
         done: Tensor = self._criterion(input_ids, scores, **kwargs)
         for row in done.nonzero().flatten().tolist():
             self.lengths.setdefault(row, input_ids.shape[1])
@@ -180,7 +180,7 @@ class _Stops(StoppingCriteria):  # type: ignore[misc]
 
 
 def _cut(rows: list[list[int]], stopped: Mapping[int, int], ends: set[int]) -> Generated:
-    """Rows up to their end token, or to where a stop string ended them, whichever comes first."""
+    """Rows up to their end token or to the end of a stop string, whichever comes first."""
     made = Generated([], [])
     for i, row in enumerate(rows):
         lengths = [position + 1 for position, token in enumerate(row) if token in ends][:1]
@@ -191,10 +191,10 @@ def _cut(rows: list[list[int]], stopped: Mapping[int, int], ends: set[int]) -> G
 
 
 def blamed(error: Exception, found: Review, run: Callable[..., Any]) -> DolaError | None:
-    """Our error, if the call works without some fields that the model's own generation config sets; or None.
+    """dola's error if the call works without some fields of the model's own generation config, otherwise None.
 
-    transformers reports odd values with whatever Python raises where it meets them, often in the middle of a call. So the
-    call is tried without these fields: which one is at fault is found out, not guessed.
+    transformers does not validate unexpected values: Python raises an error where they are used, often in the middle of a call.
+    So the call is tried without these fields, to find the one at fault instead of guessing.
 
     Args:
         error: What the call raised.

@@ -78,6 +78,14 @@ def attach(
         ModelError: The model has no decoder blocks or no head, is an encoder-decoder, or is a wrapper (FSDP, DataParallel):
             the error says where in it the causal LM is. After any exception the model is as it was.
         LayersError: Layers that this model does not have.
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> inputs = tokenizer("The capital of France is", return_tensors="pt")
+        >>> with dola.attach(model, "high"):
+        ...     out = model.generate(**inputs, repetition_penalty=1.2, max_new_tokens=2)
+        >>> tokenizer.decode(out[0])
+        'The capital of France is Paris.'
     """
     found = Anatomy.of(model) if anatomy is None else anatomy
     return Attachment(found, as_config(config, found), around(model, found.lm), named=anatomy is not None)
@@ -126,6 +134,7 @@ class Call:
     last_block_ran: bool = False
     reading: Reading | None = None
     head_runs: bool = False  # with the candidates' rows in its input
+    positions: Tensor | None = None  # of all tokens of the forward [B, T], for methods that draw
     last_output: Any = None  # where a backward pass could follow: what the last block returned
 
 
@@ -151,7 +160,7 @@ class Session:
     def __init__(self, anatomy: Anatomy, config: MethodConfig, outer: nn.Module | None = None, *, named: bool = False) -> None:
         self.anatomy, self.config = anatomy, config
         self.layers = anatomy.candidates(config.layers)
-        self._step = Step(anatomy, config)
+        self._step = Step(anatomy, config, layers=(*self.layers, anatomy.num_layers))
         self._lm, self._named = anatomy.lm, named
         self._arguments = _Arguments(anatomy.lm.forward)
         self._state, self._traced = _ThreadState(), _State()
@@ -226,7 +235,7 @@ class Session:
         self._readout_checked = False
 
     def _follow(self, path: str) -> None:
-        """Find the parts of the model again, one of which is no longer what it was.
+        """Find the parts of the model again after one of them was replaced.
 
         Raises:
             ModelError: The caller of `attach` named the parts, or the number of blocks has changed.
@@ -328,7 +337,7 @@ class Session:
                 self._traced.call = call
 
     def _forget_compiled_code(self) -> None:
-        """Have torch.compile trace again what it has compiled: it does not notice that hooks were added or removed."""
+        """Discard torch.compile's compiled code: it does not notice that hooks were added or removed."""
         if "torch._dynamo" in sys.modules and self._may_be_compiled():
             torch._dynamo.reset()
 
@@ -346,7 +355,8 @@ class Session:
             self._check_traced()
         else:
             self._keep_up()
-        self._call = Call(given("logits_to_keep"), given("attention_mask"))
+        positions = positions_of(given) if self.config.draws else None
+        self._call = Call(given("logits_to_keep"), given("attention_mask"), positions=positions)
 
     def _check_traced(self) -> None:
         """What `_keep_up` does, while a forward is traced: code holds the parts as they are now, and hooks stay in place."""
@@ -424,7 +434,7 @@ class Session:
                 what = "did not run" if got is None else f"left positions of shape {got}"
                 raise CaptureError(
                     f"Layer {layer} {what} in a forward that returned logits of shape {list(logits.shape)}.",
-                    hint="modes that run fewer blocks cannot be contrasted; if this was no such mode, please report the model",
+                    hint="modes that run fewer blocks cannot be contrasted; otherwise please report the model",
                 )
         if not call.last_block_ran:
             raise CaptureError(
@@ -444,7 +454,7 @@ class Session:
 
     @torch.no_grad()
     def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Have the head read the candidates with the mature rows, where that is cheaper than reading them after it."""
+        """Pass the candidates to the head with the mature rows, if that is cheaper than reading them afterwards."""
         call = self._call
         if call is None or not args or call.head_runs or call.reading is not None or self._readers_hooked:
             return None
@@ -483,7 +493,11 @@ class Session:
             read = self._read_as_the_model_does(call, logits).flat()
         else:
             read = [call.hidden[layer].flatten(0, -2).to(logits.device) for layer in self.layers]
-        return self._step.scores(logits.flatten(0, -2), read, lazy=self._is_lazy()).view(logits.shape)
+        positions = None
+        if call.positions is not None:
+            positions = select_positions(call.positions[..., None], call.keep).flatten().to(logits.device)
+        scores = self._step.scores(logits.flatten(0, -2), read, lazy=self._is_lazy(), positions=positions)
+        return scores.view(logits.shape)
 
     def _read_as_the_model_does(self, call: Call, logits: Tensor) -> Reading:
         """The candidates' logits, one layer after the other in the shape [B, T, d] that the model's own has: hooks of others on
@@ -507,7 +521,7 @@ class Session:
         else:
             what = "are finite, but those of a candidate layer are not"
         raise InputError(
-            f"The model's logits {what} at position {where} ([batch, position] of the logits), so they define no distribution.",
+            f"The model's logits {what} at position {where} ([batch, position] of the logits): they define no distribution.",
             hint="look for overflow (float16?), a broken checkpoint, or an attention mask that hides everything",
         )
 
@@ -546,7 +560,22 @@ def _check_labels(labels: Any) -> None:
 
 
 class Attachment(Session):
-    """DoLa on a model for everybody who uses it, until removed. Made by `attach`; the model has it as `model.dola`."""
+    """DoLa on a model for everybody who uses it, until removed. Made by `attach`; the model has it as `model.dola`.
+
+    Attributes:
+        config: The configuration in use.
+        layers: The candidate layers it means for this model, in Hugging Face's numbering.
+        anatomy: The parts of the model.
+        rows: How many positions were contrasted so far.
+        rows_saved: How many of them needed no contrast (`config.lazy`).
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> attachment = dola.attach(model, [24, 28])
+        >>> attachment.layers, attachment is model.dola
+        ((24, 28), True)
+        >>> attachment.remove()
+    """
 
     def _change_model(self) -> None:
         lm, changes = self._lm, self._changes
@@ -588,8 +617,8 @@ class Attachment(Session):
         given = self.config if asked is None else as_config(asked, self.anatomy)
         if given.layers != self.config.layers or (isinstance(asked, MethodConfig) and asked != self.config):
             raise InputError(
-                f"dola_layers={asked!r} was given, and DoLa is attached to this model with layers={self.config.layers!r}.",
-                hint="leave dola_layers out, or call model.dola.remove() and attach with these layers",
+                f"dola_layers={asked!r} was given, but DoLa is attached to this model with layers={self.config.layers!r}.",
+                hint="omit dola_layers, or call model.dola.remove() and attach with these layers",
             )
         return super().generate(original, *args, **kwargs)
 
@@ -619,6 +648,25 @@ class _Arguments:
             return args[position] if position < len(args) else kwargs.get(name, self._defaults.get(name))
 
         return given
+
+
+def positions_of(given: Callable[[str], Any]) -> Tensor | None:
+    """The position of each token of a forward in its own sequence [B, T], padding left out; None where nothing says so.
+
+    Args:
+        given: A function from an argument's name to its value.
+    """
+    ids, mask, cache = given("position_ids"), given("attention_mask"), given("past_key_values")
+    tokens = given("input_ids") if given("input_ids") is not None else given("inputs_embeds")
+    if tokens is None:
+        return None
+    rows, length = tokens.shape[:2]
+    if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] >= length:
+        return (mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -length:]
+    if isinstance(ids, Tensor) and ids.dim() == 2:
+        return ids.expand(rows, length)
+    begin = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
+    return torch.arange(begin, begin + length, device=tokens.device).expand(rows, length)
 
 
 def select_positions(hidden: Tensor, keep: Any) -> Tensor:

@@ -1,12 +1,12 @@
-"""What `generate` needs of an attached model beyond its logits: rows decided under masks, and who asks for what.
+"""The state of one `generate` call on an attached model: rows that masks affect, and the options of the call.
 
-Under logits processors a plausible set can be emptied: a grammar, bad words or a minimal length bans every plausible token.
-What the contrast says of the others is only that they are implausible, so such a row is decided as plain decoding would
-decide it: by the same processors applied to the mature logits. A penalty that merely scales scores cannot get there.
+Logits processors can empty a plausible set: a grammar, bad words or a minimal length may ban every plausible token. The
+contrast says about other tokens only that they are implausible. So such a row is decided as in plain decoding, by the same
+processors applied to the mature logits. A penalty that merely scales scores cannot empty the set.
 
-This is the one place that replaces methods of a model, on the instance and only while a contrasted call is under way:
-`_get_logits_processor` and `_get_stopping_criteria`, to see what runs between forwards; `_get_candidate_generator`, to try no
-more drafts than pay; and `_prepare_generation_config`, to take `dola_layers` out before transformers reads it.
+This is the only module that replaces methods of a model, on the instance and only during a contrasted call:
+`_get_logits_processor` and `_get_stopping_criteria`, to observe what runs between forward passes; `_get_candidate_generator`,
+to try only drafts that pay off; and `_prepare_generation_config`, to remove `dola_layers` before transformers reads it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from dola.text.encoding import no_tokens
 
 
 def _builtin(*names: str) -> tuple[type, ...]:
-    """Processors of transformers by name, those that the installed version has."""
+    """The processors of transformers with these names that the installed version has."""
     return tuple(getattr(builtin, name) for name in names if hasattr(builtin, name))
 
 
@@ -53,7 +53,7 @@ NEVER_BAN = _builtin(
     "TopPLogitsWarper",
     "TypicalLogitsWarper",
 )
-"""Processors after which a plausible token still leads, so that nothing has to be checked."""
+"""Processors after which a plausible token still leads, so that no check is needed."""
 
 ONLY_BAN = _builtin(
     "ForcedBOSTokenLogitsProcessor",
@@ -66,17 +66,17 @@ ONLY_BAN = _builtin(
     "SuppressTokensAtBeginLogitsProcessor",
     "SuppressTokensLogitsProcessor",
 )
-"""Processors that ban tokens and do nothing else. Others may lift an implausible token, and with them nothing is lazy."""
+"""Processors that only ban tokens. Others may raise an implausible token; with them lazy contrast is off."""
 
 MAY_RUN_MODEL = _builtin("PrefixConstrainedLogitsProcessor", "UnbatchedClassifierFreeGuidanceLogitsProcessor")
-"""Processors of transformers that run a model, or a function of the caller's."""
+"""Processors of transformers that run a model or a function of the caller."""
 
 BANNED = -1e4
-"""Scores at or below this were set there to ban a token: some processors write -inf, some the lowest float."""
+"""Scores at or below this mean a banned token: some processors write -inf, some the lowest float."""
 
 
 MOST_COPIED = 10_000
-"""Entries of a processor's list or table that is still taken for a state."""
+"""Maximum number of entries of a processor's list or table that still counts as state."""
 
 
 @dataclass
@@ -88,17 +88,16 @@ class Generation:
         owner: The session that contrasts in this call.
         method: The method in use.
         drafted: Whether an assistant model drafts.
-        lazy: Whether the caller sees nothing but tokens, so that a premature readout that cannot change them may be skipped.
-        beams: Whether scores reach the processors as log-softmax (beam search) rather than as they are.
+        lazy: Whether the caller sees only tokens, so that a premature readout that cannot change them may be skipped.
+        beams: Whether scores reach the processors as log-softmax (beam search) instead of unchanged.
         records_logits: Whether the model's own logits are returned, as `output_logits`.
         keeps_rows: Whether a processor of this call can ban tokens, so that the mature logits may be needed.
-        scores, mature: The last forward's contrast and the model's own logits, [B, T, V].
-        own_logits: The model's own logits of the last position of each forward, float32 [B, V].
-        broken: Whether scores without a largest finite one have been seen, bool [] on the scores' device.
-        may_run_model: Whether a processor or a stopping criterion of this call may run the model: somebody's own may.
-        aside: Whether processors or stopping criteria run. A forward of the model that one of them makes is its own affair,
-            and returns plain logits.
-        ran_aside: Whether one of them has made such a forward since this was last set to False.
+        scores, mature: The contrast and the model's own logits of the last forward pass, [B, T, V].
+        own_logits: The model's own logits at the last position of each forward pass, float32 [B, V].
+        broken: Whether scores without a largest finite value have occurred, bool [] on the scores' device.
+        may_run_model: Whether a processor or a stopping criterion of this call may run the model; custom ones may.
+        aside: Whether processors or stopping criteria are running. A forward pass that one of them makes returns plain logits.
+        ran_aside: Whether one of them has made such a forward pass since this was last set to False.
     """
 
     lm: Any
@@ -119,7 +118,7 @@ class Generation:
 
     @contextmanager
     def stepping_aside(self) -> Iterator[None]:
-        """While inside, forwards of the model in this thread are plain, and not by compiled code, which contrasts."""
+        """Inside, forward passes of the model in this thread are plain, without compiled code, which would contrast."""
         before, self.aside = self.aside, True
         try:
             with uncompiled() if self.may_run_model else nullcontext():
@@ -128,15 +127,15 @@ class Generation:
             self.aside = before
 
     def is_aside(self) -> bool:
-        """Whether a forward that runs now is one of a processor; takes note that there was one."""
+        """Whether a processor makes the current forward pass; records that there was one."""
         self.ran_aside |= self.aside
         return self.aside
 
     def prepare(self, config: Any) -> None:
-        """Learn from the call's GenerationConfig what it returns.
+        """Read from the call's GenerationConfig what the call returns.
 
         Raises:
-            InputError: A mode of generation that would be wrong under DoLa.
+            InputError: The mode of generation would be wrong under DoLa.
         """
         _refuse_modes(config, self.drafted)
         returns_dict = bool(config.return_dict_in_generate)
@@ -145,19 +144,19 @@ class Generation:
         self.lazy = not self.beams and not (returns_dict and (config.output_scores or config.output_logits))
 
     def record(self, *, scores: Tensor, mature: Tensor) -> None:
-        """Take note of a forward."""
+        """Record the result of a forward pass."""
         if self.keeps_rows:
             self.scores, self.mature = scores, mature
         if self.records_logits:
             self.own_logits.append(mature[:, -1].to(copy=True, dtype=torch.float32))
 
     def watch(self, scores: Tensor) -> None:
-        """Take note on the device of rows [B, V] that define no distribution; `check` looks once the call is over."""
+        """Record, on the device, whether rows [B, V] define no distribution; `check` reads it after the call."""
         broken = ~scores.amax(dim=-1).isfinite().all()
         self.broken = broken if self.broken is None else self.broken | broken
 
     def check(self) -> None:
-        """Raise InputError where `watch` has seen scores that define no distribution."""
+        """Raise InputError if `watch` has recorded scores that define no distribution."""
         if self.broken is not None and self.broken:
             raise InputError(
                 "The model's logits, or those of a candidate layer, were NaN or infinite in this call: no distribution.",
@@ -165,10 +164,10 @@ class Generation:
             )
 
     def mature_rows(self, scores: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The mature logits [B, V] of the scores that the processors were given, and which tokens were plausible.
+        """The mature logits [B, V] that belong to the processors' scores, and the plausible tokens.
 
-        Found by value among the last forward's positions: speculative decoding processes several positions of one forward,
-        and runs its processors over scores of its own that have no mature counterpart (None).
+        They are found by value among the positions of the last forward pass: speculative decoding processes several positions
+        of one pass, and also runs its processors on other scores, which have no mature counterpart (None).
         """
         if self.scores is None or self.mature is None:
             return None
@@ -192,8 +191,8 @@ class _Thread(threading.local, _State):
 _thread, _traced = _Thread(), _State()
 
 FOLLOWS_THREADS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
-"""Whether torch.compile can trace what belongs to a thread. torch 2.11 cannot: there a traced forward looks at the last call
-that began in any thread."""
+"""Whether torch.compile can trace thread-local state. torch 2.11 cannot: there a traced forward uses the last call that began
+in any thread."""
 
 
 def current_generation(lm: Any) -> Generation | None:
@@ -204,13 +203,13 @@ def current_generation(lm: Any) -> Generation | None:
 
 
 def is_aside(lm: Any) -> bool:
-    """Whether this thread is in a processor or a stopping criterion of a contrasted call of `lm`: what it runs is plain."""
+    """Whether this thread runs a processor or a stopping criterion of a contrasted call of `lm`, whose forwards are plain."""
     generation = current_generation(lm)
     return generation is not None and generation.aside
 
 
 def uncompiled() -> AbstractContextManager[None]:
-    """While inside, what torch.compile has compiled runs as it was written."""
+    """Inside, functions that torch.compile has compiled run uncompiled."""
     if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
         return nullcontext()
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
@@ -218,12 +217,12 @@ def uncompiled() -> AbstractContextManager[None]:
 
 
 def may_run_model(steps: Iterable[Any]) -> bool:
-    """Whether processors or stopping criteria may run a model: somebody's own, those that call a function, and guidance."""
+    """Whether processors or stopping criteria may run a model: custom ones, those that call a function, and guidance."""
     return any(isinstance(step, MAY_RUN_MODEL) or not type(step).__module__.startswith("transformers.") for step in steps)
 
 
 def is_compiled(lm: Any) -> bool:
-    """Whether a model's own call has been compiled, by its `compile()` or by `generate`."""
+    """Whether a model's own call is compiled, by its `compile()` or by `generate`."""
     return getattr(lm, "_compiled_call_impl", None) is not None or hasattr(lm, "_compiled_call")
 
 
@@ -248,9 +247,9 @@ def run(generation: Generation, generate: Callable[..., Any], args: tuple[Any, .
 
 @dataclass
 class _Taps:
-    """What the contrasted calls of one model share while they run: who they are, and their changes to the model.
+    """The shared state of one model's running contrasted calls: the calls, and their changes to the model.
 
-    The model holds it, so that both end together. A table of models would keep them alive, through their methods in it.
+    The model holds it, so that both end together. A global table would keep models alive through their methods.
     """
 
     changes: Changes
@@ -267,8 +266,8 @@ _taps_lock = threading.RLock()  # a generator that is dropped inside `with attac
 class tapped:  # noqa: N801  used as a function
     """While any thread is inside, the methods of `lm` in _TAPS go through the functions there.
 
-    Not made by `contextmanager`: when a model is dropped with its attachment, Python would resume the generator, which would
-    then look for a model that has gone.
+    This is not a `contextmanager`: when a model is deleted with its attachment, Python would resume the generator, which would
+    then look for a model that no longer exists.
     """
 
     def __init__(self, lm: Any) -> None:
@@ -293,12 +292,12 @@ class tapped:  # noqa: N801  used as a function
 
 
 def _put_taps(lm: Any) -> _Taps:
-    """Put the functions of _TAPS over the methods that `lm` has: all of them, or none where one fails."""
+    """Wrap the methods that `lm` has with the functions of _TAPS: all of them, or none if one fails."""
     taps = _Taps(Changes(), set())
     try:
         taps.changes.put(lm, _TAPS_NAME, taps)
         for name, tap in _TAPS.items():
-            if hasattr(lm, name):  # a `generate` of one's own may have neither
+            if hasattr(lm, name):  # a custom `generate` may have neither
                 taps.changes.put(lm, name, functools.partial(tap, lm, getattr(lm, name)))
     except BaseException:
         taps.changes.undo()
@@ -315,7 +314,7 @@ def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **k
             raise InputError(
                 f"{', '.join(can_ban)} cannot be used in continuous batching under DoLa: rows that lose all plausible tokens "
                 "could not be decided by the mature scores.",
-                hint="leave constraints out there, or use generate without paged attention",
+                hint="omit constraints there, or use generate without paged attention",
             )
         return processors  # a plain call in another thread
     if generation.aside:
@@ -328,10 +327,10 @@ def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **k
 
 
 def _prepare_generation_config(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Clear `dola_layers`, for which transformers 5 would look for a method that it no longer has.
+    """Clear `dola_layers`, for which transformers 5 would look for a decoding method that it no longer has.
 
     Raises:
-        InputError: Another method of decoding, which would be looked for there as well.
+        InputError: The call selects another such method.
     """
     prepared = original(*args, **kwargs)
     if current_generation(lm) is not None or hasattr(lm, "dola"):
@@ -342,7 +341,7 @@ def _prepare_generation_config(lm: Any, original: Callable[..., Any], *args: Any
 
 
 def _get_candidate_generator(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Prompt lookup is held to what pays; an assistant model paces itself."""
+    """Limit prompt lookup to drafts that pay off; an assistant model limits itself."""
     candidates, generation = original(*args, **kwargs), current_generation(lm)
     if generation is None or generation.aside or not isinstance(candidates, PromptLookupCandidateGenerator):
         return candidates
@@ -384,7 +383,7 @@ def check_not_empty(input_ids: Any, inputs_embeds: Any = None) -> None:
 
 
 def _refuse_methods(config: Any) -> None:
-    """Refuse what transformers 5 decodes by code from the hub, and would ask to trust."""
+    """Refuse methods that transformers 5 runs from code on the hub, which it would ask to trust."""
     beams = (config.num_beams or 1) > 1
     names = ("penalty_alpha", "constraints", "force_words_ids", "num_beam_groups")
     asked = {name: getattr(config, name, None) for name in names}
@@ -396,7 +395,7 @@ def _refuse_methods(config: Any) -> None:
     }
     for name in (name for name, is_asked in methods.items() if is_asked):
         raise InputError(
-            f"{name}={asked[name]!r} does not go with DoLa: it asks for another method of decoding.",
+            f"{name}={asked[name]!r} is not compatible with DoLa: it selects another method of decoding.",
             hint=f"pass {name}=None, or remove it from the generation config",
         )
 
@@ -409,31 +408,31 @@ def _refuse_modes(config: Any, drafted: bool) -> None:
     for name, why in refused.items():
         value = getattr(config, name, None)
         if value is not None and value is not False:
-            raise InputError(f"{name}={value} does not go with DoLa: {why}.", hint=f"leave {name} out")
+            raise InputError(f"{name}={value} is not compatible with DoLa: {why}.", hint=f"omit {name}")
     drafted = drafted or bool(getattr(config, "prompt_lookup_num_tokens", None))
     if drafted and config.return_dict_in_generate and config.output_logits:
         raise InputError(
-            "output_logits does not go with drafted tokens (prompt_lookup_num_tokens, assistant_model) under DoLa: the model's "
-            "own logits of them are not kept.",
+            "output_logits is not compatible with drafted tokens (prompt_lookup_num_tokens, assistant_model) under DoLa: the "
+            "model's own logits of them are not kept.",
             hint="use output_scores=True, which returns the contrast, or decode without drafts",
         )
 
 
 class Criteria(StoppingCriteriaList):  # type: ignore[misc]
-    """The stopping criteria of one `generate` call. A forward of the model that one of them makes is plain."""
+    """The stopping criteria of one `generate` call. Forward passes that one of them makes are plain."""
 
     def __init__(self, criteria: StoppingCriteriaList, generation: Generation) -> None:
         super().__init__(criteria)
         self._generation = generation
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        """Whether each row [B] ends here; as StoppingCriteriaList."""
+        """As StoppingCriteriaList's: whether each row [B] ends here."""
         with self._generation.stepping_aside():
             return super().__call__(input_ids, scores, **kwargs)  # type: ignore[no-any-return]
 
 
 class Watch(LogitsProcessorList):  # type: ignore[misc]
-    """The processors of one `generate` call, and a look for NaN that neither makes the host wait nor is in compiled code."""
+    """The processors of one `generate` call, with a check for NaN that does not make the host wait or enter compiled code."""
 
     def __init__(self, processors: LogitsProcessorList, generation: Generation) -> None:
         super().__init__(processors)
@@ -451,14 +450,14 @@ class Watch(LogitsProcessorList):  # type: ignore[misc]
 
 
 class MatureFallback(Watch):
-    """The processors of one `generate` call, with rows that lost their plausible set decided by the mature logits.
+    """The processors of one `generate` call; the mature logits decide rows that lost their plausible set.
 
-    Two kinds of rows are decided so: `bans.lost` and `bans.forced`. Where a later processor bans the forced token, the contrast
-    decides again.
+    Two kinds of rows are decided this way: `bans.lost` and `bans.forced`. If a later processor bans the forced token, the
+    contrast decides again.
 
-    Each processor runs once per step, as it does without DoLa, because grammars keep state. Only when such a row comes up are
-    the processors so far applied to its mature logits too: a mask is carried over unchanged, of anything else a copy is
-    called, in the state that it was in. The processors after that see the mature scores of the row.
+    Each processor runs once per step, as without DoLa, because grammars keep state. Only when such a row occurs are the
+    processors so far also applied to its mature logits: a mask is copied unchanged; any other processor is called as a copy in
+    its earlier state. Later processors see the mature scores of the row.
     """
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
@@ -471,11 +470,11 @@ class MatureFallback(Watch):
             return self._decide(input_ids, scores, *found, **kwargs)
 
     def _decide(self, input_ids: Tensor, scores: Tensor, mature: Tensor, plausible_tokens: Tensor, **kwargs: Any) -> Tensor:
-        decisive, biased = _Path(mature), _Path(mature)  # with everything on them, and without penalties and warpers
+        decisive, biased = _Path(mature), _Path(mature)  # with all processors, and without penalties and warpers
         kept = _Path(scores)  # the contrast of forced rows
         lost = forced = decided = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
         for processor in self:
-            before, state = scores.clone(), _copied(processor)  # some processors write into what they are given
+            before, state = scores.clone(), _copied(processor)  # some processors write into their input
             self._generation.ran_aside = False
             scores = _apply(processor, input_ids, scores, kwargs)
             step = _Applied(state, before, scores.clone(), self._generation.ran_aside)
@@ -498,7 +497,7 @@ class MatureFallback(Watch):
 
 @dataclass
 class _Applied:
-    """One processor as it was before its call, what it made of the contrast, and whether it has run the model."""
+    """One processor in its state before the call, its result on the contrast, and whether it has run the model."""
 
     processor: LogitsProcessor
     before: Tensor
@@ -506,12 +505,12 @@ class _Applied:
     ran_model: bool
 
     def lifts(self, plausible_tokens: Tensor) -> bool:
-        """Whether it raised a token that is not plausible, and can be asked what it would have made of the mature logits."""
+        """Whether it raised an implausible token, and can also be applied to the mature logits."""
         known = isinstance(self.processor, ONLY_BAN) or self.ran_model
         return not known and bool(((self.after > self.before) & ~plausible_tokens).any())
 
     def on(self, scores: Tensor, input_ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        """What it makes of other scores."""
+        """Its result on other scores."""
         changed = self.after != self.before
         if (self.after[changed] <= BANNED).all():  # it did nothing but ban
             return torch.where(changed, self.after, scores)
@@ -520,7 +519,7 @@ class _Applied:
             raise InputError(
                 f"{name} runs the model, so it cannot be applied to the mature scores as well. A row needs that: its plausible "
                 "tokens are banned, or a bias lifts another token.",
-                hint=f"leave out {name}, or the constraint or bias",
+                hint=f"omit {name}, or the constraint or bias",
             )
         return _apply(_copied(self.processor), input_ids, scores.clone(), kwargs)
 
@@ -533,21 +532,21 @@ class _Path:
     steps: list[_Applied] = field(default_factory=list)
 
     def follow(self, input_ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        """The scores with all of them applied."""
+        """The scores with all processors applied."""
         while self.steps:
             self.scores = self.steps.pop(0).on(self.scores, input_ids, kwargs)
         return self.scores
 
 
 def _apply(processor: Any, input_ids: Tensor, scores: Tensor, kwargs: dict[str, Any]) -> Tensor:
-    """One processor, called as its list would call it."""
+    """Call one processor as its list would."""
     return LogitsProcessorList([processor])(input_ids, scores, **kwargs)  # type: ignore[no-any-return]
 
 
 def _copied(processor: Any) -> Any:
-    """A processor in the state that it has now: some count their calls, or keep what they have seen in a list or an object.
+    """A copy of a processor with its current state: some count their calls, or store past tokens in a list or an object.
 
-    Models, tensors and large tables are shared: a copy of them would be felt at each step.
+    Models, tensors and large tables are shared, because copying them would slow down each step.
     """
     if isinstance(processor, NEVER_BAN + ONLY_BAN):  # without a state
         return processor

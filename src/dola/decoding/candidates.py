@@ -25,10 +25,20 @@ class Read(Candidates):
         readout: The readout of the model.
         config: How candidates are read out.
         reading: The head's output for mature rows and candidates, with one dimension of rows.
+        layers, positions: As Candidates.
     """
 
-    def __init__(self, readout: Readout, config: MethodConfig, reading: Reading) -> None:
+    def __init__(
+        self,
+        readout: Readout,
+        config: MethodConfig,
+        reading: Reading,
+        *,
+        layers: tuple[int, ...] = (),
+        positions: Tensor | None = None,
+    ) -> None:
         self._readout, self._config, self._reading = readout, config, reading
+        self.layers, self.positions = layers, positions
         self._log_z = reading.log_z if readout.logit_transform is None else None  # else they are of other logits
 
     def __len__(self) -> int:
@@ -40,12 +50,12 @@ class Read(Candidates):
         read = self._reading.logits[1:] if k is None else self._reading.logits[1 + k]
         return self._readout.after_head(_some(read, rows), self._config)
 
-    def combined(self, mature: Tensor, weights: Tensor) -> Tensor:
+    def combined(self, mature: Tensor, weights: Tensor, rows: Rows = None) -> Tensor:
         """As Candidates."""
-        return _combined_logits(self, mature, weights)
+        return _combined_logits(self, mature, weights, rows)
 
     def mature_log_z(self) -> Tensor | None:
-        """Of the kernel that has read."""
+        """log sum exp of the mature logits, if the kernel has computed it."""
         return None if self._log_z is None else self._log_z[0]
 
     def blocks(self, rows: list[int]) -> Iterator[list[int]]:
@@ -73,10 +83,21 @@ class Captured(Candidates):
         hidden: The states of each candidate, [R, d].
         kernels: Whether a compiled kernel may compare all rows of a batch with the mature ones. Where divergences tie (closer
             than 1e-6 nats), it may choose the other layer.
+        layers, positions: As Candidates.
     """
 
-    def __init__(self, readout: Readout, config: MethodConfig, hidden: list[Tensor], *, kernels: bool = False) -> None:
+    def __init__(
+        self,
+        readout: Readout,
+        config: MethodConfig,
+        hidden: list[Tensor],
+        *,
+        kernels: bool = False,
+        layers: tuple[int, ...] = (),
+        positions: Tensor | None = None,
+    ) -> None:
         self._readout, self._config, self._hidden, self._kernels = readout, config, hidden, kernels
+        self.layers, self.positions = layers, positions
 
     def __len__(self) -> int:
         """K."""
@@ -90,13 +111,13 @@ class Captured(Candidates):
             return self._readout.premature(_some(self._hidden[k], rows), self._config)
         return self._readout.premature(torch.stack([_some(layer, rows) for layer in self._hidden]), self._config)
 
-    def combined(self, mature: Tensor, weights: Tensor) -> Tensor:
+    def combined(self, mature: Tensor, weights: Tensor, rows: Rows = None) -> Tensor:
         """As Candidates: the head is given the sum of its inputs, and the mature layer's logits are there."""
         readout, scale = self._readout, _scale(self._readout)
         if not native.is_plain_linear(readout.head) or scale is None:
-            return _combined_logits(self, mature, weights)
+            return _combined_logits(self, mature, weights, rows)
         head: Any = readout.head
-        inputs = readout.candidate_input(torch.stack(self._hidden), self._config)
+        inputs = readout.candidate_input(torch.stack([_some(layer, rows) for layer in self._hidden]), self._config)
         dtype = wide_dtype(inputs.dtype)
         total = torch.einsum("k,krd->rd", weights[:-1].to(inputs.device, dtype), inputs.to(dtype))
         logits = wide(readout.after_head(readout.read_head(total.to(inputs.dtype)), self._config))
@@ -138,9 +159,9 @@ def _scale(readout: Readout) -> float | None:
     return 1.0 if transform is None or isinstance(transform, Cut) else None
 
 
-def _combined_logits(candidates: Candidates, mature: Tensor, weights: Tensor) -> Tensor:
+def _combined_logits(candidates: Candidates, mature: Tensor, weights: Tensor, rows: Rows) -> Tensor:
     """The combination of logits, a layer at a time."""
     total = weights[-1] * wide(mature)
     for k in range(len(candidates)):
-        total = total + weights[k] * candidates.logits(k).to(total)
+        total = total + weights[k] * candidates.logits(k, rows).to(total)
     return total

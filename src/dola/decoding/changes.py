@@ -1,7 +1,7 @@
-"""What a session changes on a model, and how it is undone: hooks of modules, attributes of instances.
+"""Changes of a session to a model, and how to undo them: hooks of modules, attributes of instances.
 
-Each change is noted before it is made: an exception may come from the call that makes it, or from Ctrl-C right after it. So
-whatever happens on the way, `undo` leaves the model as it was.
+Each change is recorded before it is made, because the call that makes it may raise an exception, or Ctrl-C may follow. So
+`undo` restores the model whatever happens.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Changes:
         self._hooks: list[tuple[nn.Module, str, int]] = []
 
     def before(self, module: nn.Module, hook: Callable[..., Any], **options: Any) -> RemovableHandle:
-        """Call `hook` before each forward of `module`; options as of `register_forward_pre_hook`."""
+        """Call `hook` before each forward pass of `module`; for the options see `register_forward_pre_hook`."""
         self._undo.append(functools.partial(_unhook, module, hook, set()))
         return self._noted(module, "_forward_pre_hooks", module.register_forward_pre_hook(hook, **options))
 
     def after(self, module: nn.Module, hook: Callable[..., Any], **options: Any) -> RemovableHandle:
-        """Call `hook` after each forward of `module`; options as of `register_forward_hook`."""
+        """Call `hook` after each forward pass of `module`; for the options see `register_forward_hook`."""
         self._undo.append(functools.partial(_unhook, module, hook, set()))
         return self._noted(module, "_forward_hooks", module.register_forward_hook(hook, **options))
 
@@ -41,21 +41,21 @@ class Changes:
         return handle
 
     def are_lost(self) -> bool:
-        """Whether somebody else has taken one of these hooks off."""
+        """Whether other code has removed one of these hooks."""
         return any(key not in getattr(module, table) for module, table, key in self._hooks)
 
     def put(self, owner: Any, name: str, value: Any) -> None:
-        """Set an attribute of the instance `owner`. One that somebody else has set since stays when this is undone."""
+        """Set an attribute of the instance `owner`. If other code sets it later, undoing leaves that value."""
         self._undo.append(functools.partial(_put_back, owner, name, value, vars(owner).get(name, _MISSING)))
         vars(owner)[name] = value
 
     def enter(self, context: AbstractContextManager[Any]) -> None:
-        """Enter `context`; leaving it undoes this, and does nothing where it was not entered."""
+        """Enter `context`. Undoing leaves it, and does nothing if it was not entered."""
         self._undo.append(functools.partial(context.__exit__, None, None, None))
         context.__enter__()
 
     def undo(self) -> None:
-        """Undo all of them. Interrupted, the next call does the rest; without any left, do nothing."""
+        """Undo all changes. After an interruption the next call does the rest; without changes it does nothing."""
         self._hooks.clear()
         while self._undo:
             self._undo[-1]()
@@ -63,7 +63,7 @@ class Changes:
 
 
 def _unhook(module: nn.Module, hook: Callable[..., Any], keys: set[int]) -> None:
-    """Take `hook` off, whether its registration returned or failed. `keys` keeps torch's keys of it for a second try."""
+    """Remove `hook`, whether its registration returned or failed. `keys` stores torch's keys of it for a second try."""
     keys.update(key for table in _TABLES for key, found in getattr(module, table).items() if found is hook)
     for name in (*_TABLES, *_MARKS):
         for key in keys:

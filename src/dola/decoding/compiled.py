@@ -15,10 +15,10 @@ Function = TypeVar("Function")
 
 
 def not_compiled_alone(function: Function) -> Function:
-    """Have torch.compile leave a function, and all that it calls, as it is where torch would begin to compile with it.
+    """Prevent torch.compile from starting a compilation at a function or at anything it calls.
 
-    torch has no public way to say so: `torch.compiler.disable` also keeps a function out of graphs that it is a part of. Where
-    these names of torch's are missing, the hooks are compiled by themselves: right, but compiled more often.
+    torch has no public way to do this: `torch.compiler.disable` also keeps a function out of graphs that it is part of. If
+    torch lacks these names, the hooks are compiled separately: correct, but compiled more often.
     """
     frames: Any = torch._C._dynamo.eval_frame
     code = function.__code__  # type: ignore[attr-defined]

@@ -49,14 +49,14 @@ def cheaper_together(rows: int, candidates: int, *, bound: float, apart_bound: f
 
 
 def forward_cost(rows: int, *, candidates: int, head_share: float, device: str, dtype: torch.dtype) -> float:
-    """Modelled time of a contrasted forward over `rows` tokens behind a cache, relative to one token.
+    """Modeled time of a contrasted forward pass over `rows` tokens after a cache, relative to one token.
 
     Args:
-        rows: The tokens.
-        candidates: K.
-        head_share: The LM head's share of the weights that a token passes.
-        device: As torch names its type.
-        dtype: Of the weights.
+        rows: Number of tokens.
+        candidates: K, the number of candidate layers.
+        head_share: The LM head's share of the weights of head and blocks.
+        device: Type of the device, by torch's name.
+        dtype: Dtype of the weights.
     """
     contrast = UNDECIDED * candidates * head_share
     return 1 + (rows - 1) * (1 + contrast) / FORWARD_BOUND.get((device, dtype), FORWARD_BOUND_ELSEWHERE)

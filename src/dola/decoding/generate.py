@@ -18,7 +18,7 @@ from dola.decoding.call import current_generation, is_aside
 from dola.errors import ConfigError, InputError, ModelError
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.names import RECOMMENDED_PENALTY
-from dola.methods.registry import with_settings
+from dola.methods.registry import config_of, with_settings
 from dola.model.anatomy import Anatomy
 from dola.model.wrappers import around
 
@@ -32,7 +32,10 @@ def generate(model: Any, *args: Any, dola_layers: MethodConfig | str | Sequence[
 
     Args:
         model: Any decoder-only Hugging Face model with a language-modelling head, wrapped by PEFT or torch.compile or not.
-        *args, **kwargs: All of `generate`'s arguments.
+        *args: All of `generate`'s arguments.
+        **kwargs: All of `generate`'s arguments.
+        dola_method: A method by its name; its settings go by theirs: `dola_method="sled",
+            dola_rate=2`. `dola_layers` are then layers of that method.
         dola_layers: "high", "low", "all", layer indices (0 is the embedding output), or a DoLaConfig or another method's
             settings. Without it the layers are the `dola_layers` of `generation_config=`, then those of
             `model.generation_config`, then "high".
@@ -43,19 +46,51 @@ def generate(model: Any, *args: Any, dola_layers: MethodConfig | str | Sequence[
     Raises:
         AttachError: DoLa is attached to this model already.
         ConfigError, ModelError, InputError: As `attach`.
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> inputs = tokenizer("The capital of France is", return_tensors="pt")
+        >>> out = dola.generate(model, **inputs, dola_layers="high", repetition_penalty=1.2, max_new_tokens=2)
+        >>> out.shape  # [batch, prompt and new tokens], int64
+        torch.Size([1, 7])
     """
-    return _contrasted(model, None, args, kwargs, dola_layers)
+    asked = {name.removeprefix("dola_"): kwargs.pop(name) for name in list(kwargs) if name.startswith("dola_")}
+    return _contrasted(model, None, args, kwargs, _named(dola_layers, asked) if asked else dola_layers)
+
+
+def _named(layers: Any, asked: dict[str, Any]) -> MethodConfig:
+    """The configuration that `dola_layers` and the other `dola_...` arguments of a call mean.
+
+    Raises:
+        ConfigError: A whole configuration with settings beside it, or as `config_of`.
+    """
+    if isinstance(layers, MethodConfig):
+        raise ConfigError(
+            f"dola_{next(iter(asked))} was given beside dola_layers={layers!r}, which says all of it.",
+            hint="put it into the configuration, or give dola_layers only the layers",
+        )
+    return config_of({**asked, **({} if layers is None else {"layers": layers})}, where="dola.generate")
 
 
 def install(config: MethodConfig | None = None) -> None:
     """Make `model.generate(..., dola_layers=...)` work on every model, as it did in transformers 4.
 
-    `dola_layers` is honoured as a keyword, in `generation_config=`, and in `model.generation_config`; a call without it stays
+    `dola_layers` is honored as a keyword, in `generation_config=`, and in `model.generation_config`; a call without it stays
     plain. Installing twice with the same config does nothing.
 
     Args:
         config: The settings besides `layers`. `DoLaConfig.reference()` gives the tokens of transformers 4.55.4; the default
             is the method as the paper defines it, whose tokens differ from version 4's, which is said once.
+
+    Raises:
+        ConfigError: `config` is not the settings of a method.
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> inputs = tokenizer("The capital of France is", return_tensors="pt")
+        >>> dola.install(dola.DoLaConfig.reference())
+        >>> out = model.generate(**inputs, dola_layers=[24, 28], repetition_penalty=1.2, max_new_tokens=2)
+        >>> dola.uninstall()
     """
     global _installed
     settings = DoLaConfig() if config is None else config
@@ -80,7 +115,13 @@ def install(config: MethodConfig | None = None) -> None:
 
 
 def uninstall() -> None:
-    """Undo `install`. Without it, do nothing."""
+    """Undo `install`. Without it, do nothing.
+
+    Examples:
+        >>> dola.install(dola.DoLaConfig.reference())
+        >>> dola.uninstall()
+        >>> dola.uninstall()  # does nothing
+    """
     global _installed
     _put_back()
     _installed = None
@@ -106,7 +147,7 @@ def _put_back() -> None:
 def _contrasted(model: Any, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any], layers: Any) -> Any:
     if kwargs.get("cache_implementation") == "paged":
         raise InputError(
-            "cache_implementation='paged' decodes in a thread of its own, where a call-scoped DoLa cannot be seen.",
+            "cache_implementation='paged' decodes in a separate thread, where DoLa for a single call has no effect.",
             hint="attach instead: with dola.attach(model, ...): model.generate(...)",
         )
     anatomy = Anatomy.of(model)

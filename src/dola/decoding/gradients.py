@@ -1,4 +1,4 @@
-"""What somebody reads who asks for gradients of DoLa's scores: one sentence, where torch would say that they require none.
+"""A clear error for users who request gradients of DoLa's scores; torch would only say that they require none.
 
 scores = without_gradient(scores, sources)
 scores.sum().backward()    InputError: DoLa decodes and does not train ...
@@ -17,15 +17,15 @@ from dola.errors import InputError
 
 
 def without_gradient(scores: Tensor, sources: Iterable[Any]) -> Tensor:
-    """The same scores, from which a backward pass raises InputError where one of the sources requires a gradient.
+    """The same scores; a backward pass from them raises InputError if one of the sources requires a gradient.
 
     Args:
         scores: The scores, detached.
-        sources: What they were made from: tensors, or what blocks pass on.
+        sources: The tensors or block outputs that they were computed from.
     """
     tensors = (source[0] if isinstance(source, (tuple, list)) else source for source in sources)
     tracked = [tensor for tensor in tensors if isinstance(tensor, Tensor) and tensor.requires_grad]
-    if not tracked or torch.compiler.is_compiling():  # torch.compile traces backward passes that nobody asked for
+    if not tracked or torch.compiler.is_compiling():  # torch.compile traces backward passes without being asked
         return scores
     with torch.enable_grad():
         return _Refusal.apply((scores,), *tracked)  # type: ignore[no-any-return, no-untyped-call]
@@ -40,11 +40,11 @@ def check_transforms() -> None:
 
 
 class _Refusal(torch.autograd.Function):
-    """Puts scores into the graph of what they were made from, so that a backward pass comes here."""
+    """Adds scores to the graph of their sources, so that a backward pass arrives here."""
 
     @staticmethod
     def forward(ctx: Any, scores: tuple[Tensor], *sources: Tensor) -> Tensor:
-        """The scores, and not as a view of them: users write into what a model returns."""
+        """The scores, not as a view: users may write into a model's output."""
         return scores[0].data
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What one read of the head's weights gave: of the mature rows and, with them, of the candidates."""
+"""The result of one read of the head's weights, for the mature rows together with the candidates."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 
 @dataclass
 class Reading:
-    """What one read of the head's weights gave, before any logit transform.
+    """The result of one read of the head's weights, before any logit transform.
 
     Attributes:
         logits: The head's output for the mature row and the candidates, [K+1, ..., V].
-        log_z: log sum exp of it, float32 [K+1, ...], where the compiled kernel has read.
+        log_z: log sum exp of it, float32 [K+1, ...], if the compiled kernel has read.
     """
 
     logits: Tensor
     log_z: Tensor | None = None
 
     def of(self, logits: Tensor) -> Reading:
-        """The same without `log_z` where the mature row is not `logits`: a model may run its head for other things first."""
+        """The same, without `log_z` if `logits` are not the mature row: a model may first run its head for other things."""
         if self.log_z is None:
             return self
         mature = self.logits[0]

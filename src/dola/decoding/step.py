@@ -34,6 +34,7 @@ class Step:
         readout: The readout of the model, or of this worker's columns.
         config: The settings of a method.
         vocab: The vocabulary, or this worker's part of it.
+        layers: The numbers of the candidates, and last that of the mature layer.
         kernels: Whether kernels may compare all rows of a batch: see `candidates.Captured`.
 
     Attributes:
@@ -41,8 +42,16 @@ class Step:
         rows_saved: How many of them needed no premature layer, because a single token was plausible.
     """
 
-    def __init__(self, readout: Readout, config: MethodConfig, vocab: Vocabulary = WHOLE, *, kernels: bool = False) -> None:
-        self.readout, self.config, self.method = readout, config, method_of(config)
+    def __init__(
+        self,
+        readout: Readout,
+        config: MethodConfig,
+        vocab: Vocabulary = WHOLE,
+        *,
+        layers: tuple[int, ...] = (),
+        kernels: bool = False,
+    ) -> None:
+        self.readout, self.config, self.method, self.layers = readout, config, method_of(config), layers
         self._vocab, self._kernels = vocab, kernels
         self.rows = self.rows_saved = 0
         self._plans: dict[tuple[object, ...], bool] = {}
@@ -104,24 +113,34 @@ class Step:
         head: Any = self.readout.head
         return not torch.compiler.is_compiling() and native.suits(head) and hidden.dtype == head.weight.dtype
 
-    def scores(self, mature: Tensor, read: Reading | list[Tensor], *, lazy: bool) -> Tensor:
+    def scores(self, mature: Tensor, read: Reading | list[Tensor], *, lazy: bool, positions: Tensor | None = None) -> Tensor:
         """Scores [R, V], float32 or better.
 
         Args:
             mature: Mature logits [R, V].
             read: The candidates' logits, where they have been read together with the mature ones, or the K captures [R, d].
             lazy: Whether rows whose token no layer can change may go without one.
+            positions: Position of each row in its sequence [R], for methods that draw.
         """
         if not torch.compiler.is_compiling():  # a counter would have torch compile again at every step
             self.rows += len(mature)
         if isinstance(read, Reading):
-            return self._score(mature, Read(self.readout, self.config, read), lazy)
+            together = Read(self.readout, self.config, read, layers=self.layers, positions=positions)
+            return self._score(mature, together, lazy)
         scores = mature.new_empty(mature.shape, dtype=wide_dtype(mature.dtype))
         size = chunk_rows(mature.device.type, len(read) * mature.shape[-1])
         for chunk in range(-(-mature.shape[0] // size)):  # compiled code then holds for all batches of so many chunks
             rows = slice(chunk * size, (chunk + 1) * size)
             states = [layer[rows] for layer in read]
-            scores[rows] = self._score(mature[rows], Captured(self.readout, self.config, states, kernels=self._kernels), lazy)
+            apart = Captured(
+                self.readout,
+                self.config,
+                states,
+                kernels=self._kernels,
+                layers=self.layers,
+                positions=None if positions is None else positions[rows],
+            )
+            scores[rows] = self._score(mature[rows], apart, lazy)
         return scores
 
     def _score(self, mature: Tensor, candidates: Read | Captured, lazy: bool) -> Tensor:

@@ -1,1 +1,1 @@
-"""What is installed, what was found in a model, and whether DoLa works on it: for bug reports."""
+"""For bug reports: what is installed, what a model consists of, and whether DoLa works on it."""

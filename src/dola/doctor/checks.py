@@ -1,7 +1,7 @@
-"""The checks that `dola doctor` makes of one model: its parts, its tokenizer, its readout, and DoLa tried out on it.
+"""The checks of `dola doctor` for one model: its parts, its tokenizer, its readout, and a trial of DoLa on it.
 
-A check that raises has failed, with its message, so that a broken model is described rather than fatal. Nothing is left on the
-model.
+A check that raises counts as failed, with its message, so that a broken model is described instead of stopping the command.
+The model is unchanged afterwards.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ PROMPT = "The capital of Washington State is"
 OK, WARNING, FAILED, NOT_RUN = "ok", "warning", "failed", "not run"
 
 CONTRAST_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-"""Largest |score - recomputed score|, relative to the largest logit, that is still rounding. In 16 bits the head rounds each
-logit, and not alike when several layers are read out together: this allows four units in the last place."""
+"""The largest |score - recomputed score|, relative to the largest logit, that rounding can cause. In 16 bits the head rounds
+each logit, and differently when several layers are read out together: this allows four units in the last place."""
 
 TIMED_TOKENS, TIMED_RUNS = 8, 3
 PATIENCE = 20.0
-"""Seconds for a first timed run with and without DoLa, beyond which there is no second."""
+"""If the first timed run, with and without DoLa, takes more seconds than this, it is not repeated."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of one check: its status is "ok", "warning", "failed", or "not run" after a failure that rules it out."""
+    """The outcome of one check. Its status is "ok", "warning", "failed", or "not run" after a failure that rules it out."""
 
     name: str
     status: str
@@ -58,11 +58,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds per generated token, the prompt's forward included: medians of interleaved runs.
+    """Milliseconds per generated token, including the prompt's forward pass: medians of interleaved runs.
 
     Attributes:
-        plain, dola: Without and with DoLa.
-        tokens, runs: How many tokens a run generated, and how many runs of each there were.
+        plain, dola: Milliseconds per token without and with DoLa.
+        tokens, runs: Tokens generated in each run, and runs of each kind.
     """
 
     plain: float
@@ -72,12 +72,12 @@ class Timings:
 
     @property
     def ratio(self) -> float:
-        """How many times as long a token takes with DoLa."""
+        """Time per token with DoLa divided by the time without it."""
         return self.dola / self.plain
 
 
 class Examination:
-    """The checks of one model. Each is a method that returns its status and a text, and leaves what later ones need."""
+    """The checks of one model. Each is a method that returns a status and a text, and stores what later checks need."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Examination:
         self.timings: Timings | None = None
 
     def run(self) -> tuple[Check, ...]:
-        """All checks in order. The foundations are what the others rely on; weights and generation config need none of them."""
+        """Run all checks in order. The others rely on the foundations, except those of weights and generation config."""
         foundations = (
             ("parts", self._find_parts),
             ("layers", self._resolve_layers),
@@ -116,7 +116,7 @@ class Examination:
         return tuple(checks)
 
     def _compare_weights(self) -> tuple[str, str]:
-        """What was found of the weights when they were loaded: first the base's, then an adapter's."""
+        """The reports on the weights from loading them: the base model's first, then an adapter's."""
         text = "; ".join(report.describe() for report in self.weights if report.fault or report.notes)
         if any(report.fault for report in self.weights):
             return FAILED, text
@@ -126,7 +126,7 @@ class Examination:
         self.anatomy = Anatomy.of(self.model)
         if hasattr(self.anatomy.lm, "dola"):
             return FAILED, "DoLa is attached to this model already: call model.dola.remove() first"
-        return OK, f"{self.anatomy.num_layers} blocks and what reads them out were found"
+        return OK, f"found {self.anatomy.num_layers} blocks and their readout"
 
     def _resolve_layers(self) -> tuple[str, str]:
         anatomy = self._found()
@@ -140,7 +140,7 @@ class Examination:
         return OK, f"candidate layers {', '.join(map(str, self.layers))} of {anatomy.num_layers}"
 
     def _encode(self) -> tuple[str, str]:
-        """Token ids that the model has embeddings for."""
+        """Encode the prompt and check that the model has embeddings for its tokens."""
         encoder = Encoder.of(self.model, self.tokenizer)
         ids = encoder.text(PROMPT)
         if not ids:
@@ -155,7 +155,7 @@ class Examination:
 
     def _decode_plainly(self) -> tuple[str, str]:
         self.logits, self.last_hidden, self.hidden_states = self._forward()
-        self.marks = _marks(self._found().lm)  # after a forward: transformers puts hooks of its own on then, and leaves them
+        self.marks = _marks(self._found().lm)  # after a forward pass: transformers then adds hooks of its own, and leaves them
         if not self.logits.amax().isfinite():
             return (
                 FAILED,
@@ -167,17 +167,17 @@ class Examination:
     def _read_out(self) -> tuple[str, str]:
         error = self._found().readout_error(self.last_hidden, self.logits)
         tolerance = READOUT_TOLERANCE.get(self.logits.dtype, 5e-2)
-        text = f"the last layer's readout differs from the model's logits by {error:.1e}, allowed {tolerance:.0e} (relative)"
+        text = f"the last layer's readout differs from the model's logits by {error:.1e}; allowed: {tolerance:.0e} (relative)"
         return (OK, text) if error <= tolerance else (FAILED, f"{text}; found: {self._found().describe()}")
 
     def _review(self) -> tuple[str, str]:
-        """What the verbs make of the model's own generation config."""
+        """Report how the verbs treat the model's own generation config."""
         found = review(own_config(self.model))
-        with suppress(ModelError):  # whose parts are not found: the next check says so
+        with suppress(ModelError):  # its parts were not found: another check reports it
             as_config(None, Anatomy.of(self.model))
         if found.refused:
             names = ", ".join(shown(name, value) for name, value in found.refused.items())
-            return FAILED, f"{names} cannot be done: {FIELDS[next(iter(found.refused))].why}; remove it from the config"
+            return FAILED, f"{names} is not supported: {FIELDS[next(iter(found.refused))].why}; remove it from the config"
         groups = {"kept": found.kept, "replaced by options": found.option, "set aside": found.aside, "unknown": found.unknown}
         listed = [f"{what}: {', '.join(shown(*each) for each in of.items())}" for what, of in groups.items() if of]
         odd = odd_ids(self.model)
@@ -195,9 +195,9 @@ class Examination:
 
     @torch.no_grad()
     def _recompute(self) -> tuple[str, str]:
-        """DoLa's scores against a contrast in float64 of the states that the model itself returns."""
+        """Compare DoLa's scores with a contrast in float64 of the hidden states that the model itself returns."""
         if self.hidden_states is None:
-            return WARNING, "the model returns no hidden states, so there is nothing to recompute the scores from"
+            return WARNING, "the model does not return hidden states, so the scores cannot be recomputed"
         anatomy, config = self._found(), self.config
         with attach(self.model, config):
             scores = self.model(**self.inputs).logits[0, -1]
@@ -209,11 +209,11 @@ class Examination:
         tolerance = CONTRAST_TOLERANCE.get(self.logits.dtype, 3e-2) * largest
         exact = scores.double(), self.logits[0].double(), torch.stack(premature).to(scores.device).double()
         error = contrast_error(*exact, config, tolerance) if isinstance(config, DoLaConfig) else method_error(*exact, config)
-        text = f"scores differ from a contrast in float64 by {error:.1e} nats, allowed {tolerance:.1e}"
+        text = f"scores differ from a contrast in float64 by {error:.1e} nats; allowed: {tolerance:.1e}"
         return (OK if error <= tolerance else FAILED), text
 
     def _decode_plainly_again(self) -> tuple[str, str]:
-        """Nothing of DoLa may be left on the model."""
+        """Check that DoLa left nothing on the model."""
         left = [mark for mark, count in _marks(self._found().lm).items() if count != self.marks[mark]]
         if left:
             return FAILED, f"DoLa left {' and '.join(left)} on the model"
@@ -222,10 +222,10 @@ class Examination:
         if tokens != self.tokens:
             return (
                 FAILED,
-                f"without DoLa the model now says {self.tokenizer.decode(tokens)!r}; its logits moved by {difference:.1e}",
+                f"without DoLa the model now generates {self.tokenizer.decode(tokens)!r}; logits changed by {difference:.1e}",
             )
         if difference:
-            return WARNING, f"the same two tokens, but logits moved by {difference:.1e}: this model is not deterministic here"
+            return WARNING, f"the same two tokens, but logits changed by {difference:.1e}: this model is not deterministic here"
         return OK, "without DoLa the model gives the same tokens and logits as before"
 
     def _time(self) -> tuple[str, str]:
@@ -245,11 +245,11 @@ class Examination:
     def _seconds(self, with_dola: bool) -> float:
         with attach(self.model, self.config) if with_dola else nullcontext():
             start = time.perf_counter()
-            self._decode(self.model.generate, TIMED_TOKENS)  # its tokens as a list: that waits for a GPU
+            self._decode(self.model.generate, TIMED_TOKENS)  # returns tokens as a list, which waits for a GPU
             return time.perf_counter() - start
 
     def _found(self) -> Anatomy:
-        return cast("Anatomy", self.anatomy)  # the first check failed otherwise, and no other runs
+        return cast("Anatomy", self.anatomy)  # if it is None, the first check failed and no other runs
 
     def _two_tokens(self, decode: Callable[..., Any]) -> list[int]:
         return self._decode(decode, 2)
@@ -267,7 +267,7 @@ class Examination:
 
     @torch.no_grad()
     def _forward(self) -> tuple[Tensor, Tensor, tuple[Tensor, ...] | None]:
-        """Of the prompt's last position: logits [1, V], the last block's output [1, d], and all hidden states."""
+        """At the prompt's last position: logits [1, V], the last block's output [1, d], and all hidden states."""
         kept: list[Tensor] = []
 
         def keep(module: Any, args: Any, output: Any) -> None:
@@ -284,8 +284,8 @@ class Examination:
 def contrast_error(scores: Tensor, mature: Tensor, premature: Tensor, config: DoLaConfig, slack: float) -> float:
     """Largest difference between scores [V] and the contrast of mature [V] with premature logits [K, V], in nats.
 
-    Where rounding decides, either decision is right: tokens within `slack` of the edge of the plausible set are left out, and
-    of the layers whose divergence is within `slack` of the largest, the one that fits counts.
+    Where rounding decides, either decision is right. So tokens within `slack` of the edge of the plausible set are left out,
+    and among the layers whose divergence is within `slack` of the largest, the one that fits best counts.
     """
     log_p = log_probs(mature)
     margin = log_p - threshold(log_p.max(), config.relative_top)
@@ -300,21 +300,21 @@ def contrast_error(scores: Tensor, mature: Tensor, premature: Tensor, config: Do
 
 
 def method_error(scores: Tensor, mature: Tensor, premature: Tensor, config: MethodConfig) -> float:
-    """Largest difference between scores [V] and those that any method makes of mature [V] and premature logits [K, V]."""
+    """Largest difference between scores [V] and those that the method computes from mature [V] and premature logits [K, V]."""
     read = Reading(torch.cat([mature[None], premature])[:, None])
     expected = method_of(config).scores(mature[None], Read(Readout(None, None, torch.nn.Identity()), config, read))[0]
     return float((scores - expected)[mature.isfinite()].abs().max())
 
 
 def _marks(lm: Any) -> dict[str, int]:
-    """What DoLa puts on a model while it is on it, and how often it is there now."""
+    """The things that DoLa adds to a model while attached, and how many of each are there now."""
     hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in lm.modules())
     replaced = {name: int(name in lm.__dict__) for name in ("dola", "generate", "_get_logits_processor")}
     return {"hooks": hooks, **replaced}
 
 
 def _outcome(name: str, check: Callable[[], tuple[str, str]], described: type[Exception] | tuple[()] = ()) -> Check:
-    """The outcome of a check. `described` are layers of the model's own; others are the caller's mistake."""
+    """Run a check. Errors of the classes in `described` concern the model and fail the check; other LayersErrors are raised."""
     try:
         return Check(name, *check())
     except Exception as error:

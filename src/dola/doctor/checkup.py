@@ -1,4 +1,4 @@
-"""Does DoLa work on this model? What was found in it, how the checks came out, and what to do about it."""
+"""Does DoLa work on this model? Its parts, the outcomes of the checks, and advice."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from dola.methods.layers import BUCKETS
 from dola.model.anatomy import Anatomy
 
 SMALL = 10**9
-"""Parameters below which there is no evidence that DoLa helps: the paper's smallest model has 7 billion, and the one of 135
-million that was measured for docs/defaults.md got worse."""
+"""Number of parameters below which no evidence shows that DoLa helps: the paper's smallest model has 7 billion, and the
+135M-parameter model measured for docs/defaults.md got worse."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """The layers that a bucket means for this model, or None and why it cannot be used."""
+    """The layers of a bucket for this model, or None and why it cannot be used."""
 
     name: str
     layers: tuple[int, ...] | None
@@ -31,7 +31,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Parts:
-    """Where `Anatomy` found what DoLa reads: each part as its class and its path in the model, or "none"."""
+    """The parts that `Anatomy` found: each as its class and its path in the model, or "none"."""
 
     num_layers: int
     blocks: str
@@ -44,17 +44,17 @@ class Parts:
 
 @dataclass(frozen=True)
 class Checkup:
-    """What was found in a model, and how the checks came out.
+    """The parts of a model and the outcomes of the checks.
 
     Attributes:
         class_name: Class of the model.
-        parameters: How many, tied ones once.
-        dtype, devices: Those of the parameters.
-        parts: None where they were not found.
-        buckets: Layers of "low", "high" and "all".
-        layers: The candidate layers of the configuration that was tried.
-        timings: None where they were not taken.
-        checks: In the order in which they were made.
+        parameters: Number of parameters; tied ones count once.
+        dtype, devices: Dtype and devices of the parameters.
+        parts: The model's parts; None if they were not found.
+        buckets: The layers of "low", "high" and "all".
+        layers: The candidate layers of the tested configuration.
+        timings: Time per token; None if it was not measured.
+        checks: The checks in the order in which they ran.
     """
 
     class_name: str
@@ -69,7 +69,7 @@ class Checkup:
 
     @property
     def healthy(self) -> bool:
-        """Whether no check failed."""
+        """Whether all checks passed or warned: none failed."""
         return all(check.status != FAILED for check in self.checks)
 
 
@@ -83,12 +83,13 @@ def check_up(
 
     Args:
         model, tokenizer: As `dola.load` returns them.
-        config: What to try: a DoLaConfig or another method's settings, or layers; without it as of `dola.attach`.
-        weights: What `dola.load(..., on_weights=weights.append)` found of its weights. Only whoever loads a model can see
-            this; without it there is no check of them.
+        config: The configuration to test: a DoLaConfig, another method's settings, or layers. The default is that of
+            `dola.attach`.
+        weights: The reports that `dola.load(..., on_weights=weights.append)` collected. They are available only while a model
+            is loaded; without them its weights are not checked.
 
     Raises:
-        LayersError: Layers that this model does not have.
+        LayersError: This model does not have these layers.
     """
     examination = Examination(model, tokenizer, config, weights)
     checks = examination.run()
@@ -107,18 +108,18 @@ def check_up(
 
 
 def advice(checkup: Checkup) -> list[str]:
-    """What to do about what was found. Claims no more than docs/defaults.md and the paper show."""
+    """Recommendations for the findings. They claim no more than docs/defaults.md and the paper show."""
     failed = {check.name for check in checkup.checks if check.status == FAILED}
     found = []
     if "readout" in failed and checkup.parts is not None:
         found.append(
-            f"The readout is not the model's own. Was the final norm guessed right ({checkup.parts.final_norm})? "
+            f"The readout does not reproduce the model's logits. Is the final norm right ({checkup.parts.final_norm})? "
             "Name the parts yourself: dola.attach(model, ..., anatomy=dola.Anatomy(...))."
         )
     if "weights" in failed:
-        found.append("The weights are not those of the file, so every other check is of another model. Repair that first.")
+        found.append("The weights differ from the file's, so all other checks examined another model. Fix that first.")
     if "tokenizer" in failed:
-        found.append("Tokenizer and model do not fit: use the tokenizer that the model was trained with.")
+        found.append("Tokenizer and model do not match: use the tokenizer that the model was trained with.")
     if "chat template" in failed:
         found.append(
             "Chats cannot be decoded with this model: use --no-chat, or fix the template in its folder (chat_template.jinja or "
@@ -135,11 +136,11 @@ def advice(checkup: Checkup) -> list[str]:
         found.append("float16 overflows above 65504, and some models do: use --dtype bfloat16 or --dtype float32.")
     elif {"bfloat16", "float16"} & set(checkup.dtype.split(", ")):
         found.append(
-            f"The contrast amplifies the rounding of {checkup.dtype}: a token that differs from another run's may be a "
-            "near-tie. To be exact, and to see which is faster on this machine: --dtype float32."
+            f"The contrast amplifies the rounding of {checkup.dtype}: a token that differs between runs may be a near-tie. "
+            "To be exact, and to compare the speed on this machine: --dtype float32."
         )
     if checkup.devices == ("cpu",) and torch.cuda.is_available():
-        found.append("There is a GPU, and the model is on the CPU: --device cuda.")
+        found.append("This machine has a GPU, but the model is on the CPU: --device cuda.")
     for bucket in checkup.buckets:
         if bucket.layers is None:
             found.append(f'layers="{bucket.name}" cannot be used with this model; use "high", or name layers.')
@@ -158,7 +159,7 @@ def _buckets(anatomy: Anatomy) -> tuple[Bucket, ...]:
 
 def _parts(anatomy: Anatomy) -> Parts:
     def located(part: Any) -> str:
-        """Class and path of a part; a transform that is no module describes itself."""
+        """Class and path of a part; a transform that is not a module describes itself."""
         if part is None:
             return "none"
         path = next((path for path, module in anatomy.lm.named_modules() if module is part), None)

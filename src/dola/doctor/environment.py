@@ -1,6 +1,6 @@
-"""What a bug report has to say of the machine: versions, processor, devices, compiler, models, extras, variables.
+"""What a bug report needs to know about the machine: versions, processor, devices, compiler, models, extras, variables.
 
-Looks, and changes nothing. Secrets are never read out: of tokens, proxies and index addresses it says only that they are set.
+It only reads. Secrets are never shown: for tokens, proxies and index addresses it reports only whether they are set.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ VARIABLES = (
     *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM", "TORCH_COMPILE_DISABLE"),
     *("CXX", "NO_COLOR", "TERM", "COLUMNS", "LANG"),
 )
-"""Environment variables whose values explain behaviour."""
+"""Environment variables whose values explain behavior."""
 
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HTTPS_PROXY", "https_proxy", "PIP_INDEX_URL")
-"""Environment variables that hold a secret, or may (a password in an address): only whether they are set is told."""
+"""Environment variables that may hold a secret, such as a password in an address: only whether they are set is reported."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Cpu:
 
     Attributes:
         cores: Logical cores of the machine.
-        usable: Those that this process may run on.
-        torch_threads: Threads that torch computes with; 0 where torch cannot be imported.
+        usable: Cores that this process may run on.
+        torch_threads: Threads that torch computes with; 0 if torch cannot be imported.
         capability: The widest vector instructions that torch uses.
-        memory: Bytes of main memory, or None where the system does not tell.
+        memory: Main memory in bytes, or None if unknown.
     """
 
     cores: int
@@ -61,7 +61,7 @@ class Cpu:
 
 @dataclass(frozen=True)
 class Device:
-    """An accelerator, by the name that torch and `--device` give it; memory in bytes, where torch tells."""
+    """An accelerator, with the name that torch and `--device` use; memory in bytes, if torch reports it."""
 
     name: str
     description: str
@@ -70,7 +70,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Extra:
-    """An optional part of this package: what it still needs (empty: it is installed), and how to install it."""
+    """An optional part of this package: the packages it lacks (none: it is installed), and how to install it."""
 
     name: str
     missing: tuple[str, ...]
@@ -91,15 +91,15 @@ class Environment:
 
     Attributes:
         python, platform: Version and system.
-        packages: Name to version, None where it is not installed.
-        misfit: What keeps dola from working with the installed torch and transformers, and the command that mends it, or None.
-        cpu, devices: What there is to compute with.
+        packages: Versions by package name; None for a package that is not installed.
+        misfit: Why dola cannot work with the installed torch and transformers, and the command that fixes it, or None.
+        cpu, devices: The processor, and the accelerators.
         compiler: Path of the C++ compiler that torch.compile would use on the CPU, or None.
-        kernels: "in use", or why dola's own CPU kernels are not: then DoLa is slower on the CPU.
+        kernels: "in use", or why dola's CPU kernels are not used; DoLa is then slower on the CPU.
         cache: Folder of the embedded models.
         models: The embedded models.
         extras: Optional parts of this package.
-        variables: Environment variables that matter, None where they are not set; of secrets only "set".
+        variables: Relevant environment variables by name; None if not set, and only "set" for secrets.
     """
 
     python: str
@@ -117,7 +117,7 @@ class Environment:
 
 
 def look_around() -> Environment:
-    """Gather all of it, without a model or network: milliseconds, or seconds where the CPU kernels have yet to be compiled."""
+    """Collect everything, without a model or network. It takes milliseconds, or seconds if the CPU kernels must be compiled."""
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
@@ -136,22 +136,22 @@ def look_around() -> Environment:
 
 
 def advice(environment: Environment) -> list[str]:
-    """What would be worth changing on this machine."""
+    """Recommended changes on this machine."""
     found = []
     if environment.misfit is not None:
-        found.append(f"{environment.misfit.message} dola cannot work until this is mended: {environment.misfit.hint}")
+        found.append(f"{environment.misfit.message} dola cannot work until this is fixed: {environment.misfit.hint}")
     else:
         found += versions.newer_than_tested()
     cpu = environment.cpu
     if 0 < cpu.torch_threads < cpu.usable and not environment.devices:
-        found.append(f"torch computes with {cpu.torch_threads} of {cpu.usable} cores; OMP_NUM_THREADS sets how many.")
+        found.append(f"torch uses {cpu.torch_threads} of {cpu.usable} cores; OMP_NUM_THREADS sets how many.")
     if environment.compiler is None:
         found.append(
-            "There is no C++ compiler, so torch.compile cannot work on the CPU: install g++, or set CXX to a compiler."
+            "No C++ compiler was found, so torch.compile cannot work on the CPU: install g++, or set CXX to a compiler."
         )
     for model in environment.models:
         if model.state == "damaged":
-            found.append(f"The file of {model.alias} is damaged; this fetches it again: dola models pull {model.alias}")
+            found.append(f"The file of {model.alias} is damaged. To fetch it again: dola models pull {model.alias}")
     return found
 
 
@@ -168,7 +168,7 @@ def _version(package: str) -> str | None:
 
 
 def _torch() -> ModuleType | None:
-    """torch, or None where it cannot be imported: `misfit` says why."""
+    """torch, or None if it cannot be imported; `misfit` says why."""
     try:
         import torch
     except Exception:
@@ -211,7 +211,7 @@ def _kernels() -> str:
 
 
 def _compiler() -> str | None:
-    """The compiler that torch.compile takes on this system: $CXX, or its default name."""
+    """The compiler that torch.compile uses on this system: $CXX, or its default name."""
     default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     return shutil.which((os.environ.get("CXX", "").split() or [default])[0])
 

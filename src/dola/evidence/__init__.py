@@ -1,11 +1,11 @@
-"""Does it help? A task, a model, DoLa and its controls, and whether the difference is more than noise.
+"""Does it help? Evaluates DoLa and its controls on a task, and tests whether differences are statistically significant.
 
-sample.py      which items: a task's data, or so many of them drawn with a seed
-ways.py        what is compared: vanilla, DoLa, the paper's recipe, and the controls
+sample.py      the items: all of a task's data, or some of them drawn with a seed
+ways.py        the ways that are compared: vanilla, DoLa, the paper's recipe, and the controls
 choice.py      multiple-choice tasks: every way from one pass over the model
 generation.py  tasks that are answered with generated text
 evaluate.py    the evaluation of a model on a task, whichever kind it is
-report.py      what was found, with intervals and sentences; Markdown and JSON
-table.py       the report as a terminal shows it
-chart.py       the picture
+report.py      the results, with intervals and sentences; Markdown and JSON
+table.py       the report as a table on a terminal
+chart.py       the report as a chart
 """

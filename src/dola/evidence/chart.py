@@ -1,4 +1,4 @@
-"""The picture of a report: each way's metrics with their 95% intervals, and chance."""
+"""The chart of a report: each way's metrics with their 95% intervals, and chance."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dola.evidence.report import Report, summary
 from dola.evidence.ways import Role
 
 COLOURS = {"vanilla": "black", "way": "#0072b2", "control": "#999999"}
-"""Told apart by people who see fewer colours, too (Okabe and Ito's palette)."""
+"""Colors that people with color blindness can distinguish (Okabe and Ito's palette)."""
 
 
 def save_chart(report: Report, path: Path) -> None:
-    """Write the picture, in the format that the file's name ends in."""
+    """Write the chart, in the format of the file's suffix."""
     from matplotlib.figure import Figure
 
     panels = max(len(report.metrics), 1)
@@ -26,7 +26,7 @@ def save_chart(report: Report, path: Path) -> None:
 
 
 def draw(panels: Any, report: Report) -> None:
-    """On matplotlib axes, one for each metric: a point and its interval for each way, a line at chance."""
+    """Draw on matplotlib axes, one for each metric: a point and its interval for each way, a line at chance."""
     places = range(len(report.ways))
     for axes, metric in zip(panels, report.metrics, strict=True):
         for y, way in zip(places, report.ways, strict=True):

@@ -1,4 +1,4 @@
-"""Multiple-choice tasks: every way from one pass over the model, and the metrics of each item."""
+"""Evaluates multiple-choice tasks: scores all ways in one pass over the model, and computes the metrics of each item."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def score_items(
 
 
 def static_recipes(model: Any, own: DoLaConfig) -> dict[str, Recipe]:
-    """One fixed layer each: what the static way is chosen from."""
+    """One recipe for each fixed layer that the static way chooses from."""
     anatomy = Anatomy.of(model)
     layers = static_layers(anatomy.num_layers, tied=anatomy.tied)
     return {static_name(layer): Recipe(replace(own, layers=[layer])) for layer in layers}
@@ -50,10 +50,10 @@ def measure(task: ChoiceTask, items: Sequence[ChoiceItem], scores: Scores, name:
 
 
 def measure_length(task: ChoiceTask, items: Sequence[ChoiceItem], scores: Scores, *, seed: int) -> Values:
-    """The task's metrics of a scorer that answers with the number of tokens, LENGTH_NATS for each.
+    """The task's metrics of a scorer that gives each token LENGTH_NATS, so that only length counts.
 
-    Answers of the same length tie, which scores of a model never do, and tasks differ in who wins a tie: in FACTOR it is the
-    true ending, which would make this scorer right on every item by its mean per token. So chance breaks ties.
+    Answers of the same length tie, which a model's scores never do, and tasks differ in how they decide ties: in FACTOR the
+    true ending wins, which would make this scorer right on every item by its mean per token. So ties are broken at random.
     """
 
     def lengths(i: int) -> list[float]:
@@ -66,7 +66,7 @@ def measure_length(task: ChoiceTask, items: Sequence[ChoiceItem], scores: Scores
 def measure_ways(
     task: ChoiceTask, items: Sequence[ChoiceItem], scores: Scores, ways: Sequence[Way], *, static: Iterable[str], seed: int
 ) -> tuple[dict[str, Values], dict[str, list[str]]]:
-    """The metrics of all ways, by their names; and by metric the layer of `static` that was chosen for each fold."""
+    """The metrics of all ways, by name, and for each metric the layer of `static` that was chosen for each fold."""
     found: dict[str, Values] = {}
     chosen: dict[str, list[str]] = {}
     for way in ways:
@@ -83,11 +83,11 @@ def measure_ways(
 def held_out(
     candidates: Mapping[str, Values], metrics: Sequence[str], items: int, *, seed: int, k: int = 2
 ) -> tuple[Values, dict[str, list[str]]]:
-    """Each item under the candidate that is best on the other folds: no item has a say in the choice that it is judged by.
+    """Each item's value under the candidate that is best on the other folds: no item influences the choice that judges it.
 
     Returns:
         The values, and for each metric the candidate that was chosen for each fold. The first wins a tie. With fewer items
-        than folds there is nothing to choose by: the first candidate, and no choices.
+        than folds a choice is impossible: the values are the first candidate's, without choices.
     """
     if items < k:
         return {metric: next(iter(candidates.values()))[metric] for metric in metrics}, {metric: [] for metric in metrics}

@@ -1,4 +1,4 @@
-"""The evaluation of a model on a task: every way, every control, one report."""
+"""Evaluates a model on a task, with all ways and controls, into one report."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from dola.decoding.attach import as_config
 from dola.evidence.choice import measure_ways, score_items, static_recipes
 from dola.evidence.generation import Texts, generate_texts
 from dola.evidence.report import Report, make_report
+from dola.evidence.rows import chosen_rows
 from dola.evidence.sample import Sample
-from dola.evidence.ways import LENGTH, LENGTH_NATS, STATIC, choice_ways, generation_ways
+from dola.evidence.verdict import SMALLEST
+from dola.evidence.ways import LENGTH, LENGTH_NATS, STATIC, Role, Way, choice_ways, generation_ways
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import window
@@ -31,12 +33,12 @@ from dola.text.chat import has_chat
 
 @dataclass(frozen=True)
 class Judges:
-    """Who judges open answers.
+    """The judges of open-ended answers.
 
     Attributes:
-        truth: Whether they are true.
-        info: Whether they are informative.
-        names: Of the two, for the report.
+        truth: Judges whether answers are true.
+        info: Judges whether answers are informative.
+        names: Names of the two, for the report.
     """
 
     truth: Judge
@@ -56,6 +58,8 @@ def evaluate(
     judges: Judges | None = None,
     answers: Path | None = None,
     results: str | Path | None = None,
+    ways: str | Path = "standard",
+    smallest: float = SMALLEST,
     progress: bool = True,
 ) -> Report:
     """Evaluate vanilla, DoLa and the controls on the same items.
@@ -64,36 +68,42 @@ def evaluate(
         model: A decoder-only Hugging Face model, without DoLa on it.
         tokenizer: Its tokenizer.
         sample: The items.
-        name: Of the model, for the report.
-        dola: Threshold, divergence and final norm of the DoLa rows; layers other than "low" and "high", which every report
-            has, get a row of their own. By default DoLaConfig's, with the threshold of the paper's run of this task and the
-            layers that `attach` has by default.
-        repetition_penalty: Of DoLa, and of a control, where text is generated; by default that of the paper's run of this task.
-        batch_size: Prompts at a time, where text is generated.
-        judges: Needed for tasks that are judged by models.
-        answers: The folder for answers that are judged elsewhere; tasks that have such answers need it.
-        results: A file that keeps what has been found. Where it exists, the run goes on from it.
+        name: Name of the model, for the report.
+        dola: Settings of the DoLa rows. Layers other than "low" and "high", which every report has, get their own row. The
+            default is DoLaConfig's, with the threshold of the paper's run of this task and the default layers of `attach`.
+        repetition_penalty: Repetition penalty of DoLa and of a control, for generated text; by default that of the paper's run
+            of this task.
+        batch_size: Prompts at a time, for generated text.
+        judges: The judges, for tasks that need them.
+        answers: The folder for answers that another program judges, for tasks that have them.
+        results: A file that stores results. If it exists, the run resumes from it.
+        ways: "standard"; "methods", each method with its defaults; "full", both and DoLa's other settings; or a JSON file
+            that lists rows (`rows.read_rows`).
+        smallest: The difference in the first metric that matters, for verdicts: 0.02 is 2 points.
         progress: Whether to show progress on stderr.
 
     Raises:
         InputError: See `dola.score` and `generate_texts`.
-        UsageError: No judges, or no folder for answers, where they are needed.
-        JudgeError: A judge that does not answer.
-        LayersError: Layers that this model does not have.
+        UsageError: The task needs judges or a folder for answers that were not given.
+        JudgeError: A judge does not reply.
+        LayersError: This model does not have the layers.
     """
     task = sample.task
     if dola is None:
         dola = DoLaConfig(as_config(None, Anatomy.of(model)).layers, **task.paper.settings)
     task.check_means(judges, answers)
+    more, standard = chosen_rows(ways, dola, task.paper.settings, sample.seed)
     if isinstance(task, ChoiceTask):
-        return _choice(model, tokenizer, sample, task, dola, name=name, results=results, progress=progress)
+        listed = choice_ways(task, dola, seed=sample.seed, more=more, standard=standard)
+        report = _choice(model, tokenizer, sample, task, dola, listed, name=name, results=results, progress=progress)
+        return replace(report, smallest=smallest)
     penalty = task.paper.repetition_penalty if repetition_penalty is None else repetition_penalty
-    ways = generation_ways(dola, penalty)
+    listed = generation_ways(dola, penalty, more=more, standard=standard)
     texts = generate_texts(
         model,
         tokenizer,
         sample.items,
-        ways,
+        listed,
         task.generation,
         chat=task.chat and has_chat(tokenizer),
         batch_size=batch_size,
@@ -114,11 +124,12 @@ def evaluate(
         sample,
         model,
         name,
-        ways,
+        listed,
         _values(sample, task, texts, judges, results=results, progress=progress),
         settings=settings,
         notes=_cut(sample, texts.truncated, f"{window(model)} tokens with {task.generation.max_new_tokens} for the answer"),
         texts=texts.by_way,
+        smallest=smallest,
     )
     if task.measure is None and answers is not None:
         return replace(report, files=_write_answers(answers, sample, texts, name))
@@ -131,13 +142,14 @@ def _choice(
     sample: Sample,
     task: ChoiceTask,
     own: MethodConfig,
+    ways: Sequence[Way],
     *,
     name: str,
     results: str | Path | None,
     progress: bool,
 ) -> Report:
-    ways = choice_ways(task, own, seed=sample.seed)
-    static = static_recipes(model, own) if isinstance(own, DoLaConfig) else {}
+    by_layer = isinstance(own, DoLaConfig) and any(way.role is Role.STATIC for way in ways)
+    static = static_recipes(model, own) if by_layer and isinstance(own, DoLaConfig) else {}
     recipes = {way.name: way.recipe for way in ways if way.recipe is not None} | static
     scores = score_items(model, tokenizer, sample.items, recipes, results=results, facts=sample.facts, progress=progress)
     values, chosen = measure_ways(task, sample.items, scores, ways, static=static, seed=sample.seed)
@@ -167,7 +179,7 @@ def _implausible(scores: Scores, name: str) -> float:
 
 
 def _ties(scores: Scores, ways: Sequence[str]) -> list[str]:
-    """Ways under which answers tie for the best score: all at the floor, as a rule. FACTOR counts them as right."""
+    """Ways under which answers tie for the best score, usually all at the floor. FACTOR counts them as right."""
     found = []
     for name in ways:
         tied = sum(sorted(values)[-2:].count(max(values)) > 1 for values in scores.values[name])
@@ -177,7 +189,7 @@ def _ties(scores: Scores, ways: Sequence[str]) -> list[str]:
 
 
 def _cut(sample: Sample, truncated: Sequence[int], room: str) -> list[str]:
-    """What is to be said of contexts that were cut, if any were."""
+    """A note on contexts that were cut, if any."""
     if not truncated:
         return []
     names = ", ".join(sample.items[item].id for item in truncated[:10]) + (", ..." if len(truncated) > 10 else "")
@@ -230,7 +242,7 @@ def _digest(texts: Mapping[str, Sequence[str]]) -> str:
 
 
 def _write_answers(folder: Path, sample: Sample, texts: Texts, name: str) -> list[str]:
-    """A file for each way, named as FastChat's judge will name the model."""
+    """Write one file for each way, named as FastChat's judge names the model. Returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for way, answers in texts.by_way.items():

@@ -1,4 +1,4 @@
-"""Tasks that are answered with generated text: every way decodes the same prompts."""
+"""Evaluates tasks with generated text: every way decodes the same prompts."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ FIX_TEMPLATE = "fix the chat template in the model's folder (chat_template.jinja
 
 @dataclass(frozen=True)
 class Texts:
-    """What was generated.
+    """The generated texts.
 
     Attributes:
-        by_way: Way -> texts, in the order of the items.
-        truncated: Items whose prompt was cut on the left, to leave room for the answer in the model's window.
+        by_way: Texts of each way, in the order of the items.
+        truncated: Items whose prompts were cut on the left, to leave room for the answer in the model's window.
     """
 
     by_way: dict[str, list[str]]
@@ -51,29 +51,29 @@ def generate_texts(
     facts: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> Texts:
-    """What each way writes for each item.
+    """Generate a text with each way for each item.
 
     Args:
         model: A decoder-only Hugging Face model, without DoLa on it.
         tokenizer: Its tokenizer.
         items: The prompts.
-        ways: Of `generation_ways`.
+        ways: The ways from `generation_ways`.
         settings: Length, stop strings and temperature.
-        chat: Whether prompts go through the chat template.
-        batch_size: Prompts at a time, of like length.
-        seed: Of sampling, where the temperature asks for it.
-        results: A file that keeps what has been written, text by text. Where it exists, the run goes on from it.
-        facts: What else `results` must be of, by name.
+        chat: Whether prompts use the chat template.
+        batch_size: Prompts at a time, of similar length.
+        seed: Sampling seed, if there is a temperature.
+        results: A file that stores each text. If it exists, the run resumes from it.
+        facts: Further properties that `results` must match, by name.
         progress: Whether to show a progress bar on stderr.
 
     Raises:
-        InputError: A prompt without tokens or with one that the model has no embedding for, a chat template that fails or loses
-            words, a window that an answer alone fills, a model in training mode, or a results file of another run.
-        LayersError: Layers that this model does not have.
+        InputError: A prompt has no tokens or one that the model has no embedding for, the chat template fails or loses words,
+            an answer alone fills the window, the model is in training mode, or the results file belongs to a different run.
+        LayersError: This model does not have the layers.
     """
     check_eval(model)
     anatomy = Anatomy.of(model)
-    for way in ways:  # before hours are spent on the others
+    for way in ways:  # fail before spending hours on the others
         if way.recipe is not None and way.recipe.dola is not None:
             anatomy.candidates(way.recipe.dola.layers)
     prompts, truncated = _prompts(model, tokenizer, items, settings.max_new_tokens, chat=chat)
@@ -94,7 +94,7 @@ def generate_texts(
     ):
         for number, way in enumerate(ways):
             for batch in _batches(prompts, batch_size):
-                # A batch is run whole, so that an interrupted run ends with the same texts.
+                # A batch runs as a whole, so that an interrupted run ends with the same texts.
                 places = [number * len(items) + item for item in batch]
                 if all(place in kept.items for place in places):
                     continue
@@ -111,7 +111,7 @@ def generate_texts(
 def _prompts(
     model: Any, tokenizer: Any, items: Sequence[QuestionItem], max_new_tokens: int, *, chat: bool
 ) -> tuple[list[list[int]], list[int]]:
-    """The tokens of each prompt, cut on the left to leave room for the answer; and which were cut."""
+    """The tokens of each prompt, cut on the left to leave room for the answer, and the indices of those that were cut."""
     longest = window(model)
     room = None if longest is None else longest - max_new_tokens
     if room is not None and room < 1:
@@ -131,7 +131,7 @@ def _prompts(
 
 
 def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Indices of prompts of like length, together."""
+    """Indices of prompts, batched by similar length."""
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     for start in range(0, len(order), size):
         yield order[start : start + size]

@@ -45,13 +45,13 @@ def differences(baseline: Sequence[float], rows: Mapping[str, Sequence[float]]) 
 def p_values(apart: Floats, labels: Labels | None = None, *, binary: bool, seed: int = 0) -> Floats:
     """Two-sided p-value of each row, [rows]: does it differ from the baseline?
 
-    McNemar's exact test where values are right or wrong and items stand alone; else random sign flips of items or whole groups.
+    McNemar's exact test if values are right or wrong and items are independent; else random sign flips of items or groups.
 
     Args:
         apart: Differences [items, rows].
         labels: The group of each item, as integers from 0.
         binary: Whether all values are 0 or 1.
-        seed: Of the sign flips.
+        seed: Seed of the sign flips.
     """
     if binary and labels is None:
         return np.array([mcnemar(int((row > 0).sum()), int((row < 0).sum())) for row in apart.T])
@@ -100,7 +100,7 @@ def interval(values: Floats, labels: Labels | None = None, *, seed: int = 0) -> 
 
 
 def variance(values: Floats, labels: Labels | None = None) -> float:
-    """Of the mean's sampling error, times the number of items: grows where the items of a group agree."""
+    """Variance of the mean's sampling error, times the number of items. It grows if the items of a group agree."""
     centered = values - values.mean()
     if labels is None:
         return float((centered**2).mean())

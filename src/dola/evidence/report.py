@@ -1,10 +1,11 @@
-"""What an evaluation found: each way's metrics with intervals, its difference from vanilla, and what may be said of it."""
+"""The report of an evaluation: each way's metrics with intervals, its difference from vanilla, and its interpretation."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -14,6 +15,7 @@ import transformers
 import dola
 from dola.evidence.sample import Sample
 from dola.evidence.statistics import Comparison, Estimate, compare, describe, estimate
+from dola.evidence.verdict import SMALLEST, Finding, headline, judge
 from dola.evidence.ways import Role, Way
 from dola.tasks.data import Origin
 
@@ -23,13 +25,13 @@ class WayResult:
     """One way on the task.
 
     Attributes:
-        name, description, role: As of the Way.
-        estimates: By metric: the mean over items with its 95% interval.
-        comparisons: By metric: against vanilla on the same items; empty for vanilla.
+        name, description, role: See Way.
+        estimates: The mean over items with its 95% interval, by metric.
+        comparisons: The comparison with vanilla on the same items, by metric; empty for vanilla.
         layers: Share of tokens at which each premature layer was contrasted.
-        implausible: Mean number of tokens of a continuation outside the plausible set; None where nothing was counted.
-        items: By metric: the value of each item, in the order of `Report.item_ids`.
-        texts: What was generated for each item; empty for tasks that score.
+        implausible: Mean number of a continuation's tokens outside the plausible set; None if they were not counted.
+        items: The value of each item, by metric, in the order of `Report.item_ids`.
+        texts: The text generated for each item; empty for tasks that score.
     """
 
     name: str
@@ -44,11 +46,11 @@ class WayResult:
 
     @property
     def control(self) -> bool:
-        """Whether it explains the others and is not proposed for use."""
+        """Whether it is a control, which explains the others and is not proposed for use."""
         return self.role.control
 
     def to_json(self) -> dict[str, Any]:
-        """Everything; of its role, whether it is a control."""
+        """All fields for JSON; the role only as whether it is a control."""
         fields = asdict(self) | {"control": self.control}
         del fields["role"]
         return fields
@@ -59,20 +61,22 @@ class Report:
     """An evaluation of one model on one task.
 
     Attributes:
-        task: Its name.
-        model: As it was given.
-        dtype: Of the weights.
-        origins: What the items were read from, with SHA-256.
-        item_ids: Of the items, in the order of all lists of values.
-        total: How many items the task has; fewer were taken where there was a limit.
-        seed: Of the choice of items, folds, random layers, ties of the length control, sampling and bootstrap.
-        settings: Of the DoLa rows (`dola`), and of generation.
-        metrics: Their names, the first one decides.
-        chance: By metric: what it is without any knowledge; None where that means nothing.
-        ways: Vanilla first.
-        versions: Of what computed it.
-        notes: What a reader must know: truncated contexts, data that are not the published ones.
-        files: That were written, for tasks whose answers are judged elsewhere.
+        task: Name of the task.
+        model: Name of the model, as given.
+        dtype: Dtype of the weights.
+        origins: Sources of the items, with SHA-256.
+        item_ids: Ids of the items, in the order of all lists of values.
+        total: Number of items that the task has; a limit takes fewer.
+        seed: Seed of the choice of items, folds, random layers, ties of the length control, sampling and bootstrap.
+        settings: Settings of the DoLa rows (`dola`), and of generation.
+        metrics: Names of the metrics; the first one decides.
+        chance: The value without any knowledge, by metric; None if that is undefined.
+        ways: The results of the ways, vanilla first.
+        versions: Versions of the software that computed them.
+        notes: What a reader must know: truncated contexts, data that differ from the published ones.
+        files: Files that were written, for tasks whose answers another program judges.
+        groups: The group of each item, if the data have groups.
+        smallest: The difference in the first metric that matters.
     """
 
     task: str
@@ -89,28 +93,62 @@ class Report:
     versions: dict[str, str]
     notes: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    groups: list[str] | None = None
+    smallest: float = SMALLEST
+
+    @cached_property
+    def findings(self) -> dict[str, Finding]:
+        """The verdict on each row that is proposed for use, on the first metric: one family (`verdict.judge`)."""
+        vanilla = self._with_role(Role.VANILLA)
+        rows = [way for way in self.ways if not way.control and way.role is not Role.VANILLA]
+        if vanilla is None or not self.metrics or not rows:
+            return {}
+        first = self.metrics[0]
+        values = {way.name: way.items[first] for way in rows}
+        return judge(vanilla.items[first], values, groups=self.groups, smallest=self.smallest, seed=self.seed)
+
+    @property
+    def verdict(self) -> str:
+        """The answer in one sentence."""
+        return headline(self.findings, self.metrics[0]) if self.findings else ""
 
     @property
     def sentences(self) -> list[str]:
-        """Plain words on every way that is no control: more than noise or not, and whether length explains it.
+        """The verdict on each row that is proposed for use, how verdicts were made, then the reasons.
 
-        The first metric is told of always, the others where they differ by more than noise.
+        Metrics other than the first are mentioned, without a verdict, if their interval excludes 0.
         """
-        found = []
+        found = [*(each.sentence(name) for name, each in self.findings.items()), *self._family()]
         for way in self.ways:
             if way.control or way.role is Role.VANILLA:
                 continue
             for metric in self.metrics:
-                if metric == self.metrics[0] or way.comparisons[metric].significant:
+                if metric != self.metrics[0] and way.comparisons[metric].significant:
                     found.append(describe(way.comparisons[metric], metric, method=way.name))
+                if metric == self.metrics[0] or way.comparisons[metric].significant:
                     found += self._length_explains(way, metric)
                 if metric == self.metrics[0]:
                     found += self._against_penalty(way, metric)
         return found
 
+    def _family(self) -> list[str]:
+        """How the verdicts were made, and where an interval alone would say something else."""
+        if not self.findings:
+            return []
+        count = len(self.findings)
+        found = [
+            f"Verdicts are on {self.metrics[0]}, which was named before the run. "
+            + (f"{count} rows were judged together (Holm); " if count > 1 else "One row was judged; ")
+            + "intervals are of each row by itself. Other metrics and controls get no verdict."
+        ]
+        if apart := [name for name, each in self.findings.items() if each.disagrees]:
+            rows = f"The interval of {apart[0]} says" if len(apart) == 1 else f"The intervals of {', '.join(apart)} say"
+            found.append(f"{rows} something else than the verdict, which counts all {count} rows that were judged.")
+        return found
+
     @property
     def layers_chosen(self) -> list[str]:
-        """How often each candidate was contrasted, the most frequent first; for ways that are no control and have a choice."""
+        """How often each candidate was contrasted, most frequent first, for all ways with a choice except controls."""
         found = []
         for way in self.ways:
             if not way.control and len(way.layers) > 1:
@@ -125,14 +163,20 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, per-item values included."""
-        return asdict(self) | {"ways": [way.to_json() for way in self.ways], "sentences": self.sentences}
+        found = {name: asdict(each) | {"verdict": each.verdict.value} for name, each in self.findings.items()}
+        return asdict(self) | {
+            "ways": [way.to_json() for way in self.ways],
+            "verdict": self.verdict,
+            "findings": found,
+            "sentences": self.sentences,
+        }
 
     def _with_role(self, role: Role) -> WayResult | None:
         """The first result of that role, if there is one."""
         return next((way for way in self.ways if way.role is role), None)
 
     def _against_penalty(self, way: WayResult, metric: str) -> list[str]:
-        """Beside vanilla with the repetition penalty that the way has, too: what is left is not the penalty's doing."""
+        """Also compare with vanilla at the way's repetition penalty: the rest of the difference is not due to the penalty."""
         if (control := self._with_role(Role.PENALTY)) is None:
             return []
         values = control.items[metric], way.items[metric]
@@ -140,7 +184,7 @@ class Report:
         return [describe(against, metric, method=way.name, baseline=control.name)]
 
     def _length_explains(self, way: WayResult, metric: str) -> list[str]:
-        """Where a way gains: whether a scorer that only counts tokens does as well."""
+        """If a way gains: whether a scorer that only counts tokens does as well."""
         length, gain = self._with_role(Role.LENGTH), way.comparisons[metric]
         if length is None or not gain.significant or gain.difference <= 0:
             return []
@@ -150,7 +194,7 @@ class Report:
             return [f"{metric}: the number of tokens explains the gain of {way.name}: {level}."]
         if against.low > 0:
             return [f"{metric}: the number of tokens alone does not reach {way.name}: {level}."]
-        return [f"{metric}: on these items the gain of {way.name} cannot be told from one by the number of tokens: {level}."]
+        return [f"{metric}: on these items the gain of {way.name} is indistinguishable from a length-only scorer's: {level}."]
 
 
 def make_report(
@@ -165,8 +209,9 @@ def make_report(
     implausible: Mapping[str, float] | None = None,
     notes: Sequence[str] = (),
     texts: Mapping[str, list[str]] | None = None,
+    smallest: float = SMALLEST,
 ) -> Report:
-    """A report from the metric values of each way: way -> metric -> value of each item."""
+    """Make a report from the values of each item: way -> metric -> values."""
     task, seed = sample.task, sample.seed
     metrics = [metric.name for metric in task.metrics]
     binary = {metric.name: metric.binary for metric in task.metrics}
@@ -189,9 +234,9 @@ def make_report(
         for way in ways
     ]
     unknown = [
-        f"{origin.name} is not the file that published numbers were made with (SHA-256 {origin.sha256})."
+        f"{origin.name} differs from the file that published numbers were made with (SHA-256 {origin.sha256})."
         for origin in sample.origins
-        if not origin.known
+        if not origin.known and task.published
     ]
     chance = {
         metric.name: None if metric.chance is None else fmean(map(metric.chance, sample.items)) for metric in task.metrics
@@ -215,12 +260,23 @@ def make_report(
             "python": platform.python_version(),
         },
         notes=[*unknown, *notes],
+        groups=_groups(sample.items),
+        smallest=smallest,
     )
 
 
+def _groups(items: Sequence[Any]) -> list[str] | None:
+    """The group of each item, if there are any. An item without one is its own group."""
+    named = [getattr(item, "group", None) for item in items]
+    if all(group is None for group in named):
+        return None
+    return [f"item {i}" if group is None else f"group {group}" for i, group in enumerate(named)]
+
+
 def markdown(report: Report) -> str:
-    """The report as Markdown: one table, then the sentences. Differences that are more than noise are bold."""
-    lines = [f"### {report.task}, {report.model}, {report.dtype}", "", f"{summary(report)} Controls in italics.", ""]
+    """The report as Markdown: the verdict, one table, then the sentences. Statistically significant differences are bold."""
+    answer = [f"**{report.verdict}**", ""] if report.verdict else []
+    lines = [f"### {report.task}, {report.model}, {report.dtype}", "", *answer, f"{summary(report)} Controls in italics.", ""]
     if report.metrics:
         lines += ["| " + " | ".join(row) + " |" for row in _rows(report)] + [""]
     said = [
@@ -249,7 +305,7 @@ def _rows(report: Report) -> list[list[str]]:
 
 
 def summary(report: Report) -> str:
-    """What was evaluated, in one line."""
+    """One line on what was evaluated."""
     part = f"All {report.total}" if len(report.item_ids) == report.total else f"{len(report.item_ids)} of {report.total}"
     data = ", ".join(f"{origin.name} (SHA-256 {origin.sha256[:12]})" for origin in report.origins)
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())

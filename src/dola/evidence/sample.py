@@ -1,4 +1,4 @@
-"""The items that an evaluation runs on: all that a task's data hold, or so many of them, drawn with a seed."""
+"""The items of an evaluation: all items of a task, or some of them, drawn with a seed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dola.tasks.data import Origin
 
 @dataclass(frozen=True)
 class Sample:
-    """Items of a task, and where they are from.
+    """Items of a task, and their sources.
 
     Attributes:
         task: The task.
-        items: Those that are run, in the order of the data.
-        origins: What they were read from, with SHA-256.
-        total: How many items the data hold.
-        seed: That the items were drawn with, where there are fewer than `total`; and of all else that is drawn later.
+        items: The items to run, in the order of the data.
+        origins: Their sources, with SHA-256.
+        total: Number of items in the data.
+        seed: Seed of the drawn items, if they are fewer than `total`, and of everything that is drawn later.
     """
 
     task: Task
@@ -37,31 +37,42 @@ class Sample:
 
         Args:
             task: The task.
-            sources: Paths or hub ids; a folder stands for the task's files in it. None means the task's place on the hub.
-            limit: Draw so many items, rather than take all.
-            seed: Of the draw.
+            sources: Paths or hub ids; a folder means the task's files in it. Without sources, the task's data set on the hub.
+            limit: Number of items to draw; None takes all.
+            seed: Seed of the draw.
 
         Raises:
             DataError, MissingExtraError: See `Task.open`.
-            InputError: A limit below 1.
+            InputError: The limit is below 1.
         """
         paths = [path for source in sources for path in _files(task, source)]
         data = task.open(paths or None)
         items: Sequence[Any] = task.items(data)
+        return cls.of_items(task, items, data.origins, limit=limit, seed=seed)
+
+    @classmethod
+    def of_items(
+        cls, task: Task, items: Sequence[Any], origins: Sequence[Origin], *, limit: int | None = None, seed: int = 0
+    ) -> Sample:
+        """All items, or so many of them; arguments as of `of`.
+
+        Raises:
+            InputError: A limit below 1.
+        """
         if limit is not None and limit < 1:
-            raise InputError(f"limit={limit} leaves no item; at least 1 is needed.", hint="leave it out for all items")
+            raise InputError(f"limit={limit} leaves no item; at least 1 is required.", hint="omit it for all items")
         chosen = items if limit is None or limit >= len(items) else draw(items, limit, seed)
-        return cls(task, chosen, data.origins, len(items), seed)
+        return cls(task, chosen, origins, len(items), seed)
 
     @property
     def facts(self) -> dict[str, str]:
-        """What results of this sample must be of (`ResultsFile`)."""
+        """Properties that results of this sample must match (`ResultsFile`)."""
         data = ", ".join(f"{origin.name} with SHA-256 {origin.sha256}" for origin in self.origins)
         return {"task": self.task.name, "data": data, "items": f"{len(self.items)} of {self.total}, seed {self.seed}"}
 
 
 def draw(items: Sequence[Any], count: int, seed: int) -> list[Any]:
-    """So many items at random, in their order. Fewer items of the same seed are not a part of more."""
+    """`count` random items, in their order. A smaller draw with the same seed is not part of a larger one."""
     return [items[i] for i in sorted(random.Random(seed).sample(range(len(items)), count))]
 
 
@@ -69,10 +80,10 @@ def find_task(name: str) -> Task:
     """The task of that name.
 
     Raises:
-        UsageError: There is none.
+        UsageError: No task has that name.
     """
     if name not in TASKS:
-        raise UsageError(f"{name!r} is no task; there are {', '.join(TASKS)}.", hint="dola eval truthfulqa-mc --data FILE")
+        raise UsageError(f"{name!r} is not a task. Tasks: {', '.join(TASKS)}.", hint="dola eval truthfulqa-mc --data FILE")
     return TASKS[name]
 
 

@@ -25,14 +25,14 @@ def claims(
 
     Args:
         runs: Reports.
-        rows: Rows of each, of which the first has the effect.
+        rows: Rows of each report; the first has the effect.
         items: Items of each report.
         effect: The mean difference of the first row.
         discordant: Share of items on which a row and the baseline differ; the spread of values that are not 0 or 1.
         binary: Whether values are right or wrong.
         sequential: Whether the items are looked at after 25, 50, 75 and 100%.
         cluster: Items of a group; their differences agree in part.
-        seed: Of the simulation.
+        seed: Seed of the simulation.
     """
     generator = np.random.default_rng(seed)
     looks = ends(items) if sequential else [items]

@@ -1,8 +1,7 @@
-"""Whether a difference between two methods is more than noise: paired comparisons of what each scored on the same items.
+"""Is the difference between two methods statistically significant? Paired comparisons of their values on the same items.
 
-Intervals are 95% percentile bootstrap intervals over items (Efron 1979), seeded. Metrics that are 0 or 1 are compared by
-McNemar's exact test as well (McNemar 1947): of the items on which the methods differ, is the split further from even than a
-coin's?
+Intervals are 95% percentile bootstrap intervals over items (Efron 1979), seeded. Metrics that are 0 or 1 are also compared by
+McNemar's exact test (McNemar 1947): among the items on which the methods differ, is the split more uneven than a fair coin's?
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from dola.errors import InputError
 RESAMPLES = 10_000
 LEVEL = 0.95
 FEWEST_ITEMS = 20
-"""Below this, no difference is called more than noise: bootstrap intervals of few items are too narrow."""
+"""With fewer items no difference is called significant: bootstrap intervals of few items are too narrow."""
 
 _CHUNK = 500
-"""Resamples drawn at a time: bounds memory at 500 * items indices."""
+"""Number of resamples drawn at a time: it limits memory to 500 * items indices."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,13 @@ class Comparison:
     Attributes:
         items: Number of items.
         baseline: Mean of the baseline.
-        method: Mean of the method that is compared with it.
+        method: Mean of the compared method.
         difference: Mean of (method - baseline).
         low: Lower end of the difference's 95% interval.
-        high: Upper end.
-        higher: Items on which the method scored higher. Whether that is better depends on the metric.
-        lower: Items on which it scored lower.
-        p_value: McNemar's exact test, two-sided; None for metrics that are not 0 or 1.
+        high: Upper end of that interval.
+        higher: Number of items on which the method scored higher. Whether that is better depends on the metric.
+        lower: Number of items on which it scored lower.
+        p_value: Two-sided p-value of McNemar's exact test; None for metrics that are not 0 or 1.
     """
 
     items: int
@@ -64,9 +63,9 @@ class Comparison:
 
     @property
     def significant(self) -> bool:
-        """Whether the difference is more than noise, at 5%.
+        """Whether the difference is statistically significant at the 5% level.
 
-        The interval does not hold 0, McNemar's test agrees where there is one, and there are items enough (`FEWEST_ITEMS`).
+        The interval excludes 0, McNemar's test agrees if it applies, and there are enough items (`FEWEST_ITEMS`).
         """
         apart = self.low > 0 or self.high < 0
         return apart and self.items >= FEWEST_ITEMS and (self.p_value is None or self.p_value < 1 - LEVEL)
@@ -76,7 +75,7 @@ def estimate(values: Sequence[float], *, seed: int = 0) -> Estimate:
     """The mean of one method's values, one for each item, with its interval.
 
     Raises:
-        InputError: No values, or one that is not finite.
+        InputError: No values were given, or one is not finite.
     """
     array = _checked(values, "values")
     low, high = _interval(array, seed)
@@ -84,16 +83,16 @@ def estimate(values: Sequence[float], *, seed: int = 0) -> Estimate:
 
 
 def compare(baseline: Sequence[float], method: Sequence[float], *, binary: bool, seed: int = 0) -> Comparison:
-    """Compare two methods by what each scored on the same items, in the same order.
+    """Compare two methods by their values on the same items, in the same order.
 
     Args:
         baseline: The baseline's value of each item.
-        method: The method's.
+        method: The method's value of each item.
         binary: Whether the values are all 0 or 1, so that McNemar's test applies.
-        seed: Of the bootstrap. The same seed and items give the same interval.
+        seed: Seed of the bootstrap. The same seed and items give the same interval.
 
     Raises:
-        InputError: No values, different numbers of them, one that is not finite, or binary values other than 0 and 1.
+        InputError: No values, different numbers of values, a value that is not finite, or binary values other than 0 and 1.
     """
     before, after = _checked(baseline, "values of the baseline"), _checked(method, "values of the method")
     if len(before) != len(after):
@@ -120,9 +119,9 @@ def compare(baseline: Sequence[float], method: Sequence[float], *, binary: bool,
 
 
 def mcnemar(higher: int, lower: int) -> float:
-    """Two-sided p-value of McNemar's exact test: of a fair coin, how likely is a split of higher + lower at least this uneven?
+    """Two-sided p-value of McNemar's exact test: how likely does a fair coin split higher + lower at least this unevenly?
 
-    In whole numbers, so exact at any size; 1 where there is nothing to split.
+    Computed in whole numbers, so exact at any size; 1 if there is nothing to split.
     """
     total, fewer = higher + lower, min(higher, lower)
     tail = sum(math.comb(total, k) for k in range(fewer + 1))
@@ -130,24 +129,24 @@ def mcnemar(higher: int, lower: int) -> float:
 
 
 def describe(comparison: Comparison, metric: str, *, method: str, baseline: str = "vanilla") -> str:
-    """One sentence: both means, the difference with its interval, and whether it is more than noise. In percent and points.
+    """One sentence with both means, the difference with its interval, and whether it is significant; in percent and points.
 
     Args:
-        comparison: What is told.
-        metric: The metric's name.
-        method: The method's name.
-        baseline: The baseline's.
+        comparison: The comparison to describe.
+        metric: Name of the metric.
+        method: Name of the method.
+        baseline: Name of the baseline.
     """
     c = comparison
     direction = "higher" if c.difference > 0 else "lower"
     distance = f"{abs(100 * c.difference):.1f} points {direction}" if c.difference else "equal"
     test = "" if c.p_value is None else f"; McNemar p {_p(c.p_value)}"
     if c.significant:
-        verdict = "more than noise"
+        verdict = "statistically significant"
     elif c.items < FEWEST_ITEMS:
-        verdict = f"but {c.items} items are too few to tell"
+        verdict = f"{c.items} items are too few to decide"
     else:
-        verdict = "no more than noise"
+        verdict = "not statistically significant"
     return (
         f"{metric}: {method} {100 * c.method:.1f} against {baseline} {100 * c.baseline:.1f} on {c.items} items, {distance} "
         f"(95% interval {100 * c.low:+.1f} to {100 * c.high:+.1f}{test}): {verdict}."
@@ -155,13 +154,13 @@ def describe(comparison: Comparison, metric: str, *, method: str, baseline: str 
 
 
 def folds(n: int, k: int, seed: int = 0) -> tuple[tuple[int, ...], ...]:
-    """Split the indices 0..n-1 into k folds at random: disjoint, all together complete, sizes at most one apart, each in order.
+    """Split the indices 0..n-1 into k random folds: disjoint, complete, of sizes that differ by at most 1, each in order.
 
     Raises:
         InputError: Fewer than two folds, or fewer items than folds.
     """
     if not 2 <= k <= n:
-        raise InputError(f"{n} items cannot be split into {k} folds; allowed are 2 to {n}.", hint="use k=2, as the paper does")
+        raise InputError(f"{n} items cannot be split into {k} folds. Allowed: 2 to {n}.", hint="use k=2, as the paper does")
     order = list(range(n))
     random.Random(seed).shuffle(order)
     return tuple(tuple(sorted(order[start::k])) for start in range(k))
@@ -170,16 +169,14 @@ def folds(n: int, k: int, seed: int = 0) -> tuple[tuple[int, ...], ...]:
 def _checked(values: Sequence[float], what: str) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if not array.size:
-        raise InputError(f"There are no {what}.", hint="score one item at least")
+        raise InputError(f"The {what} are empty.", hint="score at least one item")
     if not np.isfinite(array).all():
-        raise InputError(
-            f"Of the {what}, number {int((~np.isfinite(array)).argmax())} is not finite.", hint="look at that item"
-        )
+        raise InputError(f"Number {int((~np.isfinite(array)).argmax())} of the {what} is not finite.", hint="look at that item")
     return array
 
 
 def _interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """95% percentile bootstrap interval of the mean. Values that are all equal give an interval without width."""
+    """95% percentile bootstrap interval of the mean. If all values are equal, its width is 0."""
     generator = np.random.default_rng(seed)
     n = len(values)
     means = [values[generator.integers(n, size=(_CHUNK, n))].mean(axis=1) for _ in range(RESAMPLES // _CHUNK)]

@@ -1,4 +1,4 @@
-"""A report as a terminal shows it: one table, controls below, then what may be said of it."""
+"""Prints a report on a terminal: one table with controls below, then sentences that interpret it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from dola.evidence.report import Report, WayResult, cell, summary
 from dola.evidence.statistics import Comparison
 
 WIDE = 130
-"""From this width on, every metric has its interval; below it, the difference from vanilla alone."""
+"""From this width on, every metric has its interval; on a narrower terminal, only the difference from vanilla."""
 
 
 def render(console: Console, report: Report) -> None:
-    """Print a report. A star marks a difference from vanilla that is more than noise."""
+    """Print a report. A star marks a statistically significant difference from vanilla."""
     console.print(Text(f"{report.task}, {report.model}, {report.dtype}", style="bold"))
+    if report.verdict:
+        console.print(Text(report.verdict, style="bold"))
     console.print(Text(summary(report)))
     if report.metrics:
         console.print(_table(report, intervals=console.width >= WIDE))
         console.print()
-        console.print(Text("In percent, 95% intervals; *: more than noise against vanilla, on the same items."))
+        console.print(Text("In percent, 95% intervals; *: differs significantly from vanilla, on the same items."))
     for line in [*report.sentences, *report.layers_chosen, *report.notes]:
         console.print(Text(f"- {line}"))
     for path in report.files:
@@ -57,6 +59,6 @@ def _row(report: Report, way: WayResult, *, intervals: bool) -> list[str]:
 
 
 def _short(found: Comparison) -> str:
-    """A difference with its interval, in points, in 21 characters as a rule."""
+    """A difference with its interval, in points, usually in 21 characters."""
     star = "*" if found.significant else ""
     return f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]{star}"

@@ -1,8 +1,8 @@
-"""`dola.tune`: which layers, divergence and readout suit a model and a task, or none of them, judged on items that had no say.
+"""`dola.tune`: finds layers, divergence and readout for a model and a task, judged on held-out items, or recommends none.
 
-Multiple-choice tasks: all candidates are scored in one pass; the best on some folds is judged on the rest, as the paper's
-two-fold validation does. Tasks that generate: the best on a training subset is judged on the other items. Off is a candidate
-like any other, and the answer unless the held-out gain over it is more than noise.
+Multiple-choice tasks: all candidates are scored in one pass, and the best on some folds is judged on the rest, as in the
+paper's two-fold validation. Tasks that generate: the best on a training subset is judged on the other items. Off is a candidate
+like any other, and the result unless the held-out gain over it is statistically significant.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ Candidates = dict[str, DoLaConfig | None]
 
 @dataclass(frozen=True)
 class Tuning:
-    """What tuning found.
+    """The result of tuning.
 
     Attributes:
         task: Name of the task.
-        metric: What was maximised.
-        config: What to decode with; None is without DoLa.
-        settings: The same as the file of `save` holds it.
-        best: Name of the candidate that is best on all items that the choice is made by.
-        chosen: The candidates that the held-out items were judged with: for each fold the best on the other folds; one alone
-            for tasks that generate.
-        baseline: What they are compared with: off, or off with the repetition penalty where that is better.
-        gain: The chosen candidates against the baseline, on held-out items.
-        candidates: Mean of the metric by candidate, over the items that the choice is made by.
-        items: How many items there were.
-        seed: Of folds, subsets and intervals.
-        truncated: How many contexts were cut to fit the model's window.
+        metric: The maximized metric.
+        config: The recommended configuration; None means without DoLa.
+        settings: The same in the form of the file that `save` writes.
+        best: Name of the best candidate on all items used for choosing.
+        chosen: The candidates that were judged on the held-out items: for each fold the best on the other folds; only one for
+            tasks that generate.
+        baseline: What they are compared with: off, or off with the repetition penalty if that is better.
+        gain: The chosen candidates compared with the baseline, on held-out items.
+        candidates: Mean of the metric by candidate, over the items used for choosing.
+        items: Number of items.
+        seed: Seed of folds, subsets and intervals.
+        truncated: Number of contexts that were cut to fit the model's window.
     """
 
     task: str
@@ -73,17 +73,17 @@ class Tuning:
 
     @property
     def sentence(self) -> str:
-        """The held-out gain in words, and what follows from it."""
+        """A sentence on the held-out gain, and the recommendation."""
         chosen = " / ".join(dict.fromkeys(self.chosen))
-        told = describe(self.gain, f"{self.metric}, held out", method=chosen, baseline=self.baseline)
-        return f"{told} So: {OFF if self.config is None else self.best}."
+        gain = describe(self.gain, f"{self.metric}, held out", method=chosen, baseline=self.baseline)
+        return f"{gain} So: {OFF if self.config is None else self.best}."
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write what `--config` of the command and `DoLaConfig.from_file` read."""
+        """Write a settings file for the command's `--config` and `DoLaConfig.from_file`."""
         Path(path).write_text(dumps(self.settings) + "\n", encoding="utf-8")
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as plain dicts, lists and numbers."""
+        """All fields as plain dicts, lists and numbers."""
         return asdict(self) | {"config": self.config and self.config.as_dict(), "sentence": self.sentence}
 
 
@@ -108,44 +108,54 @@ def tune(
     """Choose settings for a model and a task.
 
         found = dola.tune(model, tokenizer, "factor-news", TASKS["factor-news"].items("news_factor.csv"))
-        found.config  # None where DoLa does not help on items that had no say in the choice
+        found.config  # None if DoLa does not help on held-out items
 
     Args:
         model: A decoder-only Hugging Face model, without DoLa on it.
         tokenizer: Its tokenizer.
         task: A task that needs no judge, or its name.
         items: Its items.
-        metric: What is maximised; the task's first metric, unless given.
-        folds: Of multiple-choice tasks.
-        train: Of tasks that generate: how many items the choice is made by; half of them, unless given.
-        static: Layers that are tried alone in tasks that generate, where each candidate is a run of its own. Multiple-choice
-            tasks try the candidates of both buckets, without being asked.
-        relative_top: The plausibility threshold of all candidates. By default scoring takes the paper's for the task, and
-            `Tuning.config` DoLaConfig's: a threshold of 0, as for TruthfulQA's given answers, is none to decode with.
-        repetition_penalty: Where text is generated; by default that of the paper's run. Off is tried with it and without.
-        batch_size: Prompts at a time, where text is generated.
-        seed: Of folds, subsets and intervals.
-        results: A file that keeps what has been found. Where it exists, the run goes on from it.
-        facts: What else `results` must be of, by name.
+        metric: The metric to maximize; by default the task's first one.
+        folds: Number of folds, for multiple-choice tasks.
+        train: Number of items to choose on, for tasks that generate; by default half of them.
+        static: Single layers to try in tasks that generate, where each candidate is a separate run. Multiple-choice tasks
+            always try the candidates of both buckets.
+        relative_top: The plausibility threshold of all candidates. By default scoring uses the paper's for the task, and
+            `Tuning.config` DoLaConfig's: a threshold of 0, as for TruthfulQA's given answers, does not suit decoding.
+        repetition_penalty: Repetition penalty of generated text; by default that of the paper's run. Off is tried with and
+            without it.
+        batch_size: Prompts at a time, for generated text.
+        seed: Seed of folds, subsets and intervals.
+        results: A file that stores results. If it exists, the run resumes from it.
+        facts: Further properties that `results` must match, by name.
         progress: Whether to show a progress bar on stderr.
 
     Raises:
-        InputError: Too few items for the folds or the subset, or a task that only judges can measure.
-        ConfigError: A metric that the task does not have.
-        LayersError: Layers that this model does not have.
+        InputError: There are too few items for the folds or the subset, or only judges can measure the task.
+        ConfigError: The task does not have the metric.
+        LayersError: This model does not have the layers.
+
+    Examples:
+        >>> from dola.tasks.items import ChoiceItem
+        >>> model, tokenizer = dola.load()
+        >>> endings, right = (" Olympia", " Seattle", " Boise", " Salem"), (True, False, False, False)
+        >>> items = [ChoiceItem(str(i), "The capital of Washington is", endings, right, best=0) for i in range(4)]
+        >>> found = dola.tune(model, tokenizer, "factor-news", items, progress=False)
+        >>> found.config is None  # four items show nothing, so the answer is off
+        True
     """
     task = TASKS[task] if isinstance(task, str) else task
     if not task.measured_alone:
         raise InputError(f"{task.name} has no metric to choose by without a judge.", hint="tune on truthfulqa-mc or gsm8k")
     if len(items) < 2:
         raise InputError(
-            f"{len(items)} of the 2 items that are needed: one to choose by, and one to judge the choice.",
-            hint="use at least 2, and hundreds for a difference to show",
+            f"{len(items)} items are too few; at least 2 are required, one to choose on and one to judge the choice.",
+            hint="use at least 2, and hundreds to detect a difference",
         )
     names = [each.name for each in task.metrics]
     metric = names[0] if metric is None else metric
     if metric not in names:
-        raise ConfigError(f"{metric!r} is no metric of {task.name}; there are {', '.join(names)}.", hint=f"use {names[0]}")
+        raise ConfigError(f"{metric!r} is not a metric of {task.name}. Metrics: {', '.join(names)}.", hint=f"use {names[0]}")
     asked = {} if relative_top is None else {"relative_top": relative_top}
     fixed = {**task.paper.settings, **asked}
     with_dola = task.paper.repetition_penalty if repetition_penalty is None else repetition_penalty
@@ -181,7 +191,7 @@ def tune(
 
 
 def choice_candidates(model: Any, **fixed: Any) -> Candidates:
-    """Off; low, high, and each layer of both by itself; each with the settings of GRID, where these differ.
+    """Off; low, high, and each single layer of both; each with the settings of GRID that differ.
 
     Args:
         model: The model.
@@ -194,7 +204,7 @@ def choice_candidates(model: Any, **fixed: Any) -> Candidates:
     for layers in tried:
         for settings in GRID:
             config = DoLaConfig(layers, **fixed, **settings)
-            # One layer is chosen by any divergence; with the reference's, the bare head skips a logit transform as well.
+            # Any divergence chooses a single layer; with the reference's, the bare head also skips a logit transform.
             another = config.divergence == "jsd" or (config.raw_head and anatomy.logit_transform is not None)
             if isinstance(layers, str) or another:
                 found[_name(config)] = config
@@ -202,7 +212,7 @@ def choice_candidates(model: Any, **fixed: Any) -> Candidates:
 
 
 def generation_candidates(static: Sequence[int], **fixed: Any) -> Candidates:
-    """Off, low, high, and these layers by themselves; `fixed` as of `choice_candidates`."""
+    """Off, low, high, and these single layers; for `fixed` see `choice_candidates`."""
     tried: list[str | Sequence[int]] = ["low", "high", *([layer] for layer in static)]
     configs = [DoLaConfig(layers, **fixed) for layers in tried]
     return {OFF: None, **{_name(config): config for config in configs}}
@@ -210,7 +220,7 @@ def generation_candidates(static: Sequence[int], **fixed: Any) -> Candidates:
 
 @dataclass(frozen=True)
 class _Judged:
-    """Means by candidate over the items of the choice; on held-out items, values of off and of what was chosen."""
+    """Means by candidate over the items used for choosing, and values of off and of the choice on held-out items."""
 
     means: dict[str, float]
     chosen: list[str]
@@ -234,7 +244,7 @@ def _by_folds(
 ) -> _Judged:
     if not 2 <= folds <= len(items):
         raise InputError(
-            f"{len(items)} items cannot be split into {folds} folds; allowed are 2 to {len(items)}.",
+            f"{len(items)} items cannot be split into {folds} folds. Allowed: 2 to {len(items)}.",
             hint="use 2, as the paper does",
         )
     recipes = {name: Recipe(config) for name, config in candidates.items()}
@@ -266,8 +276,8 @@ def _by_subset(
     train = len(items) // 2 if train is None else train
     if not 1 <= train < len(items):
         raise InputError(
-            f"{train} of {len(items)} items to choose by; allowed are 1 to {len(items) - 1}, the rest is held out.",
-            hint="leave it out for half of them",
+            f"Choosing on {train} of {len(items)} items is not possible. Allowed: 1 to {len(items) - 1}; the rest is held out.",
+            hint="omit it for half of them",
         )
     drawn = set(random.Random(run["seed"]).sample(range(len(items)), train))
     choosing = [item for i, item in enumerate(items) if i in drawn]
@@ -297,7 +307,7 @@ def _by_subset(
 
 
 def _name(config: DoLaConfig) -> str:
-    """Its layers, and the settings that are not the usual ones. Those that all candidates share are left out."""
+    """A candidate's name: its layers and unusual settings, without those that all candidates share."""
     layers = config.layers if isinstance(config.layers, str) else static_name(config.layers[0])
     others = [each for each in DoLaConfig.options() if not each.facts.by_task]
     given = [(each, getattr(config, each.name)) for each in others]
@@ -305,13 +315,13 @@ def _name(config: DoLaConfig) -> str:
 
 
 def _to_decode_with(config: DoLaConfig, asked: Mapping[str, Any]) -> DoLaConfig:
-    """What was chosen, with the usual values of settings that only the scoring took from the task."""
+    """The chosen configuration, with the usual values of settings that only the scoring took from the task."""
     usual = {each.name: each.default for each in DoLaConfig.options() if each.facts.by_task}
     return replace(config, **{**usual, **asked})
 
 
 def _settings(config: DoLaConfig | None, asked: Mapping[str, Any], penalty: float | None) -> dict[str, Any]:
-    """As the command's options are called; with the penalty that the texts were judged with, if there were any."""
+    """The settings by the names of the command's options, with the penalty of the judged texts, if any."""
     judged = {} if penalty is None else {"repetition-penalty": penalty}
     if config is None:
         return {"layers": OFF, **judged}

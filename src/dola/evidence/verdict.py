@@ -98,9 +98,9 @@ def judge(
         smallest: The size of difference that matters, on the scale of the values.
         groups: The group of each item, where items belong together (questions on one text). Groups are the units then.
         higher_is_better: What "better" means.
-        looks: Of a sequential run: after how many items each look is, in order, the last one after all that are planned. Items
+        looks: For a sequential run: the number of items before each look, ascending; the last one is the planned total. Items
             are in the order that was drawn, and may end at any look. Empty for a run that is judged once.
-        seed: Of the sign flips and the bootstrap.
+        seed: Seed of the sign flips and the bootstrap.
 
     Raises:
         InputError: No items, different numbers of them, values that are not finite, or items that end between two looks.
@@ -149,6 +149,27 @@ def judge(
     return found
 
 
+def headline(findings: Mapping[str, Finding], metric: str) -> str:
+    """The answer in one sentence: who is better, or that nobody is."""
+    by = {verdict: [name for name, each in findings.items() if each.verdict is verdict] for verdict in Verdict}
+    counts = {
+        Verdict.BETTER: "better",
+        Verdict.WORSE: "worse",
+        Verdict.NO_DIFFERENCE: "without a difference that matters",
+        Verdict.CANNOT_TELL: "undecided",
+    }
+    if better := by[Verdict.BETTER]:
+        best = max(better, key=lambda name: findings[name].difference)
+        others = [name for name in better if name != best]
+        also = f" So {'is' if len(others) == 1 else 'are'} {', '.join(others)}." if others else ""
+        return f"{metric}: {findings[best].sentence(best)}{also}"
+    if len(findings) == 1:
+        [(name, only)] = findings.items()
+        return f"{metric}: {only.sentence(name)}"
+    rest = ", ".join(f"{len(names)} {counts[verdict]}" for verdict, names in by.items() if names)
+    return f"No row is shown to be better than vanilla on {metric}; of {len(findings)} rows, {rest}."
+
+
 def decide(tested: Floats, shares: Sequence[float], *, alpha: float = ALPHA) -> list[int | None]:
     """At which look each row is found to differ, if at any.
 
@@ -190,7 +211,15 @@ def items_needed(of_variance: float, smallest: float, *, family: int = 1) -> int
 
 
 def _inside(values: Floats, labels: Labels | None, shares: Sequence[float], look: int, smallest: float, seed: int) -> bool:
-    """Whether the interval, widened for looking several times, lies inside ±smallest."""
+    """Whether the interval, widened for looking several times, lies inside ±smallest.
+
+    One unit that changes fully for the better and one for the worse are added (in the spirit of Agresti and Min 2005): else a
+    few items that do not differ would have an interval without width.
+    """
+    full = max(1.0, float(np.abs(values).max()))
+    values = np.concatenate([values, [full, -full]])
+    if labels is not None:
+        labels = np.concatenate([labels, [labels.max() + 1, labels.max() + 2]])
     low, high = interval(values, labels, seed=seed)
     mean, normal = float(values.mean()), NormalDist()
     wider = -normal.inv_cdf(nominal_levels(ALPHA, shares)[look] / 2) / normal.inv_cdf(1 - ALPHA / 2)

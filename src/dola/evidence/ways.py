@@ -1,4 +1,4 @@
-"""What an evaluation compares: DoLa, what it is compared with, and controls that tell where a difference comes from."""
+"""The ways that an evaluation compares: vanilla, DoLa, and controls that show the source of a difference."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from enum import Enum
 
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.layers import candidate_layers
+from dola.methods.registry import with_settings
 from dola.scoring.recipe import Recipe
 from dola.tasks import ChoiceTask
 
@@ -15,15 +16,15 @@ VANILLA = "vanilla"
 STATIC = "static, held out"
 LENGTH = "length alone"
 LENGTH_NATS = 10.0
-"""What the length-only scorer gives each token, in nats. MC2 depends on it: on TruthfulQA it is 61.0 at 1, and 63.9 at 10 and
+"""The length-only scorer's score of each token, in nats. MC2 depends on it: on TruthfulQA it is 61.0 at 1, and 63.9 at 10 and
 above, where the longest answer has all the mass."""
 
 
 class Role(Enum):
-    """What a way is in a report for.
+    """The purpose of a way in a report.
 
     Attributes:
-        VANILLA: The model without DoLa, with which the others are compared.
+        VANILLA: The model without DoLa, the baseline of all comparisons.
         METHOD: A way that is proposed for use.
         STATIC: The same with one fixed layer, chosen on held-out items.
         LENGTH: A control that counts tokens.
@@ -40,7 +41,7 @@ class Role(Enum):
 
     @property
     def control(self) -> bool:
-        """Whether it explains the others and is not proposed for use."""
+        """Whether it is a control, which explains the others and is not proposed for use."""
         return self in (Role.LENGTH, Role.PENALTY, Role.CONTROL)
 
 
@@ -51,9 +52,9 @@ class Way:
     Attributes:
         name: Its name in reports.
         description: One line on what it shows.
-        recipe: How continuations are scored, or which DoLa generates; None for what is made of other scores.
+        recipe: How continuations are scored or text is generated; None for a way that is computed from other scores.
         repetition_penalty: Repetition penalty of generated text.
-        role: What it is in a report for.
+        role: Its purpose in a report.
     """
 
     name: str
@@ -69,23 +70,30 @@ class Way:
 
 
 def static_name(layer: int) -> str:
-    """The name under which one fixed layer is scored."""
+    """The name of the way that scores with one fixed layer."""
     return f"layer {layer}"
 
 
-def choice_ways(task: ChoiceTask, own: MethodConfig, *, seed: int = 0) -> list[Way]:
+def choice_ways(
+    task: ChoiceTask, own: MethodConfig, *, seed: int = 0, more: Sequence[Way] = (), standard: bool = True
+) -> list[Way]:
     """The ways to score a multiple-choice task.
 
     Args:
-        task: The task; its paper settings say which recipe of the reference stands beside.
-        own: Threshold, divergence and final norm of the DoLa rows; its layers have a row of their own unless they are "low" or
-            "high".
-        seed: Of the random layers.
+        task: The task; its paper settings say which recipe of the reference to add.
+        own: Settings of the DoLa rows; its layers get their own row unless they are "low" or "high".
+        seed: Seed of the random layers.
+        more: Further rows.
+        standard: Whether to include the usual rows; without them the rows are vanilla, `more`, and the control of length.
     """
+    if not standard:
+        return [_vanilla(), *more, _length()]
     if not isinstance(own, DoLaConfig):
         return [
-            Way(VANILLA, "the model's own log-likelihood", Recipe(None), role=Role.VANILLA),
+            _vanilla(),
             Way(own.method, "the distribution that decoding draws from", Recipe(own)),
+            *(_layer_controls(own, seed) if own.chooses else []),
+            *more,
             _length(),
         ]
     paper = task.paper
@@ -94,17 +102,20 @@ def choice_ways(task: ChoiceTask, own: MethodConfig, *, seed: int = 0) -> list[W
     reference = Recipe.reference(bucket, post_softmax=paper.post_softmax, **paper.settings)
     other = replace(reference, softmax="full" if reference.softmax == "none" else "none")
 
+    in_paper = bool(task.homepage)  # not so of the user's own questions
+
     def control(name: str, description: str, recipe: Recipe) -> Way:
         return Way(name, description, recipe, role=Role.CONTROL)
 
     return [
-        Way(VANILLA, "the model's own log-likelihood", Recipe(None), role=Role.VANILLA),
+        _vanilla(),
         *(Way(f"DoLa {_words(layers)}", "the distribution that decoding draws from", Recipe(replace(own, layers=layers)))
           for layers in _buckets(own)),
         Way(STATIC, "one fixed layer, chosen on the other half of the items", role=Role.STATIC),
-        Way(_reference(bucket, reference), "the paper's recipe", reference),
-        control(_reference(bucket, other), "the paper's recipe but for the normalisation", other),
-        control(f"DoLa {bucket}, not normalised", "F as it is: it favours long answers", Recipe(config, softmax="none")),
+        *([Way(_reference(bucket, reference), "the paper's recipe", reference)] if in_paper else []),
+        *more,
+        *([control(_reference(bucket, other), "the paper's recipe but for the normalization", other)] if in_paper else []),
+        control(f"DoLa {bucket}, not normalized", "F as it is: it favors long answers", Recipe(config, softmax="none")),
         control(f"random layer of {bucket}", "a candidate drawn for each token", Recipe(config, premature="random", seed=seed)),
         *([control("constraint alone", "the mature scores on the plausible set, no contrast", Recipe(config, premature="none"))]
           if Recipe(own).constrained else []),  # without one it is vanilla
@@ -112,23 +123,44 @@ def choice_ways(task: ChoiceTask, own: MethodConfig, *, seed: int = 0) -> list[W
     ]  # fmt: skip
 
 
+def _layer_controls(own: MethodConfig, seed: int) -> list[Way]:
+    """Controls of a method that chooses a layer: what a layer does that nobody has chosen."""
+    below = with_settings(own, layers="last:1")
+    return [
+        Way("the layer below the last", "always, whatever it says", Recipe(below, premature="random"), role=Role.CONTROL),
+        Way(
+            "random layer",
+            "one of the window, drawn for each token",
+            Recipe(own, premature="random", seed=seed),
+            role=Role.CONTROL,
+        ),
+    ]
+
+
+def _vanilla() -> Way:
+    return Way(VANILLA, "the model's own log-likelihood", Recipe(None), role=Role.VANILLA)
+
+
 def _length() -> Way:
     description = f"a scorer that knows no language: {LENGTH_NATS:g} nats for each token, ties broken by chance"
     return Way(LENGTH, description, role=Role.LENGTH)
 
 
-def generation_ways(own: MethodConfig, penalty: float) -> list[Way]:
-    """The ways to generate: plain with and without the repetition penalty that DoLa has, and DoLa or another method."""
+def generation_ways(own: MethodConfig, penalty: float, *, more: Sequence[Way] = (), standard: bool = True) -> list[Way]:
+    """The ways to generate: plain decoding with and without DoLa's repetition penalty, DoLa or another method, and `more`."""
     ways = [Way(VANILLA, "the model's own distribution, no repetition penalty", Recipe(None), role=Role.VANILLA)]
     if penalty != 1.0:
         name = f"{VANILLA}, penalty {penalty:g}"
         ways.append(Way(name, "what the penalty does by itself", Recipe(None), penalty, Role.PENALTY))
+    further = [replace(way, repetition_penalty=penalty) for way in more]
+    if not standard:
+        return [*ways, *further]
     if not isinstance(own, DoLaConfig):
-        return [*ways, Way(own.method, f"the method, penalty {penalty:g}", Recipe(own), penalty)]
+        return [*ways, Way(own.method, f"the method, penalty {penalty:g}", Recipe(own), penalty), *further]
     for layers in _buckets(own):
         description = f"the contrast, penalty {penalty:g}"
         ways.append(Way(f"DoLa {_words(layers)}", description, Recipe(replace(own, layers=layers)), penalty))
-    return ways
+    return [*ways, *further]
 
 
 def _buckets(own: DoLaConfig) -> list[str | Sequence[int]]:
@@ -140,9 +172,9 @@ def _words(layers: str | Sequence[int]) -> str:
 
 
 def _reference(bucket: str, recipe: Recipe) -> str:
-    return f"reference {bucket}, {'normalised' if recipe.softmax == 'full' else 'not normalised'}"
+    return f"reference {bucket}, {'normalized' if recipe.softmax == 'full' else 'not normalized'}"
 
 
 def static_layers(num_layers: int, *, tied: bool) -> tuple[int, ...]:
-    """The fixed layers that are tried: the candidates of both buckets."""
+    """The fixed layers to try: the candidates of both buckets."""
     return tuple(sorted({j for bucket in ("low", "high") for j in candidate_layers(bucket, num_layers, tied=tied)}))

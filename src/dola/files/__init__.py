@@ -1,1 +1,1 @@
-"""Files that are read and written: text, JSON, tables, settings."""
+"""Reads and writes files: text, JSON, tables, settings."""

@@ -1,4 +1,4 @@
-"""The folder in which dola keeps what it has fetched or compiled."""
+"""The folder where dola keeps downloads and compiled kernels."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def cache_folder() -> Path:
 
 
 def _without_tilde(path: str) -> Path:
-    """A path with the user's folder for ~, which a shell leaves alone in quotes."""
+    """A path with ~ replaced by the user's home folder, which a shell does not do inside quotes."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
         raise ModelFileError(
-            f"{path!r} cannot be found: there is no home folder.", hint="set DOLA_CACHE to a folder, or HOME"
+            f"{path!r} cannot be resolved: the home folder is not known.", hint="set DOLA_CACHE to a folder, or HOME"
         ) from None

@@ -1,7 +1,7 @@
-"""Files of JSON lines that an interrupted run continues.
+"""Files of JSON lines that can be resumed after an interruption.
 
-A line that was half written when the run was killed is dropped. Nothing is changed before the caller asks for it, and a file
-of another run can be refused as it is.
+A line that was half written when the run was killed is dropped. The file changes only when the caller asks for it, so a file
+that belongs to a different run can be refused unchanged.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ logger = logging.getLogger("dola")
 
 
 class JsonLines:
-    """What a file of JSON lines holds.
+    """The content of a file of JSON lines.
 
     Attributes:
         path: The file.
-        schema: Name and version of what it holds, such as "dola.results/1".
-        lines: Its whole lines, without their ends.
+        schema: Name and version of its format, such as "dola.results/1".
+        lines: Its complete lines, without line ends.
     """
 
     def __init__(self, path: Path, schema: str) -> None:
         """Read the file; one that does not exist is empty.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: The file cannot be read.
         """
         self.path, self.schema = path, schema
         content = path.read_bytes() if path.exists() else b""
@@ -41,25 +41,25 @@ class JsonLines:
         self._length = len(content) - len(self._cut)
 
     def cut_line_begins(self, start: bytes) -> bool:
-        """Whether the last line, if its end is missing, may be the beginning of one that starts like this."""
+        """Whether the incomplete last line, if there is one, could be part of a line that starts like this."""
         return self._cut.startswith(start) or start.startswith(self._cut)
 
     def is_other_version(self, schema: object) -> bool:
-        """Whether a line's schema is another version of this file's."""
+        """Whether a line's schema is another version of this file's schema."""
         name = self.schema.partition("/")[0]
         return isinstance(schema, str) and schema != self.schema and schema.startswith(f"{name}/")
 
     def drop_cut_line(self, file: TextIO) -> None:
-        """Shorten the file, which is open to append, to its whole lines."""
+        """Truncate the file, which is open for appending, to its complete lines."""
         if file.seek(0, os.SEEK_END) > self._length:  # /dev/null cannot be truncated, and need not be
             file.truncate(self._length)
 
 
 def open_to_append(path: Path) -> TextIO:
-    """The file, to be closed by the caller; it is made where it does not exist.
+    """Open the file for appending, or create it. The caller closes it.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     return path.open("a", encoding="utf-8", newline="\n")
 
@@ -71,7 +71,7 @@ def append(file: TextIO, lines: Iterable[str]) -> None:
 
 
 def lock(file: TextIO) -> bool:
-    """Hold a file until it is closed. False where another process holds it; True where the file system has no locks."""
+    """Lock a file until it is closed. Returns False if another process holds it, and True if the file system has no locks."""
     if fcntl is None:
         return True
     try:

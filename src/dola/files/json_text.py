@@ -1,7 +1,7 @@
-"""JSON that others can read, and JSON from others. Imports nothing heavy.
+"""Strict JSON, written and read. Imports nothing heavy.
 
-Python's json writes NaN and Infinity as such. They are not JSON: jq and browsers refuse the whole line. What dola writes goes
-through `dumps`, which puts null there. In what it reads, a field that is listed twice is an error.
+Python's json writes NaN and Infinity as they are. They are not JSON: jq and browsers refuse the whole line. So everything that
+dola writes goes through `dumps`, which writes null instead. When reading, a field that is listed twice is an error.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class BrokenJSONError(ValueError):
     """Text that is not JSON.
 
     Attributes:
-        reason: Why not, as Python's json says it.
-        line: The line in which the value begins, from 1.
+        reason: Why not, in the words of Python's json.
+        line: The line where the value begins, counted from 1.
         cut_off: Whether the text ends before the value does.
     """
 
@@ -35,9 +35,9 @@ def dumps(value: Any, *, ensure_ascii: bool = True, tell: Callable[[str], None] 
     """Strict JSON on one line: null for NaN and infinity.
 
     Args:
-        value: What json.dumps takes.
-        ensure_ascii: Whether other characters are escaped.
-        tell: Gets one sentence where something became null; a warning, unless given.
+        value: Any value that json.dumps accepts.
+        ensure_ascii: Whether to escape characters outside of ASCII.
+        tell: Called with one sentence if a number became null. By default a warning is issued.
     """
     try:
         return json.dumps(value, ensure_ascii=ensure_ascii, allow_nan=False)
@@ -50,7 +50,7 @@ def dumps(value: Any, *, ensure_ascii: bool = True, tell: Callable[[str], None] 
 
 
 def finite(value: Any) -> tuple[Any, list[str]]:
-    """`value` with None for each NaN and infinity, and the paths of these, such as "score" or "tokens[3].contrast"."""
+    """`value` with None for each NaN and infinity, and their paths, such as "score" or "tokens[3].contrast"."""
     lost: list[str] = []
 
     def clean(part: Any, path: str) -> Any:
@@ -67,19 +67,19 @@ def finite(value: Any) -> tuple[Any, list[str]]:
 
 
 def null_for(lost: list[str]) -> str:
-    """The sentence about numbers that became null."""
+    """A sentence about the numbers that became null."""
     more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
     return f"{lost[0]}{more}: NaN and infinity are not JSON; written as null"
 
 
 def loads(text: str | bytes) -> Any:
-    """The JSON value of a text, or of the bytes of one in UTF-8.
+    """Parse the JSON value of a text, or of its bytes in UTF-8.
 
     Raises:
         ValueError: The text is not one JSON value, lists a field twice, or is nested too deeply to be read.
     """
     if isinstance(text, bytes):
-        text = text.decode("utf-8-sig")  # json itself would guess, and read a line of UTF-16 as well
+        text = text.decode("utf-8-sig")  # json itself would guess the encoding, and accept UTF-16 as well
     try:
         return json.loads(text, object_pairs_hook=_each_once)
     except RecursionError:
@@ -87,12 +87,12 @@ def loads(text: str | bytes) -> Any:
 
 
 def values(text: str) -> Iterator[tuple[int, Any]]:
-    """The JSON values of a text that follow one another, as in JSON lines, each with the number of the line it begins in.
+    """The consecutive JSON values of a text, as in JSON lines, each with the number of the line where it begins.
 
     A value may take several lines, as jq prints it.
 
     Raises:
-        BrokenJSONError: What follows is not JSON.
+        BrokenJSONError: The rest of the text is not JSON.
     """
     decoder = json.JSONDecoder(object_pairs_hook=_each_once)
     position, line, counted = _skip(text, 0), 1, 0

@@ -1,6 +1,6 @@
-"""Files of records as they are found outside: JSON arrays, JSON lines and tables, whatever their names say.
+"""Reads files of records: JSON arrays, JSON lines and tables, recognized by their content more than by their names.
 
-Prompts (`dola generate --file`) and data sets of tasks are both read here. Imports nothing heavy.
+Both prompts (`dola generate --file`) and data sets of tasks are read here. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 DELIMITERS = ",;\t|"
 CUT_OFF = "get the file again; it may be cut off"
 
-_LONGEST_CELL = 2**31 - 1  # the most that csv takes on every system
+_LONGEST_CELL = 2**31 - 1  # the largest limit that csv accepts on every system
 _limit = threading.Lock()
 
 
 class MalformedError(ValueError):
-    """A file that is not what it should be.
+    """A file whose content is not in the expected form.
 
     Attributes:
-        message: What is wrong, and where; without the file's name and a full stop.
-        hint: What to do about it; None where that depends on what the file is for.
+        message: What is wrong, and where, without the file's name and without a full stop.
+        hint: How to fix it; None if that depends on the purpose of the file.
     """
 
     def __init__(self, message: str, hint: str | None = None) -> None:
@@ -40,7 +40,7 @@ class MalformedError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One record: an object by field, or any other JSON value; and where it is, for messages."""
+    """One record, an object or any other JSON value, and its place for messages."""
 
     where: str
     value: Any
@@ -48,21 +48,21 @@ class Entry:
 
 @dataclass(frozen=True)
 class Records:
-    """The records of a file, and the columns of a table; None for JSON."""
+    """The records of a file, and the columns of a table (None for JSON)."""
 
     entries: list[Entry]
     columns: tuple[str, ...] | None = None
 
 
 def read_records(text: str, suffix: str) -> Records | None:
-    """The records of a text, or None where neither its content nor the suffix of its file speaks of any.
+    """The records of a text, or None if neither its content nor the suffix of its file indicates records.
 
     Args:
-        text: What the file holds.
-        suffix: How its name ends, in lower case: a table is known by it alone.
+        text: The content of the file.
+        suffix: The end of its name, in lower case. A table is recognized by its suffix alone.
 
     Raises:
-        MalformedError: Neither JSON nor a table, where the suffix promises one.
+        MalformedError: The suffix promises JSON or a table, and the text is not one.
     """
     if suffix in JSON_SUFFIXES:
         return Records(read_json(text))
@@ -72,10 +72,10 @@ def read_records(text: str, suffix: str) -> Records | None:
 
 
 def read_json(text: str) -> list[Entry]:
-    """The items of a JSON array; or JSON values that follow one another, as in JSON lines.
+    """The items of a JSON array, or consecutive JSON values as in JSON lines.
 
     Raises:
-        MalformedError: Something is not JSON.
+        MalformedError: A part of the text is not JSON.
     """
     try:
         found = list(values(with_plain_ends(text)))
@@ -88,7 +88,7 @@ def read_json(text: str) -> list[Entry]:
 
 
 def plainly_json(text: str) -> list[Entry] | None:
-    """The records of a text that is JSON as a whole: one array of texts or objects, or objects that follow one another."""
+    """The records of a text that is JSON as a whole: one array of texts or objects, or consecutive objects."""
     if not text.lstrip().startswith(("[", "{")):
         return None
     try:
@@ -100,7 +100,7 @@ def plainly_json(text: str) -> list[Entry] | None:
 
 
 def described(value: Any) -> str:
-    """What a JSON value is, in a few words: for messages about one that should be text."""
+    """The kind of a JSON value, for messages about one that should be text."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -114,16 +114,16 @@ def described(value: Any) -> str:
 
 
 def read_table(text: str, usual: str) -> Records:
-    """The rows of a table with a header, which may be separated by commas, semicolons, tabs or bars.
+    """The rows of a table with a header, whose cells are separated by commas, semicolons, tabs or bars.
 
     A row that is shorter than the header lacks its last fields. Blank rows are left out.
 
     Args:
-        text: The table. A first line such as `sep=;`, which Excel writes, is heeded.
-        usual: The separator of such files.
+        text: The table. A first line such as `sep=;`, which Excel writes, sets the separator.
+        usual: The usual separator of such files.
 
     Raises:
-        MalformedError: Quotes that do not match, a row longer than the header, or two columns of one name.
+        MalformedError: Quotes do not match, a row is longer than the header, or two columns have the same name.
     """
     declared, body = _declared(text)
     with _long_cells():
@@ -136,14 +136,14 @@ def read_table(text: str, usual: str) -> Records:
     kept = [i for i, name in enumerate(names) if name or any(i < len(cells) and cells[i].strip() for _, cells in rows)]
     columns = [names[i] for i in kept]
     if twice := [name for name in columns if columns.count(name) > 1]:
-        raise MalformedError(f"two columns are called {twice[0]!r}", "give each column a name of its own")
+        raise MalformedError(f"two columns are called {twice[0]!r}", "give each column its own name")
     entries = []
     for number, (line, cells) in enumerate(rows, 1):
         where = f"row {number} (line {line})"
         if len(cells) > len(names):
             raise MalformedError(
                 f"row {number} has more cells than the header: {len(cells)}, not {len(names)} (line {line})",
-                f'put "quotes" around cells that hold {delimiter!r}',
+                f'put "quotes" around cells that contain {delimiter!r}',
             )
         entries.append(Entry(where, {names[i]: cells[i] for i in kept if i < len(cells)}))
     return Records(entries, tuple(columns))
@@ -159,7 +159,7 @@ def _declared(text: str) -> tuple[str | None, str]:
 
 
 def _delimiter(text: str, usual: str) -> str:
-    """The separator with which all rows have the header's number of cells; else one that the header has."""
+    """The separator with which all rows have as many cells as the header, otherwise one that occurs in the header."""
     candidates = [usual, *(each for each in DELIMITERS if each != usual)]
     widths = {each: _widths(text, each) for each in candidates}
     whole = [each for each in candidates if widths[each][0] > 1 and widths[each][1]]
@@ -168,7 +168,7 @@ def _delimiter(text: str, usual: str) -> str:
 
 
 def _widths(text: str, delimiter: str) -> tuple[int, bool]:
-    """How many cells the header has with this separator, and whether each row has as many."""
+    """The number of cells in the header with this separator, and whether every row has as many."""
     width = 0
     try:
         for _, cells in _rows(text, delimiter, 0):
@@ -181,9 +181,9 @@ def _widths(text: str, delimiter: str) -> tuple[int, bool]:
 
 
 def _rows(text: str, delimiter: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not blank, each after the number of the line that it begins in."""
+    """The rows that are not blank, each with the number of the line where it begins."""
     header = text.lstrip("\r\n").partition("\n")[0].rstrip("\r").split(delimiter)
-    spaced = len(header) > 1 and all(name.startswith(" ") for name in header[1:])  # "a, b": the space is not the cell's
+    spaced = len(header) > 1 and all(name.startswith(" ") for name in header[1:])  # "a, b": not the cell's space
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=spaced)
     while True:
         line = reader.line_num + skipped + 1
@@ -199,16 +199,16 @@ def _rows(text: str, delimiter: str, skipped: int) -> Iterator[tuple[int, list[s
 
 def _malformed(error: csv.Error, line: int) -> MalformedError:
     if "end of data" in str(error):
-        return MalformedError(f"the row that begins in line {line} has a quote that is not closed", f"close it; or {CUT_OFF}")
+        return MalformedError(f"the row that begins in line {line} has an unclosed quote", f"close it; or {CUT_OFF}")
     return MalformedError(
         f"the row that begins in line {line} is not CSV: {error}",
-        'a cell that begins with a quote ends with one, and quotes in it are doubled: "say ""yes"""',
+        'a cell that begins with a quote must end with one, and quotes inside are doubled: "say ""yes"""',
     )
 
 
 @contextmanager
 def _long_cells() -> Iterator[None]:
-    """Read cells of any length: csv refuses more than 131,072 characters, by a limit of the whole process."""
+    """Allow cells of any length inside: csv refuses more than 131,072 characters, a limit of the whole process."""
     with _limit:
         before = csv.field_size_limit(_LONGEST_CELL)
         try:

@@ -1,4 +1,4 @@
-"""JSON files of settings: what `--config` of the command and `DoLaConfig.from_file` read. Imports nothing heavy."""
+"""Reads JSON files of settings, for the command's `--config` and `DoLaConfig.from_file`. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def read_object(
 
     Args:
         path: The file.
-        name: What messages call it.
-        error: What is raised.
-        example: A file that would do, for the hint.
+        name: Its name in messages.
+        error: The class of error to raise.
+        example: A valid file, for the hint.
 
     Raises:
         error: The file cannot be read, is not a JSON object, or lists a name twice.

@@ -1,4 +1,4 @@
-"""Text files: whole, line by line, or about to be written."""
+"""Reads text files, and checks files before they are written."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _BINARY = {
     b"ARROW1": ("an Arrow file", "pandas.read_feather({name!r}).to_json({lines!r}, orient='records', lines=True)"),
     b"%PDF": ("a PDF file", "pdftotext {path}"),
 }
-"""How files begin that are not text: what they are, and what to do."""
+"""First bytes of files that are not text: what they are, and how to convert them."""
 
 
 def read_text(path: Path, *, name: str, error: type[DolaError]) -> str:
-    """The text of a UTF-8 file, without a byte order mark; line ends as they are.
+    """The text of a UTF-8 file, without a byte order mark and with its line ends unchanged.
 
     Args:
         path: The file.
-        name: What messages call it.
-        error: What is raised.
+        name: Its name in messages.
+        error: The class of error to raise.
 
     Raises:
         error: The file cannot be read, is not UTF-8, or is not text.
@@ -43,14 +43,14 @@ def read_text(path: Path, *, name: str, error: type[DolaError]) -> str:
 
 
 def decoded(content: bytes, path: Path | None, *, name: str, error: type[DolaError]) -> str:
-    """The text of a file's bytes. The arguments and what is raised are those of `read_text`; without a path it is no file."""
+    """The text of a file's bytes; without a path they do not come from a file. Otherwise as `read_text`."""
     for start, (what, hint) in _BINARY.items():
         if content.startswith(start) and not _is_text(content):
             raise error(f"{name} is {what}, not text.", hint=hint.format(**_names(path)) if path else "give its text")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise error(f"{name} is UTF-16, not UTF-8.", hint=_iconv(path, "utf-16"))
-    if b"\0" in content:  # of UTF-16 without a mark, every second byte of English is one
-        raise error(f"{name} has bytes that are 0: it is UTF-16, or not text.", hint=_iconv(path, "utf-16"))
+    if b"\0" in content:  # in UTF-16 without a byte order mark, every second byte of English is 0
+        raise error(f"{name} contains zero bytes: it is UTF-16, or not text.", hint=_iconv(path, "utf-16"))
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
@@ -58,7 +58,7 @@ def decoded(content: bytes, path: Path | None, *, name: str, error: type[DolaErr
 
 
 def _is_text(content: bytes) -> bool:
-    """Whether bytes are text all the same: a question about the gene PAR1 begins as a Parquet file does."""
+    """Whether bytes are text nevertheless: a question about the gene PAR1 begins like a Parquet file."""
     try:
         return re.search(r"[\0-\x08]", content.decode("utf-8")) is None
     except UnicodeDecodeError:
@@ -66,32 +66,32 @@ def _is_text(content: bytes) -> bool:
 
 
 def with_plain_ends(text: str) -> str:
-    """Text whose lines all end in a line feed, whatever system wrote them."""
+    """Text with a line feed at the end of each line, whatever system wrote it."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def written_lines(text: str) -> list[tuple[int, str]]:
-    """The lines of a text that are not blank, each after its number, from 1."""
+    """The lines of a text that are not blank, each with its number, counted from 1."""
     return [(number, line) for number, line in enumerate(with_plain_ends(text).split("\n"), 1) if line.strip()]
 
 
 def check_writable(path: Path) -> None:
-    """Find out before the first hour of work that a file cannot be written; a file that does not exist is not made.
+    """Check before hours of work that a file can be written. A file that does not exist is not created.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     if path.exists():
         path.open("ab").close()
         return
     folder = path.resolve().parent
-    os.stat(f"{folder}/.")  # fails unless it is there, and a folder
+    os.stat(f"{folder}/.")  # fails unless it exists and is a folder
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _names(path: Path) -> dict[str, str]:
-    """What hints call a file that is not text, and what is made of it."""
+    """The names in hints of a file that is not text, and of the file to convert it to."""
     packed = path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst")
     unpacked = path.with_suffix("") if packed else path.with_name(f"unpacked-{path.name}")
     return {

@@ -1,7 +1,7 @@
-"""Install lines for error messages: what to paste so that a missing package is there, however dola was installed.
+"""Install commands for error messages: paste one to install a missing package, however dola was installed.
 
-A distribution that was installed from a folder, a file or a repository remembers it (PEP 610, direct_url.json), and its extras
-come from there: an index may not have it at all.
+A distribution that was installed from a folder, a file or a repository records its origin (PEP 610, direct_url.json). Its
+extras are installed from there too, because the package index may not have it at all.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ DISTRIBUTION = "dola-decoding"
 
 
 def install_line(*extras: str) -> str:
-    """The command that installs these extras of dola into the running Python, from where dola itself was installed from."""
+    """The command that installs these extras of dola into the running Python, from dola's own origin."""
     return pip_install(*_sources(f"[{','.join(extras)}]", extras))
 
 
 def pip_install(*arguments: str) -> str:
-    """The command that installs something into the running Python, quoted for a shell."""
+    """The command that installs packages into the running Python, quoted for a shell."""
     return " ".join([_installer(), *map(_quoted, arguments)])
 
 
 def requirements(extra: str) -> list[Requirement]:
-    """What an extra adds, as the installed distribution declares it; empty where it does not, or is not installed."""
+    """The requirements that an extra adds, as the installed distribution declares them; empty if it is not installed."""
     try:
         from packaging.requirements import Requirement
 
@@ -45,13 +45,13 @@ def requirements(extra: str) -> list[Requirement]:
 
 
 def _belongs(requirement: Requirement, extra: str) -> bool:
-    """Whether an extra asks for a requirement that others do without."""
+    """Whether a requirement belongs to this extra."""
     marker = requirement.marker
     return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
 
 
 def _sources(named: str, extras: tuple[str, ...]) -> list[str]:
-    """Arguments of pip: dola from where it came from, or the extras' own packages where that is gone."""
+    """Arguments of pip: dola from its origin, or the extras' own packages if the origin no longer exists."""
     origin = _origin()
     if origin is None:
         return [DISTRIBUTION + named]
@@ -68,7 +68,7 @@ def _sources(named: str, extras: tuple[str, ...]) -> list[str]:
 
 
 def _origin() -> dict[str, Any] | None:
-    """What direct_url.json says; None for what came from an index. A source tree that was not installed is its own origin."""
+    """The content of direct_url.json; None after an installation from an index. A source tree is its own origin."""
     try:
         text = metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
     except metadata.PackageNotFoundError:
@@ -89,7 +89,7 @@ def _path(url: str) -> Path | None:
 
 
 def _installer() -> str:
-    """What installs into the running Python: its own pip, or uv where it has none."""
+    """The installer for the running Python: its own pip, or uv if it has none."""
     on_path = shutil.which("pip")
     if not sys.executable or (on_path and Path(on_path).absolute().parent == Path(sys.executable).absolute().parent):
         return "pip install"
@@ -100,7 +100,7 @@ def _installer() -> str:
 
 
 def _has_pip() -> bool:
-    """Not by find_spec: setuptools takes a search for pip for pip itself, and hands out another distutils from then on."""
+    """Whether pip is installed. Avoids find_spec, which makes setuptools replace distutils from then on."""
     try:
         return bool(metadata.version("pip"))
     except metadata.PackageNotFoundError:

@@ -1,7 +1,7 @@
-"""Whether the installed torch and transformers are there, work, and fit dola and each other: said before their depths fail.
+"""Checks early that torch and transformers are installed, work, and fit dola and each other.
 
-transformers switches an older torch off ("Disabling PyTorch") and then lacks every model class. pip cannot see that:
-transformers does not require torch, its extra `torch` does.
+transformers disables an older torch ("Disabling PyTorch") and then lacks every model class. pip cannot see that:
+transformers itself does not require torch, only its extra `torch` does.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from dola.errors import VersionsError
 from dola.installed.hints import pip_install
 
 NEEDS = {"torch": ">=2.6,<3", "transformers": ">=5.0,<6"}
-"""The versions that dola works with, as pyproject.toml has them."""
+"""The versions that dola works with, the same as in pyproject.toml."""
 
 NEWEST_TESTED = {"torch": "2.14", "transformers": "5.24"}
-"""The newest series that `make test-newest` passed with. docs/compatibility.md has the pairs."""
+"""The newest series for which `make test-newest` passed. docs/compatibility.md lists the pairs."""
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """What does not fit, and the command that mends it."""
+    """What does not fit, and the command that fixes it."""
 
     message: str
     hint: str
@@ -34,11 +34,11 @@ class Misfit:
 
 @functools.cache
 def check() -> None:
-    """Import torch and transformers, and raise what does not fit.
+    """Import torch and transformers, and raise an error if they do not fit.
 
     Raises:
-        VersionsError: One of them is missing, cannot be imported, has a version that dola does not work with, or transformers
-            does not use the installed torch.
+        VersionsError: One of them is missing, cannot be imported, or has a version that dola does not work with; or
+            transformers does not use the installed torch.
     """
     if (found := misfit()) is not None:
         raise VersionsError(found.message, hint=found.hint)
@@ -57,7 +57,7 @@ def misfit() -> Misfit | None:
 
 
 def newer_than_tested() -> list[str]:
-    """A sentence for each package whose series is newer than any that dola was tested with."""
+    """A sentence for each package whose series is newer than those that dola was tested with."""
     from packaging.version import InvalidVersion, Version
 
     found = []
@@ -68,7 +68,7 @@ def newer_than_tested() -> list[str]:
             continue
         if installed.release[:2] > Version(newest).release:
             found.append(
-                f"{package} {installed} is newer than the newest that dola was tested with, {newest}. If something is wrong: "
+                f"{package} {installed} is newer than {newest}, the newest tested with dola. If something is wrong: "
                 + pip_install(f"{package}=={newest}.*")
             )
     return found
@@ -88,9 +88,9 @@ def _fault(package: str, needed: str) -> Misfit | None:
 
 
 def _no_models() -> Misfit | None:
-    """What keeps the models of transformers from being imported: `import transformers` alone imports none of them.
+    """Why transformers' models cannot be imported, or None. `import transformers` alone imports none of them.
 
-    A package that it uses where it finds it may be too old, such as accelerate 1.1 for transformers 5.0.
+    An optional package that transformers uses may be too old, such as accelerate 1.1 for transformers 5.0.
     """
     try:
         import_module("transformers.modeling_utils")
@@ -100,7 +100,7 @@ def _no_models() -> Misfit | None:
 
 
 def _cannot_import(package: str, error: Exception) -> Misfit:
-    """What an import that failed says, and what mends it: another package that it names, or this one."""
+    """What a failed import reports and how to fix it: install another package that it names, or this one."""
     needed = package + NEEDS[package]
     name = (getattr(error, "name", None) or package).partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and name == package:
@@ -118,7 +118,7 @@ def _cannot_import(package: str, error: Exception) -> Misfit:
 
 
 def _variables_in(line: str) -> list[str]:
-    """The environment variables whose values a message quotes."""
+    """The environment variables whose values appear in a message."""
     return sorted(name for name, value in os.environ.items() if value and repr(value) in line)
 
 
@@ -129,12 +129,12 @@ def _fits(version: str, needed: str) -> bool:
 
     try:
         return SpecifierSet(needed).contains(Version(version).base_version, prereleases=True)
-    except InvalidVersion:  # a build of one's own: whether transformers uses it is asked next
+    except InvalidVersion:  # a custom build: the next check is whether transformers uses it
         return True
 
 
 def _switched_off() -> Misfit:
-    """transformers has decided that there is no torch that it can use."""
+    """transformers has decided that it cannot use the installed torch."""
     needed = _torch_for_transformers()
     wants = f"; it needs torch{needed}" if needed else ""
     return Misfit(
@@ -144,7 +144,7 @@ def _switched_off() -> Misfit:
 
 
 def _torch_for_transformers() -> str:
-    """The torch that the installed transformers asks for in its own extra `torch`, as a specifier."""
+    """The version specifier of torch in the extra `torch` of the installed transformers."""
     from packaging.requirements import Requirement
 
     try:
@@ -164,7 +164,7 @@ def _version(package: str) -> str | None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without log lines: what transformers logs of a torch that it does not use is what is said here, better."""
+    """Suppress log lines inside: transformers logs that it does not use torch, which the error here explains better."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,1 +1,1 @@
-"""DoLa inside other tools: each module here needs the tool that it is named for."""
+"""DoLa inside other tools. Each module here requires the tool that it is named after."""

@@ -3,8 +3,8 @@
     dola lm-eval --model dola --model_args pretrained=meta-llama/Meta-Llama-3-8B,layers=high --tasks truthfulqa_mc1,gsm8k
     lm_eval.simple_evaluate(model=DolaLM("meta-llama/Meta-Llama-3-8B", layers="high"), tasks=["truthfulqa_mc1"])
 
-Log-likelihoods come from `dola.score`, so that contexts which requests share run once; texts are generated on the attached
-model. HFLM takes log_softmax of whatever its forward returns and reads the head at every position; that is replaced.
+Log-likelihoods come from `dola.score`, so that shared contexts run once; texts are generated with the attached model. This
+replaces HFLM's own code, which takes log_softmax of its forward's output and reads the head at every position.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from lm_eval.api.registry import register_model
-from lm_eval.models.huggingface import HFLM  # whose package registers the built-in types: before ours, or they would be hidden
+from lm_eval.models.huggingface import HFLM  # its package must register the built-in types before ours, or they would be hidden
 from torch import Tensor
 
 import dola
@@ -41,12 +41,12 @@ from dola.scoring.score import score
 logger = logging.getLogger("dola")
 
 NORMALISATIONS = {"decoding": "masked", "full": "full", "none": "none"}
-"""How log-likelihoods are normalised: as decoding does it, or as the reference's `post_softmax` on and off (Recipe.softmax)."""
+"""How log-likelihoods are normalized: as in decoding, or as the reference's `post_softmax` on and off (Recipe.softmax)."""
 
 
 OTHER_LOADERS = ("autogptq", "gptqmodel")
 OF_A_FILE = ("peft", "delta", "gguf_file", "quantization_config", "load_in_4bit", "load_in_8bit", "subfolder")
-"""Arguments of HFLM that say how to load a file: it passes over them where it is given a model."""
+"""Arguments of HFLM that say how to load a file: it ignores them if it is given a model."""
 
 
 @register_model("dola")
@@ -55,15 +55,15 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
 
     Args:
         pretrained: A hub id, a folder, a model object, or one of dola's embedded models.
-        layers: As in DoLaConfig; in --model_args indices are joined by "+" ("layers=16+18"); "off" is the model itself. Without
-            them those of the model's generation config (`dola_layers`), and else "high".
-        method: Another method than DoLa.
+        layers: As in DoLaConfig; in --model_args indices are joined by "+" ("layers=16+18"); "off" means without DoLa. The
+            default is `dola_layers` of the model's generation config, otherwise "high".
+        method: Name of a method other than DoLa.
         normalisation: "decoding", "full" or "none": see NORMALISATIONS.
         **kwargs: The other settings of the method, by the names of DoLaConfig's fields; and all arguments of HFLM.
 
     Raises:
-        ConfigError: A value that is not allowed.
-        LayersError: Layers that this model does not have; at the first request.
+        ConfigError: A value is not allowed.
+        LayersError: This model does not have the layers; raised at the first request.
     """
 
     AUTO_MODEL_CLASS: Any = None
@@ -79,8 +79,8 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
     ) -> None:
         if normalisation not in NORMALISATIONS:
             raise ConfigError(
-                f"normalisation={normalisation!r} is unknown; allowed are {', '.join(map(repr, NORMALISATIONS))}.",
-                hint='use normalisation="decoding", the distribution that tokens are drawn from',
+                f"normalisation={normalisation!r} is not supported. Allowed: {', '.join(map(repr, NORMALISATIONS))}.",
+                hint='use normalisation="decoding", the distribution that tokens are sampled from',
             )
         settings = taken_settings(method, kwargs)
         self.dola_config = None if layers == "off" else config_from_arguments(method, layers, settings)
@@ -90,14 +90,14 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
             if torch.cuda.is_available():
                 pretrained.to(kwargs.get("device") or "cuda")
         super().__init__(pretrained, **kwargs)
-        if not self._encoder.has_row(self.tokenizer.pad_token_id):  # HFLM adds one where there is none, and generates with it
+        if not self._encoder.has_row(self.tokenizer.pad_token_id):  # HFLM adds one if there is none, and generates with it
             self.tokenizer.pad_token_id = self._encoder.pad_token_id
         if layers is None and method == DoLaConfig.method:
             self.dola_config = self._with_own_layers()
         self._recipe = Recipe(self.dola_config, softmax=NORMALISATIONS[normalisation])
 
     def _with_own_layers(self) -> MethodConfig | None:
-        """The configuration with the layers of the model's generation config, where that names some."""
+        """The configuration with the layers of the model's generation config, if it names some."""
         own = own_layers(own_config(self.model))
         if own is None or self.dola_config is None:
             return self.dola_config
@@ -116,7 +116,7 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
     def _create_model(
         self, pretrained: str, *args: Any, peft: str | None = None, delta: str | None = None, **kwargs: Any
     ) -> None:
-        """Load a model whose weights are those of its file, then an adapter or a difference of weights onto it; as HFLM."""
+        """As HFLM's, with checked weights: load a model, then an adapter or a difference of weights onto it."""
         auto = self.AUTO_MODEL_CLASS
         self.AUTO_MODEL_CLASS = Checked(auto)
         try:
@@ -139,7 +139,7 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
         disable_tqdm: bool = False,
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
-        """Log-likelihood in nats of each continuation, and whether greedy decoding writes it; as HFLM."""
+        """As HFLM's: log-likelihood in nats of each continuation, and whether greedy decoding generates it."""
         places: dict[tuple[int, ...], list[int]] = {}
         for i, (_, context, continuation) in enumerate(requests):
             room = self.max_length + 1 - len(continuation)  # HFLM cuts on the left, too; with `max_length` given, further
@@ -157,7 +157,7 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
         return found
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
-        """Tokens after a context [B, T], decoded with DoLa; as HFLM, without fields of the generation config that do not go."""
+        """As HFLM's, with DoLa and without unsupported fields of the generation config: tokens after a context [B, T]."""
         found = review(own_config(self.model))
         refuse(found)
         say(self.model, found, generation_kwargs, kept=HARNESS)
@@ -187,24 +187,24 @@ class Checked:
         self._auto = auto
 
     def from_pretrained(self, pretrained: str, **kwargs: Any) -> Any:
-        """A model; as the class's own method.
+        """As the class's own method, with checks.
 
         Raises:
-            ModelFileError: Weights that are missing or do not fit, and whatever else keeps a model from being loaded.
+            ModelFileError: Weights are missing or do not fit, or the model cannot be loaded for another reason.
         """
         return load_weights(self._auto, pretrained, **{**kwargs, "trust_remote_code": bool(kwargs.get("trust_remote_code"))})
 
 
 def _check_arguments(pretrained: Any, kwargs: dict[str, Any]) -> None:
-    """Refuse arguments of HFLM that it would pass over, and loaders that do not say which weights a file lacks."""
+    """Refuse arguments that HFLM would ignore, and loaders that do not report which weights a file lacks."""
     given = [name for name in (*OTHER_LOADERS, *OF_A_FILE) if kwargs.get(name)]
     if loaders := [name for name in given if name in OTHER_LOADERS]:
         raise ConfigError(
             f"{loaders[0]}= loads a model with a library that does not say which of its weights the file lacks.",
-            hint=f"leave out {loaders[0]}=: transformers loads such checkpoints by the quantization_config in config.json",
+            hint=f"omit {loaders[0]}=: transformers loads such checkpoints by the quantization_config in config.json",
         )
     if kwargs.get("peft") and kwargs.get("delta"):
-        raise ConfigError("peft= and delta= cannot be used together.", hint="leave one of them out")
+        raise ConfigError("peft= and delta= cannot be used together.", hint="omit one of them")
     adapter = isinstance(pretrained, str) and Path(pretrained, "adapter_config.json").is_file()
     if adapter and not Path(pretrained, "config.json").is_file():
         raise ConfigError(
@@ -213,18 +213,16 @@ def _check_arguments(pretrained: Any, kwargs: dict[str, Any]) -> None:
         )
     if given and (not isinstance(pretrained, str) or _is_gguf(pretrained)):
         what = repr(pretrained) if isinstance(pretrained, str) else "a model object"
-        raise ConfigError(
-            f"{given[0]}= would be ignored with {what}.", hint="give the folder or hub id of a model, or leave it out"
-        )
+        raise ConfigError(f"{given[0]}= would be ignored with {what}.", hint="give the folder or hub id of a model, or omit it")
 
 
 def _is_gguf(name: str) -> bool:
-    """Whether a name is that of a GGUF file, which `dola.load` loads with its tokenizer."""
+    """Whether a name means a GGUF file, which `dola.load` loads with its tokenizer."""
     return name in EMBEDDED or name.endswith(".gguf")
 
 
 def _add(model: Any, delta: Any, name: str) -> None:
-    """Add a difference of weights to a model, each weight once, tied ones too."""
+    """Add a difference of weights to a model, each weight once, even tied ones."""
     ours, theirs = dict(model.named_parameters()), dict(delta.named_parameters())
     wrong = [
         key
@@ -233,7 +231,7 @@ def _add(model: Any, delta: Any, name: str) -> None:
     ]
     if wrong:
         raise ModelFileError(
-            f"The weights of delta={name!r} are not those of the model that they are to be added to: {listed(sorted(wrong))}.",
+            f"The weights of delta={name!r} do not match the model that they would be added to: {listed(sorted(wrong))}.",
             hint="use the model that the difference was taken from",
         )
     with torch.no_grad():
@@ -242,25 +240,25 @@ def _add(model: Any, delta: Any, name: str) -> None:
 
 
 def taken_settings(method: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a method among the arguments of a model type: they leave `kwargs`.
+    """The settings of a method among the arguments of a model type; removes them from `kwargs`.
 
     Raises:
-        ConfigError: An unknown method; a setting of DoLa that this method does not have.
+        ConfigError: The method is unknown, or does not have a given setting of DoLa.
     """
     dolas = [each.name for each in DoLaConfig.options()]
     names = dolas if method == DoLaConfig.method else settings_of(config_class(method))
     if given := [name for name in dolas if name in kwargs and name not in names]:
-        raise ConfigError(f"{given[0]}= is a setting of DoLa; {method} has {', '.join(names)}.", hint=f"leave {given[0]} out")
+        raise ConfigError(f"{given[0]}= is a setting of DoLa; {method} has {', '.join(names)}.", hint=f"omit {given[0]}")
     return {name: kwargs.pop(name) for name in names if name in kwargs}
 
 
 def config_from_arguments(method: str, layers: str | int | Sequence[int] | None, settings: Mapping[str, Any]) -> MethodConfig:
-    """The configuration that arguments of a model type mean; `layers` None is the method's default."""
+    """The configuration from arguments of a model type; `layers` None means the method's default."""
     return config_of({"method": method, **({} if layers is None else {"layers": spelled_layers(layers)}), **settings})
 
 
 def spelled_layers(given: str | int | Sequence[int]) -> Any:
-    """Layers as --model_args spells them: a bucket, one index, or indices joined by "+"."""
+    """Layers in the notation of --model_args: a bucket, one index, or indices joined by "+"."""
     if isinstance(given, int):
         return [given]
     return parse(given)

@@ -1,4 +1,4 @@
-"""Texts and chats of lm-evaluation-harness's model types, by the rules of `dola.encoding` and `dola.chat`."""
+"""Texts and chats of lm-evaluation-harness's model types, by the rules of `dola.text.encoding` and `dola.text.chat`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ logger = logging.getLogger("dola")
 
 
 class CheckedText:
-    """What our model types do otherwise than the harness's: a mixin that comes before its classes.
+    """A mixin, before the harness's classes, with the differences of dola's model types.
 
-    Tokens that a tokenizer appends to a text are left out, tokens that the model has no embedding for are refused, and so is a
-    chat template that loses words of the user or of the system. The harness drops a system text that a template refuses.
+    Tokens that a tokenizer appends to a text are removed. Tokens without an embedding are refused, and so is a chat template
+    that loses words of the user or of the system; the harness drops a system text that a template refuses.
     """
 
     tokenizer: Any
@@ -28,7 +28,7 @@ class CheckedText:
         return Encoder.of(getattr(self, "model", None), self.tokenizer)
 
     def tok_encode(self, string: str | list[str], *args: Any, left_truncate_len: int | None = None, **kwargs: Any) -> Any:
-        """The tokens of a text, or of several; as the harness's, without those that the tokenizer appends."""
+        """As the harness's, without the tokens that the tokenizer appends: the tokens of a text, or of several."""
         found = super().tok_encode(string, *args, **kwargs)  # type: ignore[misc]
         if not isinstance(string, str):
             return [self._encoder.without_appended(each, ids) for each, ids in zip(string, found, strict=True)]
@@ -36,25 +36,25 @@ class CheckedText:
         return ids[-left_truncate_len:] if left_truncate_len else ids
 
     def apply_chat_template(self, chat_history: Sequence[Message], *args: Any, **kwargs: Any) -> str:
-        """The prompt of a chat; as the harness's.
+        """As the harness's: the prompt of a chat.
 
         Raises:
             InputError: The chat template fails, or loses words.
         """
         render = functools.partial(_applied, super().apply_chat_template, args, kwargs)  # type: ignore[misc]
-        return faithful(render, chat_history, hint="leave --apply_chat_template or --system_instruction out")[1]
+        return faithful(render, chat_history, hint="omit --apply_chat_template or --system_instruction")[1]
 
 
 class CheckedBatches(CheckedText):
-    """The same, for the model types of `HFLM`, which pads its batches."""
+    """The same for model types of `HFLM`, which pads its batches."""
 
     def tok_batch_encode(
         self, strings: Sequence[str], padding_side: str = "left", left_truncate_len: int | None = None, truncation: bool = False
     ) -> tuple[Any, Any]:
-        """Ids and mask [B, T] of texts; as the harness's, with a mask made from lengths.
+        """As the harness's, with a mask made from lengths: ids and mask [B, T] of texts.
 
         Raises:
-            InputError: A text without tokens, or with a token that the model has no embedding for.
+            InputError: A text has no tokens, or a token that the model has no embedding for.
         """
         rows = [self._encoder.checked(self.tok_encode(string)) for string in strings]
         if truncation:
@@ -66,7 +66,7 @@ class CheckedBatches(CheckedText):
         return inputs["input_ids"], inputs["attention_mask"]
 
     def _cut(self, row: list[int]) -> list[int]:
-        """A text that is cut to the tokenizer's own longest length, on the side that the tokenizer cuts."""
+        """A text cut to the tokenizer's own maximum length, on the side where the tokenizer cuts."""
         longest = self.tokenizer.model_max_length
         if len(row) <= longest:
             return row

@@ -1,7 +1,7 @@
 """Adapters as PEFT saves them: a folder or repository with `adapter_config.json`, for a base model that it names.
 
-`from_pretrained` on such a folder says of the adapter's weights what it found, and not of the base's. So the base is loaded and
-checked by itself first, then the adapter is put on it.
+`from_pretrained` on such a folder reports on the adapter's weights but not on the base model's. So the base is loaded and
+checked by itself first, and the adapter is loaded onto it afterwards.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Adapter(NamedTuple):
 
     Attributes:
         source: Its folder or hub id.
-        base: The model that it is for: what its config names, or its own folder where that holds a whole model.
+        base: The model that it is for: the one its config names, or its own folder if that holds a whole model.
         revision: The revision of the base that its config names.
     """
 
@@ -45,18 +45,18 @@ class Adapter(NamedTuple):
 
 
 def find_adapter(source: str, kwargs: dict[str, Any]) -> Adapter | None:
-    """The adapter of that name, or None where it is a model.
+    """The adapter of that name, or None if the name means a model.
 
     Raises:
-        ModelFileError: An adapter_config.json that cannot be read, or that names no base model.
+        ModelFileError: The adapter_config.json cannot be read or does not name a base model.
         MissingExtraError: PEFT is not installed, and this is an adapter.
     """
     if find_spec("peft") is None:
         if Path(source, CONFIG).is_file():
             raise MissingExtraError(
-                f"{source!r} is an adapter, and to load it peft must be installed.", hint=pip_install("peft")
+                f"{source!r} is an adapter; loading it requires peft, which is not installed.", hint=pip_install("peft")
             )
-        return None  # a hub id is found to hold no model
+        return None  # for a hub id, loading reports that it does not hold a model
     from transformers.utils import find_adapter_config_file
 
     where = {name: kwargs[name] for name in HUB if kwargs.get(name) is not None} | (kwargs.get("adapter_kwargs") or {})
@@ -84,29 +84,29 @@ def find_adapter(source: str, kwargs: dict[str, Any]) -> Adapter | None:
 
 @contextmanager
 def as_base_of(adapter: Adapter) -> Iterator[None]:
-    """Find and load an adapter's base inside: what goes wrong says whose base it is.
+    """Errors raised inside, where an adapter's base model is loaded, name the adapter too.
 
     Raises:
-        ModelFileError: The base is not there, cannot be loaded, or is an adapter itself.
+        ModelFileError: The base does not exist, cannot be loaded, or is an adapter itself.
     """
     try:
         if Path(adapter.base, CONFIG).is_file() and not Path(adapter.base, "config.json").is_file():
             raise ModelFileError(
-                f"That is an adapter, too, and not a whole model: it has {CONFIG} and no config.json.",
+                f"That is itself an adapter, not a whole model: it has {CONFIG} and no config.json.",
                 hint="name the model that it was trained from, or merge the adapters",
             )
         yield
     except ModelFileError as error:
         raise ModelFileError(
             f"The adapter {adapter.source!r} is for the model {adapter.base!r}. {error.message}",
-            hint=f"{error.hint}; if it is another model, write its name or folder into {adapter.source}/{CONFIG}: "
+            hint=f"{error.hint}; if that is the wrong model, set the right name or folder in {adapter.source}/{CONFIG}: "
             "base_model_name_or_path",
         ) from error
 
 
 @contextmanager
 def base_alone(adapter: Adapter) -> Iterator[str]:
-    """The base's name for `from_pretrained`, without the adapter where the two share a folder."""
+    """The base's name for `from_pretrained`: a folder without the adapter if the two share one."""
     if not adapter.holds_base:
         yield adapter.base
         return
@@ -118,9 +118,9 @@ def base_alone(adapter: Adapter) -> Iterator[str]:
 
 
 def put_on(model: Any, adapter: Adapter, kwargs: dict[str, Any], *, say: Callable[[str], None]) -> Any:
-    """Load an adapter onto its base. Returns what transformers found of its weights.
+    """Load an adapter onto its base. Returns transformers' report on its weights.
 
-    What PEFT warns of, such as settings of a later version that it passes over, goes to `say`.
+    PEFT's warnings, such as those about settings of a later version that it ignores, go to `say`.
     """
     where = {name: kwargs[name] for name in HUB if kwargs.get(name) is not None}
     with warnings.catch_warnings(record=True) as warned:

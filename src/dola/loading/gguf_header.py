@@ -1,6 +1,6 @@
-"""What a GGUF file says of itself before its numbers: metadata and the names of its tensors.
+"""Reads the header of a GGUF file: its metadata and the names of its tensors.
 
-The gguf package reads headers, too, but takes seconds for a vocabulary of 100,000 tokens. Here the lists are skipped.
+The gguf package reads headers too, but takes seconds for a vocabulary of 100,000 tokens. This reader skips the lists.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""Types of metadata values that have one length, as `struct` spells them. 8 is a text, 9 a list."""
+"""Metadata types of a fixed length, as format characters of `struct`. Type 8 is a string, type 9 a list."""
 TEXT, LIST = 8, 9
 
 
@@ -35,11 +35,11 @@ class GgufHeader(NamedTuple):
 
 
 def read_header(path: Path) -> GgufHeader | None:
-    """The header of a GGUF file, or None where it cannot be read like this: transformers then says what it thinks of it."""
+    """The header of a GGUF file, or None if it cannot be read; then transformers reports the problem."""
     try:
         with path.open("rb") as file:
             magic, version = _read(file, "4sI")
-            if magic != b"GGUF" or version not in (2, 3):  # older ones, and those of another byte order
+            if magic != b"GGUF" or version not in (2, 3):  # older versions, and files of another byte order
                 return None
             tensors, values = _read(file, "QQ")
             metadata = dict(_metadata(file) for _ in range(values))

@@ -1,7 +1,7 @@
-"""Why a model could not be loaded, in our words.
+"""Turns exceptions of `from_pretrained` into dola's errors, with a cause and a hint.
 
-`from_pretrained` reports a user's mistakes with OSError, ValueError, RuntimeError, KeyError or a bare Exception, and a bug with
-the same. Its messages tell them apart, so this is where messages of transformers are read, and the only place.
+`from_pretrained` reports a user's mistakes with OSError, ValueError, RuntimeError, KeyError or a bare Exception, and bugs with
+the same types. Only its messages distinguish them. This is the only module that interprets messages of transformers.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from dola.loading.embedded import EMBEDDED
 
 
 class Known(NamedTuple):
-    """A failure that transformers tells by its message.
+    """A failure that is recognized by transformers' message.
 
     Attributes:
-        said: What its message contains, in transformers 5.0.0 to 5.23.0.
-        kind: The class of our error.
-        message, hint: Ours; `{source}` is the model, `{line}` the first line of theirs, `{upgrade}` and `{old_tokenizers}`
-            are commands that install.
+        said: A part of its message in transformers 5.0.0 to 5.23.0.
+        kind: The class of dola's error.
+        message, hint: Those of dola's error; `{source}` is the model, `{line}` the first line of transformers' message,
+            `{upgrade}` and `{old_tokenizers}` are install commands.
     """
 
     said: str
@@ -38,25 +38,25 @@ KNOWN = (
     Known(
         "trust_remote_code=True",
         ModelFileError,
-        "{source!r} brings Python code of its own, which runs only if you allow it.",
+        "{source!r} contains its own Python code, which runs only if you allow it.",
         "read that code first; if you trust it, pass trust_remote_code=True (on the command line: --trust-remote-code)",
     ),
     Known(
         "Weights only load failed",
         ModelFileError,
-        "The weights of {source!r} are a pickle that holds more than tensors, or none that torch can read; none of it was run.",
+        "The weights of {source!r} are a pickle that torch cannot read or that holds more than tensors. None of it was run.",
         "use a copy of the model with safetensors: a pickle can hold code",
     ),
     Known(
         "gated repo",
         ModelFileError,
-        "{source!r} is gated: its owner gives access on request, and the hub does not know that you have it.",
+        "{source!r} is gated: its owner grants access on request, and the hub did not recognize you as having it.",
         "ask for access at https://huggingface.co/{source}, then run `hf auth login` or set HF_TOKEN",
     ),
     Known(
         "is not a valid model identifier",
         ModelFileError,
-        "There is no model {source!r} on the hub, or it is private.",
+        "The hub has no model {source!r}, or it is private.",
         "check the spelling; for a private model run `hf auth login` or set HF_TOKEN",
     ),
     Known(
@@ -80,20 +80,20 @@ KNOWN = (
     Known(
         "for this kind of AutoModel",
         ModelError,
-        "{source!r} holds no causal language model (an encoder-decoder, perhaps): {line}",
+        "{source!r} does not hold a causal language model (perhaps an encoder-decoder): {line}",
         "DoLa contrasts the layers of decoder-only models; use one that AutoModelForCausalLM loads",
     ),
     Known(
         "Should have a `model_type` key",
         ModelFileError,
-        "The config.json of {source!r} names no architecture (`model_type`).",
+        "The config.json of {source!r} does not name an architecture (`model_type`).",
         "fetch the model again, config.json included",
     ),
     Known(
         "instantiate the backend tokenizer",
         ModelFileError,
-        "{source!r} holds no tokenizer that can be read.",
-        "put the tokenizer's files beside the weights; old ones (tokenizer.model) need: {old_tokenizers}",
+        "{source!r} does not hold a tokenizer that can be read.",
+        "put the tokenizer's files next to the weights; old ones (tokenizer.model) need: {old_tokenizers}",
     ),
     Known(
         "does not support prompt learning",
@@ -104,22 +104,22 @@ KNOWN = (
     Known(
         "automatic conversion of the weights",
         ModelFileError,
-        "The weights of {source!r} cannot be brought into the layout that transformers has for them: some are missing (an "
-        "expert's, perhaps), or do not have the shapes that config.json says.",
-        "the file is not whole, or of another model than config.json: fetch both again",
+        "The weights of {source!r} cannot be converted to transformers' layout: some are missing (perhaps an expert's), or "
+        "their shapes differ from those in config.json.",
+        "the file is incomplete, or it does not belong to this config.json: fetch both again",
     ),
 )
 
 
 LFS, LARGEST_POINTER = b"version https://git-lfs", 1024
-"""How a pointer of Git LFS starts, and bytes that it never has."""
+"""How a Git LFS pointer starts, and a size in bytes that no pointer reaches."""
 
 
 @contextmanager
 def in_our_words(part: str, source: str, gguf: Path | None, *, ours: bool = False) -> Iterator[None]:
-    """Load one part of a model inside this: what goes wrong and is understood is raised as one of our errors.
+    """Raise dola's errors for known failures inside, where one part of a model is loaded.
 
-    With `ours`, the arguments have been checked, so that everything else that goes wrong is a matter of the model's files.
+    With `ours`, the arguments have been checked, so that any other failure must come from the model's files.
     """
     try:
         yield
@@ -135,19 +135,17 @@ def in_our_words(part: str, source: str, gguf: Path | None, *, ours: bool = Fals
 
 
 def translate(error: Exception, part: str, source: str, gguf: Path | None = None) -> DolaError | None:
-    """Our error for an exception of `from_pretrained`, or None: a wrong argument, or a bug, which nothing should hide.
+    """dola's error for an exception of `from_pretrained`, or None for a wrong argument or a bug, which nothing should hide.
 
     Args:
         error: What was raised.
-        part: "tokenizer", "config.json", "model" or "adapter": what was being loaded.
+        part: What was being loaded: "tokenizer", "config.json", "model" or "adapter".
         source: The hub id or folder.
         gguf: The GGUF file, if it is one.
     """
     line = first_line(error)
     if (pointer := _lfs_pointer(source)) is not None:
-        return ModelFileError(
-            f"{pointer} is not the file itself but a pointer of Git LFS to it.", hint=f"git -C {source} lfs pull"
-        )
+        return ModelFileError(f"{pointer} is a Git LFS pointer, not the file itself.", hint=f"git -C {source} lfs pull")
     if gguf is not None and (ours := _of_gguf(line, part, gguf)) is not None and not isinstance(error, TypeError):
         return ours
     for known in KNOWN:
@@ -161,13 +159,13 @@ def translate(error: Exception, part: str, source: str, gguf: Path | None = None
     if part == "tokenizer" and (isinstance(error, (ValueError, KeyError)) or type(error) is Exception):
         return ModelFileError(
             f"The tokenizer of {source!r} cannot be loaded: {line}",
-            hint="see that the tokenizer's files are there and whole: fetch them again",
+            hint="the tokenizer's files may be missing or incomplete: fetch them again",
         )
     return None
 
 
 def _commands() -> dict[str, str]:
-    """Commands that hints name, for the running Python."""
+    """Install commands in hints, for the running Python."""
     return {
         "upgrade": pip_install("--upgrade", "transformers"),
         "old_tokenizers": pip_install("sentencepiece", "tiktoken"),
@@ -175,7 +173,7 @@ def _commands() -> dict[str, str]:
 
 
 def _check_files(error: Exception, source: str) -> str:
-    """What to check where a file cannot be read: one that is not the model's is of the hub's cache."""
+    """What to check if a file cannot be read. One outside of the model's folder belongs to the hub's cache."""
     name = getattr(error, "filename", None)
     if isinstance(name, str) and not Path(source).exists():
         return f"check {name}: HF_HOME, HF_HUB_CACHE and HF_TOKEN_PATH say where the hub's files are on this machine"
@@ -183,7 +181,7 @@ def _check_files(error: Exception, source: str) -> str:
 
 
 def _not_understood(error: Exception, part: str, source: str) -> DolaError:
-    """Our error for what no other knows: most often a value in a JSON file that transformers does not expect."""
+    """dola's error for any other failure: most often a value in a JSON file that transformers does not expect."""
     said = " ".join(str(error).split())[:300]
     return ModelFileError(
         f"transformers cannot load the {part} of {source!r}: {type(error).__name__}: {said}",
@@ -194,7 +192,7 @@ def _not_understood(error: Exception, part: str, source: str) -> DolaError:
 
 
 def _lfs_pointer(source: str) -> Path | None:
-    """A file of a folder that Git left as a pointer to it."""
+    """A file of a folder that is still a Git LFS pointer, or None."""
     for path in Path(source).glob("*") if Path(source).is_dir() else ():
         if path.is_file() and path.stat().st_size < LARGEST_POINTER and path.read_bytes().startswith(LFS):
             return path
@@ -207,19 +205,19 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _of_gguf(line: str, part: str, gguf: Path) -> DolaError | None:
     if (fault := _gguf_fault(gguf)) is not None:
-        return ModelFileError(f"{gguf} cannot be read as a GGUF file: {fault}", hint="it may be cut short; fetch it again")
+        return ModelFileError(f"{gguf} cannot be read as a GGUF file: {fault}", hint="it may be truncated; fetch it again")
     if "GGUF model with architecture" in line:
         return ModelError(f"transformers does not read {gguf}: {line}", hint="use the model as its makers published it")
     if part == "tokenizer":
         return ModelFileError(
-            f"{gguf} holds no tokenizer that transformers can read: {line}",
+            f"{gguf} does not hold a tokenizer that transformers can read: {line}",
             hint="use a GGUF file with its tokenizer in it, or the model as its makers published it",
         )
     return None
 
 
 def _gguf_fault(path: Path) -> str | None:
-    """What keeps a file from being read as GGUF, or None: then a failed load has another cause."""
+    """Why a file cannot be read as GGUF. None if it can: then a failed load has another cause."""
     from gguf import GGUFReader
 
     try:
@@ -235,5 +233,5 @@ def kinds_of_names() -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an exception's message, or its class where it has none."""
+    """The first line of an exception's message, or its class if it has none."""
     return (str(error).strip() or repr(error)).splitlines()[0]

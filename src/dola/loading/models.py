@@ -1,8 +1,8 @@
 """Models by name: a hub id, a folder, a GGUF file, an adapter, or the alias of an embedded model.
 
-The normal path is `from_pretrained`. What is found out before it: whether the name can mean anything (`model_names.py`),
-whether dtype and device exist, whether the packages are there. What comes after it: its exceptions, in our words
-(`load_errors.py`), and whether the model has the weights of its file (`checked_loading.py`).
+The normal path is `from_pretrained`. Before it, `load` checks that the name can mean a model (`names.py`), that dtype and
+device exist, and that the needed packages are installed. After it, `load` turns exceptions into dola's errors
+(`load_errors.py`) and checks that the model has the weights of its file (`checked.py`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from dola.loading.notes import passed_on
 __all__ = ["EMBEDDED", "LoadedModel", "cache_folder", "fetch", "load", "remove"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-"""What error messages offer. Whatever torch knows by name and computes in is accepted."""
+"""The dtypes that error messages list. Every name of a torch dtype that can compute is accepted."""
 
 PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")
-"""Values of `device_map` that are no device."""
+"""Values of `device_map` that do not name a device."""
 
 
 class LoadedModel(NamedTuple):
@@ -44,34 +44,41 @@ def load(
     on_weights: OnWeights | None = None,
     **kwargs: Any,
 ) -> LoadedModel:
-    """Load a causal language model and its tokenizer, in eval mode, padding on the left.
+    """Load a causal language model in eval mode, and its tokenizer, which pads on the left.
 
-    Code that a model brings along is not run, and nobody is asked whether to run it, unless `trust_remote_code=True` is given.
-    A model that does not have the weights of its file is refused; weights in the file that it has no place for are reported.
+    A model's own Python code does not run unless `trust_remote_code=True` is given; `load` never asks on the terminal.
+    A model whose weights differ from those of its file is refused. Weights in the file that the model cannot use are reported.
 
     Args:
         name: A hub id, a folder, a `.gguf` file, or an alias: "smollm2", "gemma3-270m". The folder or hub id of a PEFT adapter
-            loads its base model with the adapter on it.
-        progress: Called with one line per step of a fetch and per note on the model; by default lines go to standard error.
-        on_weights: Called with what was found of the weights, of a base model and its adapter one after the other. The model
-            is then not refused for its weights.
+            loads its base model with the adapter applied.
+        progress: Called with one line for each step of a download and each note on the model. By default the lines go to
+            standard error.
+        on_weights: Called with the report on the weights: for a base model first, then for its adapter. `load` then does not
+            refuse the model for its weights.
         **kwargs: Passed to `AutoModelForCausalLM.from_pretrained` (dtype, device_map, revision, ...). GGUF weights are
-            dequantised, to float32 unless `dtype` says otherwise.
+            dequantized, to float32 unless `dtype` says otherwise.
 
     Raises:
         InputError: A dtype that torch does not have, or a device that this machine does not have.
-        ModelFileError: A name, folder, file, hub id or revision that holds no model that can be loaded; weights that are
-            missing or do not fit; a gated model; a model that needs `trust_remote_code=True`; no network.
-        ModelError: No causal language model, or an architecture that transformers does not know.
+        ModelFileError: The name, folder, file, hub id or revision does not hold a loadable model; weights are missing or
+            do not fit; the model is gated or needs `trust_remote_code=True`; the hub cannot be reached.
+        ModelError: Not a causal language model, or an architecture that transformers does not know.
         DownloadError: An embedded model could not be fetched.
         MissingExtraError: A package that this model or `device_map` needs.
+
+    Examples:
+        >>> import dola
+        >>> model, tokenizer = dola.load("smollm2")  # or "owner/name", a folder, a .gguf file
+        >>> model.config.num_hidden_layers
+        30
     """
     from transformers import AutoModelForCausalLM
 
     if kwargs.get("output_loading_info"):
         raise InputError(
             "output_loading_info is not an argument of dola.load, which returns a model and its tokenizer.",
-            hint="pass on_weights=print, or a function of yours: it gets a report of the weights",
+            hint="pass on_weights=print, or your own function: it receives the report on the weights",
         )
     _check_dtype(kwargs.get("dtype"))
     _check_device(kwargs.get("device_map"))
@@ -87,7 +94,7 @@ def load(
             **{**gguf_settings(where), **kwargs},
             **where,
         )
-    if where:  # or it would go by the folder of the file: the cache, for the embedded models
+    if where:  # its default is the folder of the file, which is the cache for the embedded models
         model.config.name_or_path = str(name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -101,13 +108,13 @@ def _check_dtype(dtype: Any) -> None:
     found = getattr(torch, dtype, None)
     if not (isinstance(found, torch.dtype) and found.is_floating_point):
         raise InputError(
-            f"dtype={dtype!r} is no floating-point type of torch; there are {', '.join(DTYPES)}.",
+            f"dtype={dtype!r} is not a floating-point type of torch. Available: {', '.join(DTYPES)}.",
             hint="use dtype='float32' to be exact, dtype='bfloat16' to save memory",
         )
 
 
 def _check_device(device: Any) -> None:
-    """Refuse a device that this machine does not have. A map of modules to devices is transformers' affair."""
+    """Refuse a device that this machine does not have. transformers itself checks a map of modules to devices."""
     if device is None:
         return
     if find_spec("accelerate") is None:
@@ -124,13 +131,13 @@ def _check_device(device: Any) -> None:
         asked = None
     if asked is None or (asked.type in ("cuda", "mps") and not any(_is_device(asked, name) for name in there)):
         raise InputError(
-            f"There is no device {str(device)!r} on this machine; its devices are {', '.join(there)}.",
-            hint=f"use one of them, or {PLACEMENTS[0]!r}; if one is missing, look at what `dola doctor` says of torch",
+            f"No device {str(device)!r} on this machine. Available: {', '.join(there)}.",
+            hint=f"use one of them, or {PLACEMENTS[0]!r}; if one is missing, run `dola doctor` to see what torch finds",
         )
 
 
 def devices() -> list[str]:
-    """The devices of this machine, by the names that torch gives them."""
+    """The devices of this machine, by torch's names."""
     cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
 

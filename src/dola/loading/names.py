@@ -16,7 +16,7 @@ from dola.loading.gguf_header import GgufHeader, read_header
 from dola.loading.load_errors import kinds_of_names
 
 LEGACY_HUB_IDS = ("distilgpt2", "gpt2", "gpt2-large", "gpt2-medium", "gpt2-xl")
-"""Hub ids without an owner that are still in everybody's notebooks."""
+"""Hub ids without an owner that many notebooks still use."""
 
 
 def resolve(name: str, progress: Progress | None) -> tuple[str, dict[str, str]]:
@@ -27,7 +27,7 @@ def resolve(name: str, progress: Progress | None) -> tuple[str, dict[str, str]]:
         path = fetch(name, progress=progress)
     elif name.endswith(".gguf"):
         if not path.is_file():
-            raise ModelFileError(f"There is no file {name!r}.", hint=f"check the path; {kinds_of_names()}")
+            raise ModelFileError(f"The file {name!r} does not exist.", hint=f"check the path; {kinds_of_names()}")
         with path.open("rb") as file:
             if (magic := file.read(4)) != b"GGUF":
                 raise ModelFileError(f"{name!r} is not a GGUF file: it starts with {magic!r}.", hint="check the path")
@@ -40,29 +40,29 @@ def resolve(name: str, progress: Progress | None) -> tuple[str, dict[str, str]]:
 
 
 def _check_name(name: str, path: Path) -> None:
-    """Refuse a name that is neither a folder with a model nor can be a hub id."""
+    """Refuse a name that is not a folder with a model and cannot be a hub id."""
     if path.is_dir():
         if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
             raise ModelFileError(
-                f"The folder {name!r} holds no config.json, so no model.", hint=f"check the path; {kinds_of_names()}"
+                f"The folder {name!r} does not hold a model: it has no config.json.", hint=f"check the path; {kinds_of_names()}"
             )
     elif path.is_file():
         raise ModelFileError(
-            f"{name!r} is a file, but no .gguf file.", hint=f"give the folder that it lies in; {kinds_of_names()}"
+            f"{name!r} is a file, but not a .gguf file.", hint=f"give the folder that holds it; {kinds_of_names()}"
         )
     elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return  # a hub id
     elif "/" in name or os.sep in name:
-        raise ModelFileError(f"There is no folder {name!r}.", hint=f"check the path; {kinds_of_names()}")
+        raise ModelFileError(f"The folder {name!r} does not exist.", hint=f"check the path; {kinds_of_names()}")
     elif name not in LEGACY_HUB_IDS:
         raise ModelFileError(
-            f"{name!r} is neither a folder nor an embedded model; those are {', '.join(EMBEDDED)}.",
+            f"{name!r} is neither a folder nor an embedded model. Embedded models: {', '.join(EMBEDDED)}.",
             hint=f"check the spelling; {kinds_of_names()}",
         )
 
 
 def gguf_settings(where: dict[str, str]) -> dict[str, Any]:
-    """A GGUF file is loaded dequantised. transformers before 5.23 knows no other way and has no setting for it."""
+    """The arguments that dequantize a GGUF file. transformers before 5.23 always does so and has no setting for it."""
     if not where:
         return {}
     import transformers
@@ -75,36 +75,36 @@ def _require_gguf(name: str) -> None:
     missing = [package for package in ("gguf", "accelerate") if find_spec(package) is None]  # transformers wants both
     if missing:
         raise MissingExtraError(
-            f"{name!r} is a GGUF file, and to read it {' and '.join(missing)} must be installed.",
+            f"{name!r} is a GGUF file; reading it requires {' and '.join(missing)}, not installed here.",
             hint=install_line("cli"),
         )
 
 
 def check_gguf(gguf: Path) -> GgufHeader | None:
-    """Refuse a part of a GGUF model, and GGUF files that are not models. Returns the header, where it can be read.
+    """The header of a GGUF file, or None if it cannot be read.
 
     Raises:
-        ModelFileError: Such a file.
+        ModelFileError: The file is one part of a split model, or not a model.
     """
     if (header := read_header(gguf)) is None:
         return None
     if header.parts > 1:
         number = header.metadata.get("split.no", 0)
         raise ModelFileError(
-            f"{gguf} is part {number + 1} of a model that was split into {header.parts} files, and lacks the weights of the "
+            f"{gguf} is part {number + 1} of a model that was split into {header.parts} files; it lacks the weights of the "
             "other parts.",
             hint=f"merge the parts (llama.cpp): llama-gguf-split --merge {_first_part(gguf)} whole.gguf",
         )
     kind = header.metadata.get("general.type", "model")
     if kind != "model":
         raise ModelFileError(
-            f"{gguf} does not hold a language model; it says that it is of type {kind!r}.",
+            f"{gguf} does not hold a language model; its header gives the type {kind!r}.",
             hint="use the file of the model itself",
         )
     return header
 
 
 def _first_part(gguf: Path) -> Path:
-    """The name of the first part, by the names that llama.cpp gives them."""
+    """The name of the first part, following llama.cpp's naming."""
     stem, dash, number = gguf.stem.rpartition("-of-")
     return gguf.with_name(f"{stem[:-5]}00001{dash}{number}.gguf") if dash and stem[-5:].isdecimal() else gguf

@@ -1,4 +1,4 @@
-"""What transformers warns of while it loads a model, for whoever has its log turned off."""
+"""Passes on transformers' warnings while it loads a model, even if its log is turned off."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from contextlib import contextmanager
 from typing import Any
 
 REPORT = "LOAD REPORT"
-"""In the table of weights, which `weights.py` has from transformers as lists."""
+"""Marks transformers' table of weights, which `weights.py` reads as lists instead."""
 OTHERS = ("transformers.generation",)
-"""Loggers whose subject is checked elsewhere: a model's generation config."""
+"""Loggers of a model's generation config, which dola checks elsewhere."""
 LONGEST = 400
-"""Characters of a warning that are passed on."""
+"""The most characters of one warning that are passed on."""
 
 LOG = logging.getLogger("transformers")
 _LOCK = threading.Lock()
 _OPEN: list[logging.Handler] = []
 _SAVED: list[Any] = []
-"""How the log was before the first of several loads at once; the last one to end puts that back."""
+"""The state of the log before the first of several concurrent loads; the last load to end restores it."""
 
 
 @contextmanager
 def passed_on(say: Callable[[str], None] | None) -> Iterator[None]:
-    """Pass what transformers warns of inside on to `say`, a line for each warning, whatever its verbosity is.
+    """Pass transformers' warnings to `say`, one line each, whatever its verbosity.
 
-    Without `say` its log is left as it is.
+    Without `say`, its log is left unchanged.
     """
     if say is None:
         yield
@@ -51,7 +51,7 @@ def passed_on(say: Callable[[str], None] | None) -> Iterator[None]:
 
 
 class _Lines(logging.Handler):
-    """Says each warning once."""
+    """Passes on each warning once."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)

@@ -1,7 +1,7 @@
-"""The number types that a model's weights are stored in, from the headers of its safetensors files.
+"""The number types in which a model's weights are stored, from the headers of its safetensors files.
 
-transformers reads integers and 8-bit floats as plain numbers where config.json does not say that they are quantised, and its
-lists of weights do not tell.
+If config.json does not say that weights are quantized, transformers reads integers and 8-bit floats as plain numbers, and its
+lists of weights do not show it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 LONGEST_HEADER = 100_000_000
-"""Bytes of a header, at most: as of the safetensors format."""
+"""Maximum size of a header in bytes, by the safetensors format."""
 
 
 def packed_weights(folder: Path | None, floating: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Weights that are stored as integers, and those that are stored as 8-bit floats; both sorted by name.
+    """The weights stored as integers, and those stored as 8-bit floats, each sorted by name.
 
     Args:
-        folder: Where the safetensors files are; None where that is not known.
-        floating: The names of the model's floating-point weights. A file may have one more word before its names, or one less.
+        folder: Where the safetensors files are; None if that is not known.
+        floating: The names of the model's floating-point weights. Names in a file may have one more leading part, or one less.
     """
     known = floating | {name.partition(".")[2] for name in floating}
     found: dict[str, list[str]] = {"integers": [], "floats": []}
@@ -39,7 +39,7 @@ def _files(folder: Path) -> list[Path]:
         listed = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]
         return [folder / name for name in sorted(set(listed.values()))]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []  # there is no index, or loading the model says what is wrong with it
+        return []  # without an index; if it is damaged, loading the model reports that
 
 
 def _is_packed(dtype: str) -> bool:
@@ -47,7 +47,7 @@ def _is_packed(dtype: str) -> bool:
 
 
 def _types(path: Path) -> Iterator[tuple[str, str]]:
-    """The tensors of a file with their types; none where it has no header: then loading it says what is wrong."""
+    """The tensors of a file with their types; none if its header cannot be read, which loading it reports."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

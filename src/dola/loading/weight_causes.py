@@ -1,4 +1,4 @@
-"""What usually causes that a model does not have the weights of its file, and what to do about it: read from their names."""
+"""Why a model does not have the weights of its file, and how to fix it: the usual causes, recognized by weights' names."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from dola.loading.weight_lists import SCALES, SHOWN, Lists, numbered
 OTHER_HEADS = re.compile(
     r"(^|\.)(score|classifier|classification_head|qa_outputs|v_head|value_head|reward_head|regression_head)\."
 )
-"""Heads that are not for writing: of sequence classifiers, reward models, value models, question answering."""
+"""Heads that do not predict text: those of sequence classifiers, reward models, value models, question answering."""
 OTHER_TASKS = ("Classification", "Reward", "QuestionAnswering", "ValueModel", "TokenLevel")
 UNMERGED = re.compile(r"\.base_layer\.|\.lora_[AB]\b|\.lora_(embedding|magnitude)|\.modules_to_save\.")
 MAGNITUDE = ".lora_magnitude_vector."
 PACKED = re.compile(r"\.(qweight|weight_packed|weight_shape|weight_blocks|weight\.quant_state\S*)$")
 
 MAKERS_CONFIG = "put the quantization_config of the model's makers into config.json: fetch the model again"
-"""What to do where weights are quantised and config.json does not say how."""
+"""The hint if weights are quantized and config.json does not say how."""
 
 Cause = tuple[str, str]
 """A sentence about the cause, and a hint."""
 
 
 def _prefixed(lists: Lists) -> Cause | None:
-    """Keys of the file are the model's, with the same words before each."""
+    """The file's keys are the model's, each with the same prefix."""
     ends = set(lists.missing)
     prefixes = Counter(
         name[: match.end()]
         for name in lists.unexpected
         for match in re.finditer(r"\.", name)
-        if name[match.end() :] in ends  # every end of the name that begins after a dot
+        if name[match.end() :] in ends  # every part of the name after a dot
     )
     if not prefixes or (most := prefixes.most_common(1)[0])[1] < 0.5 * min(len(ends), len(lists.unexpected)):
         return None
     prefix = most[0]
     return (
-        f"The file has them under names that begin with {prefix!r}, as a trainer or a larger model puts it there.",
+        f"The file has them under names that begin with {prefix!r}, which a trainer or a larger model adds.",
         f"remove the prefix: {_strip(lists.source, prefix)}",
     )
 
 
 def _strip(source: str, prefix: str) -> str:
-    """A command that removes a prefix where the weights are safetensors in a folder, or else what to do."""
+    """A command that removes the prefix from safetensors in a folder, or instructions for any other file."""
     if not list(Path(source).glob("*.safetensors")):
         return f"save the state dict with key.removeprefix({prefix!r}) for each of its keys"
     return (
@@ -60,7 +60,7 @@ def _unmerged(lists: Lists) -> Cause | None:
         return None
     return (
         "The file holds a model with an adapter that was not merged.",
-        "merge it before you save: model.merge_and_unload().save_pretrained(folder)",
+        "merge it before saving: model.merge_and_unload().save_pretrained(folder)",
     )
 
 
@@ -68,7 +68,7 @@ def _quantised(lists: Lists) -> Cause | None:
     if not any(PACKED.search(name) or SCALES.search(name) for name in lists.unexpected):
         return None
     return (
-        "The file's weights are quantised, and config.json does not say how.",
+        "The file's weights are quantized, and config.json does not say how.",
         MAKERS_CONFIG,
     )
 
@@ -79,7 +79,7 @@ def _other_head(lists: Lists) -> Cause | None:
     if not (_only_head(lists) and (heads or tasks)):
         return None
     return (
-        f"This is a reward model or a classifier ({', '.join([*tasks, *heads[:1]])}), which has no head to write with.",
+        f"This is a reward model or a classifier ({', '.join([*tasks, *heads[:1]])}); it has no language-modeling head.",
         "use the language model that it was trained from",
     )
 
@@ -99,7 +99,7 @@ def _only_head(lists: Lists) -> bool:
 
 
 def _no_layers(lists: Lists) -> Cause | None:
-    """Every missing weight is of a layer that the file lacks as a whole."""
+    """Every missing weight belongs to a layer that the file lacks completely."""
     layers: dict[str, set[str]] = {}
     for name in lists.names:
         for path, number, _ in islice(numbered(name), 1):
@@ -118,7 +118,7 @@ def _other_shapes(lists: Lists) -> Cause | None:
     if not lists.mismatched:
         return None
     return (
-        "The weights and config.json are of different models, or the vocabulary was resized and only one of them saved.",
+        "The weights and config.json belong to different models, or the vocabulary was resized and only one of them was saved.",
         "fetch both again, or save both with model.save_pretrained(folder)",
     )
 
@@ -128,18 +128,18 @@ def _wrong_adapter(lists: Lists) -> Cause | None:
         return None
     if all(MAGNITUDE in name for name in lists.missing) and not lists.mismatched:
         return (
-            "It is a DoRA adapter, and transformers does not find its magnitudes under the names that PEFT gives them.",
+            "It is a DoRA adapter, and transformers does not find its magnitudes under PEFT's names.",
             'merge it with PEFT: python -c "from peft import AutoPeftModelForCausalLM as Model; '
             f"Model.from_pretrained('{lists.source}').merge_and_unload().save_pretrained('{lists.source}-merged')\", and copy "
             "the tokenizer's files of its base model into that folder",
         )
-    return "The adapter is not whole, or it is for another model.", "save it again, with the base model that it names"
+    return "The adapter is incomplete, or it is for another model.", "save it again, with the base model that it names"
 
 
 def _unknown(lists: Lists) -> Cause:
-    said = f" (config.json says {', '.join(lists.architectures)})" if lists.architectures else ""
+    said = f" ({', '.join(lists.architectures)})" if lists.architectures else ""
     return (
-        f"The file is not whole, or its weights are of another architecture than config.json says{said}.",
+        f"The file is incomplete, or its weights belong to another architecture than the one in config.json{said}.",
         "fetch or save the model again, with its config.json; merge the parts of a model that was saved in parts",
     )
 
@@ -155,9 +155,9 @@ CAUSES: tuple[Callable[[Lists], Cause | None], ...] = (
     _other_shapes,
     _unknown,
 )
-"""What usually causes it; the first that fits is named."""
+"""The usual causes; a message names the first that applies."""
 
 
 def cause_of(lists: Lists) -> Cause:
-    """What most likely causes that weights are missing or have other shapes."""
+    """The most likely cause of missing weights or different shapes, and a hint."""
     return next(cause for each in CAUSES if (cause := each(lists)) is not None)

@@ -1,4 +1,4 @@
-"""Lists of weights by name, and what their names say: which are of whole layers, and which are scales of quantised weights."""
+"""Lists of weights' names, and what they show: which form whole layers, and which are scales of quantized weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 SHOWN = 4
-"""How many names a message lists; weights that differ by the numbers in their names count once."""
+"""How many names a message lists. Names that differ only in their numbers count once."""
 
 SCALES = re.compile(r"[._](SCB|absmax|nested_absmax|quant_map|weight_scale\w*|weight_zero_point|scale_weight|scales?|qzeros)$")
 
@@ -20,11 +20,11 @@ class Lists(NamedTuple):
         source: The name of the model or adapter that was loaded.
         kind: The model's class, or "adapter".
         names: All weights that the model has, in its order.
-        head: Path of the language-modelling head.
+        head: Path of the language-modeling head.
         architectures: The classes that config.json names.
         missing: Weights that the file lacks.
-        mismatched: Weights with another shape in the file: (its shape, the model's).
-        unexpected: Weights in the file that the model has no place for.
+        mismatched: Weights with another shape in the file: (shape in the file, shape in the model).
+        unexpected: Weights in the file that the model cannot use.
     """
 
     source: str
@@ -38,7 +38,7 @@ class Lists(NamedTuple):
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names for a message: those that differ in their numbers as one pattern with a count, and how many more there are."""
+    """Names for a message: those that differ only in numbers as one pattern with a count, then the number of further ones."""
     kinds: dict[str, list[str]] = {}
     for name in names:
         kinds.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
@@ -48,9 +48,9 @@ def listed(names: Iterable[str]) -> str:
 
 
 def cut_layers(lists: Lists) -> tuple[str, ...]:
-    """Whole layers of the file beyond the model's last one, by their paths: they look just like layers that the model has.
+    """Paths of whole layers of the file beyond the model's last one that have the same parts as the model's layers.
 
-    Layers with parts of their own, such as those that predict several tokens at once, are not among them.
+    Layers with other parts, such as those that predict several tokens at once, do not count.
     """
     known: dict[str, set[str]] = {}
     there = set()
@@ -68,7 +68,7 @@ def cut_layers(lists: Lists) -> tuple[str, ...]:
 
 
 def unscaled(lists: Lists) -> tuple[str, ...]:
-    """Scales in the file of quantised weights that were read as if they were plain numbers."""
+    """Scales in the file that belong to quantized weights which were read as plain numbers."""
     names = set(lists.names)
     return tuple(
         name
@@ -78,6 +78,6 @@ def unscaled(lists: Lists) -> tuple[str, ...]:
 
 
 def numbered(name: str) -> Iterable[tuple[str, int, str]]:
-    """For every number in a name: what comes before it, the number, what comes after it."""
+    """For every number in a name: the text before it, the number, the text after it."""
     for match in re.finditer(r"(?<=\.)(\d+)\.", name):
         yield name[: match.start()], int(match[1]), name[match.end() :]

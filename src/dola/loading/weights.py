@@ -1,7 +1,7 @@
 """Whether a loaded model has the weights of its file.
 
-`from_pretrained` fills weights that the file lacks with random numbers, and leaves out those that the model has no place for.
-It lists both on request (`output_loading_info`). Tied weights, and those that it declares harmless, are not on its lists.
+`from_pretrained` fills weights that the file lacks with random numbers, and ignores those that the model cannot use.
+It lists both on request (`output_loading_info`), except tied weights and those that it declares harmless.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dola.loading.weight_lists import SHOWN, Lists, cut_layers, listed, numbered
 
 
 class Fault(NamedTuple):
-    """What is wrong, with its cause, and what to do."""
+    """What is wrong and why, and how to fix it."""
 
     message: str
     hint: str
@@ -33,7 +33,7 @@ class WeightsReport:
     Attributes:
         lists: The names of missing, mismatched and unexpected weights, and of all that the model has.
         fault: Why the model must not be used, or None.
-        notes: What whoever loads it should know: a sentence each.
+        notes: Sentences that the user should read.
     """
 
     lists: Lists
@@ -52,7 +52,7 @@ class WeightsReport:
         header: GgufHeader | None = None,
         folder: Path | None = None,
     ) -> WeightsReport:
-        """Judge what transformers said.
+        """Judge transformers' report.
 
         Args:
             source: The name of the model or adapter.
@@ -60,7 +60,7 @@ class WeightsReport:
             info: What `from_pretrained` or `load_adapter` returned about the weights.
             cut_on_purpose: Whether the caller asked for fewer layers than the file has.
             adapter: Whether the weights are an adapter's.
-            header: That of a GGUF file. transformers does not list the tensors of it that it does not use.
+            header: The header of a GGUF file: transformers does not list the file's tensors that it ignores.
             folder: Where the safetensors files of a model are.
         """
         lists = _lists(source, model, info, adapter)
@@ -79,16 +79,16 @@ class WeightsReport:
         """Raise the fault, if there is one.
 
         Raises:
-            ModelFileError: Weights are missing, have other shapes, or are those of a deeper or a quantised model.
+            ModelFileError: Weights are missing, have other shapes, or belong to a deeper or a quantized model.
         """
         if self.fault is not None:
             raise ModelFileError(self.fault.message, hint=self.fault.hint)
 
     def describe(self) -> str:
-        """One text for a list of checks: the fault with its hint, or the notes, or that all is right."""
+        """One text for a list of checks: the fault with its hint, or the notes, or that all weights are right."""
         if self.fault is not None:
             return f"{self.fault.message} {self.fault.hint[:1].upper()}{self.fault.hint[1:]}."
-        return " ".join(self.notes) or f"all {len(self.lists.names)} weights are those of the file"
+        return " ".join(self.notes) or f"all {len(self.lists.names)} weights match the file"
 
 
 def _lists(source: str, model: Any, info: Any, adapter: bool) -> Lists:
@@ -113,23 +113,20 @@ def _lists(source: str, model: Any, info: Any, adapter: bool) -> Lists:
 
 
 def _head(model: Any) -> str:
-    """The path of the language-modelling head in a model; empty where it has none."""
+    """The path of the language-modeling head in a model; empty if it has none."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return next((path for path, module in model.named_modules() if module is head), "") if head is not None else ""
 
 
 def _unexpected(lists: Lists) -> str:
     count = len(lists.unexpected)
-    are, they = ("is 1 weight", "It was") if count == 1 else (f"are {count} weights", "They were")
+    weights, they = ("1 weight", "It was") if count == 1 else (f"{count} weights", "They were")
     names = set(lists.names)
     ours = any(name.endswith(".bias") and f"{name.removesuffix('bias')}weight" in names for name in lists.unexpected)
-    return (
-        f"In {lists.source!r} there {are} that {_whom(lists)} has no place for: {listed(lists.unexpected)}. {they} left out; "
-        + (
-            "some belong to parts that the model has, so its answers can differ from those of the model that was saved."
-            if ours
-            else "every weight that the model has came from the file."
-        )
+    return f"{lists.source!r} holds {weights} that {_whom(lists)} cannot use: {listed(lists.unexpected)}. {they} left out; " + (
+        "some belong to parts that the model has, so its answers can differ from those of the model that was saved."
+        if ours
+        else "every weight of the model came from the file."
     )
 
 
@@ -147,7 +144,7 @@ def _floating(model: Any) -> set[str]:
 
 def _integers(source: str, names: tuple[str, ...]) -> Fault:
     return Fault(
-        f"The weights of {source!r} are quantised, and config.json does not say how. These are stored as integers and would be "
+        f"The weights of {source!r} are quantized, and config.json does not say how. These are stored as integers and would be "
         f"read as plain numbers: {listed(names)}.",
         MAKERS_CONFIG,
     )
@@ -155,26 +152,26 @@ def _integers(source: str, names: tuple[str, ...]) -> Fault:
 
 def _small(source: str, names: tuple[str, ...]) -> str:
     return (
-        f"In {source!r} these weights are stored as 8-bit floats, without scales, and were read as they are: {listed(names)}. "
-        "If they were quantised with scales, these are lost, and the answers are wrong."
+        f"{source!r} stores these weights as 8-bit floats without scales, and they were read unscaled: {listed(names)}. "
+        "If they were quantized with scales, the scales are lost and the answers are wrong."
     )
 
 
 def _cut_gguf(source: str, blocks: int, depth: int) -> Fault:
     return Fault(
-        f"{source} has the weights of {blocks} layers, and its metadata say {depth}: the model would end after {depth} layers.",
-        "get the file again, or convert the model again: its metadata and its tensors do not fit",
+        f"{source} has the weights of {blocks} layers, but its metadata says {depth}: the model would end after layer {depth}.",
+        "download the file again, or convert the model again: its metadata does not match its tensors",
     )
 
 
 def _unread(source: str, header: GgufHeader | None) -> list[str]:
-    """A note on tensors of a GGUF file that transformers does not read: factors of rotary position embeddings."""
+    """A note on tensors of a GGUF file that transformers does not read: scaling factors of rotary position embeddings."""
     names = [name for name in header.tensors if name.startswith("rope_")] if header is not None else []
     if not names:
         return []
     return [
         f"transformers does not read {', '.join(names)} of {source}: its rotary embeddings are not scaled, so its answers can "
-        "differ from those of the model as its makers published it."
+        "differ from those of the model that its authors published."
     ]
 
 
@@ -182,7 +179,7 @@ def _fault_of(lists: Lists, *, cut_on_purpose: bool = False) -> Fault | None:
     """What is wrong with the weights, or None.
 
     Args:
-        lists: What transformers found.
+        lists: The names that transformers reported.
         cut_on_purpose: Whether the caller asked for fewer layers than the file has.
     """
     found = []
@@ -228,7 +225,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def _unscaled(lists: Lists) -> Fault:
     return Fault(
-        f"The weights of {lists.source!r} are quantised, and config.json does not say how. They would be read as plain "
+        f"The weights of {lists.source!r} are quantized, and config.json does not say how. They would be read as plain "
         f"numbers, without these scales: {listed(unscaled(lists))}.",
         MAKERS_CONFIG,
     )

@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dola.errors import ConfigError
 from dola.files.settings_file import read_object
@@ -16,6 +16,8 @@ from dola.methods.names import DIVERGENCE_ALIASES, DIVERGENCES, SCORES
 
 if TYPE_CHECKING:
     from dola.methods.method import Method
+
+Config = TypeVar("Config", bound="MethodConfig")
 
 COMMON: Mapping[str, Facts] = {
     "layers": Facts(hidden=True),
@@ -38,12 +40,18 @@ class MethodConfig:
 
     Attributes:
         method: The method's name, in `registry.METHODS`.
+        summary: What it does, in one line without a subject: "moves ...".
+        presets: Settings by the name of the task that the method's authors use them for.
+        chooses: Whether the scores are the logits of one layer as they are. A layer drawn at random is then a control.
         layers: The candidate layers, see `layers.candidate_layers`.
         final_norm: Whether candidates pass the model's final norm before the head.
         lazy: Whether rows that no layer can change may be left unread where only tokens are asked for.
     """
 
     method: ClassVar[str]
+    summary: ClassVar[str] = "adds no description of itself"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    chooses: ClassVar[bool] = False
     layers: str | Sequence[int]
     final_norm: bool = True
     lazy: bool = True
@@ -70,6 +78,32 @@ class MethodConfig:
     def options(cls) -> tuple[Setting, ...]:
         """The settings that every door offers: all but the layers, which have an input of their own, and hidden ones."""
         return tuple(each for each in cls.settings() if not each.facts.hidden)
+
+    @classmethod
+    def preset(cls: type[Config], name: str) -> Config:
+        """The configuration that the method's authors use for a task.
+
+        Raises:
+            ConfigError: A task for which there is none.
+        """
+        return cls(**cls.preset_settings(name))
+
+    @classmethod
+    def preset_settings(cls, name: object) -> Mapping[str, Any]:
+        """The settings of `preset` by name."""
+        found = cls.presets.get(name) if isinstance(name, str) else None
+        if found is None:
+            allowed = ", ".join(cls.presets)
+            what = f"allowed are {allowed}" if allowed else f"the method {cls.method!r} has none"
+            raise ConfigError(
+                f"preset={name!r} is unknown; {what}.", hint=f"preset={next(iter(cls.presets))}" if allowed else "leave it out"
+            )
+        return found
+
+    @property
+    def draws(self) -> bool:
+        """Whether it is drawn at each position if the method acts. What has no positions to give refuses such settings."""
+        return False
 
     def check_common(self) -> None:
         """Check the fields that methods share, and those that are made by `setting`; indices become a tuple of int.
@@ -111,9 +145,20 @@ class DoLaConfig(MethodConfig):
             implementations left it out.
         lazy: Skip the premature readout where it cannot change the token: in a `generate` call that returns neither scores
             nor logits, for positions with a single plausible token.
+
+    Raises:
+        ConfigError: A value that is not allowed.
+
+    Examples:
+        >>> config = dola.DoLaConfig("low", relative_top=0.05)
+        >>> config.layers, config.divergence
+        ('low', 'jsd')
+        >>> dola.DoLaConfig(**config.as_dict()) == config
+        True
     """
 
     method: ClassVar[str] = "dola"
+    summary: ClassVar[str] = "contrasts the last layer with the earlier one that diverges most from it"
 
     layers: str | Sequence[int] = "high"
     _: KW_ONLY
@@ -187,11 +232,11 @@ class DoLaConfig(MethodConfig):
         """The settings of a JSON file, as `dola tune --output` writes it and `--config` of the command reads it.
 
         Names are those of the fields, with "-" or "_" between words; `layers` may be written as numbers with commas, too. A
-        `repetition-penalty`, with which a task's texts were judged, is no setting of the method and is left to the caller.
+        `repetition-penalty`, with which a task's texts were judged, is not a setting of the method and is left to the caller.
 
         Raises:
-            ConfigError: A file that cannot be read, a name that is none of these settings, a value that is not allowed; or
-                `"layers": "off"`, which is what `dola tune` writes where DoLa does not help: there is no DoLaConfig for that.
+            ConfigError: The file cannot be read, a name is not a setting, a value is not allowed; or the file has
+                `"layers": "off"`, which `dola tune` writes if DoLa does not help and no DoLaConfig can express.
         """
         name = f"The file {str(path)!r}"
         given = read_object(path, name=name, example=_FILE)
@@ -199,7 +244,7 @@ class DoLaConfig(MethodConfig):
         allowed = [field.name for field in fields(cls)]
         for key in given:
             if key.replace("-", "_") not in allowed:
-                raise ConfigError(f"{name}: {key!r} is no setting of DoLa; there are {', '.join(allowed)}.", hint=_FILE)
+                raise ConfigError(f"{name}: {key!r} is not a setting of DoLa. Settings: {', '.join(allowed)}.", hint=_FILE)
         settings = {key.replace("-", "_"): value for key, value in given.items()}
         if (layers := settings.get("layers")) == "off":
             raise ConfigError(f"{name} says that DoLa is off.", hint="decode plainly: without dola.attach or dola.generate")

@@ -4,12 +4,16 @@ Layers are numbered as in Hugging Face's `hidden_states`: 0 is the embedding out
 N (the number of blocks) is the mature layer. Candidates are therefore in 0 .. N-1.
 """
 
+import functools
+import logging
 import operator
 import re
 from collections.abc import Iterable
 from typing import Any
 
 from dola.errors import LayersError
+
+logger = logging.getLogger("dola")
 
 BUCKETS = ("low", "high", "all")
 
@@ -67,11 +71,10 @@ def candidate_layers(layers: str | Iterable[object], num_layers: int, *, tied: b
     elif layers == "low":
         found = range(start, start + 1) if start == n // 2 else range(start, n // 2 if n <= 40 else 20, 2)
     elif window := WINDOW.fullmatch(layers):
+        _say_if_deeper(layers, int(window[1]), n)
         found = range(max(0, n - int(window[1])), n)
     else:
-        raise LayersError(
-            f"layers={layers!r} is no bucket; the buckets are {', '.join(BUCKETS)}; a window is last:10.", hint=_HINT
-        )
+        raise LayersError(f"layers={layers!r} is not a bucket. Buckets: {', '.join(BUCKETS)}; a window is last:10.", hint=_HINT)
     if not found:
         raise LayersError(
             f'layers="{layers}" holds no layer in a model of {n} layers{" with tied embeddings" if tied else ""}; '
@@ -79,6 +82,15 @@ def candidate_layers(layers: str | Iterable[object], num_layers: int, *, tied: b
             hint=f'use layers="high" or name layers, for instance layers=[{n - 1}]',
         )
     return tuple(found)
+
+
+@functools.cache  # said once for each window and model
+def _say_if_deeper(layers: str, window: int, num_layers: int) -> None:
+    """Say that a window is all layers of a model."""
+    if window > num_layers:
+        logger.warning(
+            'layers="%s": the model has %d layers below the last one, and all of them are taken.', layers, num_layers
+        )
 
 
 def check_indices(layers: object, num_layers: int | None = None) -> tuple[int, ...]:
@@ -107,11 +119,15 @@ def check_indices(layers: object, num_layers: int | None = None) -> tuple[int, .
                 hint=f"write layers=[{num_layers + index}]" if num_layers and num_layers + index >= 0 else _HINT,
             )
         if num_layers is not None and index >= num_layers:
-            what = "is the mature layer, contrasted with itself it leaves nothing" if index == num_layers else "does not exist"
+            what = (
+                "is the last (mature) layer and cannot be a candidate: contrasting it with itself gives zero everywhere"
+                if index == num_layers
+                else "does not exist"
+            )
             raise LayersError(f"layer {index} in layers={given} {what}; allowed are {allowed}.", hint=_HINT)
         if index in indices[:position]:
             raise LayersError(
-                f"layer {index} stands twice in layers={given}; allowed are distinct indices in {allowed}.",
+                f"layer {index} is listed twice in layers={given}; allowed are distinct indices in {allowed}.",
                 hint=f"write layers={sorted(set(indices))}",
             )
     return indices

@@ -30,9 +30,13 @@ class Candidates(ABC):
     this worker's columns, and all workers have to read equally often.
 
     Attributes:
+        layers: The numbers of the K layers, and last that of the mature one: what rules of depth need.
+        positions: Position of each row in its own sequence, from 0, padding left out: int64 [R]. Only for methods that draw.
         saved: Rows that the method left unread because no layer could change their token: for statistics. Methods add to it.
     """
 
+    layers: tuple[int, ...] = ()
+    positions: Tensor | None = None
     saved = 0
 
     @abstractmethod
@@ -44,14 +48,15 @@ class Candidates(ABC):
         """Logits [K, r, V] of all candidates, or [r, V] of the k-th, as the configuration reads them out."""
 
     @abstractmethod
-    def combined(self, mature: Tensor, weights: Tensor) -> Tensor:
-        """Logits [R, V] of the sum over layers, by weights [K+1] with the mature layer last.
+    def combined(self, mature: Tensor, weights: Tensor, rows: Sequence[int] | Tensor | None = None) -> Tensor:
+        """Logits [r, V] of the sum over layers, by weights [K+1] with the mature layer last.
 
         One product with a linear head, whatever K is; a head with a soft-cap is read for each layer.
 
         Args:
-            mature: The mature logits [R, V].
-            weights: Of each candidate, and last of the mature layer.
+            mature: The mature logits [r, V] of these rows.
+            weights: The weight of each candidate, and last that of the mature layer.
+            rows: As `logits`.
         """
 
     def mature_log_z(self) -> Tensor | None:
@@ -107,6 +112,10 @@ class Method(ABC):
                 they are.
         """
 
+    def decide(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE) -> tuple[Tensor, Tensor]:
+        """`scores` and `weights`. A method that finds both in one reading of its candidates says so here."""
+        return self.scores(mature, candidates, vocab), self.weights(mature, candidates, vocab)
+
     def support(self, mature: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
         """The tokens that the method can choose, bool [..., V], never empty. Bans that empty it leave the mature order."""
         return torch.ones_like(mature, dtype=torch.bool)
@@ -120,6 +129,9 @@ class Method(ABC):
         return vocab.sum(self.contested(mature, vocab).float()) == 1  # vLLM gathers no integers on CPUs
 
     def weights(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE) -> Tensor:
-        """How much each layer counts in each row, [K+1, R], the mature layer last. For traces."""
+        """How much each layer counts in each row, [K+1, R], the mature layer last. For traces.
+
+        Where nothing but the mature layer counts, all others are 0.
+        """
         shape = (len(candidates) + 1, len(mature))
         return torch.full(shape, 1 / shape[0], device=mature.device)

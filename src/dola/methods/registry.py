@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from dola.errors import ConfigError
 from dola.methods.config import DoLaConfig, MethodConfig
+from dola.methods.config_confident import ConfidentConfig
+from dola.methods.config_delta import DeLTaConfig
+from dola.methods.config_sled import SLEDConfig
 from dola.methods.layers import parse
 
 if TYPE_CHECKING:
@@ -23,7 +26,12 @@ if TYPE_CHECKING:
 
 GROUP = "dola.methods"
 
-BUILT_IN: dict[str, type[MethodConfig]] = {"dola": DoLaConfig}
+BUILT_IN: dict[str, type[MethodConfig]] = {
+    "dola": DoLaConfig,
+    "confident": ConfidentConfig,
+    "delta": DeLTaConfig,
+    "sled": SLEDConfig,
+}
 """One line for each method of the product."""
 
 
@@ -72,7 +80,7 @@ def config_class(name: object) -> type[MethodConfig]:
     """The configuration class of a method.
 
     Raises:
-        ConfigError: There is no such method.
+        ConfigError: The method does not exist.
     """
     found = METHODS.get(name) if isinstance(name, str) else None
     if found is None:
@@ -97,6 +105,8 @@ def required_settings(kind: type[MethodConfig]) -> list[str]:
 def config_of(settings: Mapping[str, Any], *, where: str = "") -> MethodConfig:
     """The configuration that settings mean, with "-" or "_" between words; "method" among them names another than DoLa.
 
+    "preset" stands for the settings that the authors of a method use for a task; settings beside it come over them.
+
     Args:
         settings: As people wrote them. Layers may be text.
         where: What they were read from, to begin an error with.
@@ -106,6 +116,8 @@ def config_of(settings: Mapping[str, Any], *, where: str = "") -> MethodConfig:
     """
     given = {str(key).replace("-", "_"): value for key, value in settings.items()}
     kind = config_class(given.pop("method", DoLaConfig.method))
+    if "preset" in given:
+        given = {**kind.preset_settings(given.pop("preset")), **given}
     allowed = settings_of(kind)
     for name in given:
         if name not in allowed:

@@ -2,7 +2,8 @@
 
 `WHOLE` is the vocabulary of one process. A `Shard` is the part that one of several workers has: all workers call the same
 functions, each with its own columns, and what crosses between them are a few numbers for each distribution, never the
-distributions. So formulas are written once, and none of them asks which of the two it has.
+distributions. Conditions of loops have to be made of such numbers: all workers then go round equally often. So formulas are
+written once, and none of them asks which of the two it has.
 """
 
 from __future__ import annotations
@@ -48,6 +49,19 @@ class Vocabulary:
         """Log-probabilities [..., V] in float32 or better; log-probabilities stay as they are."""
         return logits.log_softmax(dim=-1, dtype=wide_dtype(logits.dtype))
 
+    def topk(self, values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k largest of [..., V], or all where there are fewer: values and their ids, [..., k] each, the largest first."""
+        found = values.topk(min(k, values.shape[-1]))
+        return found.values, found.indices
+
+    def at(self, values: Tensor, ids: Tensor) -> Tensor:
+        """The values [..., k] of [..., V] at ids that `topk` gave."""
+        return values.gather(-1, ids)
+
+    def put(self, values: Tensor, ids: Tensor, new: Tensor | float) -> Tensor:
+        """[..., V] with `new` [..., k], or one number, in the place of the values at these ids. A copy."""
+        return values.scatter(-1, ids, new)
+
 
 WHOLE = Vocabulary()
 
@@ -56,11 +70,15 @@ WHOLE = Vocabulary()
 class Shard(Vocabulary):
     """One worker's columns. Columns without a token are -inf.
 
+    Ids of tokens count columns, those of the first worker first, as if every worker had as many as the widest.
+
     Attributes:
         gather: What every worker has of a value: from [...] to [workers, ...], the same on all of them.
+        rank: Which of the workers this one is, from 0. Needed where single tokens are asked for (`at`, `put`).
     """
 
     gather: Callable[[Tensor], Tensor]
+    rank: int | None = None
 
     def amax(self, values: Tensor) -> Tensor:
         """The largest of all workers' columns."""
@@ -83,6 +101,50 @@ class Shard(Vocabulary):
         """This worker's columns of the log-probabilities."""
         values = wide(logits)
         return values - self.logsumexp(values)[..., None]
+
+    def topk(self, values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k largest of all workers' columns: each worker's own k are enough to find them."""
+        columns = self._columns(values)
+        mine = values.topk(min(k, values.shape[-1]))
+        behind = (0, k - mine.values.shape[-1])
+        best = self._side_by_side(torch.nn.functional.pad(mine.values, behind, value=-torch.inf))
+        places = self._side_by_side(
+            torch.nn.functional.pad(mine.indices, behind).to(torch.float32)
+        )  # integers: see Method.settled
+        workers = torch.arange(best.shape[-1] // k, device=values.device).repeat_interleave(k)
+        found = best.topk(min(k, int(columns.sum())))
+        return found.values, (workers * self._stride(columns) + places.long()).gather(-1, found.indices)
+
+    def at(self, values: Tensor, ids: Tensor) -> Tensor:
+        """From the workers that have them."""
+        mine, column = self._mine(values, ids)
+        return self.gather(torch.where(mine, values.gather(-1, column), 0)).sum(dim=0)
+
+    def put(self, values: Tensor, ids: Tensor, new: Tensor | float) -> Tensor:
+        """Into this worker's columns; the others put theirs."""
+        mine, column = self._mine(values, ids)
+        one_more = torch.nn.functional.pad(values, (0, 1))  # takes what is another worker's
+        return one_more.scatter(-1, torch.where(mine, column, values.shape[-1]), new)[..., :-1]
+
+    def _mine(self, values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Which ids are of this worker's columns, and the columns; 0 for the others."""
+        if self.rank is None:
+            raise ValueError("A Shard without a rank cannot tell which tokens are its own.")
+        stride = self._stride(self._columns(values))
+        mine = ids // stride == self.rank
+        return mine, torch.where(mine, ids % stride, 0)
+
+    def _columns(self, values: Tensor) -> Tensor:
+        """How many columns each worker has, [workers]."""
+        return self.gather(torch.full((), float(values.shape[-1]), device=values.device))
+
+    @staticmethod
+    def _stride(columns: Tensor) -> int:
+        return int(columns.max())
+
+    def _side_by_side(self, values: Tensor) -> Tensor:
+        """All workers' values, from [..., k] to [..., workers * k]."""
+        return self.gather(values).movedim(0, -2).flatten(-2)
 
 
 def log_probs(logits: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Where a model keeps its layers, and how they are read."""
+"""Finds a model's layers and reads them out."""

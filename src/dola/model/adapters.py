@@ -1,4 +1,4 @@
-"""What structure cannot tell of a model type: anatomies that others register, types that cannot be contrasted, and why.
+"""Model types that need more than discovery by structure: registered anatomies, and types that DoLa does not support.
 
     from dola.model.anatomy import Anatomy, register_anatomy
 
@@ -7,7 +7,7 @@
 
     register_anatomy("my_model", my_anatomy)  # the `model_type` of its config
 
-A package does the same for its users with an entry point of the group `dola.anatomies`, loaded when such a model comes up:
+A package does the same for its users with an entry point in the group `dola.anatomies`, loaded when such a model is used:
 
     [project.entry-points."dola.anatomies"]
     my_model = "my_package.dola:my_anatomy"
@@ -27,54 +27,54 @@ from dola.errors import ModelError
 GROUP = "dola.anatomies"
 
 REFUSED = {
-    "blt": "its blocks run over patches of bytes, and other blocks make bytes of them",
-    "cpmant": "its blocks run over positions of a soft prompt in front of the text",
-    "hrm_text": "its blocks run several times in one forward, so a layer is no single state",
+    "blt": "its blocks process patches of bytes, and other blocks turn these into bytes",
+    "cpmant": "its blocks also process positions of a soft prompt before the text",
+    "hrm_text": "its blocks run several times in one forward pass, so a layer does not have a single state",
     "inkling2_text": "its head reads a mixture of several blocks' states, so that an earlier layer alone has no readout",
-    "prophetnet": "its blocks run over streams for several future tokens at once",
-    "reformer": "its blocks are reversible and pass on two streams, which its head reads side by side",
-    "xlm": "its blocks are no modules: attention, norms and feed-forward layers stand in lists of their own",
+    "prophetnet": "its blocks process streams for several future tokens at once",
+    "reformer": "its blocks are reversible and pass on two streams, which its head reads together",
+    "xlm": "its blocks are not modules: attention, norms and feed-forward layers are in separate lists",
     "xlnet": "its blocks run over two streams, with time before the batch",
 }
-"""Model types of transformers whose blocks pass on nothing that the head could read, and why."""
+"""Model types of transformers whose blocks' states the head cannot read, and why."""
 
 FINAL_NORMS = {"bigbird_pegasus": "model.decoder.layernorm_embedding"}
-"""Final norms by model type, where their names say something else: BART's decoder begins with a norm of that name."""
+"""Final norms by model type whose names mislead: BART's decoder begins with a norm of that name."""
 
 _registered: dict[str, Callable[[Any], Any]] = {}
 A = TypeVar("A")
 
 
 def register_anatomy(model_type: str, factory: Callable[[Any], Any], *, replace: bool = False) -> None:
-    """Say how the parts of a model type are found, in place of discovery by structure.
+    """Register a factory that finds the parts of a model type, instead of discovery by structure.
 
     Args:
         model_type: The `model_type` of the model's config.
-        factory: Called with the causal LM (a PreTrainedModel), whenever DoLa meets one of this type; returns its `Anatomy`.
-        replace: Whether a factory that is registered already gives way.
+        factory: Called with the causal LM (a PreTrainedModel) whenever DoLa meets one of this type; returns its `Anatomy`.
+        replace: Whether to replace a factory that is already registered.
 
     Raises:
-        ModelError: A model type that is no text, a factory that cannot be called, or a type that is registered already.
+        ModelError: The model type is not a string, the factory is not callable, or the type is already registered.
     """
     if not isinstance(model_type, str) or not model_type:
-        raise ModelError(f"register_anatomy: model_type={model_type!r} is no name of a model type.", hint=_EXAMPLE)
+        raise ModelError(f"register_anatomy: model_type={model_type!r} is not the name of a model type.", hint=_EXAMPLE)
     if not callable(factory):
-        raise ModelError(f"register_anatomy: the factory for {model_type!r}, {factory!r}, cannot be called.", hint=_EXAMPLE)
+        raise ModelError(f"register_anatomy: the factory for {model_type!r}, {factory!r}, is not callable.", hint=_EXAMPLE)
     if model_type in _registered and not replace:
         raise ModelError(
-            f"register_anatomy: {model_type!r} is registered already, by {_where(_registered[model_type])}.",
-            hint=f"to put yours in its place: register_anatomy({model_type!r}, ..., replace=True)",
+            f"register_anatomy: {model_type!r} is already registered, by {_where(_registered[model_type])}.",
+            hint=f"to replace it: register_anatomy({model_type!r}, ..., replace=True)",
         )
     _registered[model_type] = factory
 
 
 def unregister_anatomy(model_type: str) -> None:
-    """Undo `register_anatomy`. Without it, do nothing."""
+    """Undo `register_anatomy`. Does nothing if the type is not registered."""
     _registered.pop(model_type, None)
 
 
 def registered_anatomy(lm: Any, kind: type[A]) -> A | None:
-    """What the factory registered for the type of `lm` returns, an Anatomy (`kind`); None where there is no factory.
+    """The Anatomy (`kind`) from the factory that is registered for the type of `lm`; None without a factory.
 
     Raises:
         ModelError: The factory cannot be loaded, fails, or returns something else.
@@ -88,7 +88,7 @@ def registered_anatomy(lm: Any, kind: type[A]) -> A | None:
     except Exception as error:
         raise ModelError(
             f"The anatomy registered for {model_type!r} by {_where(factory)} failed: {type(error).__name__}: {error}",
-            hint="this is a mistake of that factory, not of the model or of dola",
+            hint="this is a bug in that factory, not in the model or in dola",
         ) from error
     if not isinstance(made, kind):
         raise ModelError(
@@ -99,7 +99,7 @@ def registered_anatomy(lm: Any, kind: type[A]) -> A | None:
 
 
 def why_not(lm: Any) -> str | None:
-    """Why a model cannot be contrasted by its type, or None."""
+    """Why DoLa does not support a model's type, or None if it does."""
     return REFUSED.get(getattr(lm.config, "model_type", ""))
 
 
@@ -113,10 +113,10 @@ def _from_entry_point(model_type: str | None) -> Callable[[Any], Any] | None:
         raise ModelError(
             f"The entry point {found[0].value!r} of {GROUP}, for {model_type!r}, cannot be loaded: "
             f"{type(error).__name__}: {error}",
-            hint="repair or remove the package that brings it",
+            hint="fix or remove the package that provides it",
         ) from error
     if not callable(factory):
-        raise ModelError(f"The entry point {found[0].value!r} of {GROUP}, for {model_type!r}, cannot be called.", hint=_EXAMPLE)
+        raise ModelError(f"The entry point {found[0].value!r} of {GROUP}, for {model_type!r}, is not callable.", hint=_EXAMPLE)
     return factory
 
 
@@ -125,13 +125,13 @@ def _where(factory: Callable[[Any], Any]) -> str:
 
 
 class AltUp:
-    """One residual stream of the several that Gemma 3n's blocks pass on, as its model makes it behind the last block."""
+    """Merges the residual streams of Gemma 3n's blocks into one, as its model does after the last block."""
 
     def __init__(self, projections: nn.ModuleList) -> None:
         self.projections = projections
 
     def __call__(self, streams: Tensor) -> Tensor:
-        """[S, B, T, d] -> [B, T, d]: the mean, the others projected and brought to the first one's root mean square."""
+        """[S, B, T, d] -> [B, T, d]: the mean of the streams, with the others projected and scaled to the first one's RMS."""
         first = streams[0]
         size = first.square().mean(dim=-1, keepdim=True).sqrt()
         merged = [first]

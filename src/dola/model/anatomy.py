@@ -1,13 +1,13 @@
-"""Where a causal language model keeps what DoLa reads: its blocks, and the readout from residual stream to logits.
+"""The parts of a causal language model that DoLa uses: its blocks, and the readout from residual stream to logits.
 
-Found by structure, not by architecture name, so that a new family needs no code here. The structure that nearly all
-decoders share:
+They are found by structure, not by architecture name, so that a new family needs no code here. Nearly all decoders share
+this structure:
 
     embeddings -> blocks[0] .. blocks[N-1] -> final norm -> (projection) -> head -> (soft-cap or scale) -> logits
                   |________ candidates ________|            |____________________ readout ___________________|
 
-A wrong guess is always noticed: on the first forward the readout of the last block is compared with the model's logits.
-What structure cannot tell of a model type is said in `adapters.py`, or by others: `register_anatomy`.
+A wrong guess is always detected: the first forward pass compares the readout of the last block with the model's logits.
+For model types that need more than structure, see `adapters.py` and `register_anatomy`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from dola.model.wrappers import causal_lm, unwrap
 __all__ = ["READOUT_TOLERANCE", "Anatomy", "Scale", "SoftCap", "register_anatomy", "unwrap"]
 
 READOUT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
-"""Largest |readout(last block) - logits|, relative to the largest logit, that is still rounding. float32 allows for TF32."""
+"""Largest |readout(last block) - logits|, relative to the largest logit, that rounding can cause. float32 allows for TF32."""
 ROW_TOLERANCE = 0.1
-"""Largest difference in a row's logits, relative to the largest one, beside a row a hundred times larger. Heads that round all
-rows by one scale lose the row there; LLM.int8(), which has another product for large values, stays far below."""
+"""Largest allowed change of a row's logits, relative to the largest one, next to a row a hundred times larger. Heads that round
+all rows by one scale lose the row; LLM.int8(), which multiplies large values separately, stays far below."""
 
 
 @dataclass(frozen=True, eq=False, init=False, kw_only=True)
@@ -45,13 +45,21 @@ class Anatomy(Readout):
     Attributes:
         lm: The causal-LM module whose forward returns logits, without PEFT or torch.compile wrappers.
         blocks: The N transformer blocks in order. The input of `blocks[j]` is `hidden_states[j]`.
-        final_norm: What the last block's output passes first, or None.
-        projection: What lies between final norm and head (OPT's project_out), or None.
-        head: From hidden size to vocabulary. For BERT-like models this is the whole prediction head, its dense layer included.
-        logit_transform: What the model does to the head's output (soft-cap, scale), or None.
+        final_norm: The norm after the last block, or None.
+        projection: The part between final norm and head (OPT's project_out), or None.
+        head: From hidden size to vocabulary. For BERT-like models, the whole prediction head including its dense layer.
+        logit_transform: The model's change to the head's output (soft-cap, scale), or None.
         tied: Whether the head shares the input embedding's weights.
-        stream: What makes the residual stream [B, T, d] of several that blocks pass on (hyper-connections, AltUp), or
-            None where they pass on the residual stream itself.
+        stream: Merges several streams that blocks pass on (hyper-connections, AltUp) into the residual stream [B, T, d].
+            None if blocks pass on the residual stream itself.
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> anatomy = dola.Anatomy.of(model)
+        >>> anatomy.num_layers, anatomy.tied
+        (30, True)
+        >>> anatomy.candidates("last:3")
+        (27, 28, 29)
     """
 
     lm: Any
@@ -79,28 +87,28 @@ class Anatomy(Readout):
         return len(self.blocks)
 
     def candidates(self, layers: str | Iterable[object]) -> tuple[int, ...]:
-        """The candidate layers that these mean in this model: see `candidate_layers`.
+        """The candidate layers that `layers` means in this model: see `candidate_layers`.
 
         Raises:
-            LayersError: Layers that this model does not have.
+            LayersError: This model does not have these layers.
         """
         return candidate_layers(layers, self.num_layers, tied=self.tied)
 
     @cached_property
     def head_share(self) -> float:
-        """The LM head's share of the weights that a token passes, head and blocks: in (0, 1)."""
+        """The LM head's share of the weights of head and blocks, in (0, 1)."""
         head: int = sum(weight.numel() for weight in getattr(self.head, "parameters", tuple)())
         return head / (head + sum(weight.numel() for block in self.blocks for weight in block.parameters()))
 
     @classmethod
     def of(cls, model: Any) -> Anatomy:
-        """The parts of any model that `AutoModelForCausalLM` loads, wrapped by PEFT or torch.compile or not.
+        """The parts of any model that `AutoModelForCausalLM` loads, also inside wrappers of PEFT or torch.compile.
 
-        As registered for the model's type (`register_anatomy`), and else by structure.
+        A factory registered for the model's type (`register_anatomy`) provides them; otherwise they are found by structure.
 
         Raises:
-            ModelError: An encoder-decoder, a model without a head, without blocks, or with fewer than two of them; a registered
-                factory that fails.
+            ModelError: The model is an encoder-decoder, or lacks a head or at least two blocks; or a registered factory
+                fails.
         """
         lm = causal_lm(model)
         registered = registered_anatomy(lm, cls)
@@ -108,19 +116,19 @@ class Anatomy(Readout):
 
     @classmethod
     def by_structure(cls, model: Any) -> Anatomy:
-        """The same without what is registered: where a factory begins that knows one part better.
+        """The same without registered factories. A factory that corrects one part can start from this.
 
         Raises:
-            ModelError: As `of`.
+            ModelError: See `of`.
         """
         return cls(**parts_of_structure(causal_lm(model)))
 
     def transform_attributes(self) -> list[tuple[dict[str, Any], str]]:
-        """Where the numbers are kept that the model's forward reads for its logit transform: a namespace and a name each."""
+        """Where the model's forward reads the numbers of its logit transform: a namespace and a name for each."""
         return transform_attributes(self.lm)
 
     def residual(self, passed: Any) -> Tensor:
-        """The residual stream [B, T, d] in what a block was given or has returned."""
+        """The residual stream [B, T, d] in a block's input or output."""
         hidden: Tensor = passed[0] if isinstance(passed, (tuple, list)) else passed
         return hidden if self.stream is None else self.stream(hidden)
 
@@ -128,7 +136,7 @@ class Anatomy(Readout):
     def readout_error(self, last_hidden: Tensor, logits: Tensor) -> float:
         """Largest difference between the readout of the last block's output and the model's logits, over the largest logit.
 
-        Logits that are -inf, as models set them for unused tokens, are left out.
+        Logits of -inf, which models set for unused tokens, are ignored.
         """
         found, expected = self.readout(last_hidden).to(logits.device).double(), logits.double()
         used = expected.isfinite()
@@ -136,11 +144,11 @@ class Anatomy(Readout):
         return float(difference / expected[used].abs().max().clamp(min=1e-6))
 
     def check_readout(self, last_hidden: Tensor, logits: Tensor) -> None:
-        """Raise ReadoutError where the parts found do not give the model's logits, ModelError if a row has none of its own.
+        """Raise ReadoutError if the readout does not reproduce the model's logits, ModelError if rows affect each other.
 
         Args:
-            last_hidden: The last block's output, as the candidates are read: rows [R, d], or all that a forward has [B, T, d].
-            logits: The model's own, of the same leading shape.
+            last_hidden: The last block's output, in the shape in which candidates are read: rows [R, d], or [B, T, d].
+            logits: The model's own logits, of the same leading shape.
         """
         if last_hidden.dim() == 2:
             self._check_rows(last_hidden)
@@ -152,19 +160,19 @@ class Anatomy(Readout):
         raise ReadoutError(
             f"The readout found in {type(self.lm).__name__} does not reproduce its logits: relative error {error:.2g}, "
             f"allowed {tolerance:.0e}. Found: {self.describe()}."
-            + (f" Hooks of others between the last block and the logits: {hooks}." if hooks else ""),
+            + (f" Other hooks between the last block and the logits: {hooks}." if hooks else ""),
             hint="remove a hook that changes logits or the final state, or put it on a block: blocks are read with their hooks"
             if hooks
-            else "this architecture needs its parts named: dola.attach(model, ..., anatomy=dola.Anatomy(...))",
+            else "name the parts of this architecture: dola.attach(model, ..., anatomy=dola.Anatomy(...))",
         )
 
     @torch.no_grad()
     def _check_rows(self, hidden: Tensor) -> None:
-        """Raise ModelError where the head's logits of a row depend on the rows beside it: a layer has none of its own then.
+        """Raise ModelError if the head's logits of a row depend on other rows: then a layer cannot be read out by itself.
 
-        So it is where a head rounds all its inputs by one scale, made from the largest of them (int8 activations "per tensor"):
-        beside a row that is a hundred times larger, little is left of a row. One that rounds each row by itself keeps it. And
-        so it is where somebody's hook changes one of the rows that it is given.
+        One cause is a head that rounds all its inputs by one scale, made from the largest of them (int8 activations "per
+        tensor"): next to a row that is a hundred times larger, little is left of a row. A head that rounds each row by itself
+        keeps it. Another cause is a hook that changes some of its rows.
         """
         hooked = foreign_hooks(readers_of(self))
         if native.is_plain_linear(self.head) and not hooked:
@@ -174,13 +182,13 @@ class Anatomy(Readout):
         if alone.isfinite().all() and not (alone - beside).abs().max() <= ROW_TOLERANCE * alone.abs().max():
             if hooked:
                 raise ModelError(
-                    f"Hooks on {type(self.lm).__name__} change a row's logits with the rows beside it: {describe_hooks(self)}.",
+                    f"Hooks on {type(self.lm).__name__} make a row's logits depend on other rows: {describe_hooks(self)}.",
                     hint="remove these hooks, or put them on a block",
                 )
             raise ModelError(
-                f"The LM head of {type(self.lm).__name__} ({_name(self.head)}) gives a row other logits beside other rows, as "
-                "heads do that round all rows by one scale: layers cannot be read out through it.",
-                hint="leave the LM head out of the quantisation, or quantise its activations per token",
+                f"In the LM head of {type(self.lm).__name__} ({_name(self.head)}) a row's logits depend on other rows, as in "
+                "heads that round all rows by one scale: layers cannot be read out through it.",
+                hint="exclude the LM head from the quantization, or quantize its activations per token",
             )
 
     def describe(self) -> str:

@@ -1,4 +1,4 @@
-"""The parts of a model, found by structure: `Anatomy.by_structure`. `anatomy.py` draws what nearly all decoders share."""
+"""Finds the parts of a model by structure: `Anatomy.by_structure`. `anatomy.py` shows the structure."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MULTIPLIED = ("lm_head_multiplier",)  # Falcon H1
 DIVIDED = ("logits_scaling", "logits_mup_width_multiplier")  # Granite; Inkling, in front of a head without bias
 CAPPED = ("final_logit_softcapping", "output_logit_soft_cap", "logits_soft_cap")  # Gemma 2 and later, xLSTM, RecurrentGemma
 CUT = ("unpadded_vocab_size",)
-"""Attributes of a model and of its text config that say what its forward does to the head's output."""
+"""Attributes of a model and of its text config that describe how its forward changes the head's output."""
 
 
 def parts_of_structure(lm: Any) -> dict[str, Any]:
     """The fields of a causal LM's `Anatomy`.
 
     Raises:
-        ModelError: As `Anatomy.of`.
+        ModelError: See `Anatomy.of`.
     """
     _check(lm)
     config, embedding_head = lm.config, lm.get_output_embeddings()
@@ -50,7 +50,7 @@ def parts_of_structure(lm: Any) -> dict[str, Any]:
 
 
 def transform_attributes(lm: Any) -> list[tuple[dict[str, Any], str]]:
-    """Where the numbers are kept that the forward of `lm` reads for its logit transform: a namespace and a name each."""
+    """Where the forward of `lm` reads the numbers of its logit transform: a namespace and a name for each."""
     config = lm.config.get_text_config()
     return [
         *((vars(lm), name) for name in MULTIPLIED_BY_MODEL),
@@ -59,7 +59,7 @@ def transform_attributes(lm: Any) -> list[tuple[dict[str, Any], str]]:
 
 
 def _check(lm: Any) -> None:
-    """Raise ModelError for what is not a causal LM of transformers with a head of its own."""
+    """Raise ModelError unless `lm` is a causal LM of transformers with its own head."""
     name = type(lm).__name__
     config = getattr(lm, "config", None)
     if config is None or not hasattr(lm, "get_output_embeddings"):
@@ -77,8 +77,8 @@ def _check(lm: Any) -> None:
 
 
 def _find_blocks(lm: Any, config: Any) -> tuple[str, nn.ModuleList]:
-    """The list of decoder blocks: as long as the text config says, in a part of the model that is for text, beside the input
-    embeddings if possible, else the largest."""
+    """The list of decoder blocks: of the length in the text config, in a part of the model for text, next to the input
+    embeddings if possible, otherwise the largest."""
     embeddings = lm.get_input_embeddings()
     texts = {config.model_type, lm.config.model_type}
 
@@ -89,7 +89,7 @@ def _find_blocks(lm: Any, config: Any) -> tuple[str, nn.ModuleList]:
         beside_embeddings = any(module is embeddings for module in owners[-1].modules())
         size = sum(p.numel() for p in blocks.parameters())
         as_long = len(blocks) == getattr(config, "num_hidden_layers", None)
-        return as_long, kinds[-1] in texts, beside_embeddings, size  # an image encoder has a config of its own
+        return as_long, kinds[-1] in texts, beside_embeddings, size  # an image encoder has its own config
 
     lists = [(path, m) for path, m in lm.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
     if not lists:
@@ -98,8 +98,8 @@ def _find_blocks(lm: Any, config: Any) -> tuple[str, nn.ModuleList]:
 
 
 def _find_final_norm(lm: nn.Module, path: str, blocks: nn.ModuleList) -> Part | None:
-    """The norm beside the blocks: the last one registered after them, or one that calls itself final. Where there is none, the
-    norm after the module that holds them, as RoBERTa-PreLayerNorm has it."""
+    """The norm next to the blocks: the last one registered after them, or one named final. Without one, the norm after the
+    module that holds the blocks, as in RoBERTa-PreLayerNorm."""
     norms, after_blocks = [], False
     for name, child in lm.get_submodule(path.rpartition(".")[0]).named_children():
         if _is_norm(name, child) and (after_blocks or "final" in name):
@@ -114,14 +114,14 @@ def _find_final_norm(lm: nn.Module, path: str, blocks: nn.ModuleList) -> Part | 
 
 
 def _find_projection(lm: nn.Module, owner: nn.Module) -> Part | None:
-    """What lies between final norm and head: OPT's project_out, or a prediction head beside the output embedding."""
+    """The part between final norm and head: OPT's project_out, or a prediction head next to the output embedding."""
     beside = (child for child in lm.children() if type(child).__name__.endswith(("PredictionHead", "GeneratorPredictions")))
     projection: Part | None = getattr(owner, "project_out", None)
     return projection if projection is not None else next(beside, None)
 
 
 def _find_stream(owner: Any) -> Part | None:
-    """What makes one residual stream of the several that blocks pass on."""
+    """The part that merges several streams of blocks into one residual stream."""
     if hasattr(owner, "altup_unembed_projections"):
         return AltUp(owner.altup_unembed_projections)
     merges = ("hc_head", "hyper_connection_mixer")  # DeepSeek V4 and on, Qwen 4
@@ -134,7 +134,7 @@ def _is_norm(name: str, module: nn.Module) -> bool:
 
 
 def _find_head(lm: nn.Module, embedding_head: nn.Module, blocks: nn.ModuleList) -> Part:
-    """The output embedding, or the largest module around it that holds no block (BERT-like prediction heads)."""
+    """The output embedding, or the largest module around it without a block (BERT-like prediction heads)."""
     path = next((path for path, module in lm.named_modules() if module is embedding_head), "")
     names = path.split(".")
     for length in range(1, len(names)):
@@ -145,7 +145,7 @@ def _find_head(lm: nn.Module, embedding_head: nn.Module, blocks: nn.ModuleList) 
 
 
 def _find_logit_transform(lm: nn.Module, config: Any) -> Part | None:
-    """What the forward of `lm` does to the head's output, by the attributes that architectures agree on."""
+    """The change that the forward of `lm` makes to the head's output, by attributes that architectures share."""
     steps: list[Part] = [Scale(value) for value in (*_numbers(lm, MULTIPLIED_BY_MODEL), *_numbers(config, MULTIPLIED))]
     steps += [Scale(1 / value) for value in _numbers(config, DIVIDED)]
     steps += [SoftCap(value) for value in _numbers(config, CAPPED)]
@@ -156,13 +156,13 @@ def _find_logit_transform(lm: nn.Module, config: Any) -> Part | None:
 
 
 def _numbers(source: Any, names: Iterable[str]) -> list[float]:
-    """The attributes that are there and are numbers other than 0."""
+    """The values of the attributes that exist and are numbers other than 0."""
     values = [getattr(source, name, None) for name in names]
     return [float(value) for value in values if isinstance(value, (int, float)) and value]
 
 
 def _is_tied(lm: Any, head: nn.Module, config: Any) -> bool:
-    """Whether head and input embedding share their weights, by the config or by the parameters themselves."""
+    """Whether head and input embedding share weights, according to the config or the parameters themselves."""
     if getattr(config, "tie_word_embeddings", False):
         return True
     weight = getattr(lm.get_input_embeddings(), "weight", None)

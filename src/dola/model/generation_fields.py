@@ -1,9 +1,9 @@
-"""What each field of a model's own generation config means where a verb decodes: kept, replaced, set aside or refused.
+"""How verbs treat each field of a model's own generation config: kept, replaced, set aside or refused.
 
-A verb promises DoLa, or greedy decoding or sampling, with the options of its call. A model's `generation_config.json` may ask
-for more, and `generate` would do it: beams, several answers, another method. FIELDS is the one place that says what becomes of
-each field of transformers 5.0 to 5.23; `generation_call.py` applies it. A field that is not here is reported and left to
-transformers. `dola.generate` and `attach` take all that transformers takes; they use `own_layers` alone.
+A verb guarantees DoLa, or greedy decoding or sampling, with the options of its call. A model's `generation_config.json` may
+request more, and `generate` would do it: beams, several answers, another method. FIELDS is the one place that defines the
+treatment of each field of transformers 5.0 to 5.23; `decoding/as_asked.py` applies it. A field that is not listed is reported
+and left to transformers. `dola.generate` and `attach` accept everything that transformers does; they use only `own_layers`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KEPT, OPTION, ASIDE, REFUSED = "kept", "option", "set aside", "refused"
-"""Meanings: done as transformers does it; replaced by an option of the call; not done, and said; an error."""
+"""Meanings: done as transformers does it; replaced by an option of the call; not done, with a message; an error."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Field:
 
     Attributes:
         meaning: KEPT, OPTION, ASIDE or REFUSED.
-        why: The reason, where the field is not kept.
-        off: The value that asks for nothing. None always does.
-        sampling: Whether the field acts only where tokens are drawn.
-        quiet: Whether it is replaced without a line: every call has this option, and its help says so.
+        why: The reason if the field is not kept.
+        off: The value that has no effect. None never has one.
+        sampling: Whether the field has an effect only when sampling.
+        quiet: Whether it is replaced without a message: every call has this option, and its help says so.
     """
 
     meaning: str
@@ -35,17 +35,17 @@ class Field:
     quiet: bool = False
 
     def asks(self, value: Any) -> bool:
-        """Whether a value of this field asks for something."""
+        """Whether a value of this field has an effect."""
         return value is not None and value != self.off
 
 
 def _all(meaning: str, why: str, fields: Mapping[str, Any], **settings: Any) -> dict[str, Field]:
-    """The same meaning for several fields, each with the value that asks for nothing."""
+    """The same meaning for several fields, each with the value that has no effect."""
     return {name: Field(meaning, why, off, **settings) for name, off in fields.items()}
 
 
 _OPTION = "options of this call replace it"
-_FILTER = "this call draws from all tokens but those that its own options leave out"
+_FILTER = "this call samples from all tokens except those that its own options exclude"
 _REPETITION = "the repetition penalty of this call is its only rule on repetition"
 _BEAMS = "one answer is decoded, without beams"
 _RETURNED = "only tokens are needed"
@@ -95,29 +95,29 @@ FIELDS: dict[str, Field] = {
     "max_time": Field(ASIDE, "only the number of tokens limits an answer, so that it does not depend on the machine's speed"),
     "token_healing": Field(ASIDE, "the prompt is used as it is", False),
     "continuous_batching_config": Field(ASIDE, "it is for continuous batching"),
-    # What cannot be set aside: the answer would lack the words that it must have.
-    **_all(REFUSED, "constrained beam search puts given words into the answer, and DoLa and greedy decoding cannot", {
+    # These cannot be set aside: the answer would lack required words.
+    **_all(REFUSED, "constrained beam search forces given words into the answer, which DoLa and greedy decoding cannot do", {
         "force_words_ids": None, "constraints": None,
     }),
 }  # fmt: skip
 
 METADATA = ("transformers_version", "_from_model_config", "_commit_hash", "_original_object_hash", "_mask_length")
-"""Attributes of a GenerationConfig that say nothing of decoding."""
+"""Attributes of a GenerationConfig that do not concern decoding."""
 
 HARNESS = tuple(name for name, of in FIELDS.items() if of.meaning == OPTION and not of.quiet)
 """Options that lm-evaluation-harness takes from the generation config: its model type "dola" keeps them, as "hf" does."""
 
 Found = dict[str, Any]
-"""Fields with the values that a generation config has."""
+"""Fields and their values in a generation config."""
 
 
 @dataclass(frozen=True)
 class Review:
-    """The fields that a generation config sets, by what they mean. What asks for nothing is left out.
+    """The fields that a generation config sets, by meaning. Values without an effect are left out.
 
     Attributes:
-        kept, option, aside, refused: By meaning.
-        unknown: Fields that the table does not have.
+        kept, option, aside, refused: The fields of each meaning.
+        unknown: Fields that the table does not list.
     """
 
     kept: Found = field(default_factory=dict)
@@ -128,7 +128,7 @@ class Review:
 
 
 def review(config: Any) -> Review:
-    """Sort the fields of a GenerationConfig, or of a dict that one can be made from."""
+    """Sort the fields of a GenerationConfig, or of a dict with its fields, by meaning."""
     found = Review()
     groups = {KEPT: found.kept, OPTION: found.option, ASIDE: found.aside, REFUSED: found.refused}
     for name, value in (config if isinstance(config, Mapping) else vars(config) if config is not None else {}).items():
@@ -144,11 +144,11 @@ def review(config: Any) -> Review:
 
 
 def switched_off(found: Review, call: Mapping[str, Any], kept: Collection[str] = ()) -> dict[str, Any]:
-    """Arguments of `generate` that take back what the table does not keep; an argument wins over a model's own config.
+    """Arguments of `generate` that undo the fields that the table does not keep; arguments override a model's own config.
 
     Args:
         found: The review of the model's generation config.
-        call: The call's own arguments, which stay as they are.
+        call: The call's own arguments, which stay unchanged.
         kept: Fields to keep besides those that the table keeps.
     """
     names = (*found.option, *found.aside, *found.refused)
@@ -156,10 +156,10 @@ def switched_off(found: Review, call: Mapping[str, Any], kept: Collection[str] =
 
 
 def differences(found: Review, call: Mapping[str, Any], kept: Collection[str] = ()) -> list[str]:
-    """What is to be said: sentences about the fields that a call does not heed.
+    """Messages about the fields that a call ignores.
 
     Args:
-        found, call, kept: As of `switched_off`.
+        found, call, kept: See `switched_off`.
     """
     reasons: dict[str, list[str]] = {}
     for name, value in {**found.option, **found.aside}.items():
@@ -171,7 +171,7 @@ def differences(found: Review, call: Mapping[str, Any], kept: Collection[str] = 
     said = []
     if reasons:
         listed = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
-        said.append(f"Set aside from the model's generation config: {listed}.")
+        said.append(f"Not used from the model's generation config: {listed}.")
     if found.unknown:
         listed = ", ".join(shown(name, value) for name, value in found.unknown.items())
         said.append(f"Unknown fields in the model's generation config, left to transformers: {listed}.")
@@ -179,7 +179,7 @@ def differences(found: Review, call: Mapping[str, Any], kept: Collection[str] = 
 
 
 def shown(name: str, value: Any) -> str:
-    """A field with its value, shortened where it is long."""
+    """A field with its value; a long value is shortened."""
     text = repr(value)
     return f"{name}={text if len(text) <= 60 else text[:57] + '...'}"
 
@@ -194,7 +194,7 @@ def end_tokens(config: Any) -> set[int]:
     """The tokens that end a text.
 
     Raises:
-        TypeError: An `eos_token_id` that is neither an id nor a list of ids.
+        TypeError: `eos_token_id` is neither an id nor a list of ids.
     """
     ends = getattr(config, "eos_token_id", None)
     listed = [] if ends is None else list(ends) if isinstance(ends, (list, tuple, set)) else [ends]

@@ -1,4 +1,4 @@
-"""Residual streams of whole forwards, for what reads layers without decoding: scoring and traces."""
+"""Captures residual streams of whole forward passes, for scoring and traces, which read layers without decoding."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dola.model.anatomy import Anatomy
 def captured(
     anatomy: Anatomy, layers: Iterable[int], select: Callable[[Tensor], Tensor] = lambda states: states
 ) -> Iterator[dict[int, Tensor]]:
-    """While inside, each forward of this thread leaves its residual streams here: layer -> what `select` keeps of [B, T, d].
+    """Collect the residual streams of this thread's forward passes inside: layer -> the part of [B, T, d] that `select` keeps.
 
     Layers are numbered as everywhere: the input of block j is layer j, and N is the last block's output, before the final norm.
 
     Raises:
-        AttachError: DoLa is attached to the model, whose forward would contrast for nothing.
+        AttachError: DoLa is attached to the model, so that its forward passes would contrast needlessly.
         InputError: The model is in training mode.
     """
     check_eval(anatomy.lm)
@@ -39,7 +39,7 @@ def captured(
 
     def keeper(layer: int) -> Any:
         def hook(module: nn.Module, *arguments: Any) -> None:
-            if threading.get_ident() == here:  # if not, torch may leave kwargs out: this may just be removed
+            if threading.get_ident() == here:  # else torch may omit kwargs: this hook may just be removed
                 args, kwargs = arguments
                 keep(layer, args[0] if args else kwargs["hidden_states"])
 
@@ -65,22 +65,22 @@ def check_eval(lm: Any) -> None:
 
 
 def window(lm: Any) -> int | None:
-    """The longest sequence in tokens that a model's config allows, if it says."""
+    """The longest sequence, in tokens, that a model's config allows; None if it does not say."""
     return getattr(lm.config.get_text_config(), "max_position_embeddings", None)
 
 
 def cut_left(tokens: Sequence[int], length: int, bos_token_id: int | None) -> list[int]:
-    """`length` tokens of a longer text: the last ones, behind the beginning-of-sequence token where the text begins with it."""
+    """The last `length` tokens of a longer text; a beginning-of-sequence token at its start is kept as the first one."""
     bos = list(tokens[:1]) if tokens[0] == bos_token_id else []
     return [*bos, *tokens[len(tokens) - length + len(bos) :]]
 
 
 def few_logits(lm: Any) -> dict[str, int]:
-    """Arguments that have a forward of `lm` make the logits of the last position only, where it can."""
+    """Arguments that limit a forward pass of `lm` to the logits of the last position, if it supports that."""
     return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(lm.forward).parameters else {}
 
 
 def cache_name(lm: Any) -> str:
-    """What a forward of `lm` calls the cache, its argument and its output: transformers 5.24 renamed `past_key_values`."""
+    """The name of the cache in arguments and outputs of `lm`'s forward: transformers 5.24 renamed `past_key_values`."""
     parameters = inspect.signature(lm.forward).parameters
     return "cache" if "cache" in parameters and "past_key_values" not in parameters else "past_key_values"

@@ -1,7 +1,7 @@
-"""Where a model keeps its parts, and who else has hooks there: looked at before each forward, in a few microseconds.
+"""Watches the places of a model's parts and other hooks on them, in a few microseconds before each forward pass.
 
-Parts can be replaced while DoLa is attached: an adapter on the head, a new head, another norm. And others put hooks on modules,
-to steer a model or to watch it. Both change what the model computes, so both change what its layers say.
+Parts can be replaced while DoLa is attached: an adapter on the head, a new head, another norm. Other code may also put hooks
+on modules, to steer or observe a model. Both change what the model computes, and therefore what its layers predict.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _EVERYWHERE: tuple[Hooks, ...] = (nn_module._global_forward_pre_hooks, nn_module
 
 
 class Places:
-    """The modules that an anatomy names, by their paths from the causal LM, as they were when this was made.
+    """The modules that an anatomy names, by their paths from the causal LM, at the time of creation.
 
-    A part that is not a module of the model, or that holds none, has no place and cannot be watched.
+    A part that is not a module of the model, and contains none, has no place and cannot be watched.
     """
 
     def __init__(self, anatomy: Anatomy) -> None:
@@ -36,20 +36,20 @@ class Places:
 
     @property
     def owners(self) -> list[nn.Module]:
-        """The causal LM, and the modules on the way from it to the parts."""
+        """The causal LM, and the modules between it and the parts."""
         return list({id(owner): owner for owner, _, _, _ in self._links}.values())
 
     def moved(self) -> bool:
-        """Whether a part was replaced: `changed` for torch.compile, which makes of this what its code goes by."""
+        """Whether a part was replaced: the form of `changed` for torch.compile, which makes guards from it."""
         return any(owner._modules.get(name) is not module for owner, name, _, module in self._links)
 
     def changed(self) -> str | None:
-        """The path of the first part that was replaced, removed or added; None where all are as they were."""
+        """The path of the first part that was replaced, removed or added; None if all are unchanged."""
         for owner, name, path, module in self._links:
             if owner._modules.get(name) is not module:
                 return path
         if self._list is not None and len(self._list) != self._count:
-            return f"the list of blocks, which had {self._count} and has {len(self._list)}"
+            return f"the list of blocks, which had {self._count} and now has {len(self._list)}"
         if self._lm.config is not self._config:
             return "config"
         for namespace, name, value in self._numbers:
@@ -59,7 +59,7 @@ class Places:
 
 
 def _links(anatomy: Anatomy) -> tuple[tuple[nn.Module, str, str, nn.Module], ...]:
-    """Each link between the causal LM and a part: a module, the name of the next one in it, the path of that, and that."""
+    """Each link between the causal LM and a part: a module, the name of its submodule, the submodule's path, the submodule."""
     paths = {id(module): path for path, module in anatomy.lm.named_modules()}
     links: dict[str, tuple[nn.Module, str, str, nn.Module]] = {}
     for module in parts_of(anatomy):
@@ -92,7 +92,7 @@ def parts_of(anatomy: Anatomy) -> Iterator[nn.Module]:
 
 
 def readers_of(anatomy: Anatomy) -> list[nn.Module]:
-    """The modules that a residual stream passes when it is read out."""
+    """The modules that process a residual stream when it is read out."""
     return [part for part in (anatomy.final_norm, anatomy.projection, anatomy.head) if isinstance(part, nn.Module)]
 
 
@@ -103,7 +103,7 @@ def hooks_on(modules: Iterable[nn.Module]) -> tuple[Hooks, ...]:
 
 
 class Watch:
-    """What others may put on modules: hooks, also those that torch runs on all modules, and forwards of instances."""
+    """Detects changes that other code makes to modules: hooks, including torch's global ones, and replaced forwards."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._modules = list(modules)
@@ -111,7 +111,7 @@ class Watch:
         self._seen = self._look()
 
     def changed(self) -> bool:
-        """Whether something has come or gone since the last call."""
+        """Whether anything was added or removed since the last call."""
         before, self._seen = self._seen, self._look()
         return before != self._seen
 
@@ -120,24 +120,23 @@ class Watch:
 
 
 def is_foreign(hook: Callable[..., Any]) -> bool:
-    """Whether a hook is neither ours nor one with which transformers collects hidden states."""
+    """Whether a hook belongs neither to dola nor to transformers' collection of hidden states."""
     origin = getattr(getattr(hook, "func", hook), "__module__", None) or ""
     return not origin.startswith(("dola.", "transformers."))
 
 
 def foreign_hooks(modules: Iterable[nn.Module]) -> list[Callable[..., Any]]:
-    """The hooks of others on modules, and those that torch runs on all modules."""
+    """Other code's hooks on modules, and those that torch runs on all modules."""
     return [hook for hooks in (*hooks_on(modules), *_EVERYWHERE) for hook in tuple(hooks.values()) if is_foreign(hook)]
 
 
 def is_hooked_outside(anatomy: Anatomy) -> bool:
-    """Whether others have hooks on the causal LM or on a module that holds parts: these may change some positions alone."""
+    """Whether the causal LM or a module that contains parts has other hooks, which may change only some positions."""
     return bool(foreign_hooks(Places(anatomy).owners))
 
 
 def describe_hooks(anatomy: Anatomy) -> str:
-    """The hooks of others on the last block and on what comes after it, each with its place, and forwards that they replaced;
-    empty where there are none."""
+    """Other hooks and replaced forwards on the last block and on everything after it, each with its place; "" without any."""
     paths = {id(module): path for path, module in anatomy.lm.named_modules()}
     around = (*Places(anatomy).owners, *anatomy.blocks[-1:], *readers_of(anatomy))
     modules = {id(module): module for module in around}
@@ -156,8 +155,8 @@ def _name(hook: Callable[..., Any]) -> str:
 
 
 def last_in(hooks: Hooks, key: int) -> None:
-    """Have the hook `key` run after all hooks of others."""
-    for other, hook in reversed(tuple(hooks.items())):  # a copy: other threads may put hooks on meanwhile
+    """Move the hook `key` after all other hooks."""
+    for other, hook in reversed(tuple(hooks.items())):  # a copy: other threads may add hooks meanwhile
         if other == key:
             return
         if is_foreign(hook):

@@ -1,8 +1,8 @@
-"""Forwards over many sequences in which shared beginnings run once.
+"""Runs many sequences through a model so that each shared beginning runs only once.
 
-The sequences are put in order, so that those with a common beginning are neighbours, and run as a tree: what some of them
-share goes through the model once, with a batch of one; its cache is copied for what comes behind it. What a sequence shares
-with no other runs behind that cache in a batch with its siblings, padded on the right, where nothing reads the padding.
+The sequences are sorted, so that those with a common beginning are adjacent, and run as a tree. Tokens that some of them
+share go through the model once, in a batch of one, and their cache is copied for what follows. The tokens that a sequence does
+not share run after that cache in a batch with its siblings, padded on the right, where nothing reads the padding.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from transformers import DynamicCache
 from dola.model.hidden import cache_name, few_logits
 
 LEAST_SHARED = 8
-"""Shared tokens below which a forward of their own does not pay."""
+"""Fewer shared tokens than this do not justify their own forward pass."""
 MOST_NESTED = 24
-"""Caches that are kept at a time: a text that grows step by step would have one for each step."""
+"""Maximum number of caches at a time: a text that grows step by step would need one for each step."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences whose ends run together behind what they share.
+    """Sequences whose ends run together after the beginning that they share.
 
     Attributes:
         rows: Indices of the sequences.
-        start: How many tokens have run before: position i of the batch is position `start + i` of each sequence.
+        start: Number of tokens that ran before: position i of the batch is position `start + i` of each sequence.
     """
 
     rows: tuple[int, ...]
@@ -47,7 +47,7 @@ class Batch:
 
 
 def plan(sequences: Sequence[Line], *, batch_tokens: int, share: bool = True) -> Node:
-    """The tree of `sequences`: which tokens run once, and which batches behind them. The same for the same sequences."""
+    """The tree of `sequences`: the tokens that run once, and the batches after them. Deterministic."""
     order = sorted(range(len(sequences)), key=lambda i: sequences[i].tokens)
     shared = [_common(sequences[a], sequences[b]) if share else 0 for a, b in pairwise(order)]
     return _node(sequences, order, shared, (0, 0), batch_tokens, 0)
@@ -55,7 +55,7 @@ def plan(sequences: Sequence[Line], *, batch_tokens: int, share: bool = True) ->
 
 @dataclass(frozen=True)
 class Node:
-    """Tokens that some sequences share, from `start` to `end`, and what comes behind them."""
+    """Tokens that some sequences share, from `start` to `end`, and what follows them."""
 
     start: int
     end: int
@@ -64,14 +64,14 @@ class Node:
     children: tuple[Node, ...]
 
     def all_batches(self) -> Iterator[Batch]:
-        """Those of this node and of all below it, in the order in which they run."""
+        """The batches of this node and of all nodes below it, in running order."""
         yield from self.batches
         for child in self.children:
             yield from child.all_batches()
 
 
 def _common(a: Line, b: Line) -> int:
-    """How many tokens two sequences share before either is read."""
+    """The number of tokens that two sequences share before the caller reads either."""
     most = min(a.first, b.first)
     return next((i for i in range(most) if a.tokens[i] != b.tokens[i]), most)
 
@@ -79,7 +79,7 @@ def _common(a: Line, b: Line) -> int:
 def _node(
     sequences: Sequence[Line], order: list[int], shared: list[int], span: tuple[int, int], batch_tokens: int, depth: int
 ) -> Node:
-    """The node for sequences `order`, neighbours of which share `shared` tokens, all of them the first `end`."""
+    """The node for the sequences `order`: adjacent ones share `shared` tokens, and all of them the first `end`."""
     start, end = span
     alone, children = [], []
     at = 0
@@ -99,7 +99,7 @@ def _node(
 
 
 def _batches(sequences: Sequence[Line], alone: list[int], start: int, batch_tokens: int) -> Iterator[Batch]:
-    """Sequences of like length together, as many as have `batch_tokens` tokens with their padding and their cache."""
+    """Batches of sequences of similar length, up to `batch_tokens` tokens including padding and cache."""
     rows: list[int] = []
     for index in sorted(alone, key=lambda i: (len(sequences[i].tokens), i)):
         if rows and (len(rows) + 1) * len(sequences[index].tokens) > batch_tokens:
@@ -115,13 +115,13 @@ class Runner:
 
     Args:
         lm: The causal LM.
-        sequences: Those of the tree.
-        wanted: Which batches are to run; what only others need does not run.
-        before: Called before each forward, with the batch that it runs or, for what others share, None.
+        sequences: The sequences of the tree.
+        wanted: Whether a batch is to run. Tokens that only unwanted batches need do not run.
+        before: Called before each forward pass, with its batch, or with None for shared tokens.
         whole: Whether the logits of all positions are needed.
 
     Attributes:
-        logits: Of the last forward, [B, T, V] or of the last position alone.
+        logits: Logits of the last forward pass, [B, T, V], or of its last position only.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Runner:
 
     @torch.no_grad()
     def run(self, node: Node, cache: Any = None) -> Iterator[Batch]:
-        """Yield each wanted batch right after its forward."""
+        """Yield each wanted batch right after its forward pass."""
         if not any(batch in self._wanted for batch in node.all_batches()):
             return
         if node.end > node.start:
@@ -162,12 +162,12 @@ class Runner:
         longest = max(map(len, rows))
         padded: Tensor = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows], device=self._lm.device)
         use = {"use_cache": False} if cache is None else {self._cache_name: cache, "use_cache": True}
-        mask = torch.ones(len(rows), cached + longest, dtype=torch.long, device=padded.device)  # what some models go by
+        mask = torch.ones(len(rows), cached + longest, dtype=torch.long, device=padded.device)  # which some models need
         output = self._lm(padded, attention_mask=mask, **use, **self._few)
         self.logits = output[0] if isinstance(output, tuple) else output.logits
         return None if cache is None else getattr(output, self._cache_name)
 
 
 def shares_prefixes(lm: Any) -> bool:
-    """Whether a cache of `lm` can be copied and continued: not that of models with a recurrent state."""
+    """Whether a cache of `lm` can be copied and continued; False for models with a recurrent state."""
     return not getattr(lm, "_is_stateful", False)

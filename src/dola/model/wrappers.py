@@ -1,8 +1,8 @@
-"""The causal LM in whatever a user passes as the model.
+"""Finds the causal LM inside the object that a user passes as the model.
 
-torch.compile and PEFT wrappers are taken off. A model whose own `generate` calls that of one of its parts (BLIP-2) is treated
-as that part. Other wrappers (FSDP, DeepSpeed's engine, DataParallel, a module of one's own) are refused, and the error says
-where in them the causal LM is: some of them hand its attributes through, but run none of the hooks that are put on them.
+Wrappers of torch.compile and PEFT are removed. A model whose `generate` calls that of one of its parts (BLIP-2) is treated
+as that part. Other wrappers (FSDP, DeepSpeed's engine, DataParallel, custom modules) are refused, and the error says where in
+them the causal LM is: some of them expose its attributes but do not run the hooks that are put on them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def unwrap(model: Any) -> Any:
         kind: Any = type(inner)
         if "_orig_mod" in inner._modules:
             inner = inner.get_submodule("_orig_mod")
-        elif hasattr(kind, "get_base_model"):  # of its class: other wrappers hand through what is inside them
+        elif hasattr(kind, "get_base_model"):  # on the class: other wrappers expose the attributes of what is inside them
             inner = kind.get_base_model(inner)
         else:
             break
@@ -32,31 +32,31 @@ def unwrap(model: Any) -> Any:
 
 
 def causal_lm(model: Any) -> Any:
-    """The model whose forward gives the logits that `model.generate` decodes from.
+    """The model whose forward returns the logits that `model.generate` decodes.
 
     Raises:
-        ModelError: A wrapper that hands through the attributes of a causal LM.
+        ModelError: The model is a wrapper that exposes the attributes of a causal LM.
     """
     lm = unwrap(model)
     while (part := _generating_part(lm)) is not None:
         lm = unwrap(part)
     if any(_is_handed_through(lm, name) for name in ("config", "get_output_embeddings")):
         raise ModelError(
-            f"{type(lm).__name__} is a wrapper that hands through the attributes of the model inside; DoLa needs that model.",
+            f"{type(lm).__name__} is a wrapper that only exposes the attributes of the model inside; DoLa needs that model.",
             hint=f"use {found}" if (found := inside(lm)) else "pass the causal language model itself, not the wrapper",
         )
     return lm
 
 
 def around(model: Any, lm: Any) -> nn.Module | None:
-    """The model that a user passed and that holds `lm` as the part that generates, or None where it is `lm` itself."""
+    """The model that the user passed, if `lm` is only the part of it that generates; None if it is `lm` itself."""
     outer = unwrap(model)
     holds = isinstance(outer, nn.Module) and outer is not lm and any(module is lm for module in outer.modules())
     return outer if holds else None
 
 
 def inside(model: Any) -> str | None:
-    """Where in `model` a causal LM is, as an expression for a hint: "model.module, the LlamaForCausalLM inside"."""
+    """Where a causal LM is inside `model`, as an expression for a hint: "model.module, the LlamaForCausalLM inside"."""
     found = min(_causal_lms(model), key=lambda place: place[0].count("."), default=None)
     if found is None:
         return None
@@ -78,7 +78,7 @@ def _causal_lms(model: Any) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _is_causal_lm(module: nn.Module) -> bool:
-    """Whether a module generates tokens from a head of its own, as a decoder without an encoder."""
+    """Whether a module generates tokens with its own head, as a decoder without an encoder."""
     lm = unwrap(module)
     if not all(hasattr(type(lm), name) for name in ("generate", "get_output_embeddings")):
         return False
@@ -92,7 +92,7 @@ def _head(lm: Any) -> Any:
 
 
 def _generating_part(lm: Any) -> Any:
-    """The part of `lm` whose `generate` the method of that name of `lm` calls, where they share their head; or None."""
+    """The part whose `generate` is called by `lm.generate` and that shares its head, or None."""
     generate = getattr(type(lm), "generate", None)
     names = getattr(inspect.unwrap(generate), "__code__", None) if callable(generate) else None
     if names is None or "generate" not in names.co_names or not isinstance(lm, nn.Module):

@@ -1,8 +1,8 @@
 """The compiled kernels (kernels.c), on Linux CPUs: the LM head for a few rows in one read of its weights, and divergences.
 
-They are compiled with the machine's own C compiler when they are first needed (seconds, once: the library is kept in dola's
-cache folder) and share torch's OpenMP threads. Where they cannot be had, torch does the work: same scores, slower.
-`why_not` says what is missing, and DOLA_NATIVE=0 switches them off.
+They are compiled with the machine's own C compiler when they are first needed (some seconds, once: dola's cache folder keeps
+the library) and share torch's OpenMP threads. If they are not available, torch does the work: the same scores, more slowly.
+`why_not` says what is missing, and DOLA_NATIVE=0 turns them off.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ MULTIPLE = 32
 
 
 DIVERGENCES = frozenset({"jsd", "reference"})
-"""Divergences that the kernels know; torch does any other."""
+"""Divergences that the kernels support; torch computes any other."""
 
 
 class UnavailableError(Exception):
-    """The kernel cannot be built or loaded here; the message says why."""
+    """The kernels cannot be built or loaded on this machine; the message says why."""
 
 
 def suits(head: object) -> bool:
-    """Whether the kernel can stand in for `head`: a plain linear layer without bias, in float32 or bfloat16 on a CPU."""
+    """Whether the kernel can replace `head`: a plain linear layer without bias, in float32 or bfloat16 on a CPU."""
     return is_plain_linear(head) and head.bias is None and streams(head.weight)
 
 
 def is_plain_linear(head: object) -> TypeGuard[nn.Linear]:
-    """Whether a head is torch's own product, in which no row can have to do with another.
+    """Whether a head is torch's own matrix product, in which rows do not affect each other.
 
-    Not where the layer has a forward of its own: compressed-tensors gives one to plain layers that round what they are given.
+    False for a layer with its own forward: compressed-tensors adds one to plain layers that round their inputs.
     """
     return type(head) is nn.Linear and "forward" not in vars(head) and type(head.weight) in (Tensor, nn.Parameter)
 
@@ -71,17 +71,17 @@ def streams(weight: Tensor) -> bool:
 
 
 def reads(logits: Tensor) -> bool:
-    """Whether the kernels take these logits [..., V]: float32 or bfloat16 on a CPU."""
+    """Whether the kernels accept these logits [..., V]: float32 or bfloat16 on a CPU."""
     return logits.device.type == "cpu" and logits.dtype in DTYPES and logits.stride(-1) == 1 and why_not() is None
 
 
 def compares(mature: Tensor, premature: Tensor) -> bool:
-    """Whether `compare` takes these two: both as `reads` says, and of one dtype."""
+    """Whether `compare` accepts these two: both pass `reads` and have the same dtype."""
     return reads(mature) and reads(premature) and mature.dtype == premature.dtype
 
 
 def head_product(weight: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """`rows @ weight.T` and its normalisers.
+    """`rows @ weight.T` and its normalizers.
 
     Args:
         weight: [V, d], of a head that `suits`.
@@ -98,15 +98,15 @@ def head_product(weight: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         *weight.shape, len(rows), torch.get_num_threads(),
     )  # fmt: skip
     if failed:
-        raise MemoryError(f"no memory for the normalisers of {len(rows)} rows")
+        raise MemoryError(f"no memory for the normalizers of {len(rows)} rows")
     return logits, log_z
 
 
 def jsd_less_ln2(logits: Tensor, log_z: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of the candidates from the mature layer, less ln 2: float32 [K], in [-ln 2, 0] nats.
+    """Jensen-Shannon divergence of the candidates from the mature layer, minus ln 2: float32 [K], in [-ln 2, 0] nats.
 
     Args:
-        logits: [K+1, V], mature first, as `head_product` gave them; rows may be apart.
+        logits: [K+1, V], mature first, as `head_product` returns them; rows need not be adjacent.
         log_z: Their log sum exp, float32 [K+1].
     """
     candidates = len(logits) - 1
@@ -121,7 +121,7 @@ def jsd_less_ln2(logits: Tensor, log_z: Tensor) -> Tensor:
 
 
 def log_z(logits: Tensor) -> Tensor:
-    """log sum exp of logits [..., V], in float32 or better: [...]. By torch where the kernels do not take them."""
+    """log sum exp of logits [..., V], in float32 or better: [...]. torch computes it if the kernels do not accept them."""
     if not reads(logits):
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(dim=-1)
     rows = logits.reshape(-1, logits.shape[-1])
@@ -134,11 +134,11 @@ def log_z(logits: Tensor) -> Tensor:
 
 @dataclass
 class Compared:
-    """A layer's rows beside the mature ones, float32 [n] each; None where it was not asked for.
+    """A layer's rows compared with the mature ones, float32 [n] each; None for what was not requested.
 
     Attributes:
         log_z: log sum exp of the layer's logits.
-        jsd: Jensen-Shannon divergence, less ln 2, in nats.
+        jsd: Jensen-Shannon divergence minus ln 2, in nats.
         reference: `contrast.reference_divergence`.
         gain_log_z: log sum exp of F over the vocabulary.
         gain_largest: The largest F.
@@ -154,14 +154,14 @@ class Compared:
 def compare(
     mature: Tensor, log_z: Tensor, premature: Tensor, *, jsd: bool, reference: bool, gains: bool, strength: float = 1.0
 ) -> Compared:
-    """What a layer's logits have to do with the mature ones, in two passes over them.
+    """Compare a layer's logits with the mature ones, in two passes over them.
 
     Args:
-        mature: Mature logits [n, V] that the kernels take (`compares`).
+        mature: Mature logits [n, V] that the kernels accept (`compares`).
         log_z: Their log sum exp, float32 [n].
         premature: A layer's logits [n, V], of the same dtype.
-        jsd, reference, gains: What is asked for, besides the layer's own log sum exp.
-        strength: Of F; at most 1e30.
+        jsd, reference, gains: What to compute besides the layer's own log sum exp.
+        strength: The strength of F; at most 1e30.
     """
     n, vocabulary = mature.shape
     asked = {"log_z": True, "jsd": jsd, "reference": reference}
@@ -178,13 +178,13 @@ def compare(
 
 @functools.cache
 def why_not() -> str | None:
-    """Why the kernel is not in use here, or None: it is, and has been compiled by now."""
+    """Why the kernels are not in use here, or None if they are; they have then been compiled."""
     if os.environ.get("DOLA_NATIVE") == "0":
         return "DOLA_NATIVE=0"
     try:
         _library()
     except UnavailableError as problem:
-        logger.info("the compiled kernel is not in use: %s", problem)
+        logger.info("the compiled kernels are not in use: %s", problem)
         return str(problem)
     return None
 
@@ -192,12 +192,12 @@ def why_not() -> str | None:
 @functools.cache
 def _library() -> ctypes.CDLL:
     if platform.system() != "Linux":
-        raise UnavailableError(f"it is for Linux, this is {platform.system()}")
+        raise UnavailableError(f"they are for Linux, and this is {platform.system()}")
     path = _compiled(_openmp())
     try:
         library = ctypes.CDLL(str(path))
         _declare(library)
-    except (OSError, AttributeError) as error:  # damaged, or not what it is called
+    except (OSError, AttributeError) as error:  # damaged, or another file
         with suppress(OSError):
             path.unlink()  # the next process compiles it again
         raise UnavailableError(f"{path} cannot be loaded: {error}") from error
@@ -205,7 +205,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _declare(library: ctypes.CDLL) -> None:
-    """The types of the library's functions."""
+    """Declare the types of the library's functions."""
     pointer, long = ctypes.c_void_p, ctypes.c_long
     library.dola_head.argtypes = [ctypes.c_int, pointer, pointer, pointer, pointer, long, long, long, ctypes.c_int]
     library.dola_jsd.argtypes = [ctypes.c_int, pointer, pointer, pointer, long, long, long, ctypes.c_int]
@@ -215,16 +215,16 @@ def _declare(library: ctypes.CDLL) -> None:
 
 
 def _openmp() -> Path:
-    """The OpenMP runtime that torch has loaded. A second one would fight it for the cores."""
+    """The OpenMP runtime that torch has loaded. A second one would compete with it for the cores."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         path = line.split(maxsplit=5)[-1]
         if "libgomp" in Path(path).name:
             return Path(path)
-    raise UnavailableError("torch uses no libgomp here")
+    raise UnavailableError("torch does not use libgomp here")
 
 
 def _compiled(openmp: Path) -> Path:
-    """The kernel's shared library, compiled for this processor, compiler and OpenMP if the cache does not hold it."""
+    """The kernels' shared library, compiled for this processor, compiler and OpenMP unless the cache has it."""
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     if compiler is None:
         raise UnavailableError("no C compiler found (cc, gcc, or $CC)")
@@ -245,8 +245,8 @@ def _compiled(openmp: Path) -> Path:
             _run(compiler, "-shared", str(compiled), str(openmp), "-lm", "-o", str(linked))
             linked.replace(target)
     except OSError as error:
-        raise UnavailableError(f"it cannot be kept in {target.parent}: {error}") from error
-    logger.info("compiled the kernel for this processor in %.1f s: %s", time.perf_counter() - start, target)
+        raise UnavailableError(f"they cannot be saved in {target.parent}: {error}") from error
+    logger.info("compiled the kernels for this processor in %.1f s: %s", time.perf_counter() - start, target)
     return target
 
 
@@ -257,7 +257,7 @@ def _run(*command: str) -> None:
 
 
 def _processor() -> bytes:
-    """What -march=native depends on."""
+    """The properties of the processor that -march=native depends on."""
     flags = [
         line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features", "model name"))
     ]

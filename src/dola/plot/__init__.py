@@ -1,1 +1,1 @@
-"""Pictures of a trace: on a terminal, as a figure, as a page. All draw the same `LayerTrace`."""
+"""Renders a trace on a terminal, as a figure, or as a page. All three draw the same `LayerTrace`."""

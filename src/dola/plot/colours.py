@@ -1,4 +1,4 @@
-"""The colour scale of all renderings: cividis, which people who see fewer colours read as others do, and which prints well."""
+"""The color scale of all renderings: cividis, which people with color blindness read like others, and which prints well."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CIVIDIS: tuple[RGB, ...] = (
     (222, 200, 87),
     (254, 232, 56),
 )
-"""Evenly spaced colours of the scale (Nuñez, Anderton and Renslow 2018), that of 0 first; between them it is linear."""
+"""Evenly spaced colors of the scale (Nuñez, Anderton and Renslow 2018), from 0 on; linear in between."""
 
 
 def colour(share: float) -> RGB:
-    """The colour of a value, given as its share of the scale in [0, 1]; values outside get the ends."""
+    """The color of a value, given as its share of the scale in [0, 1]; values outside get the colors of the ends."""
     place = min(max(share, 0.0), 1.0) * (len(CIVIDIS) - 1)
     below = min(int(place), len(CIVIDIS) - 2)
     return tuple(  # type: ignore[return-value]
@@ -28,11 +28,11 @@ def colour(share: float) -> RGB:
 
 
 def ink(background: RGB) -> RGB:
-    """Black or white, whichever is read better on a background."""
+    """Black or white, whichever is more legible on a background."""
     red, green, blue = background
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 130 else (255, 255, 255)
 
 
 def hexadecimal(rgb: RGB) -> str:
-    """A colour as "#00224e"."""
+    """A color in the form "#00224e"."""
     return "#{:02x}{:02x}{:02x}".format(*rgb)

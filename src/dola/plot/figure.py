@@ -1,6 +1,6 @@
-"""Figures of a trace, by matplotlib: the paper's heatmap, probabilities over the layers, which layers were contrasted.
+"""Figures of a trace with matplotlib: the paper's heatmap, probabilities over the layers, the contrasted layers.
 
-The drawing functions take matplotlib axes, so that they can be put into any figure; `save` makes one of all.
+The drawing functions take matplotlib axes, so that they fit into any figure; `save` combines them in one.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from dola.tracing.data import LayerTrace
 
 TOKENS_PER_ROW = 24
-"""A heatmap of more tokens goes on in another row."""
+"""Tokens in one row of a heatmap; more continue in another row."""
 
 TOKENS_IN_FIGURE = 240
-"""The first so many tokens are drawn: more would be no figure that anybody reads."""
+"""Only this many tokens are drawn, from the first one: a larger figure would be unreadable."""
 
 LINES = 5
-"""Tokens whose probability over the layers is drawn unless they are named, at most."""
+"""Maximum number of tokens whose probability over the layers is drawn, unless tokens are named."""
 
 FLOOR = 1e-40
-"""Probabilities below are drawn at the bottom, and so is the embedding's, far below all others, unless it is a candidate."""
+"""Lower probabilities are drawn at the bottom. So is the embedding's, far below all others, unless it is a candidate."""
 
 LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 LINE_MARKERS = "os^Dv"
-"""Told apart by people who see fewer colours, too (Okabe and Ito's palette), and without colour."""
+"""Styles that people with color blindness can distinguish (Okabe and Ito's palette), and that differ without color."""
 
 
 def save(traces: Sequence[LayerTrace], path: Path) -> None:
     """Write one figure of some traces: for each its heatmap, then the probabilities at its most telling token, and layers.
 
-    The format is that of the file's name.
+    The suffix of the file's name sets the format.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -45,7 +45,7 @@ def save(traces: Sequence[LayerTrace], path: Path) -> None:
     rows = [_rows(trace) for trace in traces]
     heights = [height for trace, count in zip(traces, rows, strict=True) for height in (*[_height(trace)] * count, 3.2)]
     with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # a token may hold dollars
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # or letters that the font lacks: boxes are drawn
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # or letters that the font lacks: boxes
         figure = Figure(figsize=(13, sum(heights) + 0.5), layout="constrained")
         parts = iter(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
         for trace, count in zip(traces, rows, strict=True):
@@ -70,7 +70,7 @@ def heatmap(axes: Any, trace: LayerTrace, start: int = 0, count: int | None = No
     image = axes.imshow(values, origin="lower", aspect="auto", cmap=colours, vmin=0, vmax=trace.scale)
     for column, token in enumerate(tokens):
         box = Rectangle((column - 0.5, token.layer - 0.5), 1, 1, fill=False, edgecolor="#d00000", linewidth=1.6)
-        box.set_path_effects([withStroke(linewidth=3.2, foreground="white")])  # red alone is lost on the dark end of the scale
+        box.set_path_effects([withStroke(linewidth=3.2, foreground="white")])  # red alone is invisible on the dark end
         axes.add_patch(box)
     axes.set_xticks(range(len(tokens)), [_step(trace, start + i) for i in range(len(tokens))], rotation=50, ha="right")
     axes.tick_params(axis="x", labelsize=8)
@@ -78,25 +78,25 @@ def heatmap(axes: Any, trace: LayerTrace, start: int = 0, count: int | None = No
     axes.set_ylabel("layer (0, and the candidates)")
     named = sorted({0, *trace.candidates})
     axes.set_yticks(named, named, fontsize=7)
-    axes.figure.colorbar(image, ax=axes, pad=0.01, label="nats" if trace.settings["divergence"] == "jsd" else None)
+    axes.figure.colorbar(image, ax=axes, pad=0.01, label="nats" if trace.settings.get("divergence", "jsd") == "jsd" else None)
     if titled:
         axes.set_title(f"Divergence from the last layer: {visible(trace.model)}, {trace.title}", fontsize=9, loc="left")
 
 
 def probabilities(axes: Any, trace: LayerTrace, index: int | None = None, tokens: Sequence[int] | None = None) -> None:
-    """The probability of some tokens in each layer, where one token is chosen: "Olympia" rising over "Seattle".
+    """The probability of some tokens in each layer, at the choice of one token: "Olympia" rising above "Seattle".
 
-    The scale is logarithmic, so a token's contrast is how far its line climbs from the premature layer to the last one.
+    The scale is logarithmic, so a token's contrast is how far its line rises from the premature layer to the last one.
 
     Args:
-        axes: Where to draw.
+        axes: Axes to draw on.
         trace: The trace.
-        index: Which token's choice; None takes `trace.telling()`.
-        tokens: Whose probabilities, of those that are listed as plausible and the one that follows in the text; None takes
-            the best by contrast, the likeliest, and the one that follows.
+        index: Index of the token whose choice to show; None means `trace.telling()`.
+        tokens: Tokens to draw, among the plausible ones and the one that follows in the text. None means the best by
+            contrast, the likeliest, and the one that follows.
 
     Raises:
-        ConfigError: A token of which the trace does not know it.
+        ConfigError: The trace does not contain the probabilities of a token.
     """
     index = trace.telling() if index is None else index % len(trace.tokens)
     at = trace.tokens[index]
@@ -120,7 +120,7 @@ def probabilities(axes: Any, trace: LayerTrace, index: int | None = None, tokens
 
 
 def layer_histogram(axes: Any, trace: LayerTrace) -> None:
-    """How often each candidate was the premature layer; tokens at which it could change nothing are drawn lighter."""
+    """How often each candidate was the premature layer; tokens where it could not change the choice are lighter."""
     for lazy, shade, label in ((False, "#0072b2", "several plausible tokens"), (True, "#a6cee3", "one plausible token")):
         chosen = [token.layer for token in trace.tokens if (token.plausible_count == 1) == lazy]
         below = [0 if not lazy else _count(trace, layer, lazy=False) for layer in trace.candidates]
@@ -139,7 +139,7 @@ def _count(trace: LayerTrace, layer: int, *, lazy: bool) -> int:
 
 
 def _drawn(trace: LayerTrace, index: int, tokens: Sequence[int] | None) -> dict[int, Sequence[float]]:
-    """Tokens whose lines are drawn, with their probabilities in each layer."""
+    """The tokens to draw, with their probabilities in each layer."""
     at = trace.tokens[index]
     known: dict[int, Sequence[float]] = {member.id: member.probability for member in at.plausible}
     if at.token is not None and at.probability is not None:
@@ -153,14 +153,14 @@ def _drawn(trace: LayerTrace, index: int, tokens: Sequence[int] | None) -> dict[
     if missing := [token for token in tokens if token not in known]:
         named = ", ".join(quoted(trace.texts.get(token, str(token))) for token in missing)
         raise ConfigError(
-            f"Of {named} the trace does not know the probabilities at token {index}: neither plausible nor in the text.",
-            hint="take ids of trace.tokens[index].plausible, or trace a text in which the token follows",
+            f"The trace lacks the probabilities of {named} at token {index}: neither plausible nor in the text.",
+            hint="use ids from trace.tokens[index].plausible, or trace a text in which the token follows",
         )
     return {token: known[token] for token in tokens}
 
 
 def _step(trace: LayerTrace, index: int) -> str:
-    """What stands under a column: the token of the text, or the one that DoLa would choose."""
+    """The label of a column: the token of the text, or the one that DoLa would choose."""
     token = trace.tokens[index]
     if token.token is None:
         return f"({visible(trace.text(token.dola_choice)).strip() or quoted(trace.text(token.dola_choice))}?)"

@@ -1,6 +1,6 @@
-"""A trace as one self-contained page: style, script and data are inlined, and nothing is fetched.
+"""Renders a trace as one self-contained page: style, script and data are inlined, and nothing is fetched.
 
-The page's texts are put together here, so that the browser only lays out what is already safe to show.
+The page's texts are made here, so that the browser only lays out text that is safe to show.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def page(traces: Sequence[LayerTrace]) -> str:
-    """HTML of some traces, side by side where there is room."""
+    """HTML of some traces, side by side if there is room."""
     title = "; ".join(dict.fromkeys(visible(trace.prompt)[:60] for trace in traces))
     parts = {
         "title": html.escape(f"dola trace: {title}"),
         "style": _file("page.css"),
-        "data": dumps(page_data(traces)).replace("<", "\\u003c"),  # no text can end the element that it stands in
+        "data": dumps(page_data(traces)).replace("<", "\\u003c"),  # so that no text can close the element that contains it
         "script": _file("page.js"),
     }
     made = _file("page.html")
@@ -34,13 +34,13 @@ def page(traces: Sequence[LayerTrace]) -> str:
 
 
 def frame(traces: Sequence[LayerTrace]) -> str:
-    """The page in a frame of its own, for notebooks: sandboxed, so that it can touch nothing around it."""
+    """The page in its own sandboxed frame, for notebooks, so that it cannot access anything around it."""
     style = 'style="width: 100%; height: 42rem; border: 0" sandbox="allow-scripts" title="layer trace"'
     return f'<iframe {style} srcdoc="{html.escape(page(traces))}"></iframe>'
 
 
 def page_data(traces: Sequence[LayerTrace]) -> dict[str, Any]:
-    """What the page's script draws: its texts are safe to show, and put in as text."""
+    """The data that the page's script draws. Its texts are safe to show and are inserted as text."""
     return {"colours": [hexadecimal(colour) for colour in CIVIDIS], "traces": [_data(trace) for trace in traces]}
 
 

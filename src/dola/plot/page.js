@@ -51,7 +51,7 @@
   }
 
   function show() {
-    const bounded = data.traces.every((trace) => trace.settings.divergence === "jsd");  // the old formula has no largest value
+    const bounded = data.traces.every((trace) => (trace.settings.divergence ?? "jsd") === "jsd");  // the old formula has no largest value
     document.getElementById("most").textContent = bounded ? "0.69 nats, nothing in common" : "most of all here";
     const main = document.getElementById("main");
     const places = [...main.querySelectorAll(".scroll")].map((box) => [box.scrollLeft, box.scrollTop]);
@@ -199,7 +199,7 @@
     top.append(body);
     const here = `Layer ${layer} after ${spoken(trace, each.after)}`;
     const what = [trace.candidates.includes(layer) ? "a candidate" : "", layer === each.layer ? "the premature layer" : ""];
-    const unit = trace.settings.divergence === "jsd" ? " nats" : "";
+    const unit = (trace.settings.divergence ?? "jsd") === "jsd" ? " nats" : "";
     const far = `${each.divergence[layer].toPrecision(3)}${unit} from the last layer${what.filter(Boolean).map((w) => `, ${w}`).join("")}.`;
     const lines = [make("h3", {}, here), make("p", { class: "hint" }, far)];
     if (each.rank) {

@@ -1,6 +1,6 @@
-"""A trace on a terminal: a heatmap of divergences, layers by tokens, in blocks of as many tokens as the width holds.
+"""Renders a trace on a terminal: a heatmap of divergences, layers by tokens, in blocks as wide as the terminal.
 
-Every cell shows its number, so that nothing is lost without colour; the premature layer of each token stands in brackets.
+Every cell shows its number, so that nothing is lost without color. Brackets mark the premature layer of each token.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from dola.tracing.data import LayerTrace, TokenTrace
 
 CELL = 8
-"""Columns of a token."""
+"""Width of a token's column."""
 
 LABEL = 7
-"""Columns of a layer's number."""
+"""Width of the layers' numbers."""
 
 HEADER = 2
-"""Lines of a token's text, at most."""
+"""Maximum number of lines for a token's text."""
 
 SENTENCES = 5
-"""Tokens that are explained below the heatmap, at most."""
+"""Maximum number of tokens explained below the heatmap."""
 
 
 def render(console: Console, trace: LayerTrace) -> None:
-    """Print a trace: its heatmap, what the numbers mean, and what happened where DoLa differs from the last layer."""
+    """Print a trace: its heatmap, a legend, and explanations of tokens where DoLa differs from the last layer."""
     plain = console.color_system is None or console.no_color
     console.print(Text(f"{trace.model}: {trace.title}", style="bold"))
     size = max(1, (console.width - LABEL) // CELL)
@@ -50,12 +50,12 @@ def render(console: Console, trace: LayerTrace) -> None:
 
 
 def sentences(trace: LayerTrace) -> Iterator[str]:
-    """What happened at the tokens where DoLa chooses another token than the last layer; else at the one that shows most."""
+    """Explanations of the tokens where DoLa and the last layer choose differently; if none, of the most telling token."""
     differing = [i for i, token in enumerate(trace.tokens) if token.dola_choice != token.mature_choice]
     for index in differing[:SENTENCES] or [trace.telling()]:
         yield f"Token {index + 1}. {trace.explain(index)}"
     if len(differing) > SENTENCES:
-        yield f"So it is at {len(differing) - SENTENCES} more, to be seen with --html or --json."
+        yield f"{len(differing) - SENTENCES} more tokens differ: --html or --json shows them."
 
 
 def _block(trace: LayerTrace, tokens: tuple[TokenTrace, ...], plain: bool) -> Iterator[Text]:
@@ -76,7 +76,7 @@ def _block(trace: LayerTrace, tokens: tuple[TokenTrace, ...], plain: bool) -> It
 
 def _cell(trace: LayerTrace, token: TokenTrace, layer: int, plain: bool) -> Text:
     share = token.divergence[layer] / trace.scale
-    number = f"{token.divergence[layer]:.2f}" if trace.settings["divergence"] == "jsd" else f"{share:.0%}"
+    number = f"{token.divergence[layer]:.2f}" if trace.settings.get("divergence", "jsd") == "jsd" else f"{share:.0%}"
     chosen = layer == token.layer
     words = (f"[{number}]" if chosen else f" {number} ").center(CELL - 1)
     if plain:
@@ -87,7 +87,7 @@ def _cell(trace: LayerTrace, token: TokenTrace, layer: int, plain: bool) -> Text
 
 
 def _header(names: list[str], label: str, style: str) -> Iterator[Text]:
-    """Lines of texts, each folded to the width of its column."""
+    """Header lines: texts folded to the width of their columns."""
     folded = [_fold(name) for name in names]
     for number in range(max(map(len, folded))):
         line = Text(f"{label if number == 0 else '':<{LABEL}}")
@@ -98,7 +98,7 @@ def _header(names: list[str], label: str, style: str) -> Iterator[Text]:
 
 
 def _fold(name: str) -> list[str]:
-    """A text in at most HEADER lines of CELL - 1 columns; what does not fit ends in an ellipsis."""
+    """A text in at most HEADER lines of CELL - 1 columns; a longer one ends with an ellipsis."""
     lines = [""]
     for character in name:
         if cell_len(lines[-1]) + cell_len(character) > CELL - 1:
@@ -110,24 +110,22 @@ def _fold(name: str) -> list[str]:
 
 
 def _name(trace: LayerTrace, token: int) -> str:
-    """A token's text for a narrow column: without the spaces around it, unless it is nothing else."""
+    """A token's text for a narrow column, without the spaces around it unless it consists only of spaces."""
     text = trace.text(token)
     return visible(text.strip(" ")) if text.strip(" ") else quoted(text)
 
 
 def _legend(trace: LayerTrace, plain: bool) -> Iterator[Text]:
-    if trace.settings["divergence"] == "jsd":
-        meaning = "Jensen-Shannon divergence of each layer from the last, in nats (0 is the same, 0.69 nothing in common)"
+    if trace.settings.get("divergence", "jsd") == "jsd":
+        meaning = "Jensen-Shannon divergence of each layer from the last, in nats (0: equal, 0.69: nothing in common)"
     else:
         meaning = "divergence of each layer from the last by the old code's formula, in percent of the largest one here"
-    yield Text(
-        f"{meaning}; [ ] the premature layer; * a candidate. Columns are about the token that comes after the one above."
-    )
+    yield Text(f"{meaning}; [ ] the premature layer; * a candidate. Each column describes the token after the one above it.")
     if not plain:
         scale = Text("0 ")
         for step in range(24):
             scale.append(" ", style=Style(bgcolor=hexadecimal(colour(step / 23))))
         yield scale + Text(f" {trace.scale:.2g}")
     single = sum(token.plausible_count == 1 for token in trace.tokens)
-    choices = "last: the last layer's first choice; DoLa: the contrast's, = where it is the same."
+    choices = "last: the last layer's first choice; DoLa: the contrast's first choice, = if it is the same."
     yield Text(f"{choices} Only one token is plausible at {single} of {len(trace.tokens)} tokens.")

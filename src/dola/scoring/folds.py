@@ -1,7 +1,7 @@
 """Scores of given tokens under many recipes, from one read of each layer.
 
-What a recipe needs of a layer j at one position is a few numbers: its divergence from the mature layer, log q_j of the token,
-and the normalizer of F. So layers are read out one after the other, the numbers are kept, and the choice of the
+What a recipe needs of a layer j at one position is a handful of numbers: its divergence from the mature layer, log q_j of
+the token, and the normalizer of F. So layers are read out one after the other, the numbers are kept, and the choice of the
 premature layer is made at the end, from them. At no time is there more than one layer's distribution beside the mature one,
 whatever the number of layers and recipes.
 """
@@ -18,6 +18,7 @@ from torch import Tensor
 from dola import native
 from dola.decoding.candidates import Captured
 from dola.decoding.step import chunk_rows
+from dola.errors import ConfigError
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.contrast import LARGEST_SCORE, floor, gain, threshold
 from dola.methods.divergences import DIVERGENCES
@@ -61,6 +62,8 @@ class LayerScorer:
 
     def __init__(self, anatomy: Anatomy, recipes: Mapping[str, Recipe]) -> None:
         self.anatomy, self.recipes = anatomy, dict(recipes)
+        for recipe in recipes.values():
+            check_draws(recipe.dola)
         self.candidates: dict[str, tuple[int, ...]] = {
             name: anatomy.candidates(recipe.dola.layers)
             for name, recipe in recipes.items()
@@ -104,11 +107,16 @@ class LayerScorer:
             if recipe.dola is None or isinstance(recipe.dola, DoLaConfig):
                 found[name] = self._apply(name, recipe, recipe.dola, mature, read, uniform.get(name))
             else:
-                found[name] = self._by_scores(name, recipe.dola, mature, hidden)
+                found[name] = self._by_scores(name, recipe.dola, mature, hidden, uniform.get(name))
         return found
 
-    def _by_scores(self, name: str, config: MethodConfig, mature: _Mature, hidden: Mapping[int, Tensor]) -> TokenScores:
-        """Any method's distribution: its scores, as decoding makes them, some positions at a time."""
+    def _by_scores(
+        self, name: str, config: MethodConfig, mature: _Mature, hidden: Mapping[int, Tensor], uniform: Tensor | None
+    ) -> TokenScores:
+        """Any method's distribution: its scores, as decoding makes them, some positions at a time.
+
+        With numbers in [0, 1) the scores are the logits of the candidates that these draw.
+        """
         method, layers, tokens = method_of(config), self.candidates[name], mature.tokens
         size = chunk_rows(tokens.device.type, (len(layers) + 1) * mature.logits.shape[-1])
         parts = []
@@ -116,9 +124,12 @@ class LayerScorer:
             rows = slice(start, start + size)
             logits, mine = mature.logits[rows], tokens[rows][:, None]
             states = [hidden[layer][rows].to(logits.device) for layer in layers]
-            candidates = Captured(self.anatomy, config, states)
-            log_p = method.scores(logits, candidates).log_softmax(dim=-1)
-            weights = method.weights(logits, candidates)[:-1]
+            candidates = Captured(self.anatomy, config, states, layers=(*layers, self.anatomy.num_layers))
+            if uniform is None:
+                scores, weights = method.decide(logits, candidates)
+            else:
+                scores, weights = _drawn(candidates, uniform[rows].to(logits.device))
+            log_p, weights = scores.log_softmax(dim=-1), weights[:-1]
             most = torch.tensor(layers, device=tokens.device)[weights.argmax(dim=0)]
             parts.append(
                 TokenScores(
@@ -301,6 +312,28 @@ def _by_kernel(mature: Tensor, log_z: Tensor, logits: Tensor, divergences: set[s
             found.gains[strength] = read.gain_log_z, read.gain_largest
     assert found is not None
     return found
+
+
+def _drawn(candidates: Captured, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [n, V] of the candidates that numbers in [0, 1) draw, and weights [K+1, n]: 1 for each of these."""
+    chosen = (uniform * len(candidates)).long().clamp(max=len(candidates) - 1)
+    scores = torch.cat([candidates.logits(k, [row]) for row, k in enumerate(chosen.tolist())])
+    weights = torch.zeros(len(candidates) + 1, len(chosen), device=chosen.device)
+    return wide(scores), weights.scatter_(0, chosen[None], 1)
+
+
+def check_draws(config: MethodConfig | None) -> None:
+    """Refuse a method that draws: a likelihood of a text cannot depend on a draw.
+
+    Raises:
+        ConfigError: It draws.
+    """
+    if config is not None and config.draws:
+        raise ConfigError(
+            f"The method {config.method!r} draws at each position whether it acts ({config.as_dict()}), so it has no "
+            "log-likelihoods.",
+            hint="score with probability=1",
+        )
 
 
 def readout(recipe: Recipe) -> Readout:

@@ -22,14 +22,24 @@ class Recipe:
     Attributes:
         dola: The settings of a method; None for the model's own log-likelihood.
         softmax: "masked" is the distribution that decoding samples from: log_softmax of `contrast.contrast`, in which tokens
-            outside V stand 1,000 nats lower. "full" and "none" are the reference's `post_softmax` on and off: log_softmax of F
-            over the whole vocabulary, or F as it stands, which is not a log-likelihood: it adds a positive amount for
+            outside V are 1,000 nats lower. "full" and "none" are the reference's `post_softmax` on and off: log_softmax of F
+            over the whole vocabulary, or F itself, which is not a log-likelihood: it adds a positive amount for
             each token, so that longer continuations win. In both, a token outside V scores `floor`.
         floor: The score of an implausible token where softmax is "full" or "none".
         mean: Whether the score of a continuation is the mean over its tokens, not their sum.
         premature: Which candidate is contrasted: the one that diverges most, one drawn at random for each token (a control), or
             none: F = log q_N, the plausibility constraint alone (another control).
-        seed: Of the random layers.
+        seed: Seed of the random layers.
+
+    Raises:
+        ConfigError: A value that is not allowed, or one of DoLa's that another method does not have.
+
+    Examples:
+        >>> recipe = dola.Recipe(dola.DoLaConfig("high"), premature="random")  # a control
+        >>> recipe.softmax, recipe.seed
+        ('masked', 0)
+        >>> dola.Recipe.truthfulqa().softmax  # as the paper's code scored TruthfulQA
+        'none'
     """
 
     dola: MethodConfig | None
@@ -48,6 +58,8 @@ class Recipe:
                     hint=f"write {name}={allowed[0]!r}, the default",
                 )
         given = [name for name, usual in (("softmax", "masked"), ("premature", "divergent")) if getattr(self, name) != usual]
+        if self.premature == "random" and isinstance(self.dola, MethodConfig) and self.dola.chooses:
+            given.remove("premature")  # a layer's own logits, drawn instead of chosen
         if given and isinstance(self.dola, MethodConfig) and not isinstance(self.dola, DoLaConfig):
             raise ConfigError(
                 f"{given[0]}={getattr(self, given[0])!r} is of DoLa; the method here is {self.dola.method!r}.",
@@ -72,10 +84,10 @@ class Recipe:
 
     @classmethod
     def truthfulqa(cls, layers: str | Sequence[int] = "high") -> Recipe:
-        """The reference's recipe for TruthfulQA-MC, from which the paper's table comes: no normalisation, no constraint."""
+        """The reference's recipe for TruthfulQA-MC, from which the paper's table comes: no normalization, no constraint."""
         return cls.reference(layers, relative_top=0.0, post_softmax=False)
 
     @classmethod
     def factor(cls, layers: str | Sequence[int] = "low") -> Recipe:
-        """The reference's recipe for FACTOR: normalised over the whole vocabulary, then -1000 for implausible tokens."""
+        """The reference's recipe for FACTOR: normalized over the whole vocabulary, then -1000 for implausible tokens."""
         return cls.reference(layers, relative_top=0.1, post_softmax=True)

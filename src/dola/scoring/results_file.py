@@ -1,6 +1,6 @@
-"""A file of results that an interrupted run goes on from: a head line that says what is run, then one JSON line for each item.
+"""A file of results from which an interrupted run resumes: a head line with the run's properties, then one JSON line per item.
 
-A file of another run is refused, and never changed.
+A file that belongs to a different run is refused, and never changed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ SCHEMA = "dola.results/1"
 IsResult = Callable[[int, Any], bool]
 
 SAMPLED = 64
-"""Elements of each weight that tell one model from another."""
+"""Number of elements of each weight that identify a model."""
 
 
 def what_model(model: Any) -> dict[str, str]:
-    """What of a model, and of the code that runs it, must be the same for results to be gone on with."""
+    """Properties of a model and of the software that must match for results to be resumed."""
     digest = hashlib.sha256()
     for name, weight in model.named_parameters():
         digest.update(f"{name} {tuple(weight.shape)}".encode())
@@ -46,7 +46,7 @@ class ResultsFile:
     """Results by item.
 
     Attributes:
-        items: What is known, item -> any JSON value.
+        items: The results so far: item -> any JSON value.
     """
 
     def __init__(self, items: dict[int, Any], file: TextIO | None) -> None:
@@ -57,17 +57,17 @@ class ResultsFile:
     def open(
         cls, path: str | Path | None, run: Callable[[], Mapping[str, str]], is_result: IsResult = lambda item, found: True
     ) -> Iterator[ResultsFile]:
-        """The results at `path`, as far as they are there; kept in memory alone where it is None.
+        """The results at `path` so far; kept only in memory if it is None.
 
         Args:
-            path: The file. It is made where it does not exist.
-            run: Makes what is run, in words, by name; a file in which any of them differs is of another run. Not called without
-                a file: a digest of a model's weights takes time.
-            is_result: Whether an item, by its number, can have what a file says was found for it.
+            path: The file. It is created if it does not exist.
+            run: Returns the run's properties by name; a file in which any of them differs belongs to a different run. Not
+                called without a file: a digest of a model's weights takes time.
+            is_result: Whether a value from a file can be the result of an item, given by its number.
 
         Raises:
-            InputError: A file of another run or another version, one that another process is writing, one that is damaged or
-                not of this format, or a path that cannot be written.
+            InputError: The file belongs to a different run or version, another process is writing it, it is damaged or
+                not of this format, or the path cannot be written.
         """
         if path is None:
             yield cls({}, None)
@@ -88,9 +88,9 @@ class ResultsFile:
             yield cls(items, file)
 
     def add(self, item: int, found: Any) -> None:
-        """Keep what was found for an item. When this returns the file holds it, unless it has NaN or infinity.
+        """Store the result of an item. When this returns, the file holds it, unless it has NaN or infinity.
 
-        JSON has no such numbers. An item with one is not written, so that a later run finds it again rather than null.
+        JSON has no such numbers. An item with one is not written, so that a later run computes it again.
         """
         self.items[item] = found
         if self._file is not None and not finite(found)[1]:
@@ -98,7 +98,7 @@ class ResultsFile:
 
 
 def _items(file: JsonLines, run: Mapping[str, str], is_result: IsResult) -> dict[int, Any]:
-    """The items of a file of this run."""
+    """The items of a file, checked to belong to this run."""
     if not file.lines:
         if not file.cut_line_begins(dumps({"schema": SCHEMA})[:-1].encode()):
             raise _refusal(file.path, "was not written by dola")
@@ -106,7 +106,7 @@ def _items(file: JsonLines, run: Mapping[str, str], is_result: IsResult) -> dict
     there, items = _taken_apart(file)
     for name, value in run.items():
         if there.get(name) != value:
-            raise _refusal(file.path, f"is of another run: its {name} is {there.get(name)}, and here it is {value}")
+            raise _refusal(file.path, f"belongs to a different run ({name}: {there.get(name)} in the file, {value} now)")
     for item, found in items.items():
         if not is_result(item, found):
             raise _refusal(file.path, f"is damaged: what it holds for item {item} is not a result of this run")
@@ -114,7 +114,7 @@ def _items(file: JsonLines, run: Mapping[str, str], is_result: IsResult) -> dict
 
 
 def _taken_apart(file: JsonLines) -> tuple[dict[str, Any], dict[int, Any]]:
-    """What was run, and the items."""
+    """The run's properties, and the items."""
     try:
         head, *records = map(loads, file.lines)
         schema = head["schema"]

@@ -45,9 +45,9 @@ class Scores:
     """What `score` found, by item (a context) and continuation.
 
     Attributes:
-        tokens: How many tokens each continuation has: [items][continuations].
-        values: By configuration: the score of each continuation in nats, [items][continuations].
-        greedy: By configuration: whether greedy decoding would have written the continuation, [items][continuations].
+        tokens: How many tokens each continuation has: `[items][continuations]`.
+        values: By configuration: the score of each continuation in nats, `[items][continuations]`.
+        greedy: By configuration: whether greedy decoding would have written the continuation, `[items][continuations]`.
         implausible: By configuration: how many tokens of each continuation were outside the plausible set.
         layers: By configuration: how often each premature layer was contrasted, by item.
         truncated: Items whose context was cut on the left to fit the model's window.
@@ -86,7 +86,7 @@ def score(
                             {"vanilla": None, "dola": dola.DoLaConfig("high")})
         scores.values["dola"][0]  # [-1.1, -3.5]
 
-    Text is tokenised as the reference does it: context and continuation together, and the context alone to know where it ends.
+    Text is tokenized as the reference does it: context and continuation together, and the context alone to know where it ends.
     Tokens that the tokenizer appends to a text, such as an end token, belong to neither and are left out.
 
     Args:
@@ -106,6 +106,15 @@ def score(
         AttachError: DoLa is attached to the model.
         LayersError: Layers that this model does not have.
         ReadoutError: The parts of the model that were found do not reproduce its logits.
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> contexts, endings = ["The capital of France is"], [[" Paris", " London"]]
+        >>> configs = {"vanilla": None, "DoLa": dola.DoLaConfig("high")}
+        >>> scores = dola.score(model, tokenizer, contexts, endings, configs, progress=False)
+        >>> paris, london = scores.values["vanilla"][0]  # log-likelihoods in nats
+        >>> paris > london
+        True
     """
     anatomy = Anatomy.of(model)
     recipes = {name: config if isinstance(config, Recipe) else Recipe(config) for name, config in configs.items()}

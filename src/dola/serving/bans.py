@@ -1,4 +1,4 @@
-"""Rows of a batch that the mature scores decide (methods/bans.py), by what vLLM's requests ban and bias."""
+"""Rows of a batch that the mature scores decide (methods/bans.py), given the bans and biases of vLLM's requests."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dola.methods.registry import method_of
 from dola.serving.rows import Request
 
 HARD_BIAS = -100.0
-"""A bias of this much bans a token: it is how the OpenAI API says so."""
+"""A bias of this size bans a token, as in the OpenAI API."""
 
 
 def decided_by_mature(
     scores: Tensor, mature: Tensor, requests: Sequence[Request], *, processed: Tensor | None = None
 ) -> Tensor:
-    """Scores [R, V] after all bans, and in the rows that the mature scores decide what these make of them.
+    """Scores [R, V] after all bans; rows that the mature scores decide get those instead.
 
     Args:
         scores: The contrast, with bans (-inf) and biases on it.
         mature: The model's own logits of these rows.
-        requests: Whose rows they are.
-        processed: The mature logits with biases and penalties on them, where somebody has put these on.
+        requests: The requests of these rows.
+        processed: The mature logits with biases and penalties, if these have been applied.
     """
     bias = torch.zeros_like(scores)
     for row, request in enumerate(requests):
@@ -42,7 +42,7 @@ def decided_by_mature(
 
 
 def _support(mature: Tensor, requests: Sequence[Request]) -> Tensor:
-    """Which tokens are plausible in each row, bool [R, V], by the settings of its request."""
+    """The plausible tokens of each row, bool [R, V], by the settings of its request."""
     support = torch.empty_like(mature, dtype=torch.bool)
     for config in {request.config for request in requests}:
         rows = torch.tensor([row for row, request in enumerate(requests) if request.config == config], device=mature.device)

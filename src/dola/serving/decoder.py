@@ -1,9 +1,9 @@
-"""Scores of a running batch: each row by the configuration of its request, from the layers that the forward handed out.
+"""Scores of a running batch: each row by the configuration of its request, from the layers that the forward pass returned.
 
     rows [N, (K+1) d] -> mature logits, and the candidates each request chose -> Step -> scores [N, V]
 
-The engine lends its readout (`EngineModel`). Where several workers have a part of the head each, all of them read and contrast
-their own columns, and the columns are gathered at the end.
+The engine provides its readout (`EngineModel`). If several workers have one part of the head each, each of them reads and
+contrasts its own columns, and the columns are gathered at the end.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from dola.serving.settings import Served
 
 
 class EngineModel(Protocol):
-    """A model of an engine, as far as decoding needs it.
+    """The parts of an engine's model that decoding needs.
 
     Attributes:
-        engine: Its engine's name, for messages.
-        name: Its own, for messages.
-        vocab: The vocabulary, or the part of it that this worker has.
+        engine: Name of the engine, for messages.
+        name: Name of the model, for messages.
+        vocab: The vocabulary, or this worker's part of it.
     """
 
     engine: str
@@ -38,31 +38,32 @@ class EngineModel(Protocol):
     vocab: Vocabulary
 
     def logits(self, mature: Tensor) -> Tensor | None:
-        """The model's own, from [N, d] to [N, V]; None on workers that do not sample."""
+        """The model's own logits, from [N, d] to [N, V]; None on workers that do not sample."""
 
     def local(self, mature: Tensor) -> Tensor:
-        """Those of this worker's columns."""
+        """The logits of this worker's columns."""
 
     def whole(self, local: Tensor) -> Tensor | None:
-        """All workers' columns of what each has; None on workers that do not sample."""
+        """All workers' columns, gathered; None on workers that do not sample."""
 
     def readout(self, *, raw: bool) -> Readout:
-        """From residual streams to this worker's columns; raw leaves out what the model does to its head's output."""
+        """The readout from residual streams to this worker's columns; `raw` omits the model's change to its head's output."""
 
 
 class Decoder:
-    """DoLa on one model: splits what the forward handed out, reads the head, contrasts.
+    """DoLa on one model: splits the output of the forward pass, reads the head, contrasts.
 
     Args:
-        model: What the engine lends.
-        served: What the engine serves.
-        batch: The rows that are running.
+        model: The engine's model.
+        served: The settings of the engine.
+        batch: The running rows.
         width: d, the model's hidden size.
     """
 
     def __init__(self, model: EngineModel, served: Served, batch: Batch, width: int) -> None:
         self._model, self._captured, self._batch, self._width = model, served.captured, batch, width
         self._steps: dict[MethodConfig, Step] = {}
+        self._num_layers = served.num_layers
         self._widest = with_settings(served.config, layers=served.captured)
 
     def scores(self, hidden: Tensor) -> Tensor | None:
@@ -70,8 +71,7 @@ class Decoder:
         layers = 1 + len(self._captured)
         if hidden.shape[-1] != layers * self._width:
             raise CaptureError(
-                f"{self._model.name} handed out rows of {hidden.shape[-1]} numbers: {layers} layers of {self._width} "
-                "were to be there.",
+                f"{self._model.name} returned rows of {hidden.shape[-1]} numbers instead of {layers} layers of {self._width}.",
                 hint="please report the model and how the engine was started",
             )
         mature, *captures = hidden.chunk(layers, dim=-1)
@@ -101,7 +101,7 @@ class Decoder:
                 "contrasted.",
                 hint="look for other plugins or settings that leave logits processors out",
             )
-        if not self._batch.began:  # the engine measures the memory that a full batch takes: let it see ours
+        if not self._batch.began:  # the engine measures the memory of a full batch: include DoLa's
             return dict.fromkeys(range(rows), Request(self._widest, lazy=False, bans=True))
         return {row: request for row, request in self._batch.take().items() if row < rows}
 
@@ -118,5 +118,6 @@ class Decoder:
         if config not in self._steps:
             vocab = self._model.vocab
             readout = self._model.readout(raw=config.raw_head)
-            self._steps[config] = Step(readout, config, vocab, kernels=vocab is WHOLE)
+            layers = (*(layer for layer in config.layers if isinstance(layer, int)), self._num_layers)
+            self._steps[config] = Step(readout, config, vocab, layers=layers, kernels=vocab is WHOLE)
         return self._steps[config]

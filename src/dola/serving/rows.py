@@ -1,6 +1,6 @@
-"""Which row of the running batch asks for what: written by requests.py, read by the model, one for each engine.
+"""Maps the rows of the running batch to requests: written by requests.py, read by the model, one for each engine.
 
-vLLM hands a model rows without saying whose they are. A worker's logits processors are told; both live in one process.
+vLLM tells logits processors, not models, which request a row belongs to. Both live in the same process.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dola.methods.config import MethodConfig
 
 @dataclass(frozen=True)
 class Request:
-    """How one request is decoded.
+    """The decoding of one request.
 
     Attributes:
         config: Its settings.
-        lazy: Whether it gets tokens and no probabilities, so that a contrast that cannot change the token may be skipped.
+        lazy: Whether it returns tokens without probabilities, so that a contrast that cannot change the token may be skipped.
         bans: Whether it can ban tokens, so that its mature scores may be needed.
-        bias: Its logit bias, token -> what is added to its score.
+        bias: Its logit bias: token -> number to add to its score.
     """
 
     config: MethodConfig
@@ -41,16 +41,16 @@ class Request:
 
 @dataclass
 class Batch:
-    """The rows that the next logits are of.
+    """The rows of the next logits.
 
     Attributes:
         requests: Row -> request, for rows that are contrasted.
-        wired: Whether somebody writes here; a model that finds nobody does would decode plainly in silence.
-        began: Whether a batch was ever announced: what runs before is vLLM's profiling.
-        pending: Whether the next logits are the batch's own. Later ones of the same step are of prompts.
-        held: Rows whose bans are looked at after the contrast, and their mature logits, float32 [R, V].
-        slots: Runner V2's place of a request -> request. Runner V1 knows rows alone.
-        processors: Runner V2's logits processors in their order, penalties and bans among them.
+        wired: Whether a logits processor writes here; without one, the model would silently decode without DoLa.
+        began: Whether a batch was ever announced: earlier runs are vLLM's profiling.
+        pending: Whether the next logits belong to the batch. Later ones in the same step belong to prompts.
+        held: Rows whose bans are checked after the contrast, and their mature logits, float32 [R, V].
+        slots: Runner V2's slot of a request -> request. Runner V1 knows only rows.
+        processors: Runner V2's logits processors in order, including penalties and bans.
     """
 
     requests: dict[int, Request] = field(default_factory=dict)
@@ -62,12 +62,12 @@ class Batch:
     processors: list[Any] = field(default_factory=list)
 
     def announce(self) -> None:
-        """The next logits are of these requests."""
+        """Record that the next logits belong to the current requests."""
         self.began = self.pending = True
         self.held = None
 
     def take(self) -> dict[int, Request]:
-        """The requests of the logits that are being made: none where these are of prompts."""
+        """The requests of the current logits; none if these belong to prompts."""
         pending, self.pending = self.pending, False
         return self.requests if pending else {}
 

@@ -1,10 +1,10 @@
-"""What an engine serves, and what a request asks of it: both as users write them, checked, in words.
+"""The settings of an engine and the options of a request, as users write them, with checks and error messages.
 
     additional_config={"dola": {"layers": "high", "capture": "all", "default": "off", "divergence": "jsd"}}
     extra_args={"dola_layers": [26, 28], "dola_divergence": "jsd"}
 
 Layers are numbered as everywhere: 0 is the embedding output. Every error is a ConfigError, which is a ValueError: vLLM's server
-answers a request that raises one with HTTP 400 and its words.
+returns HTTP 400 with its message.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from dola.methods.layers import candidate_layers, parse
 from dola.methods.registry import config_class, config_of, required_settings, settings_of, with_settings
 
 ENGINE = ("capture", "default")
-"""Settings of an engine beside those of its method."""
+"""Settings of an engine besides those of its method."""
 
 
 def settings_of_method(name: object = DoLaConfig.method) -> tuple[str, ...]:
-    """Settings of a method that an engine and a request take. `lazy` follows from what a request asks for.
+    """Settings of a method that engines and requests accept. `lazy` follows from the request.
 
     Raises:
-        ConfigError: There is no such method.
+        ConfigError: The method does not exist.
     """
     return tuple(field for field in settings_of(config_class(name)) if field != "lazy")
 
 
 def options(method: object = DoLaConfig.method) -> tuple[str, ...]:
-    """The names of a request's options: they have a prefix, and flat values, as vLLM types them."""
+    """The names of a request's options: with a prefix, and with flat values, as vLLM's types require."""
     names = settings_of_method(method)
     return tuple(f"dola_{name}" for name in (names if method == DoLaConfig.method else ("method", *names)))
 
 
 @dataclass(frozen=True)
 class Served:
-    """What an engine serves.
+    """The settings of an engine.
 
     Attributes:
-        config: The default of requests, its layers resolved to indices.
-        captured: The layers that every forward keeps: those that requests can choose from.
-        default_on: Whether requests that say nothing are decoded with `config`, or plainly.
+        config: The default of requests, with layers resolved to indices.
+        captured: The layers that every forward pass keeps, from which requests can choose.
+        default_on: Whether requests without options use `config`, or plain decoding.
         num_layers: N, the number of blocks.
         tied: Whether the head shares the input embedding's weights.
     """
@@ -58,35 +58,36 @@ class Served:
 
     @classmethod
     def of(cls, given: Any, *, num_layers: int, tied: bool) -> Served:
-        """What `additional_config["dola"]` means for a model.
+        """The settings in `additional_config["dola"]`, resolved for a model.
 
         Raises:
-            ConfigError: No object, a name that is no setting, a value that is not allowed, layers that the model does not have.
+            ConfigError: Not an object, an unknown setting, a value that is not allowed, or layers that the model lacks.
         """
         if not isinstance(given, Mapping):
-            raise ConfigError(f'"dola" in additional_config is {given!r}, which is no object of settings.', hint=ENGINE_HINT)
+            raise ConfigError(f'"dola" in additional_config is {given!r}, not an object of settings.', hint=ENGINE_HINT)
         name = given.get("method", DoLaConfig.method)
         allowed = (*settings_of_method(name), *ENGINE)
         if unknown := [each for each in given if each not in (*allowed, "method")]:
             raise ConfigError(
-                f'{unknown[0]!r} in additional_config["dola"] is no setting; there are {", ".join(allowed)}.', hint=ENGINE_HINT
+                f'{unknown[0]!r} in additional_config["dola"] is not a setting. Settings: {", ".join(allowed)}.',
+                hint=ENGINE_HINT,
             )
         default = given.get("default", "on")
         if default not in ("on", "off"):
-            raise ConfigError(f'"default": {default!r} is unknown; allowed are "on" and "off".', hint=ENGINE_HINT)
+            raise ConfigError(f'"default": {default!r} is not supported. Allowed: "on" and "off".', hint=ENGINE_HINT)
         settings = {key: value for key, value in given.items() if key not in ENGINE}
         if "layers" in given:
             settings["layers"] = candidate_layers(_layers(given["layers"]), num_layers, tied=tied)
-        config = config_of(settings)
+        config = _not_drawn(config_of(settings))
         layers = candidate_layers(config.layers, num_layers, tied=tied)
         captured = candidate_layers(_layers(given.get("capture", layers)), num_layers, tied=tied)
         return cls(with_settings(config, layers=layers), tuple(sorted({*layers, *captured})), default == "on", num_layers, tied)
 
     def of_request(self, extra_args: Mapping[str, Any] | None) -> MethodConfig | None:
-        """How a request with these extra arguments is decoded: None is plainly.
+        """The configuration of a request with these extra arguments; None means without DoLa.
 
         Raises:
-            ConfigError: As `of`; options that mean nothing together; layers that this engine does not capture.
+            ConfigError: See `of`; or the options contradict each other, or this engine does not capture the layers.
         """
         given = request_options(extra_args, self.config.method)
         names_method = "method" in given
@@ -100,8 +101,8 @@ class Served:
             layers = "on"
         if layers is None and not self.default_on and given:
             raise ConfigError(
-                f"dola_{next(iter(given))} was given, and DoLa is off for requests that name no layers.",
-                hint='give dola_layers too: "on" means the layers that the server was started with',
+                f"dola_{next(iter(given))} was given, but DoLa is off for requests that do not name layers.",
+                hint='also give dola_layers: "on" means the layers that the server was started with',
             )
         if layers is None:
             layers = "on" if self.default_on else "off"
@@ -109,7 +110,7 @@ class Served:
             if given:
                 raise ConfigError(
                     f'dola_{next(iter(given))} was given with dola_layers="off", which decodes without DoLa.',
-                    hint="leave one of the two out",
+                    hint="omit one of the two",
                 )
             return None
         asked = config.layers if layers == "on" else _layers(layers)
@@ -120,19 +121,19 @@ class Served:
                 f"{', '.join(map(str, self.captured))}.",
                 hint='choose among these, or start the server with "capture": "all" in its dola settings',
             )
-        return with_settings(config, layers=chosen, **given)
+        return _not_drawn(with_settings(config, layers=chosen, **given))
 
     def _other(self, method: object) -> MethodConfig:
-        """The settings of another method than the engine's, with the engine's layers where it has none of its own."""
+        """The settings of a method other than the engine's, with the engine's layers if it has none of its own."""
         required = required_settings(config_class(method))
         return config_of({"method": method, **({"layers": self.config.layers} if "layers" in required else {})})
 
 
 def request_options(extra_args: Mapping[str, Any] | None, method: object = DoLaConfig.method) -> dict[str, Any]:
-    """The options of a request that are ours, without their prefix.
+    """The options of a request that belong to DoLa, without their prefix.
 
     Raises:
-        ConfigError: A name that begins like one of ours, and is none.
+        ConfigError: A name begins like one of DoLa's options but is not one.
     """
     given = {name: value for name, value in (extra_args or {}).items() if str(name).lower().startswith("dola")}
     method = given.get("dola_method", method)
@@ -140,13 +141,28 @@ def request_options(extra_args: Mapping[str, Any] | None, method: object = DoLaC
         raise _no_option(unknown[0], method)
     found = {name.removeprefix("dola_"): value for name, value in given.items()}
     switches = {each.name for each in config_class(method).settings() if each.kind is bool}
-    return {  # JSON through a schema without booleans has numbers in their place
+    return {  # JSON through a schema without booleans has numbers instead
         name: bool(value) if name in switches and value in (0, 1) else value for name, value in found.items()
     }
 
 
+def _not_drawn(config: MethodConfig) -> MethodConfig:
+    """Refuse settings that draw at each position: an engine does not say at which positions its rows are.
+
+    Raises:
+        ConfigError: They do.
+    """
+    if config.draws:
+        raise ConfigError(
+            f"The method {config.method!r} draws at each position whether it acts, and an engine does not say which positions "
+            "its rows are at.",
+            hint='"probability": 1',
+        )
+    return config
+
+
 def seems_ours(name: object, method: object = DoLaConfig.method) -> bool:
-    """Whether a name is meant for DoLa: one of its options, misspelt or not, with the prefix or without."""
+    """Whether a name is meant for DoLa: one of its options, misspelled or not, with or without the prefix."""
     lowered, names = str(name).lower(), options(method)
     return (
         lowered.startswith("dola")
@@ -158,12 +174,12 @@ def seems_ours(name: object, method: object = DoLaConfig.method) -> bool:
 def _no_option(name: object, method: object) -> ConfigError:
     what = "DoLa" if method == DoLaConfig.method else f"the method {method!r}"
     return ConfigError(
-        f"{name!r} is not an option of {what}; allowed are {', '.join(options(method))}.", hint='"dola_layers": "high"'
+        f"{name!r} is not an option of {what}. Allowed: {', '.join(options(method))}.", hint='"dola_layers": "high"'
     )
 
 
 def _layers(given: Any) -> str | Iterable[object]:
-    """Layers as somebody wrote them: a name, indices, or indices as text."""
+    """Layers in one of their notations: a name, indices, or indices as text."""
     layers = parse(given)
     if isinstance(layers, Iterable) and not isinstance(layers, Mapping):
         return layers

@@ -1,9 +1,9 @@
-"""Evaluation tasks: the paper's prompts, answer extraction and metrics, for data that the user has. No data are shipped.
+"""Evaluation tasks: the paper's prompts, answer extraction and metrics, for the user's copy of the data. None is shipped.
 
-A task turns rows into items and measures one item at a time; scoring continuations and generating text is done elsewhere:
+A task turns rows into items and measures one item at a time; other packages score continuations and generate text:
 
     task = TASKS["truthfulqa-mc"]
-    data = task.open("TruthfulQA.csv")                      # rows, SHA-256, whether the file is the published one
+    data = task.open("TruthfulQA.csv")                      # rows, SHA-256, whether it is the published file
     for item in task.items(data):
         values = task.measure(item, scores, token_counts)   # {"mc1": 1.0, "mc2": 0.63, ...}
 """
@@ -11,7 +11,7 @@ A task turns rows into items and measures one item at a time; scoring continuati
 from __future__ import annotations
 
 from dola.methods.names import RECOMMENDED_PENALTY
-from dola.tasks import factor, gsm8k, memotrap, strategyqa, truthfulqa, vicuna
+from dola.tasks import factor, gsm8k, memotrap, nq_open, strategyqa, truthfulqa, vicuna
 from dola.tasks.data import HubDataset
 from dola.tasks.task import ChoiceTask, Generation, GenerationTask, Metric, PaperSettings, Task
 
@@ -30,9 +30,9 @@ _FACTOR_PAPER = PaperSettings("low", relative_top=0.1, post_softmax=True)
 def _generation_metrics(chance: float | None) -> tuple[Metric, ...]:
     random = None if chance is None else lambda item: chance
     return (
-        Metric("accuracy", "right answers; none is wrong", chance=random),
-        Metric("accuracy_reference", "right answers; where there is none, the reference's guess", chance=random),
-        Metric("answered", "texts in which an answer was found"),
+        Metric("accuracy", "right answers; a missing answer is wrong", chance=random),
+        Metric("accuracy_reference", "right answers; a missing answer is guessed as in the reference", chance=random),
+        Metric("answered", "texts that contain an answer"),
     )
 
 
@@ -53,6 +53,18 @@ _TASKS: tuple[Task, ...] = (
         ),
         measure=truthfulqa.choice_metrics,
         paper=PaperSettings("high", relative_top=0.0),
+    ),
+    ChoiceTask(
+        name="truthfulqa-binary",
+        description="TruthfulQA, 2025: is the best answer preferred to the best incorrect one, in both orders?",
+        files=("TruthfulQA_2025.csv",),
+        homepage=_TRUTHFULQA_HOME,
+        published=truthfulqa.BINARY_PUBLISHED,
+        hub=None,
+        make_items=truthfulqa.binary_items,
+        metrics=(Metric("accuracy", "the letter of the true answer is likelier", chance=lambda item: 0.5),),
+        measure=truthfulqa.binary_metrics,
+        paper=PaperSettings("high", relative_top=0.1, post_softmax=True),
     ),
     GenerationTask(
         name="truthfulqa-open",
@@ -103,6 +115,19 @@ _TASKS: tuple[Task, ...] = (
         ),
         measure=memotrap.metrics,
         paper=PaperSettings("high", relative_top=0.1, post_softmax=True),
+    ),
+    GenerationTask(
+        name="nq-open",
+        description="NQ-open: questions that people typed, five examples, an answer that equals a known one",
+        files=("NQ-open.dev.jsonl",),
+        homepage="https://github.com/google-research-datasets/natural-questions/tree/master/nq_open",
+        published=nq_open.PUBLISHED,
+        hub=HubDataset("google-research-datasets/nq_open", "nq_open", "validation"),
+        make_items=nq_open.items,
+        metrics=nq_open.METRICS,
+        measure=nq_open.metrics,
+        generation=Generation(16, nq_open.STOP),
+        paper=PaperSettings("low", relative_top=0.1, repetition_penalty=RECOMMENDED_PENALTY),
     ),
     GenerationTask(
         name="strategyqa",

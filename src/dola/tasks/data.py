@@ -1,7 +1,7 @@
-"""Data sets, from files (JSON, JSON lines, tables) or from the Hugging Face hub, as rows that know where they stand.
+"""Reads data sets from files (JSON, JSON lines, tables) or from the Hugging Face hub, as rows that know their place.
 
-Nothing is shipped with the package. The SHA-256 of what was read goes into every report; a file that differs from the published
-one is read all the same, and reported: its numbers are not comparable with published ones.
+The package does not contain data. Every report shows the SHA-256 of the data. A file that differs from the published one is
+read too, and reported: its numbers are not comparable with published ones.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,7 +27,7 @@ SUFFIXES = (*TABLE_SUFFIXES, *JSON_SUFFIXES)
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A data set of the Hugging Face hub: its id, and which part of it."""
+    """A data set of the Hugging Face hub: its id, config and split."""
 
     id: str
     config: str | None = None
@@ -45,9 +46,9 @@ class Origin:
     """One file or hub data set that rows came from.
 
     Attributes:
-        name: The path as it was given, or the hub id with config and split.
-        sha256: Of the file's bytes; for a hub data set, of its rows as sorted JSON, one to a line.
-        known: Whether this is, byte for byte, a file that the task's published numbers were made with.
+        name: The path as given, or the hub id with config and split.
+        sha256: SHA-256 of the file's bytes; for a hub data set, of its rows as sorted JSON, one per line.
+        known: Whether this is byte for byte a file that the task's published numbers were made with.
     """
 
     name: str
@@ -61,8 +62,8 @@ class Row:
 
     Attributes:
         fields: Its values by name.
-        number: Its place among all rows that were opened together, from 1.
-        where: The file and the row's place in it, from 1 and without the header, for messages.
+        number: Its number among all rows that were opened together, counted from 1.
+        where: The file and the row's number in it, counted from 1 without the header, for messages.
     """
 
     fields: Mapping[str, Any]
@@ -70,23 +71,23 @@ class Row:
     where: str
 
     def value(self, *names: str) -> Any:
-        """The first of these fields that the row has. Data sets name the same thing differently on the hub and in files.
+        """The first of these fields that the row has. Field names differ between the hub and files.
 
         Raises:
-            DataError: None of them is there, or it is empty.
+            DataError: None of them exists, or it is empty.
         """
         name = self._name(names)
         found = self.fields.get(name)
         if found is None or (isinstance(found, (str, list)) and not "".join(map(str, found)).strip()):
-            state = "is empty" if name in self.fields else "is missing; there are " + ", ".join(map(repr, self.fields))
-            raise DataError(f"{self.where}: the field {name!r} {state}.", hint="fill the row in, or leave it out")
+            state = "is empty" if name in self.fields else "is missing; the row has " + ", ".join(map(repr, self.fields))
+            raise DataError(f"{self.where}: the field {name!r} {state}.", hint="complete the row, or remove it")
         return found
 
     def text(self, *names: str) -> str:
-        """The same, for text, exactly as it stands: white space around it is part of some prompts.
+        """The same for text, unchanged: white space around it is part of some prompts.
 
         Raises:
-            DataError: As `value`; or it is not text.
+            DataError: See `value`; or it is not text.
         """
         found = self.value(*names)
         if not isinstance(found, str):
@@ -97,14 +98,14 @@ class Row:
         return found
 
     def texts(self, *names: str, separator: str | None = None) -> list[str]:
-        """The same, for a list of texts: one of JSON or of the hub, or a cell in which a table has one.
+        """The same for a list of texts: from JSON, from the hub, or from one cell of a table.
 
         Args:
             *names: See `value`.
-            separator: What parts the texts of a cell that is not a list as Python, numpy or JSON write it.
+            separator: Separates the texts of a cell that is not a list in the notation of Python, numpy or JSON.
 
         Raises:
-            DataError: As `value`; or it is not a list, or an item of it is not text.
+            DataError: See `value`; or it is not a list, or an item of it is not text.
         """
         found, where = self.value(*names), f"{self.where}: the field {self._name(names)!r}"
         try:
@@ -121,13 +122,13 @@ class Row:
         raise DataError(f"{where} is {described(found)}, not a list of texts.", hint='write it as JSON: ["one", "two"]')
 
     def _name(self, names: Sequence[str]) -> str:
-        """The first of these names that the row has a field of."""
+        """The first of these names that is a field of the row."""
         return next((name for name in names if name in self.fields), names[0])
 
 
 @dataclass(frozen=True)
 class Data:
-    """Rows, and what they were read from."""
+    """Rows, and the sources that they were read from."""
 
     rows: tuple[Row, ...]
     origins: tuple[Origin, ...]
@@ -137,37 +138,41 @@ def open_data(source: Source | Sequence[Source], *, published: Collection[str] =
     """The rows of a file or hub data set, or of several, one after the other.
 
     Args:
-        source: One or more paths (.csv, .tsv, .json, .jsonl) or hub data sets.
+        source: One or more paths (.csv, .tsv, .json, .jsonl; "-" is standard input) or hub data sets.
         published: SHA-256 of the files that published numbers were made with; sets `Origin.known`.
 
     Raises:
-        DataError: No such file, not readable as what its name says, or no rows.
+        DataError: The file does not exist, does not hold what its name says, or has no rows.
         MissingExtraError: A hub data set without the package `datasets`.
     """
     sources = [source] if isinstance(source, (str, os.PathLike, HubDataset)) else list(source)
     rows: list[Row] = []
     origins: list[Origin] = []
     for one in sources:
-        name, digest, found = _from_hub(hub) if (hub := _as_hub(one)) else _from_file(Path(str(one)))
+        name, digest, found = _from_hub(hub) if (hub := _as_hub(one)) else _from_file(str(one))
         start = len(rows) + 1
         rows += [Row(fields, start + i, f"{name}, row {i + 1}") for i, fields in enumerate(found)]
         if len(rows) < start:
-            raise DataError(f"{name} holds no rows.", hint="check the file")
+            raise DataError(f"{name} does not contain any rows.", hint="check the file")
         origins.append(Origin(name, digest, digest in published))
     return Data(tuple(rows), tuple(origins))
 
 
 def _as_hub(source: Source) -> HubDataset | None:
-    """The hub data set that a source means, unless it means a file: "owner/name", where no such file exists."""
+    """The hub data set that a source means, or None if it means a file: "owner/name" is a hub id if no such file exists."""
     if isinstance(source, HubDataset):
         return source
     name = str(source)
-    is_file = Path(name).exists() or name.endswith(SUFFIXES) or name.startswith((".", "/", "~"))
+    is_file = name == "-" or Path(name).exists() or name.endswith(SUFFIXES) or name.startswith((".", "/", "~"))
     return HubDataset(name) if not is_file and isinstance(source, str) and name.count("/") == 1 else None
 
 
-def _from_file(path: Path) -> tuple[str, str, list[dict[str, Any]]]:
-    """Name, SHA-256 and rows of a file."""
+def _from_file(name: str) -> tuple[str, str, list[dict[str, Any]]]:
+    """Name, SHA-256 and rows of a file; "-" is standard input, which holds JSON or a table with commas."""
+    if name == "-":
+        content = sys.stdin.buffer.read()
+        return "standard input", hashlib.sha256(content).hexdigest(), _parse(Path("standard input.csv"), content)
+    path = Path(name)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -181,11 +186,13 @@ def _from_file(path: Path) -> tuple[str, str, list[dict[str, Any]]]:
 def _parse(path: Path, content: bytes) -> list[dict[str, Any]]:
     text = decoded(content, path, name=str(path), error=DataError)
     if (suffix := path.suffix.lower()) not in SUFFIXES:
-        raise DataError(f"{str(path)!r} is no data file by its name.", hint=f"use a file that ends in {', '.join(SUFFIXES)}")
+        raise DataError(
+            f"{str(path)!r} does not have the name of a data file.", hint=f"use a file that ends in {', '.join(SUFFIXES)}"
+        )
     try:
         records = read_records(text, suffix)
         assert records is not None
-        if suffix == ".json" and len(records.entries) == 1 and text.lstrip().startswith("{"):  # pandas writes columns so
+        if suffix == ".json" and len(records.entries) == 1 and text.lstrip().startswith("{"):  # pandas writes columns like this
             raise MalformedError("it holds one object, not a list of objects", "with pandas: to_json(path, orient='records')")
         return _objects(records.entries)
     except MalformedError as error:
@@ -204,8 +211,8 @@ def _from_hub(hub: HubDataset) -> tuple[str, str, list[dict[str, Any]]]:
     """Name, SHA-256 and rows of a hub data set."""
     if find_spec("datasets") is None:
         raise MissingExtraError(
-            f"{hub.id} is read from the Hugging Face hub, which needs the package datasets; it is not installed. A file needs "
-            "no package.",
+            f"{hub.id} is on the Hugging Face hub; reading it requires the package datasets, which is not installed. A file "
+            "needs no package.",
             hint=install_line("eval"),
         )
     from datasets import load_dataset

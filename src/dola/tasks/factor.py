@@ -1,10 +1,10 @@
 """FACTOR (Muhlgay et al. 2023): which of four endings does a model find likeliest, the true one or one of three contradictions?
 
 News, wiki and expert are three files of one layout. As in voidism/DoLa (`factor_eval.py`), news continues the whole text
-before the sentence (`full_prefix`), the others the shortened one (`turncated_prefixes`, spelled so), and a space is put
-before each ending even where the prefix ends with a space or a new line. The benchmark's own script (`eval_factuality.py`)
-differs there: it uses the shortened prefix throughout and leaves one space. `factor_official` is its rule for right and
-wrong, on the texts as joined here.
+before the sentence (`full_prefix`), the others the shortened one (`turncated_prefixes`, spelled so), and each ending is
+preceded by a space even if the prefix ends with a space or a new line. The benchmark's own script (`eval_factuality.py`)
+differs there: it always uses the shortened prefix and keeps one space. `factor_official` applies that script's rule for right
+and wrong to the texts as joined here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _item(row: Row, prefix: str) -> ChoiceItem:
 
 
 def metrics(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[int]) -> dict[str, float]:
-    """Whether one item is right, 0 or 1, by two rules. The true ending wins ties in both.
+    """Whether one item is right, 0 or 1, by two rules. In both the true ending wins ties.
 
     factor: no contradiction has a higher sum of log-likelihoods (voidism/DoLa). factor_official: none has a higher mean per
     token (FACTOR's own script: the smallest mean negative log-likelihood, the first of equals).

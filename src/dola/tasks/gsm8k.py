@@ -20,10 +20,10 @@ NUMBER = re.compile(r"-?\d+\.?\d*")
 
 
 def items(data: Data) -> list[QuestionItem]:
-    """Each question, with the number behind "####" as its answer, without commas.
+    """Each question, with the number after "####" as its answer, without commas.
 
     Raises:
-        DataError: A row without a question, or whose answer ends with no number.
+        DataError: A row has no question, or its answer does not end with a number.
     """
     return [_item(row) for row in data.rows]
 
@@ -31,22 +31,20 @@ def items(data: Data) -> list[QuestionItem]:
 def _item(row: Row) -> QuestionItem:
     found = GOLD.search(row.text("answer"))
     if found is None:
-        raise DataError(
-            f"{row.where}: the field 'answer' has no number behind '####'.", hint="fill the row in, or leave it out"
-        )
+        raise DataError(f"{row.where}: the field 'answer' has no number after '####'.", hint="complete the row, or remove it")
     question = row.text("question")
     return QuestionItem(str(row.number), few_shot_prompt("gsm8k", question), question, found[1].replace(",", ""))
 
 
 def extract(text: str) -> str | None:
-    """The answer of a generated text: the first number behind the first "the answer is", before a second one. None without."""
+    """The answer in a generated text: the first number between the first and a second "the answer is", or None."""
     _, _, after = before_stop(text, STOP).lower().partition(TRIGGER)
     numbers = _numbers(after.split(TRIGGER)[0])
     return numbers[0] if numbers else None
 
 
 def extract_reference(text: str) -> str | None:
-    """The same as the reference code extracts it, which takes the last number of a text without "the answer is"."""
+    """The answer as the reference code extracts it: in a text without "the answer is" it takes the last number."""
     if TRIGGER in (text := before_stop(text, STOP)).lower():
         return extract(text)
     numbers = _numbers(text)
@@ -54,12 +52,12 @@ def extract_reference(text: str) -> str | None:
 
 
 def _numbers(text: str) -> list[str]:
-    """All numbers of a text, without commas and without a full stop behind them."""
+    """All numbers of a text, without commas and without a full stop after them."""
     return [number.removesuffix(".") for number in NUMBER.findall(text.replace(",", ""))]
 
 
 def metrics(item: QuestionItem, text: str) -> dict[str, float]:
-    """accuracy (no answer is wrong), accuracy_reference (see `extract_reference`) and answered: 0 or 1 each.
+    """accuracy (a missing answer is wrong), accuracy_reference (see `extract_reference`) and answered: 0 or 1 each.
 
     Numbers are compared as strings, as the reference does: "18.00" is not "18".
     """

@@ -1,4 +1,4 @@
-"""What tasks are made of: items that are scored (continuations of a context) and items that are answered (prompts)."""
+"""The items of tasks: those whose continuations are scored, and those that are answered with generated text."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dola.errors import InputError
 
 @dataclass(frozen=True)
 class ChoiceItem:
-    """A context and its possible continuations, of which some are right. The continuations are scored, nothing is generated.
+    """A context and its possible continuations, some of them right. The continuations are scored; nothing is generated.
 
     Attributes:
-        id: Its name within the task; stays the same from run to run.
-        context: What the model reads first, demonstrations included.
-        continuations: What may follow, joined to the context without anything in between: a separating space is part of it.
-        correct: For each continuation whether it is right. At least one is, and at least one is not.
-        best: Index of the best of the right continuations, where the task has one.
-        group: What it belongs to with other items, where the data say so: items of a group are not independent.
+        id: Its name within the task, the same in every run.
+        context: The text that the model reads first, including demonstrations.
+        continuations: The texts that may follow, joined to the context directly: a separating space is part of them.
+        correct: Whether each continuation is right. At least one is, and at least one is not.
+        best: Index of the best right continuation, if the task defines one.
+        group: Name of the group of items that it belongs to, if the data give one: items of a group are not independent.
     """
 
     id: str
@@ -35,13 +35,13 @@ class QuestionItem:
     """A question that is answered with generated text.
 
     Attributes:
-        id: Its name within the task; stays the same from run to run.
-        prompt: What the model reads: demonstrations, then the question.
-        question: The question alone, as judges and answer files want it.
-        gold: The right answer, in the form that the task compares with; None where no answer is the right one.
-        answers: All right answers, of tasks that compare texts.
-        message: What a chat model is asked, where that is not the prompt: a template has a place for the answer of its own.
-        group: As of ChoiceItem.
+        id: Its name within the task, the same in every run.
+        prompt: The text that the model reads: demonstrations, then the question.
+        question: The question alone, for judges and answer files.
+        gold: The right answer, in the form that the task compares with; None if the task does not define one.
+        answers: All right answers, for tasks that compare texts.
+        message: The text for a chat model if it differs from the prompt: a chat template has its own place for the answer.
+        group: See ChoiceItem.
     """
 
     id: str
@@ -54,11 +54,11 @@ class QuestionItem:
 
 
 def check_scores(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[int]) -> None:
-    """Raise InputError for scores that metrics give no meaning to.
+    """Raise InputError for scores that metrics do not define.
 
     Args:
         item: The item that was scored.
-        scores: Sum of the log-likelihoods of each continuation's tokens, in nats. Un-normalised scores may be positive.
+        scores: Sum of the log-likelihoods of each continuation's tokens, in nats. Unnormalized scores may be positive.
         tokens: Number of tokens of each continuation.
     """
     if not len(scores) == len(tokens) == len(item.continuations):
@@ -69,6 +69,6 @@ def check_scores(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[int
     for index, (score, count) in enumerate(zip(scores, tokens, strict=True)):
         if not math.isfinite(score) or count < 1:
             raise InputError(
-                f"Item {item.id}, continuation {index}: score {score} of {count} tokens; needed is a finite one, of 1 or more.",
-                hint="look at the model's logits: NaN and infinity come from overflow, no token from an empty continuation",
+                f"Item {item.id}, continuation {index}: score {score} of {count} tokens; must be finite, of 1 or more.",
+                hint="look at the model's logits: overflow causes NaN and infinity; an empty continuation has no token",
             )

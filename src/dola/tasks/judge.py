@@ -1,9 +1,9 @@
-"""Judges of open-ended answers: models that say " yes" or " no" after a prompt.
+"""Judges of open-ended answers: models that reply " yes" or " no" to a prompt.
 
-TruthfulQA's GPT-judge and GPT-info were GPT-3 models fine-tuned on the two prompts below, asked for one token; an answer
-counts where the probability of " yes" is at least a half. OpenAI has switched them off. Open replacements that were
+TruthfulQA's GPT-judge and GPT-info were GPT-3 models fine-tuned on the two prompts below, asked for one token. An answer
+counts if the probability of " yes" is at least a half. OpenAI has switched them off. Open replacements that were
 fine-tuned on the same prompts are allenai/truthfulqa-truth-judge-llama2-7B and allenai/truthfulqa-info-judge-llama2-7B.
-Numbers of different judges cannot be compared.
+Numbers from different judges are not comparable.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class Judge(Protocol):
         """The probability that " yes" follows the prompt, and not " no", in [0, 1].
 
         Raises:
-            JudgeError: There is no answer, or neither of the two.
+            JudgeError: The judge did not reply, or with neither of the two.
         """
 
 
 class ModelJudge:
     """A causal language model on this machine.
 
-    The probability is taken over the two answers alone, where GPT-judge's was over the vocabulary: a fine-tuned judge says
-    nothing else, and any other model can be used as well.
+    The probability is normalized over the two answers alone; GPT-judge's was over the vocabulary. A fine-tuned judge says
+    nothing else, and this way any other model can be used as well.
 
     Args:
         model: A causal language model, in eval mode.
@@ -51,14 +51,14 @@ class ModelJudge:
         self.tokenizer = tokenizer
 
     def probability_of_yes(self, prompt: str) -> float:
-        """See `Judge`. One forward, up to the token in which the two answers differ."""
+        """See `Judge`. Runs one forward pass, up to the token at which the two answers differ."""
         import torch
 
         encoder = Encoder.of(self.model, self.tokenizer)
         yes, no = (encoder.text(prompt + answer) for answer in (" yes", " no"))
         position = next((index for index, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), None)
         if position is None:
-            raise JudgeError("To this judge's tokenizer ' yes' and ' no' are the same.", hint="use another model as the judge")
+            raise JudgeError("This judge's tokenizer gives ' yes' and ' no' the same tokens.", hint="use another judge")
         with torch.inference_mode():
             logits = self.model(input_ids=torch.tensor([yes[:position]], device=self.model.device)).logits[0, -1]
         return float(logits[[yes[position], no[position]]].double().softmax(dim=-1)[0])
@@ -67,12 +67,12 @@ class ModelJudge:
 class EndpointJudge:
     """A server with OpenAI's completions interface (`/completions` with `logprobs`), such as vLLM's or llama.cpp's.
 
-    The probability is taken over the two answers alone, among the five likeliest tokens that the server reports.
+    The probability is normalized over the two answers alone, among the five likeliest tokens that the server reports.
 
     Args:
         model: Name of the model on the server.
-        base_url: Where the interface starts, "http://localhost:8000/v1" for example.
-        api_key: Sent as bearer token; by default the environment's OPENAI_API_KEY, if there is one.
+        base_url: Base address of the interface, for example "http://localhost:8000/v1".
+        api_key: Key sent as bearer token; by default the environment variable OPENAI_API_KEY, if it is set.
         timeout: Seconds to wait for one answer.
 
     Raises:
@@ -81,18 +81,19 @@ class EndpointJudge:
 
     def __init__(self, model: str, base_url: str, *, api_key: str | None = None, timeout: float = 60.0) -> None:
         if not base_url.startswith(("http://", "https://")):
-            raise InputError(f"{base_url!r} is no web address.", hint="use one such as http://localhost:8000/v1")
+            raise InputError(f"{base_url!r} is not a web address.", hint="use one such as http://localhost:8000/v1")
         self.model = model
         self.url = base_url.rstrip("/") + "/completions"
-        self.api_key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()  # files of keys end in a line feed
+        self.api_key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()  # key files end in a line feed
         if not self.api_key.isprintable() or not self.api_key.isascii():
             raise InputError(
-                "The key for the judge has characters that no HTTP header can hold.", hint="check api_key, or OPENAI_API_KEY"
+                "The judge's key has characters that are not allowed in an HTTP header.",
+                hint="check api_key, or OPENAI_API_KEY",
             )
         self.timeout = timeout
 
     def probability_of_yes(self, prompt: str) -> float:
-        """See `Judge`. One request, with temperature 0 and one new token."""
+        """See `Judge`. Sends one request, with temperature 0 and one new token."""
         likeliest = self._likeliest_tokens(prompt)
         yes, no = (
             math.fsum(math.exp(value) for token, value in likeliest.items() if token.strip(" ▁Ġ").lower() == answer)
@@ -100,7 +101,7 @@ class EndpointJudge:
         )
         if yes + no == 0:
             raise JudgeError(
-                f"The judge {self.model!r} says neither yes nor no, but one of {', '.join(map(repr, likeliest))}.",
+                f"The judge {self.model!r} replies neither yes nor no, but one of {', '.join(map(repr, likeliest))}.",
                 hint="use a model that was fine-tuned as TruthfulQA's judge",
             )
         return yes / (yes + no)
@@ -111,13 +112,13 @@ class EndpointJudge:
         answer = self._post(body)
         try:
             found = {str(token): float(value) for token, value in answer["choices"][0]["logprobs"]["top_logprobs"][0].items()}
-            if not all(value < 1e-3 for value in found.values()):  # NaN as well; a probability of 1 may be rounded
+            if not all(value < 1e-3 for value in found.values()):  # also refuses NaN; a probability of 1 may be rounded
                 raise ValueError("no log-probabilities")
             return found
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
             raise JudgeError(
                 f"{self.url} answered without the log-probabilities of tokens: {json.dumps(answer)[:200]}",
-                hint="use a server whose /completions can return logprobs; chat interfaces cannot judge",
+                hint="use a server whose /completions returns logprobs; chat interfaces cannot judge",
             ) from None
 
     def _post(self, body: dict[str, Any]) -> Any:
@@ -130,12 +131,12 @@ class EndpointJudge:
             with error:
                 said = error.read(200).decode(errors="replace").strip()
             raise JudgeError(
-                f"{self.url} refused with status {error.code}: {said or error.reason}",
+                f"{self.url} refused the request with status {error.code}: {said or error.reason}",
                 hint="check the address, the model's name and the key (OPENAI_API_KEY)",
             ) from None
         except TimeoutError:
             raise JudgeError(
-                f"{self.url} did not answer within {self.timeout:g} s.", hint="raise the timeout, or look at the server"
+                f"{self.url} did not answer within {self.timeout:g} s.", hint="raise the timeout, or check the server"
             ) from None
         except (OSError, HTTPException) as error:  # URLError is an OSError
             reason = getattr(error, "reason", error)

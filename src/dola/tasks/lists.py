@@ -1,4 +1,4 @@
-"""Lists of texts that a table holds in one cell: as Python prints them, as numpy does, or as JSON."""
+"""Reads lists of texts from one cell of a table, in the notation of Python, numpy or JSON."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _CLOSED = re.compile(r"\s*,?\s*\](?:\s*,\s*dtype=[^)]*)?\s*\)?\s*")
 
 
 def exported_list(cell: str) -> list[str] | None:
-    """The texts of a list that was written into a cell, or None where the cell is no such list.
+    """The texts of a list that was written into a cell, or None if the cell is not such a list.
 
     Python's `['a', 'b']`; numpy's `['a' 'b']`, which Python itself would read as one text; JSON's `["a", "b"]`.
 
     Raises:
-        ValueError: It begins like such a list and does not end like one, or an item is not text.
+        ValueError: The cell begins like such a list but does not end like one, or an item is not text.
     """
     opened = _OPENED.match(cell)
     if opened is None:
@@ -35,10 +35,10 @@ def exported_list(cell: str) -> list[str] | None:
 
 
 def all_texts(items: list[Any]) -> list[str]:
-    """The items of a list, if all are texts.
+    """The items of a list, checked to be texts.
 
     Raises:
-        ValueError: One is not.
+        ValueError: An item is not a text.
     """
     for number, item in enumerate(items, 1):
         if not isinstance(item, str):
@@ -68,7 +68,7 @@ def _unquoted(word: str) -> str:
     """The text of a Python literal."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "\d" is two characters, as it always was
+            warnings.simplefilter("ignore")  # "\d" is two characters, as in older Pythons
             return str(ast.literal_eval(word))
     except SyntaxError as error:
         raise ValueError(f"{word[:40]} is not a text: {error.msg}") from None

@@ -80,7 +80,7 @@ class Columns:
             if what not in NAMES:
                 raise UsageError(f"{what!r} is not a kind of column; there are {_listed(NAMES)}.", hint="question=COLUMN")
             if column not in there:
-                raise UsageError(f"There is no column {column!r}; there are {_listed(there)}.", hint=f"{what}=COLUMN")
+                raise UsageError(f"The data have no column {column!r}. Columns: {_listed(there)}.", hint=f"{what}=COLUMN")
             found[what] = column
         free = [name for name in there if name not in found.values()]
         by_lower = {name.lower().replace(" ", "_").replace("-", "_"): name for name in reversed(free)}
@@ -109,7 +109,7 @@ class Asking:
 
     Attributes:
         template: A format string with {question} and, where there is one, {context}. It ends where the answer begins.
-        shots: Questions with their answers, that stand before each question in the same form.
+        shots: Questions with their answers, to put before each question in the same form.
         max_new_tokens: Length of a generated answer, at most.
     """
 
@@ -154,7 +154,7 @@ def own_task(data: Data, name: str, columns: Columns | None = None, asking: Aski
 
     Args:
         data: The rows.
-        name: Of the task, for reports.
+        name: Name of the task, for reports.
         columns: Which column is what; found by their names where it is None.
         asking: How questions are asked.
 
@@ -185,12 +185,21 @@ def own_task(data: Data, name: str, columns: Columns | None = None, asking: Aski
     return GenerationTask(
         **common,
         description="own questions: is a known answer in the text?",
-        make_items=lambda rows: [_question(row, columns, asking) for row in rows.rows],
+        make_items=lambda rows: own_items(rows, columns, asking),
         metrics=answers.METRICS,
         measure=partial(answers.measure, stop=stop),
         generation=Generation(asking.max_new_tokens, stop),
         chat=not stop,
     )
+
+
+def own_items(data: Data, columns: Columns, asking: Asking) -> list[QuestionItem]:
+    """Questions that are answered with text.
+
+    Raises:
+        DataError: A row has no question or no answer.
+    """
+    return [_question(row, columns, asking) for row in data.rows]
 
 
 def choice_metrics(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[int]) -> dict[str, float]:
@@ -287,7 +296,7 @@ def _several(row: Row, column: str | None) -> list[str]:
     found = row.texts(column, separator="|" if "|" in text else ";" if ";" in text else "\0")
     kept = [each.strip() for each in found if each.strip()]
     if not kept:
-        raise DataError(f"{row.where}: the field {column!r} holds no answer.", hint="fill the row in, or leave it out")
+        raise DataError(f"{row.where}: the field {column!r} has no answer.", hint="complete the row, or remove it")
     return list(dict.fromkeys(kept))
 
 

@@ -1,6 +1,6 @@
 """Prompts with demonstrations, and where an answer ends.
 
-The demonstrations lie in `prompts/`, as they are read; `prompts/SOURCES.md` says where they come from.
+The demonstrations are in `prompts/`, exactly as models read them; `prompts/SOURCES.md` gives their sources.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def demonstrations(name: str) -> str:
 
 
 def few_shot_prompt(name: str, question: str) -> str:
-    """Demonstrations, then the question as they put it. Ends with "A:", so that an answer starts with a space."""
+    """Demonstrations, then the question in the same form. Ends with "A:", so that an answer starts with a space."""
     return f"{demonstrations(name)}Q: {question}\nA:"
 
 

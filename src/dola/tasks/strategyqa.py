@@ -1,7 +1,7 @@
 """StrategyQA (Geva et al. 2021): yes or no, with six chains of thought as demonstrations, as in voidism/DoLa (`strqa_eval.py`).
 
-The 2,290 questions that DoLa reports on are the published training set, which the authors' repository splits into train.json
-(2,061) and dev.json (229): give both files.
+The paper's 2,290 questions are the published training set, which the authors' repository splits into train.json (2,061) and
+dev.json (229): give both files.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def items(data: Data) -> list[QuestionItem]:
     """Each question, with "yes" or "no" as its answer.
 
     Raises:
-        DataError: A row without an id, a question, or an answer that is true or false.
+        DataError: A row lacks an id or a question, or its answer is neither true nor false.
     """
     return [_item(row) for row in data.rows]
 
 
 def _item(row: Row) -> QuestionItem:
     answer = row.value("answer")
-    if isinstance(answer, str):  # a table has no other way to hold it
+    if isinstance(answer, str):  # in a table it can only be text
         answer = {"true": True, "false": False}.get(answer.strip().lower(), answer)
     if not isinstance(answer, bool):
         raise DataError(f"{row.where}: the field 'answer' is {answer!r}; it must be true or false.", hint="correct the row")
@@ -39,15 +39,15 @@ def _item(row: Row) -> QuestionItem:
 
 
 def extract(text: str) -> str | None:
-    """The answer of a generated text: what stands between the first "answer is" and the next full stop, if it is yes or no."""
+    """The answer in a generated text: the words between the first "answer is" and the next full stop, if they are yes or no."""
     said = _said(before_stop(text, STOP).lower())
     return said if said in ("yes", "no") else None
 
 
 def extract_reference(text: str) -> str:
-    """The same as the reference code extracts it, which guesses where there is no answer.
+    """The answer as the reference code extracts it: it guesses if the text does not give one.
 
-    Without "answer is" it takes "no" where these two letters stand anywhere in the text, else "yes"; and "no" for any other
+    Without "answer is" it takes "no" if these two letters occur anywhere in the text, else "yes". It takes "no" for any other
     answer.
     """
     text = before_stop(text, STOP).lower()
@@ -63,7 +63,7 @@ def _said(text: str) -> str | None:
 
 
 def metrics(item: QuestionItem, text: str) -> dict[str, float]:
-    """accuracy (no answer is wrong), accuracy_reference (it is guessed, see `extract_reference`) and answered: 0 or 1 each."""
+    """accuracy (a missing answer is wrong), accuracy_reference (it is guessed: `extract_reference`), answered; 0 or 1 each."""
     answer = extract(text)
     return {
         "accuracy": float(answer == item.gold),

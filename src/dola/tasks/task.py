@@ -1,4 +1,4 @@
-"""What a task is, whichever it is: where its data come from, how they become items, and what is measured on each."""
+"""The definition of a task: the source of its data, how rows become items, and what is measured on each item."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dola.tasks.items import ChoiceItem, QuestionItem
 
 @dataclass(frozen=True)
 class Metric:
-    """One number for each item; its mean over the items is what is reported.
+    """One number for each item; reports show its mean over the items.
 
     Attributes:
         name: Its key in what `Task.measure` returns.
         description: One line, for people.
         binary: Whether it is 0 or 1 for each item, so that McNemar's test applies.
-        chance: What it is for an item, on average, where scores or answers are drawn at random; None where that means nothing.
+        chance: Its average for an item if scores or answers are drawn at random; None if that is undefined.
     """
 
     name: str
@@ -34,9 +34,9 @@ class Generation:
     """How text is generated.
 
     Attributes:
-        max_new_tokens: At most so many tokens.
-        stop: Strings that end it. `measure` cuts at them again, so a text may hold them.
-        temperature: Sampling temperature; None is greedy decoding.
+        max_new_tokens: Maximum number of new tokens.
+        stop: Strings that end the text. `measure` cuts at them again, so a text may contain them.
+        temperature: Sampling temperature; None means greedy decoding.
     """
 
     max_new_tokens: int
@@ -46,15 +46,15 @@ class Generation:
 
 @dataclass(frozen=True)
 class PaperSettings:
-    """How the paper's numbers were made (voidism/DoLa's scripts and their arguments).
+    """The settings of the paper's runs (voidism/DoLa's scripts and their arguments).
 
     Attributes:
         layers: The bucket of candidate layers.
-        relative_top: Of the plausible set; 0 keeps all tokens.
-        post_softmax: Whether contrasted scores are normalised over the vocabulary before they are summed. Without meaning where
-            text is generated.
-        repetition_penalty: Of DoLa, against 1.0 of the paper's baseline: a confound, so that plain decoding with the same
-            penalty belongs beside it.
+        relative_top: Threshold of the plausible set; 0 keeps all tokens.
+        post_softmax: Whether contrasted scores are normalized over the vocabulary before they are summed. It has no effect
+            on generated text.
+        repetition_penalty: Repetition penalty of the DoLa runs. The paper's baseline has 1.0, which is a confound: compare
+            with plain decoding at the same penalty.
     """
 
     layers: Literal["low", "high"]
@@ -70,19 +70,19 @@ class PaperSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseTask:
-    """What all tasks have.
+    """The properties that all tasks share.
 
     Attributes:
         name: Its name on the command line.
         description: One line, for people.
-        files: Names of the files that hold it, opened together.
+        files: Names of the files that hold its data, opened together.
         separate_files: Whether each file is a data set of its own, so that some of them are enough.
-        homepage: Where they can be had.
-        published: SHA-256 by file name, of the files that published numbers were made with.
-        hub: Where the hub has it; None where it does not.
-        make_items: Rows to items.
-        metrics: What `measure` returns.
-        paper: How the paper ran it.
+        homepage: Web page with the files.
+        published: SHA-256, by file name, of the files that published numbers were made with.
+        hub: The data set on the hub; None if the hub does not have it.
+        make_items: Turns rows into items.
+        metrics: The metrics that `measure` returns.
+        paper: The settings of the paper's runs.
     """
 
     name: str
@@ -97,14 +97,14 @@ class BaseTask:
     separate_files: bool = False
 
     def open(self, source: Source | Sequence[Source] | None = None) -> Data:
-        """The task's rows, and what they were read from.
+        """The task's rows, and the sources that they were read from.
 
         Args:
             source: See `open_data`. The id of the task's own hub data set means its config and split; None means the hub.
 
         Raises:
-            DataError: See `open_data`; or no source, and the hub does not have this task.
-            MissingExtraError: A hub data set without the package `datasets`.
+            DataError: See `open_data`; or no source was given, and the hub does not have this task.
+            MissingExtraError: A hub data set requires the package `datasets`, which is not installed.
         """
         if source is None:
             source = self.hub
@@ -113,8 +113,8 @@ class BaseTask:
             source = [self.hub if one == self.hub.id else one for one in given]
         if source is None:
             raise DataError(
-                f"The Hugging Face hub does not have {self.name}; its data are {self._file_names}.",
-                hint=f"get them from {self.homepage} and give their path",
+                f"The Hugging Face hub does not have {self.name}; its data files are {self._file_names}.",
+                hint=f"download them from {self.homepage} and give their path",
             )
         return open_data(source, published=frozenset(self.published.values()))
 
@@ -125,7 +125,7 @@ class BaseTask:
         return f"{', '.join(others)} {'or' if self.separate_files else 'and'} {last}" if others else last
 
     def items(self, source: Data | Source | Sequence[Source] | None = None) -> list[ChoiceItem] | list[QuestionItem]:
-        """The task's items, from rows that were opened before or from a source that is opened now.
+        """The task's items, from opened rows or from a source to open.
 
         Raises:
             DataError: See `open`; or a row lacks a field or an answer, or two items have the same id.
@@ -146,7 +146,7 @@ class ChoiceTask(BaseTask):
 
     Attributes:
         measure: Metric values of one item, by name, from (item, scores, token counts).
-        generates, judged, measured_alone: As of GenerationTask.
+        generates, judged, measured_alone: See GenerationTask.
     """
 
     measure: Callable[[ChoiceItem, Sequence[float], Sequence[int]], dict[str, float]]
@@ -155,7 +155,7 @@ class ChoiceTask(BaseTask):
     measured_alone: ClassVar[bool] = True
 
     def check_means(self, judge: object, folder: object) -> None:
-        """Nothing is needed."""
+        """Do nothing: scores need neither a judge nor a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,10 +164,10 @@ class GenerationTask(BaseTask):
 
     Attributes:
         generation: How text is generated.
-        measure: Metric values of one item, by name, from (item, text), or where it is `judged` from (item, text, truth judge,
-            info judge). None where answers are judged elsewhere: they are written to files.
+        measure: Metric values of one item, by name, from (item, text), or for a `judged` task from (item, text, truth judge,
+            info judge). None if another program judges the answers, which are written to files.
         judged: Whether models judge the answers.
-        chat: Whether prompts go through the chat template of a model that has one.
+        chat: Whether prompts use the model's chat template, if it has one.
         generates: Whether text is generated.
     """
 
@@ -179,15 +179,15 @@ class GenerationTask(BaseTask):
 
     @property
     def measured_alone(self) -> bool:
-        """Whether `measure` needs no judge."""
+        """Whether `measure` works without a judge."""
         return self.measure is not None and not self.judged
 
     def check_means(self, judge: object, folder: object) -> None:
-        """Raise UsageError where there is no judge, or no folder for answers, and this task needs it."""
+        """Raise UsageError if this task needs a judge or a folder for answers that was not given."""
         if self.judged and judge is None:
             raise UsageError(f"{self.name} needs a judge of answers.", hint="--judge MODEL, or --judge-url URL --judge NAME")
         if self.measure is None and folder is None:
-            raise UsageError(f"{self.name} writes its answers to files, and no folder is named.", hint="--answers FOLDER")
+            raise UsageError(f"{self.name} writes its answers to files and needs a folder.", hint="--answers FOLDER")
 
 
 Task: TypeAlias = ChoiceTask | GenerationTask

@@ -1,6 +1,6 @@
-"""The 80 Vicuna questions: answers are written to a file that FastChat's judges read (`fastchat/llm_judge`), and judged there.
+"""The 80 Vicuna questions. Answers are written to a file for FastChat's judges (`fastchat/llm_judge`).
 
-A prompt is the question alone; whoever generates puts it through the model's chat template. voidism/DoLa
+A prompt is the question alone; the generating code applies the model's chat template. voidism/DoLa
 (`gpt4_judge_eval.py`) samples at temperature 0.7, up to 1,024 tokens.
 """
 
@@ -24,7 +24,7 @@ def items(data: Data) -> list[QuestionItem]:
     """Each question, by its `question_id`.
 
     Raises:
-        DataError: A row without id or question, or with more than one turn (those of MT-bench have two).
+        DataError: A row has no id or question, or more than one turn (those of MT-bench have two).
     """
     return [_item(row) for row in data.rows]
 
@@ -33,7 +33,7 @@ def _item(row: Row) -> QuestionItem:
     turns = row.texts("turns")
     if len(turns) != 1:
         raise DataError(
-            f"{row.where}: the field 'turns' must be a list of one question, and is {turns!r}.",
+            f"{row.where}: the field 'turns' must be a list of one question, but is {turns!r}.",
             hint="use FastChat's data/vicuna_bench/question.jsonl",
         )
     return QuestionItem(str(row.value("question_id")), turns[0], turns[0])
@@ -44,9 +44,9 @@ def answer_line(item: QuestionItem, answer: str, model_id: str, *, when: float |
 
     Args:
         item: The question.
-        answer: What the model answered.
-        model_id: The name under which the judge lists the model.
-        when: Seconds since 1970; now, if None.
+        answer: The model's answer.
+        model_id: The model's name in the judge's lists.
+        when: Time in seconds since 1970; None means now.
     """
     fields = {
         "question_id": int(item.id) if item.id.isdecimal() else item.id,

@@ -1,9 +1,9 @@
-"""Chat templates: what a model's template makes of messages, and whether their words are still in it.
+"""Renders messages with a model's chat template and checks that the prompt still holds their words.
 
-A template is somebody's program. Some take the content of a message as a list of parts and render nothing of a text, so two
-questions give one prompt. So a prompt is looked at before it is used:
+A template is a program that others wrote. Some expect the content of a message as a list of parts and drop a plain text, so
+that two different questions give the same prompt. So every prompt is checked before it is used:
 
-    messages -> rendered as texts, then as lists of parts -> are the words in it? -> the form that keeps them, or an error
+    messages -> rendered as texts, then as lists of parts -> does it hold the words? -> the form that keeps them, or an error
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Message = Mapping[str, Any]
 """A message as chat templates take it: a "role" and a "content"."""
 
 NO_CHAT = "do without the chat template"
-"""What to do where a chat template fails, in errors."""
+"""The hint of errors about a chat template that fails."""
 
 CHECKED = ("user", "system", "developer")
-"""Roles whose words must be in the prompt. Some templates leave parts of former answers out on purpose, such as thoughts."""
+"""Roles whose words must be in the prompt. Some templates deliberately leave out parts of earlier answers, such as thoughts."""
 
 _STAND_INS = ("x", "0", "y", "1", "z", "2")
-"""Contents to compare a prompt with. A word of the template itself may be the user's word too, and must not count as that."""
+"""Other contents to render for comparison: a word that the template itself adds must not count as the user's."""
 
 
 def has_chat(tokenizer: Any) -> bool:
@@ -36,16 +36,16 @@ def has_chat(tokenizer: Any) -> bool:
 
 
 def can_chat(tokenizer: Any) -> bool:
-    """Whether a tokenizer can render a chat: by a template, or by code of its own as `MistralCommonBackend` does."""
+    """Whether a tokenizer can render a chat: with a template, or with its own code as `MistralCommonBackend` does."""
     classes = (each for each in type(tokenizer).__mro__ if each.__name__ != "PreTrainedTokenizerBase")
     return has_chat(tokenizer) or any("apply_chat_template" in vars(each) for each in classes)
 
 
 def chat_ids(tokenizer: Any, message: str, *, hint: str = NO_CHAT) -> list[Any]:
-    """The tokens of a user's message that is to be answered, by a tokenizer that can render a chat.
+    """The tokens of a user's message, followed by the start of an answer. The tokenizer must be able to render a chat.
 
     Raises:
-        InputError: The chat template fails, or does not keep the message's words. `hint` says what to do about it.
+        InputError: The chat template fails, or does not keep the message's words. `hint` says how to fix it.
     """
     settings = {"add_generation_prompt": True}
     render = functools.partial(rendered, tokenizer, **settings)
@@ -57,22 +57,22 @@ def chat_ids(tokenizer: Any, message: str, *, hint: str = NO_CHAT) -> list[Any]:
 
 
 def faithful(render: Callable[[Any], Any], messages: Sequence[Message], *, hint: str = NO_CHAT) -> tuple[list[Message], str]:
-    """The messages in a form whose words a chat template keeps, and the prompt that it makes of them.
+    """The messages in a form whose words a chat template keeps, and the prompt that it renders from them.
 
     Args:
-        render: Makes a prompt of messages, as `apply_chat_template(..., tokenize=False)` does.
-        messages: Their contents are texts. Where these are lost, they are handed over as lists of parts.
-        hint: What to do where there is no such form.
+        render: Renders messages as a prompt, as `apply_chat_template(..., tokenize=False)` does.
+        messages: Messages whose contents are texts. If the template loses them, they are passed as lists of parts.
+        hint: How to fix it if neither form works.
 
     Raises:
-        InputError: The template fails, or drops or changes the words of a user or of a system message, in both forms.
+        InputError: With both forms the template fails, or drops or changes the words of a user or system message.
     """
     what, cause = "", None
     for form in (list(messages), [_in_parts(message) for message in messages]):
         try:
             prompt = render(form)
             lost = _lost(render, messages, form, prompt)
-        except Exception as problem:  # a template adds words to numbers, or divides by zero
+        except Exception as problem:  # a template may add words to numbers, or divide by zero
             what, cause = (what, cause) if what else (_failure(problem), problem)
             continue
         if not lost:
@@ -82,7 +82,7 @@ def faithful(render: Callable[[Any], Any], messages: Sequence[Message], *, hint:
 
 
 def rendered(tokenizer: Any, messages: Any, **settings: Any) -> Any:
-    """The prompt that a tokenizer makes of messages, as a text. `settings` are arguments of `apply_chat_template`."""
+    """The prompt that a tokenizer renders from messages. `settings` are arguments of `apply_chat_template`."""
     if has_chat(tokenizer):
         return tokenizer.apply_chat_template(messages, tokenize=False, **settings)
     ids = tokenizer.apply_chat_template(messages, return_dict=True, **settings)["input_ids"]
@@ -101,15 +101,15 @@ def _failure(problem: Exception) -> str:
 
 
 def _lost(render: Callable[[Any], Any], messages: Sequence[Message], form: Sequence[Message], prompt: Any) -> str:
-    """What a template did to the words of `messages`, rendered as `form`; "" where they are in the prompt."""
+    """What a template did to the words of `messages`, rendered as `form`; "" if they are in the prompt."""
     prompt = prompt if isinstance(prompt, str) else ""
     words = [_words(message) for message in messages]
-    # Other words that are not a part of these, which the prompt without them would then hold by chance.
+    # Other words that these do not contain: else the prompt without them would hold them by chance.
     stand_in = next((each for each in _STAND_INS if not any(plain(each) in plain(text) for text in words)), _STAND_INS[0])
     without = _without(render, [_other(*each, stand_in) for each in zip(messages, form, words, strict=True)])
     checked = [(message, text) for message, text in zip(messages, words, strict=True) if text]
     lost = [message for message, text in checked if not _keeps(prompt, without, text, words) or _prints_part(prompt, message)]
-    # A prompt can hold the words by chance, so it must be longer as well: by all of them, for one character each.
+    # A prompt can hold the words by chance, so it must also be longer: by all of them, less one character for each of them.
     if not lost and len(plain(prompt)) - len(plain(without)) < sum(len(plain(text)) - 1 for _, text in checked):
         lost = [message for message, _ in checked[-1:]]
     if not lost:
@@ -120,13 +120,13 @@ def _lost(render: Callable[[Any], Any], messages: Sequence[Message], form: Seque
 
 
 def _prints_part(prompt: str, message: Message) -> bool:
-    """Whether a template prints a part of a message as Python or JSON writes it, in place of its text."""
+    """Whether a template prints a part of a message as Python or JSON writes it, instead of its text."""
     part = {"type": "text", "text": message["content"]}
     return str(part) in prompt or json.dumps(part) in prompt
 
 
 def _words(message: Message) -> str:
-    """What must be in the prompt: of a system text without its directives, such as /no_think, which templates obey."""
+    """The words of a message that the prompt must hold. In a system text directives such as /no_think do not count."""
     role, content = message.get("role"), message.get("content")
     if role not in CHECKED or not isinstance(content, str) or not plain(content):
         return ""
@@ -143,7 +143,7 @@ def _other(message: Message, form: Message, words: str, stand_in: str) -> Messag
 
 
 def _without(render: Callable[[Any], Any], messages: Sequence[Message]) -> str:
-    """The prompt of other messages; "" where a template refuses them."""
+    """The prompt of other messages; "" if the template refuses them."""
     try:
         prompt = render(messages)
     except Exception:
@@ -152,9 +152,9 @@ def _without(render: Callable[[Any], Any], messages: Sequence[Message]) -> str:
 
 
 def _keeps(prompt: str, without: str, text: str, words: Sequence[str]) -> bool:
-    """Whether `text` is in `prompt` as often as it is one of `words`, not counting where it is in the prompt without them.
+    """Whether `prompt` holds `text` as often as `words` do, not counting what the prompt without them holds.
 
-    Templates strip, change newlines, escape, and mark each line, none of which loses a word.
+    Templates may strip, change newlines, escape or mark each line; that does not lose a word.
     """
     found, before = plain(prompt), plain(without)
     times = sum(plain(text) == plain(other) for other in words)
@@ -169,18 +169,18 @@ def _keeps(prompt: str, without: str, text: str, words: Sequence[str]) -> bool:
 
 
 def _escaped(text: str) -> tuple[str, ...]:
-    """A text as it is, and as HTML, JSON and Python write it."""
+    """A text unchanged, and as HTML, JSON and Python write it."""
     quoted = html.escape(text, quote=False)
-    markup = html.escape(text).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")  # as markupsafe does, which is jinja's
+    markup = html.escape(text).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")  # as markupsafe does, which jinja uses
     in_json = (json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True))
     return text, quoted, html.escape(text), markup, *in_json, repr(text)[1:-1]
 
 
 def plain(text: str) -> str:
-    """A text without what templates change and readers do not see: white space, case, forms of one character."""
+    """A text without what templates change and readers do not see: white space, case, variants of one character."""
     return "".join(unicodedata.normalize("NFKD", text).casefold().split())
 
 
 def short(text: str, length: int = 80) -> str:
-    """A text in quotation marks, its middle left out where it is long."""
+    """A text in quotation marks; a long one without its middle."""
     return repr(text if len(text) <= length else f"{text[: length // 2]} ... {text[-length // 2 :]}")

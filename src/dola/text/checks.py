@@ -1,4 +1,4 @@
-"""What `dola doctor` says of a tokenizer and of a chat template."""
+"""What `dola doctor` reports about a tokenizer and a chat template."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SYSTEM = "Answer in one word."
 
 
 def odd_about(encoder: Encoder, model: Any, text: str) -> list[str]:
-    """What is odd about a tokenizer, as parts of a sentence. `text` is what it is tried with."""
+    """Unusual properties of a tokenizer, as clauses of a sentence. `text` is the text to try it with."""
     tokenizer = encoder.tokenizer
     return [
         *_lost_words(encoder, text),
@@ -28,16 +28,16 @@ def chat_report(encoder: Encoder) -> str:
     """How the chat template renders a question, and whether it takes a system text.
 
     Raises:
-        InputError: It fails, or loses the question's words, or the model has no embedding for one of its tokens.
+        InputError: The template fails or loses the question's words, or the model has no embedding for one of its tokens.
     """
     if not can_chat(encoder.tokenizer):
-        return "there is none: prompts are continued as they are"
+        return "none: prompts are continued as they are"
     if not has_chat(encoder.tokenizer):
-        return "there is none, but code of the tokenizer's own: used with --chat"
+        return "none, but the tokenizer renders chats with its own code: used with --chat"
     question: Message = {"role": "user", "content": QUESTION}
     count = len(encoder.chat(QUESTION))
     form, _ = _faithful(encoder.tokenizer, [question])
-    how = "as a text" if isinstance(form[0]["content"], str) else "as a list of parts, and loses it as a text"
+    how = "as a text" if isinstance(form[0]["content"], str) else "as a list of parts (as a text it loses it)"
     return f"it takes a question {how}, {count} tokens; {_system(encoder.tokenizer, question)}"
 
 
@@ -49,7 +49,7 @@ def _system(tokenizer: Any, question: Message) -> str:
     try:
         _faithful(tokenizer, [{"role": "system", "content": SYSTEM}, question])
     except InputError:
-        return "it takes no system text"
+        return "it does not take a system text"
     return "it takes a system text"
 
 
@@ -67,7 +67,7 @@ def _tokens_without_rows(encoder: Encoder) -> list[str]:
     token, text = beyond[0]
     more = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
     role = f", the padding token {encoder.tokenizer.pad_token!r} among them" if _pads_beyond(encoder) else ""
-    return [f"the model has no embedding for token {token} ({text!r}){more}{role}: a text that holds one is refused"]
+    return [f"the model has no embedding for token {token} ({text!r}){more}{role}: a text that contains one is refused"]
 
 
 def _pads_beyond(encoder: Encoder) -> bool:
@@ -80,17 +80,17 @@ def _appended(encoder: Encoder) -> list[str]:
     if not after:
         return []
     names = " ".join(encoder.named(token) for token in after)
-    return [f"it appends {names} to every text: dola leaves that out, and a call of the tokenizer does not"]
+    return [f"it appends {names} to every text: dola removes that, unlike a direct call of the tokenizer"]
 
 
 def _without_mask(tokenizer: Any, text: str) -> list[str]:
     if "attention_mask" in tokenizer(text):
         return []
-    return ["it gives no attention mask: dola makes it, and a call of the tokenizer does not"]
+    return ["it does not return an attention mask: dola makes one, unlike a direct call of the tokenizer"]
 
 
 def _ends_of_another(tokenizer: Any, model: Any) -> list[str]:
-    """Whether what ends the model's texts is an ordinary piece of text here, as it is in another model's vocabulary."""
+    """Whether the model's end token is ordinary text in this tokenizer, as it would be in another model's vocabulary."""
     ends = getattr(model.config.get_text_config(), "eos_token_id", None)
     ends = ends if isinstance(ends, (list, tuple)) else [ends]
     added = getattr(tokenizer, "added_tokens_decoder", {})
@@ -99,4 +99,6 @@ def _ends_of_another(tokenizer: Any, model: Any) -> list[str]:
     if not known or not special or special.intersection(known):
         return []
     text = tokenizer.convert_ids_to_tokens(known[0])
-    return [f"the model's end token {known[0]} is {text!r} here, which is no special token: is this another model's tokenizer?"]
+    return [
+        f"the model's end token {known[0]} is {text!r} here, not a special token: does this tokenizer belong to another model?"
+    ]

@@ -1,8 +1,8 @@
-"""Text as token ids for a model: the one place where a tokenizer's output is checked before a model reads it.
+"""Turns text into token ids, and is the one place where a tokenizer's output is checked before a model reads it.
 
     text -> tokenizer -> without what the tokenizer appends -> ids that the model has embeddings for -> padded, with a mask
 
-A tokenizer is anything with Hugging Face's interface: it is called with one text at a time, and only `input_ids` are read.
+Any tokenizer with Hugging Face's interface works: it is called with one text at a time, and only `input_ids` are read.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from dola.model.generation_fields import end_tokens
 from dola.text.chat import NO_CHAT, chat_ids, short
 
 OTHER_TOKENIZER = "use the tokenizer that the model was trained with"
-"""What to do where the two do not fit, in errors."""
+"""The hint of errors about a tokenizer that does not fit the model."""
 
 _PROBES = ("a", "0", "the", "1 2")
-"""Texts that show which tokens a tokenizer puts around any text."""
+"""Texts to find out which tokens a tokenizer adds around any text."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Encoder:
     """Makes the token ids that a model reads.
 
     Attributes:
-        tokenizer: The model's tokenizer. None where all texts are given as tokens.
-        rows: How many tokens the model has embeddings for; None where it does not say.
+        tokenizer: The model's tokenizer. None if all texts are given as tokens.
+        rows: Number of tokens that the model has embeddings for; None if unknown.
         ends: Tokens that end the model's texts.
     """
 
@@ -46,7 +46,7 @@ class Encoder:
         return cls(tokenizer, embedding_rows(model), _ends(model))
 
     def text(self, text: str) -> list[int]:
-        """The tokens of a text that is to be continued: without those that the tokenizer appends, such as an end token.
+        """The tokens of a text to continue, without those that the tokenizer appends, such as an end token.
 
         Raises:
             InputError: The tokenizer fails, or the model has no embedding for one of the tokens.
@@ -57,12 +57,12 @@ class Encoder:
         """The tokens of a text inside another one: nothing is added at either end.
 
         Raises:
-            InputError: As `text`.
+            InputError: See `text`.
         """
         return self.checked(self._ids(text, add_special_tokens=False))
 
     def chat(self, message: str, *, hint: str = NO_CHAT) -> list[int]:
-        """The tokens of a user's message that is to be answered. All tokens of the chat template stay.
+        """The tokens of a user's message to answer, with all tokens that the chat template adds.
 
         Raises:
             InputError: The chat template fails, or loses words of the message; the model has no embedding for a token.
@@ -70,10 +70,10 @@ class Encoder:
         return self.checked(chat_ids(self.tokenizer, message, hint=hint), hint=f"{OTHER_TOKENIZER}, or {hint}")
 
     def prompt(self, text: str, *, chat: bool, hint: str = NO_CHAT) -> list[int]:
-        """The tokens of a prompt: of a user's message where `chat` is set, of a text to continue where it is not.
+        """The tokens of a prompt: a user's message if `chat` is set, otherwise a text to continue.
 
         Raises:
-            InputError: As `chat` and `text`; or there are none.
+            InputError: See `chat` and `text`; or the prompt has no tokens.
         """
         found = self.chat(text, hint=hint) if chat else self.text(text)
         if not found:
@@ -81,20 +81,21 @@ class Encoder:
         return found
 
     def checked(self, ids: Sequence[Any], *, hint: str = OTHER_TOKENIZER) -> list[int]:
-        """The same tokens, once it is known that the model has embeddings for them.
+        """The same tokens, checked: the model has an embedding for each.
 
         Raises:
-            InputError: It has none for one of them, or one is not a number.
+            InputError: The model has no embedding for one of them, or one is not a number.
         """
         try:
             if isinstance(ids, (bytes, bytearray, Mapping)):
-                raise InputError(f"Tokens are given as {type(ids).__name__}, not as a list.", hint="give a text, or its tokens")
+                raise InputError(f"Tokens were given as {type(ids).__name__}, not a list.", hint="give a text, or its tokens")
             found: list[int] = list(map(operator.index, ids))
         except TypeError:
             if not isinstance(ids, Iterable):
-                raise InputError(f"{ids!r} is neither a text nor its tokens.", hint="give a text, or its tokens") from None
+                message = f"{ids!r} is neither a text nor a list of tokens."
+                raise InputError(message, hint="give a text, or its tokens") from None
             wrong = next(token for token in ids if not hasattr(token, "__index__"))
-            what = "The tokenizer does not know a part of the text, and has no token that says so"
+            what = "The tokenizer does not know a part of the text and has no token for unknown text"
             raise InputError(f"{what if wrong is None else f'A token is {wrong!r}, not a whole number'}.", hint=hint) from None
         if found and not (self.has_row(min(found)) and self.has_row(max(found))):
             token = next(token for token in found if not self.has_row(token))
@@ -107,15 +108,15 @@ class Encoder:
         return isinstance(token, int) and 0 <= token < (sys.maxsize if self.rows is None else self.rows)
 
     def named(self, token: int) -> str:
-        """A token's number, and its text where the tokenizer knows it."""
+        """A token's number, and its text if the tokenizer knows it."""
         try:
             name = self.tokenizer.convert_ids_to_tokens(token)
-        except Exception:  # there is no tokenizer, or it has no such number
+        except Exception:  # without a tokenizer, or a tokenizer that does not have this number
             name = None
         return f"{token} ({name!r})" if isinstance(name, str) else str(token)
 
     def without_appended(self, text: str, ids: Sequence[int]) -> list[int]:
-        """What the tokenizer made of a text, without the tokens that it appended. Those that the text itself has stay."""
+        """The tokens of a text without those that the tokenizer appended. The same tokens inside the text itself stay."""
         if self._appends_nothing:
             return list(ids)
         full, bare = list(ids), self._ids(text, add_special_tokens=False)
@@ -123,7 +124,7 @@ class Encoder:
 
     @functools.cached_property
     def around(self) -> tuple[list[int], list[int]]:
-        """The tokens that the tokenizer puts before any text, and those that it puts after it; none where that is not clear."""
+        """The tokens that the tokenizer adds before and after every text; none if the probes disagree."""
         for text in _PROBES:
             full, bare = self._ids(text), self._ids(text, add_special_tokens=False)
             if bare and len(places := list(_places(full, bare))) == 1:
@@ -132,7 +133,7 @@ class Encoder:
 
     @functools.cached_property
     def pad_token_id(self) -> int:
-        """A token for rows that have ended: the tokenizer's padding token, or another one where the model cannot read that."""
+        """A token for rows that have ended: the tokenizer's padding token, or another one if the model cannot read that."""
         pad = getattr(self.tokenizer, "pad_token_id", None)
         end = getattr(self.tokenizer, "eos_token_id", None)
         return pad if self.has_row(pad) else end if self.has_row(end) else 0
@@ -140,11 +141,11 @@ class Encoder:
     def padded(self, rows: Sequence[Sequence[int]], *, device: Any = None, side: str = "left") -> dict[str, Any]:
         """Rows of tokens as torch's `input_ids` and `attention_mask` [B, T], by default padded on the left.
 
-        The mask is made from lengths, because a text may hold the padding token itself. Where the tokenizer's padding token
-        ends a text, or the model cannot read it, a row is padded with its own first token, which it has anyway.
+        The mask is made from lengths, because a text may contain the padding token itself. If the tokenizer's padding token
+        ends a text, or the model cannot read it, a row is padded with its own first token, which it contains anyway.
 
         Raises:
-            InputError: A row without tokens.
+            InputError: A row has no tokens.
         """
         import torch
 
@@ -160,32 +161,32 @@ class Encoder:
         return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(masks, device=device)}
 
     def _filler(self, row: Sequence[int]) -> int:
-        """What pads a row. Early releases of transformers 5 penalise it as repeated: an end token would end the row later."""
+        """The token that pads a row. An end token would not do: early releases of transformers 5 penalize it as repeated."""
         pad = getattr(self.tokenizer, "pad_token_id", None)
         ends = {*self.ends, getattr(self.tokenizer, "eos_token_id", None)}
         return pad if self.has_row(pad) and pad not in ends else row[0]
 
     @functools.cached_property
     def _appends_nothing(self) -> bool:
-        """Whether it is certain that the tokenizer appends nothing: then a text is tokenised once and not twice."""
+        """Whether the tokenizer certainly appends nothing; then a text is tokenized once instead of twice."""
         before, after = self.around
         return not after and bool(before or self._ids(_PROBES[0]) == self._ids(_PROBES[0], add_special_tokens=False))
 
     def _ids(self, text: str, **settings: Any) -> list[Any]:
         if self.tokenizer is None:
-            raise InputError(f"{short(text)} is a text, and there is no tokenizer.", hint="give its tokens, or a tokenizer")
+            raise InputError(f"{short(text)} is a text, but no tokenizer was given.", hint="give its tokens, or a tokenizer")
         try:
             return list(self.tokenizer(text, **settings)["input_ids"])
         except MemoryError:
             raise
-        except Exception as problem:  # a tokenizer is somebody's code, and the package tokenizers raises bare Exceptions
+        except Exception as problem:  # a tokenizer may be anybody's code, and the package tokenizers raises bare Exceptions
             raise InputError(
                 f"The tokenizer fails on {short(text)}: {type(problem).__name__}: {problem}", hint=OTHER_TOKENIZER
             ) from problem
 
 
 def no_tokens(what: str = "") -> InputError:
-    """The error for a prompt of zero tokens; `what` is put after that, such as the text."""
+    """The error for a prompt of zero tokens; `what` completes the sentence, for instance with the text."""
     return InputError(
         f"The prompt has no tokens{what}; at least one is needed.",
         hint="give a prompt, or the tokenizer's beginning-of-sequence token",
@@ -193,12 +194,12 @@ def no_tokens(what: str = "") -> InputError:
 
 
 def embedding_rows(model: Any) -> int | None:
-    """How many tokens a model has input embeddings for; None where it does not say."""
+    """The number of tokens that a model has input embeddings for; None if unknown."""
     try:
         table = model.get_input_embeddings()
     except (AttributeError, NotImplementedError):
         return None
-    rows = getattr(table, "num_embeddings", None)  # before the weight: a quantised one is packed, a sharded one is a part
+    rows = getattr(table, "num_embeddings", None)  # before the weight: a quantized one is packed, a sharded one is a part
     shape: tuple[int, ...] = getattr(getattr(table, "weight", None), "shape", ())
     return rows if isinstance(rows, int) else int(shape[0]) if len(shape) == 2 else None
 
@@ -206,21 +207,21 @@ def embedding_rows(model: Any) -> int | None:
 def _ends(model: Any) -> frozenset[int]:
     found: set[int] = set()
     for config in (getattr(model, "generation_config", None), getattr(model, "config", None)):
-        with suppress(TypeError):  # no ids: whoever decodes says so
+        with suppress(TypeError):  # not token ids: decoding reports it
             found |= end_tokens(config)
     return frozenset(found)
 
 
 def _appended(full: Sequence[Any], bare: Sequence[Any], around: tuple[Sequence[Any], Sequence[Any]]) -> int:
-    """How many tokens at the end of `full` are not of the text, whose tokens are `bare`."""
+    """How many tokens at the end of `full` do not belong to the text, whose tokens are `bare`."""
     places = list(_places(full, bare))
     before, after = around
-    if not places:  # the text was cut to a length, or is split in another way
+    if not places:  # the text was truncated, or is split differently
         return len(after) if after and list(full[-len(after) :]) == list(after) else 0
     usual = len(before) in places and len(before) + len(bare) + len(after) == len(full)
     return len(full) - (len(before) if usual else places[-1]) - len(bare)
 
 
 def _places(full: Sequence[Any], bare: Sequence[Any]) -> Iterator[int]:
-    """Where `bare` is found in `full`."""
+    """The positions at which `bare` occurs in `full`."""
     return (i for i in range(len(full) - len(bare) + 1) if list(full[i : i + len(bare)]) == list(bare))

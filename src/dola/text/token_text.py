@@ -1,7 +1,7 @@
-"""Texts of single tokens, and how any text is shown so that nothing in it is hidden or acts.
+"""The texts of single tokens, and a safe display of any text, in which nothing is invisible or takes effect.
 
-A token need not be a text: byte-level tokens hold parts of characters, and a model may emit control characters, characters
-that turn the direction of writing, or markup.
+A token need not be readable text: byte-level tokens hold parts of characters, and a model may emit control characters,
+characters that change the direction of writing, or markup.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from typing import Any
 
 _SHOWN = {"\n": r"\n", "\t": r"\t", "\r": r"\r", " ": " "}
 _HIDDEN = ("C", "Z")
-"""First letters of the Unicode categories that show nothing by themselves: control, format (bidi), unassigned, separators."""
+"""First letters of the Unicode categories that are invisible: control, format (bidi), unassigned, separators."""
 
 
 def token_texts(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
-    """The text of each token by itself, its leading space included.
+    """The text of each single token, including its leading space.
 
-    A part of a character is given as its bytes, `\\xe6\\x97`; a token that the tokenizer has no text for by its name.
+    A part of a character is shown as its bytes, `\\xe6\\x97`; a token without a text by its name.
     """
     return {token: _text(tokenizer, token) for token in sorted(set(ids))}
 
 
 def visible(text: str) -> str:
-    """`text` with what would be invisible, or would act, as escapes: newlines, control and bidi characters, odd spaces."""
+    """`text` with newlines, control and bidi characters and unusual spaces as escapes."""
     shown = "".join(_SHOWN.get(character) or _visible(character) for character in text)
     return f"\u25cc{shown}" if text and unicodedata.category(text[0]).startswith("M") else shown  # an accent needs a base
 
 
 def quoted(text: str) -> str:
-    """`text` as `visible`, in quotation marks, which show the spaces around it."""
+    """`visible(text)` in quotation marks, which show the spaces around it."""
     return f'"{visible(text)}"'
 
 
 def percent(share: float) -> str:
-    """A probability in percent, as exact as one reads it."""
+    """A probability in percent, with one decimal place."""
     return f"{share:.1%}" if share >= 0.001 else "under 0.1%"
 
 
@@ -58,7 +58,7 @@ def _text(tokenizer: Any, token: int) -> str:
 
 
 def _bytes_in_words(name: str) -> str | None:
-    """A byte-level token's bytes, those that are no whole character as `\\xe6`; None for another kind of token."""
+    """A byte-level token's text, with bytes of incomplete characters as `\\xe6`; None for another kind of token."""
     values = [_BYTES.get(character) for character in name]
     if None in values:
         return None

@@ -47,10 +47,10 @@ class TokenTrace:
     """How one token is chosen.
 
     Attributes:
-        position: Of the token before it, in the sequence: the position whose residual streams are read.
+        position: Position of the token before it in the sequence, at which the residual streams are read.
         after: The token at that position.
-        token: The token that follows in the text, or None behind the last token of a prompt.
-        divergence: Of each layer from the mature one, [N]: in nats, for Jensen-Shannon in [0, ln 2].
+        token: The token that follows in the text, or None after the last token of a prompt.
+        divergence: Divergence of each layer from the mature one, [N]: in nats, for Jensen-Shannon in [0, ln 2].
         layer: The premature layer, the candidate that diverges most.
         lazy: Whether lazy contrast applies: one token is plausible, so the premature layer need not be read.
         mature_choice: The mature layer's likeliest token.
@@ -59,8 +59,8 @@ class TokenTrace:
         plausible: Its members by contrast, the largest first; of a set of more than 20, as many: the likeliest ones, and
             DoLa's choice.
         top: The likeliest tokens of each layer with their probabilities, [N+1][k].
-        rank: Of `token` in each layer, [N+1]; 1 is the likeliest. None where there is no `token`.
-        probability: Of `token` in each layer, [N+1]; None where there is no `token`.
+        rank: Rank of `token` in each layer, [N+1]; 1 is the likeliest. None without a `token`.
+        probability: Probability of `token` in each layer, [N+1]; None without a `token`.
     """
 
     position: int
@@ -95,12 +95,20 @@ class LayerTrace:
         model: Its name or path.
         prompt: The prompt's text, chat template included.
         mode: Whose tokens these are, a key of MODES.
-        settings: Of the method, as its configuration's `as_dict` gives them; and for generated tokens `repetition_penalty`.
+        settings: Settings of the method, from its configuration's `as_dict`, and `repetition_penalty` for generated tokens.
         num_layers: N, the number of blocks.
         candidates: The candidate premature layers.
         prompt_tokens: Length of the prompt.
         tokens: One for each token that is traced.
         texts: The text of each token that is spoken of, by id.
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> trace = dola.trace(model, tokenizer, "The capital of Washington State is", "high")
+        >>> trace.candidates
+        (15, 17, 19, 21, 23, 25, 27, 29)
+        >>> dola.LayerTrace.from_json(trace.to_json()) == trace
+        True
     """
 
     model: str
@@ -122,12 +130,12 @@ class LayerTrace:
 
     @property
     def divergence(self) -> list[list[float]]:
-        """Of every layer from the mature one at every token, in nats: [layers 0 .. N-1][tokens]."""
+        """Divergence of every layer from the mature one at every token, in nats: `[layers 0 .. N-1][tokens]`."""
         return [[token.divergence[layer] for token in self.tokens] for layer in range(self.num_layers)]
 
     @property
     def scale(self) -> float:
-        """The divergence at the top of a colour scale: ln 2, the bound of the Jensen-Shannon divergence, or the largest one."""
+        """The divergence at the top of a color scale: ln 2, the bound of the Jensen-Shannon divergence, or the largest one."""
         if self.settings.get("divergence", "jsd") == "jsd":
             return math.log(2)
         return max((value for token in self.tokens for value in token.divergence), default=0.0) or 1.0
@@ -224,7 +232,7 @@ class LayerTrace:
             _check(trace)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise TraceError(
-                f"This trace is damaged: {type(error).__name__}: {error}.", hint="write it anew with dola trace ... --json"
+                f"This trace is damaged: {type(error).__name__}: {error}.", hint="write it again with dola trace ... --json"
             ) from None
         return trace
 
@@ -282,6 +290,9 @@ def _explain(trace: LayerTrace, token: TokenTrace) -> str:
     before = [percent(each.probability[token.layer]) for each in (mature, chosen)]
     if token.plausible_count == 1:
         said += ") and no other token is plausible, so no earlier layer can change the choice"
+    elif (method := trace.settings.get("method", "dola")) != "dola":
+        same = chosen.id == mature.id
+        said += f"), and {method} agrees" if same else f"), but {method} puts {ours} first"
     elif chosen.id == mature.id:
         said += f"), and it gained most over layer {token.layer} as well ({before[0]} there), so DoLa agrees"
     else:
@@ -291,7 +302,7 @@ def _explain(trace: LayerTrace, token: TokenTrace) -> str:
 
 
 def _what_followed(trace: LayerTrace, token: TokenTrace) -> str:
-    """What stands in the text instead of the choice, if it does."""
+    """The token in the text, if it differs from the choice, as a clause."""
     choice = token.mature_choice if trace.mode == "greedy" else token.dola_choice
     if token.token is None or token.rank is None or token.token == choice:
         return ""
@@ -352,7 +363,7 @@ def _check(trace: LayerTrace) -> None:
     for index, token in enumerate(trace.tokens):
         where = f"of token {index}"
         hold(type(token.position) is type(token.plausible_count) is int and type(token.lazy) is bool, f"what is said {where}")
-        hold(token.layer in trace.candidates, f"layer {token.layer} {where} is no candidate")
+        hold(token.layer in trace.candidates, f"layer {token.layer} {where} is not a candidate")
         numbers(token.divergence, layers, f"divergences {where}")
         hold((token.rank is None) == (token.probability is None) == (token.token is None), f"what is said {where} is not whole")
         for name in ("rank", "probability"):

@@ -1,10 +1,10 @@
-"""A trace while its tokens come, greedy decoding and DoLa at the same time on one model: for whoever watches.
+"""Traces tokens while they are generated, with greedy decoding and DoLa at the same time on one model.
 
     generate --each token--> its residual streams, all layers --BLOCK tokens at a time--> LayerReader --> Progress
 
-`dola.trace` reads generated tokens in a forward of their own. Here the hooks keep what the decoding itself computes, so nothing
-runs twice, and a trace is of the very states that the tokens were chosen from. Reading a layer costs the head's weights once,
-for one position as for eight: so texts grow by tokens, and traces by blocks.
+`dola.trace` reads generated tokens in a separate forward pass. Here hooks keep the states of the decoding itself, so nothing
+runs twice, and a trace shows exactly the states from which the tokens were chosen. Reading a layer reads the head's weights
+once, whether for one position or eight: so texts grow by tokens, and traces by blocks.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from dola.tracing.reader import LayerReader
 from dola.tracing.trace import as_trace, check_arguments, check_length, tokens_behind
 
 BLOCK = 8
-"""Tokens whose layers are read together."""
+"""Number of tokens whose layers are read together."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one way of decoding has come.
+    """The progress of one way of decoding.
 
     Attributes:
         decode: The way: "dola" or "greedy".
         token_ids: The tokens so far.
-        trace: Of the first of them, or None where none is read yet; of all when it is `done`.
-        done: Whether this is the last of this way.
+        trace: Trace of the first of them, or None before the first is read; of all when it is `done`.
+        done: Whether this is the last progress of this way.
     """
 
     decode: str
@@ -65,19 +65,19 @@ def follow(
     anatomy: Anatomy | None = None,
     stop: threading.Event | None = None,
 ) -> Generator[Progress, None, None]:
-    """Decode in several ways at once, and tell of every token, and of every few tokens what the layers say.
+    """Decode in several ways at once; yields progress for every token, and a longer trace for every few tokens.
 
     The last trace of a way has the tokens, layers and choices of `dola.trace(..., generate=...)` with the same arguments, and
-    its numbers to rounding. Other arguments of `generate` are not taken: a step here is one forward and one token.
+    its numbers up to rounding. Other arguments of `generate` are not supported: a step here is one forward pass and one token.
 
     Args:
-        model, tokenizer, config, generate, repetition_penalty, top_k, anatomy: As of `dola.trace`.
-        prompt: Its tokens.
-        decode: The ways.
-        stop: Ends all of them behind the token that they are at, when it is set. Closing the iterator does so as well.
+        model, tokenizer, config, generate, repetition_penalty, top_k, anatomy: See `dola.trace`.
+        prompt: The tokens of the prompt.
+        decode: The ways of decoding.
+        stop: Ends all ways after their current token, when it is set. Closing the iterator does so as well.
 
     Raises:
-        InputError, AttachError, LayersError, ReadoutError: As `dola.trace`, and not before the first step of the iteration.
+        InputError, AttachError, LayersError, ReadoutError: See `dola.trace`; raised at the first step of the iteration.
     """
     anatomy = Anatomy.of(model) if anatomy is None else anatomy
     config = as_config(config, anatomy)
@@ -103,7 +103,7 @@ def follow(
                 yield event
                 left -= event.done
         finally:
-            stop.set()  # nobody listens any more, and the pool waits for its threads
+            stop.set()  # the iterator was closed, and the pool waits for its threads
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class _Made:
 
 
 class _Way:
-    """One way of decoding: a thread that generates, and a thread that reads what the first one leaves it."""
+    """One way of decoding: a thread that generates, and a thread that reads the queue of the first one."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class _Way:
         self._started = False
 
     def generate(self) -> None:
-        """Generate, and leave a `_Made` for each token, None behind the last."""
+        """Generate, and queue a `_Made` for each token, then None."""
         anatomy, config = self._reader.anatomy, self._reader.config
         try:
             with captured(anatomy, range(anatomy.num_layers), lambda states: states[:, -1]) as self._hidden:
@@ -149,7 +149,7 @@ class _Way:
                     **self._call,
                     streamer=self,
                     stopping_criteria=[self._stops],
-                    disable_compile=True,  # compiled code does not see hooks that come and go
+                    disable_compile=True,  # compiled code does not notice added or removed hooks
                 )
         except Exception as error:
             self._stop.set()
@@ -158,7 +158,7 @@ class _Way:
             self._made.put(None)
 
     def put(self, value: Tensor) -> None:
-        """What `generate` calls with the prompt, and then with each token: a streamer's side of it."""
+        """Required of a streamer: `generate` calls it with the prompt, and then with each token."""
         if not self._started:
             self._started = True
             return
@@ -167,17 +167,17 @@ class _Way:
         if len(states) <= self._reader.anatomy.num_layers:
             raise CaptureError(
                 f"Only {len(states)} of {self._reader.anatomy.num_layers + 1} layers ran for token {len(self._tokens)}.",
-                hint="modes that run fewer blocks cannot be traced; if this was no such mode, please report the model",
+                hint="modes that run fewer blocks cannot be traced; otherwise please report the model",
             )
         self._tokens.append(int(value))
         self._made.put(_Made(self._tokens[-1], states))
         self._events.put(self._progress())
 
     def end(self) -> None:
-        """A streamer's end, which is told by `generate` here."""
+        """Required of a streamer; `generate` here already signals the end."""
 
     def read(self) -> None:
-        """Read what `generate` leaves, block by block."""
+        """Read the queue of `generate`, block by block."""
         found: list[TokenTrace] = []
         texts: dict[int, str] = {}
         before = [*self._prompt[-1:]]

@@ -71,7 +71,7 @@ class LayerReader:
 
     @torch.no_grad()
     def read(self, ids: Sequence[int], first: int, tokens: Sequence[int | None]) -> list[TokenTrace]:
-        """How each of `tokens` is chosen: the first behind position `first` of `ids`, the others behind the following ones."""
+        """How each of `tokens` is chosen: the first after position `first` of `ids`, the others after the following ones."""
         lm, last = self.anatomy.lm, self.anatomy.num_layers
         row = torch.tensor([ids], device=lm.device)
         with captured(self.anatomy, range(last)) as hidden:
@@ -115,7 +115,7 @@ class LayerReader:
                 f"The logits of layer {layer} are NaN or infinite at position {positions[row]}.",
                 hint="look for overflow (float16?) or a broken checkpoint",
             )
-        chosen, scores = self._decide(mature, hidden, order)
+        chosen, scores = self._decide(mature, hidden, order, positions)
         best = scores.argmax(dim=-1)
         looks.append(self._look(mature, known, listed, tokens))
         self._list(best, hidden, listed, looks)
@@ -159,7 +159,7 @@ class LayerReader:
     def _premature(self, hidden: Tensor) -> Tensor:
         return self.anatomy.premature(hidden, self.config)
 
-    def _decide(self, mature: Tensor, hidden: Mapping[int, Tensor], order: Tensor) -> tuple[Tensor, Tensor]:
+    def _decide(self, mature: Tensor, hidden: Mapping[int, Tensor], order: Tensor, positions: range) -> tuple[Tensor, Tensor]:
         """The layer [n] that counts most in each position, and the method's scores [n, V].
 
         A method that selects by divergence, [N, n] in `order`, needs one more readout, of each position's own layer.
@@ -168,12 +168,18 @@ class LayerReader:
         if self.method.selects:
             chosen = layers[order[layers].argmax(dim=0)]
             states = [torch.stack([hidden[layer][row] for row, layer in enumerate(chosen.tolist())])]
-        else:
-            states = [hidden[layer] for layer in self.candidates]
-        candidates = Captured(self.anatomy, self.config, states)
-        scores = self.method.scores(mature, candidates)
-        if not self.method.selects:
-            chosen = layers[self.method.weights(mature, candidates)[:-1].argmax(dim=0)]
+            return chosen, self.method.scores(mature, Captured(self.anatomy, self.config, states))
+        candidates = Captured(
+            self.anatomy,
+            self.config,
+            [hidden[layer] for layer in self.candidates],
+            layers=(*self.candidates, self.anatomy.num_layers),
+            positions=torch.tensor(positions, device=mature.device),
+        )
+        scores, weights = self.method.decide(mature, candidates)
+        counted = weights[:-1]
+        none = (counted == 0).all(dim=0)  # then the mature layer alone decides; what stands for it is the layer below
+        chosen = layers[counted.argmax(dim=0)].masked_fill(none, max(self.candidates))
         return chosen, scores
 
     def _look(self, logits: Tensor, mature: tuple[Tensor, Tensor, Tensor], listed: Tensor, tokens: Tensor) -> _Look:

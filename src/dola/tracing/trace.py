@@ -1,6 +1,6 @@
-"""`dola.trace`: what each layer of a model says of each token, for the eye (`layer_trace.py` holds it, `plot/` draws it).
+"""`dola.trace`: records what each layer of a model predicts for each token (`data.py` holds it, `plot/` draws it).
 
-tokens --one forward--> residual streams of all layers --layer_reader.py--> numbers
+tokens --one forward--> residual streams of all layers --reader.py--> numbers
 """
 
 from __future__ import annotations
@@ -65,6 +65,14 @@ def trace(
         AttachError: DoLa is attached to the model.
         LayersError: Layers that this model does not have.
         ReadoutError: The parts of the model that were found do not reproduce its logits.
+
+    Examples:
+        >>> model, tokenizer = dola.load()
+        >>> trace = dola.trace(model, tokenizer, "The capital of Washington State is", "high")
+        >>> len(trace.tokens), trace.num_layers
+        (6, 30)
+        >>> "Seattle" in trace.explain(-1)  # one sentence on the token that would come next
+        True
     """
     anatomy = Anatomy.of(model) if anatomy is None else anatomy
     config = as_config(config, anatomy)
@@ -101,7 +109,7 @@ def as_trace(
     mode: str,
     repetition_penalty: float | None,
 ) -> LayerTrace:
-    """What `reader` read of some tokens, with all that a LayerTrace says beside."""
+    """A LayerTrace from the tokens that `reader` has read."""
     config, anatomy = reader.config, reader.anatomy
     penalty = {} if repetition_penalty is None else {"repetition_penalty": repetition_penalty}
     return LayerTrace(
@@ -118,15 +126,13 @@ def as_trace(
 
 
 def check_arguments(lm: Any, generate: int, decode: str, top_k: int, settings: Mapping[str, Any]) -> None:
-    """Raise InputError for what cannot be traced."""
+    """Raise InputError for arguments that cannot be traced."""
     check_eval(lm)
     if generate < 0 or top_k < 1:
         name, value, least = ("generate", generate, 0) if generate < 0 else ("top_k", top_k, 1)
-        raise InputError(f"{name}={value} is out of range; allowed is {least} or more.", hint=f"leave {name} out")
+        raise InputError(f"{name}={value} is out of range; the minimum is {least}.", hint=f"omit {name}")
     if decode not in ("dola", "greedy"):
-        raise InputError(
-            f"decode={decode!r} is not known; allowed are 'dola' and 'greedy'.", hint="leave decode out for 'dola'"
-        )
+        raise InputError(f"decode={decode!r} is not supported. Allowed: 'dola' and 'greedy'.", hint="omit decode for 'dola'")
     if fixed := sorted({"max_new_tokens", "max_length", "num_return_sequences"} & settings.keys()):
         raise InputError(
             f"{fixed[0]}={settings[fixed[0]]!r} is not taken: generate= says how many tokens, of one text.",
@@ -144,13 +150,13 @@ def check_length(lm: Any, ids: Sequence[int], generate: int) -> None:
     longest = window(lm)
     if longest is not None and len(ids) + generate > longest:
         raise InputError(
-            f"The prompt has {len(ids)} tokens and generate={generate}; together the model takes {longest}.",
+            f"The prompt has {len(ids)} tokens and generate={generate}; together the model allows {longest}.",
             hint="shorten the prompt",
         )
 
 
 def tokens_behind(model: Any, tokenizer: Any, ids: Sequence[int], config: MethodConfig | None, **settings: Any) -> list[int]:
-    """Tokens that are generated after `ids`, by DoLa or, without a config, by the model alone; one beam, nothing drawn."""
+    """Tokens generated after `ids`, with DoLa or, without a config, by the model alone; greedily, with one beam."""
     prompt = torch.tensor([ids], device=model.device)
     inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
     call = {"do_sample": False, "num_beams": 1, **settings}

@@ -16,7 +16,7 @@ def read_traces(path: Path, name: str) -> list[LayerTrace]:
     """The traces of a file, which messages call `name`: one on each line, or spread over several as jq prints JSON.
 
     Raises:
-        TraceError: A file that cannot be read, is empty, or has a line that is no whole trace of this version.
+        TraceError: The file cannot be read, is empty, or has a line that is not a complete trace of this version.
     """
     text = with_plain_ends(read_text(path, name=name, error=TraceError))
     found = []
@@ -39,5 +39,5 @@ def _trace(value: Any, where: str) -> LayerTrace:
 
 
 def write_traces(traces: Sequence[LayerTrace], path: Path) -> None:
-    """Write what `read_traces` and `dola trace --open` read."""
+    """Write a file for `read_traces` and `dola trace --open`."""
     path.write_text("".join(f"{trace.to_json()}\n" for trace in traces), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`dola ui`: a local page that decodes greedily and with DoLa side by side, and shows what each layer says meanwhile.
+"""`dola ui`: a local page that decodes greedily and with DoLa side by side, and shows what each layer predicts.
 
     form -> Session.answer -> live_trace.follow -> View -> the page
 

@@ -1,4 +1,4 @@
-"""The page's widgets for the settings of a method, described without Gradio: what `page.py` builds from the fields."""
+"""Describes the page's widgets for a method's settings without Gradio; `page.py` builds them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def widget(setting: Setting) -> tuple[str, dict[str, Any]]:
 
 
 def asked(setting: Setting, value: Any) -> Any:
-    """What a widget holds, as the configuration takes it. An emptied one has the default."""
+    """The value of a widget in the form that the configuration expects. An empty one gives the default."""
     if value is None or (value == "" and setting.optional):
         return setting.default
     return setting.kind(value)

@@ -1,4 +1,4 @@
-"""Models that are loaded once, for everybody who uses the page."""
+"""Loads each model once, for all users of the page."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dola.errors import InputError
 from dola.loading.models import LoadedModel
 
 KEPT = 2
-"""Models that stay loaded; of more, the one that was used least recently makes room."""
+"""Number of models that stay loaded; beyond it, the least recently used one is dropped."""
 
 
 class Models:
-    """Loads each model once, whoever asks first; others who ask meanwhile wait for the same load.
+    """Loads each model once; concurrent requests wait for the same load.
 
     Args:
         load: Loads a model by name.
-        allowed: The names that may be asked for; without them, any.
+        allowed: The names that may be requested; None allows any.
     """
 
     def __init__(self, load: Callable[[str], LoadedModel], allowed: Sequence[str] | None = None) -> None:
@@ -28,19 +28,19 @@ class Models:
         self._locks: dict[str, threading.Lock] = {}
 
     def has(self, name: str) -> bool:
-        """Whether a model is there already."""
+        """Whether a model is already loaded."""
         return name in self._loaded
 
     def get(self, name: str) -> LoadedModel:
-        """A model, loaded now if need be.
+        """A model, loaded now if necessary.
 
         Raises:
-            InputError: No name, or one that is not allowed here.
-            DolaError: As `dola.load`. The next one who asks tries again.
+            InputError: The name is empty or not allowed here.
+            DolaError: See `dola.load`. The next request tries again.
         """
         if not name or (self._allowed is not None and name not in self._allowed):
-            there = f"there are {', '.join(self._allowed)}" if self._allowed else "an alias, a hub id or a folder is needed"
-            raise InputError(f"There is no model {name!r} here; {there}.", hint="choose a model from the list")
+            allowed = ", ".join(self._allowed) if self._allowed else "an alias, a hub id or a folder"
+            raise InputError(f"No model {name!r} here. Allowed: {allowed}.", hint="choose a model from the list")
         with self._lock:
             lock = self._locks.setdefault(name, threading.Lock())
         with lock:
@@ -50,5 +50,5 @@ class Models:
             self._loaded[name] = found
             self._loaded.move_to_end(name)
             while len(self._loaded) > KEPT:
-                self._loaded.popitem(last=False)  # whoever still decodes with it has it until the end
+                self._loaded.popitem(last=False)  # requests that still use it keep it until they end
         return found

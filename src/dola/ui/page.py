@@ -1,4 +1,4 @@
-"""The page's layout in Gradio: what is where, and which event fills what. The work is `session.py`'s."""
+"""The page's layout in Gradio: its components, and the events that fill them. `session.py` does the work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-# Gradio reads these when it is imported: nothing of a page that is somebody's own leaves their machine.
+# Gradio reads these when it is imported: nothing from a user's own page leaves their machine.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -56,11 +56,11 @@ COLOURS = {
     "body_text_color_subdued_dark block_info_text_color_dark block_label_text_color_dark": "#9ba5b0",
     "input_placeholder_color_dark": "#9ba5b0",
 }
-"""Those of `plot/page.css`, with enough contrast for small text."""
+"""The colors of `plot/page.css`, with enough contrast for small text."""
 
 
 def theme() -> Any:
-    """Gradio's plainest theme in the colours of the trace page, without web fonts."""
+    """Gradio's plainest theme in the colors of the trace page, without web fonts."""
     fonts, mono = SYSTEM_FONTS
     made = gr.themes.Base(font=fonts, font_mono=mono, primary_hue="blue", neutral_hue="slate", radius_size="sm")
     return made.set(**{name: value for names, value in COLOURS.items() for name in names.split()})
@@ -72,18 +72,18 @@ def style() -> str:
 
 
 def empty_layers() -> str:
-    """The page in the frame, before there is a trace."""
+    """The content of the frame before the first trace."""
     return page([])
 
 
 def build(session: Session, *, model: str, models: Sequence[str], choose: bool = True) -> Any:
-    """The page.
+    """Build the page.
 
     Args:
-        session: What works for it.
-        model: The model that is chosen when it opens.
+        session: The session that does its work.
+        model: The initially selected model.
         models: Models to choose from.
-        choose: Whether any other model may be named.
+        choose: Whether users may name any other model.
     """
     with gr.Blocks(title="dola: see the layers", delete_cache=(3600, 6 * 3600), analytics_enabled=False) as blocks:
         gr.HTML(_head(session.limits), elem_classes="dola-head")
@@ -144,17 +144,17 @@ def _settings(limits: Limits, model: str, models: Sequence[str], choose: bool) -
             info="high for short answers, low for longer reasoning, all, or numbers: 24,28.",
         ),
         "new_tokens": gr.Slider(
-            1, limits.new_tokens, value=min(usual.new_tokens, limits.new_tokens), step=1, label="New tokens, at most"
+            1, limits.new_tokens, value=min(usual.new_tokens, limits.new_tokens), step=1, label="Maximum new tokens"
         ),
     }  # fmt: skip
     with gr.Accordion("More settings", open=False):
         return found | {
             "chat": gr.Checkbox(
-                usual.chat, label="Chat template", info="Ask as a user of the model's chat, where it has one."
+                usual.chat, label="Chat template", info="Ask as a user of the model's chat, if it has one."
             ),
             "repetition_penalty": gr.Slider(
                 1, 2, value=usual.repetition_penalty, step=0.05, label="Repetition penalty",
-                info=f"Of both. The paper uses {RECOMMENDED_PENALTY}.",
+                info=f"For both answers. The paper uses {RECOMMENDED_PENALTY}.",
             ),
             **{each.name: _widget(each) for each in offered(DoLaConfig)},
             **_other_methods(usual),
@@ -167,7 +167,7 @@ def _widget(setting: Setting) -> Any:
 
 
 def _other_methods(usual: Request) -> dict[str, Any]:
-    """Fields for another method than DoLa, where one is installed."""
+    """Fields for a method other than DoLa, if one is installed."""
     if len(METHODS) == 1:
         return {}
     return {
@@ -177,7 +177,7 @@ def _other_methods(usual: Request) -> dict[str, Any]:
 
 
 def _request(fields: Mapping[str, Any]) -> Request:
-    """The form, by the names of `Request`'s fields. Gradio has None for a text that was emptied."""
+    """The request of the form. Gradio gives None for an emptied text."""
     return Request(
         model=str(fields["model"] or "").strip(),
         prompt=fields["prompt"] or "",
@@ -192,7 +192,7 @@ def _request(fields: Mapping[str, Any]) -> Request:
 
 
 def _updates(view: View, before: tuple[LayerTrace, ...] | None) -> list[Any]:
-    """What a view changes of what `build` calls `shown`; the traces only where they are not those of `before`."""
+    """The updates that a view makes to `shown` in `build`; the traces only if they differ from `before`."""
     counts = [] if before is None else [len(trace.tokens) for trace in before]
     changed = before is None or counts != [len(trace.tokens) for trace in view.traces]
     save, export = (None, None) if view.running or not view.traces else _saved(view.traces)
@@ -220,7 +220,7 @@ _folder = tempfile.TemporaryDirectory(prefix="dola-ui-")
 
 
 def _saved(traces: Sequence[LayerTrace]) -> tuple[str, str]:
-    """Files of some traces to download, of which Gradio keeps copies for some hours: the traces, and a page of them."""
+    """Files of some traces for download: the traces, and a page of them. Gradio keeps copies for some hours."""
     folder = Path(_folder.name, str(next(_numbers)))
     folder.mkdir()
     data, shown = folder / "dola-trace.jsonl", folder / "dola-trace.html"

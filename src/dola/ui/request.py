@@ -1,4 +1,4 @@
-"""What somebody asks for on the page, and the limits that it is held to."""
+"""A request from the page, and its limits."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from dola.text.chat import has_chat
 from dola.text.encoding import Encoder
 
 CHARACTERS_PER_TOKEN = 40
-"""A text with more of them for each token that is allowed is refused before it is tokenised, which takes time as well."""
+"""Characters per allowed token; a longer text is refused before it is tokenized, which takes time as well."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may take.
+    """Limits of one request.
 
     Attributes:
-        prompt_tokens: Tokens of a prompt, chat template included.
-        new_tokens: Tokens of each answer.
-        at_once: Requests that are worked on at the same time; others wait for their turn.
+        prompt_tokens: Maximum number of tokens in a prompt, including the chat template.
+        new_tokens: Maximum number of tokens in each answer.
+        at_once: Requests that run at the same time; others wait for their turn.
     """
 
     prompt_tokens: int = 512
@@ -36,17 +36,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Request:
-    """The fields of the page's form, as they were filled in.
+    """The fields of the page's form, as filled in.
 
     Attributes:
-        model: An alias, a hub id, a folder.
-        prompt: What to continue, or to answer.
-        chat: Whether the prompt goes through the model's chat template, where it has one.
-        layers: "high", "low", "all", "last:10", or numbers with commas between them.
-        settings: Of DoLa, by name; those that are not here have their defaults.
-        repetition_penalty: Of both ways.
-        new_tokens: Length of an answer, at most.
-        method: "dola", or another one by its name.
+        model: An alias, a hub id, or a folder.
+        prompt: The text to continue or to answer.
+        chat: Whether the prompt uses the model's chat template, if it has one.
+        layers: "high", "low", "all", "last:10", or numbers separated by commas.
+        settings: DoLa's settings by name; missing ones have their defaults.
+        repetition_penalty: Repetition penalty of both ways.
+        new_tokens: Maximum length of an answer.
+        method: "dola", or the name of another method.
         other: Settings of another method, a JSON object.
     """
 
@@ -64,13 +64,13 @@ class Request:
         """The settings of the method.
 
         Raises:
-            ConfigError: A value that is not allowed.
+            ConfigError: A value is not allowed.
         """
         settings = self.settings if self.method == DoLaConfig.method else self._other()
         return config_of({"method": self.method, "layers": self.layers.strip(), **settings})
 
     def _other(self) -> dict[str, Any]:
-        """Settings of another method than DoLa."""
+        """Settings of a method other than DoLa."""
         try:
             found = loads(self.other.strip() or "{}")
         except ValueError as error:
@@ -80,42 +80,41 @@ class Request:
         return found
 
     def check(self, limits: Limits) -> None:
-        """Refuse what can be told without a model.
+        """Refuse mistakes that can be detected without a model.
 
         Raises:
-            InputError: No prompt, or a value out of range.
-            ConfigError: A value of DoLa's settings that is not allowed.
+            InputError: The prompt is empty, or a value is out of range.
+            ConfigError: A value in DoLa's settings is not allowed.
         """
         self.config()
         if not self.prompt.strip():
-            raise InputError("There is no prompt.", hint="type one, or pick an example")
+            raise InputError("The prompt is empty.", hint="type one, or pick an example")
         if len(self.prompt) > (longest := CHARACTERS_PER_TOKEN * limits.prompt_tokens):
             raise InputError(
-                f"The prompt has {len(self.prompt):,} characters; allowed are {longest:,}.", hint="shorten the prompt"
+                f"The prompt has {len(self.prompt):,} characters. Allowed: {longest:,}.", hint="shorten the prompt"
             )
         if not 1 <= self.new_tokens <= limits.new_tokens:
             raise InputError(
-                f"{self.new_tokens} new tokens are asked for; allowed are 1 to {limits.new_tokens}.",
-                hint="or start the page with another --max-new-tokens",
+                f"{self.new_tokens} new tokens is out of range. Allowed: 1 to {limits.new_tokens}.",
+                hint="choose fewer, or start the page with another --max-new-tokens",
             )
         if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
             raise InputError(
-                f"The repetition penalty {self.repetition_penalty} is out of range; allowed is more than 0.",
-                hint=f"1 is none, {RECOMMENDED_PENALTY} is what the paper uses",
+                f"The repetition penalty {self.repetition_penalty} is out of range; it must be above 0.",
+                hint=f"1 means off; the paper uses {RECOMMENDED_PENALTY}",
             )
 
     def tokens(self, encoder: Encoder, limits: Limits) -> list[int]:
         """The prompt's tokens.
 
         Raises:
-            InputError: More than the limits allow; a token that the model has no embedding for; a chat template that refuses
-                the prompt, or loses its words.
+            InputError: The prompt exceeds the limits; the model has no embedding for a token; or the chat template refuses
+                the prompt or loses its words.
         """
         ids = encoder.prompt(self.prompt, chat=self.chat and has_chat(encoder.tokenizer))
         if len(ids) > limits.prompt_tokens:
             raise InputError(
-                f"The prompt has {len(ids):,} tokens, what the model's template adds included; "
-                f"this page takes {limits.prompt_tokens:,}.",
+                f"The prompt has {len(ids):,} tokens, including the model's template. Allowed: {limits.prompt_tokens:,}.",
                 hint=f"shorten the prompt, or start the page with --max-prompt-tokens {len(ids)}",
             )
         return ids

@@ -1,4 +1,4 @@
-"""Serves the page: on this machine alone unless told otherwise, and so that a browser fetches nothing from anywhere else."""
+"""Serves the page, by default only on this machine, and so that a browser fetches nothing from any other host."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob:; worker-src 'self' blob:"
 )
-"""Content security policy: whatever a page asks for, a browser asks nobody but this server. (Gradio evaluates templates.)"""
+"""Content security policy: a browser sends requests only to this server. (Gradio evaluates templates.)"""
 
 
 def check_extra() -> None:
-    """Raise MissingExtraError where the packages of the page are not installed."""
+    """Raise MissingExtraError if the page's packages are not installed."""
     missing = [name for name in ("gradio", "uvicorn") if find_spec(name) is None]
     if missing:
         raise MissingExtraError(
@@ -33,15 +33,15 @@ def check_extra() -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0 is any that is free.
+    """A socket that listens on the address; port 0 means any free port.
 
     Raises:
-        UsageError: The port is taken or not allowed, or the host is none of this machine's.
+        UsageError: The port is taken or not allowed, or the host is not this machine.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError:
-        raise UsageError(f"--host {host!r} is no address.", hint="--host 127.0.0.1 for this machine alone") from None
+        raise UsageError(f"--host {host!r} is not an address.", hint="--host 127.0.0.1 for this machine only") from None
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -50,19 +50,19 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         if error.errno == errno.EADDRINUSE:
-            raise UsageError(f"Port {port} of {host} is taken.", hint="--port 0 for any that is free") from None
+            raise UsageError(f"Port {port} of {host} is taken.", hint="--port 0 for any free port") from None
         raise UsageError(f"--host {host} --port {port}: {error.strerror}.", hint="--host 127.0.0.1 --port 7860") from None
     return listening
 
 
 def url(listening: socket.socket) -> str:
-    """Where a browser finds what listens there."""
+    """The address of a listening socket for a browser."""
     host, port = listening.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
 def application(session: Session, *, model: str, models: Sequence[str], choose: bool = True) -> Any:
-    """The page as an ASGI application, for `serve` and for tests."""
+    """The page as an ASGI application, for `serve` and tests."""
     import gradio as gr
     from fastapi import FastAPI
     from fastapi.responses import HTMLResponse
@@ -92,12 +92,12 @@ def application(session: Session, *, model: str, models: Sequence[str], choose: 
 
 
 def serve(app: Any, listening: socket.socket, *, session: Session, ready: Callable[[], None] = lambda: None) -> None:
-    """Serve until Ctrl-C; what runs then is stopped.
+    """Serve until Ctrl-C, then stop running work.
 
     Args:
-        app: What `application` returns.
-        listening: What `bind` returns.
-        session: Whose work is stopped in the end.
+        app: The application from `application`.
+        listening: The socket from `bind`.
+        session: The session to stop at the end.
         ready: Called when the page can be opened.
     """
     import uvicorn
@@ -112,5 +112,5 @@ def serve(app: Any, listening: socket.socket, *, session: Session, ready: Callab
             super().handle_exit(sig, frame)
 
     settings = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=2)
-    with suppress(KeyboardInterrupt):  # it lets the signal through when it is done
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it is done
         Server(settings).run(sockets=[listening])

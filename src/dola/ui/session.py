@@ -1,7 +1,7 @@
-"""The work behind the page: answers that are traced while they come, traces that are opened and kept.
+"""The work of the page: answers that are traced as they are generated, and traces that users open and save.
 
-People share the models and nothing else. Decoding is call-scoped (`live_trace.follow`), so requests at the same time, whatever
-their layers, do not see each other.
+Users share only the models. Each decoding call has its own state (`tracing.live.follow`), so concurrent requests do not affect
+each other, whatever their layers.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from dola.ui.view import WAYS, Answer, View, answers
 logger = logging.getLogger("dola")
 
 VIEW_SECONDS = 0.2
-"""Between two views for one way of decoding. Nothing waits for a browser, and one that draws every token falls behind. What
-comes sooner is seen with what comes next, which at such a pace is soon."""
+"""Minimum seconds between two views for one way of decoding. Decoding does not wait for the browser, which cannot draw every
+token in time. Tokens that arrive sooner are shown with the next view."""
 GROWTH = 1.25
-"""How many times as many tokens a trace has to have to be sent again: all sendings together are then a few times the last."""
+"""A trace is sent again when its number of tokens has grown by this factor: all transfers together are a few times the last."""
 LARGEST_FILE = 64 * 2**20
-"""Bytes of a trace file that the page opens, at most."""
+"""Maximum size in bytes of a trace file that the page opens."""
 
 
 class Session:
-    """What one server does for everybody who opens its page.
+    """The work of one server for all users of its page.
 
     Args:
-        models: The models, shared by all.
-        limits: What one request may take.
+        models: The models, shared by all users.
+        limits: Limits of one request.
     """
 
     def __init__(self, models: Models, limits: Limits) -> None:
@@ -47,13 +47,13 @@ class Session:
         self._stops: dict[str, threading.Event] = {}
 
     def answer(self, request: Request, who: str) -> Iterator[View]:
-        """Decode a request both ways, and show what there is whenever there is more.
+        """Decode a request both ways, and yield a view whenever there is progress.
 
-        Nothing is raised for a request that cannot be answered: the last view says what went wrong.
+        A request that cannot be answered does not raise: the last view shows the error.
 
         Args:
             request: The form.
-            who: A page that is open somewhere. It has one request at a time: a new one stops what it had.
+            who: An open page. It has one request at a time: a new one stops the previous one.
         """
         self.stop(who)
         stop = self._stops[who] = threading.Event()
@@ -69,19 +69,19 @@ class Session:
         except Exception as error:
             logger.exception("a request of the page failed")
             what = f"{type(error).__name__}: {error}"
-            yield view.failed(f"This failed, and should not have: {what}", "the terminal has the details")
+            yield view.failed(f"An unexpected error occurred: {what}", "the terminal has the details")
         finally:
             stop.set()
             if self._stops.get(who) is stop:
                 del self._stops[who]
 
     def stop(self, who: str) -> None:
-        """End what a page has running, if anything, behind the token that it is at."""
+        """Stop a page's running request, if any, after the current token."""
         if (stop := self._stops.get(who)) is not None:
             stop.set()
 
     def stop_all(self) -> None:
-        """End everything, so that the server can."""
+        """Stop everything, so that the server can end."""
         for stop in list(self._stops.values()):
             stop.set()
 
@@ -110,7 +110,7 @@ class Session:
                 yield View(status=status, answers=answers(tokenizer, ways), traces=traces, running=running)
 
     def open(self, path: Path, name: str) -> View:
-        """Show the traces of a file that somebody has saved, called `name`; or say why not."""
+        """Show the traces of a saved file called `name`, or an error."""
         try:
             if path.stat().st_size > LARGEST_FILE:
                 return View().failed(f"{name} is larger than {LARGEST_FILE >> 20} MiB.", "open it with dola trace --open")
@@ -118,7 +118,7 @@ class Session:
         except DolaError as error:
             return View().failed(error.message, error.hint)
         if len(traces) > len(WAYS):
-            return View().failed(f"{name} holds {len(traces)} traces; two fit side by side.", "keep two of its lines")
+            return View().failed(f"{name} holds {len(traces)} traces; the page shows two side by side.", "keep two lines")
         by_way = {trace.mode: trace for trace in traces}
         shown = [_answer(by_way.get(way)) for way in WAYS]
         status = f"Opened {name}: {'; '.join(trace.title for trace in traces)}."
@@ -126,7 +126,7 @@ class Session:
 
 
 def _answer(trace: LayerTrace | None) -> Answer:
-    """What can be said of an answer whose model is not here: the texts of its tokens."""
+    """An answer from the texts of a trace's tokens, without its model."""
     if trace is None:
         return Answer()
     text = "".join(trace.text(token.token) for token in trace.tokens)

@@ -1,4 +1,4 @@
-"""What the page shows, as data and as HTML whose texts can neither hide nor act."""
+"""The content of the page, as data and as HTML whose texts are visible and have no effect."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dola.tracing.live import Progress
 
 @dataclass(frozen=True)
 class Answer:
-    """The text of one way of decoding, so far.
+    """The text of one way of decoding so far.
 
     Attributes:
-        text: All of it.
-        common: How much of it, in characters, is also the beginning of the other way's.
-        tokens: How many tokens it has.
+        text: The whole text.
+        common: Number of characters at its beginning that the other way's text shares.
+        tokens: Number of tokens.
     """
 
     text: str = ""
@@ -28,14 +28,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class View:
-    """What the page shows at one moment.
+    """The content of the page at one moment.
 
     Attributes:
-        status: What is going on, in a few words.
-        error, hint: What went wrong, and what to do about it; "" where nothing did.
-        answers: By way of decoding, "greedy" and "dola".
-        traces: Those that can be looked at.
-        running: Whether more is to come.
+        status: A short description of the current activity.
+        error, hint: The error and how to fix it; "" without an error.
+        answers: The answers by way of decoding, "greedy" and "dola".
+        traces: The available traces.
+        running: Whether more views will follow.
     """
 
     status: str = ""
@@ -46,16 +46,16 @@ class View:
     running: bool = False
 
     def failed(self, error: str, hint: str = "") -> View:
-        """The same with an error, and no longer running."""
+        """The same view with an error, and no longer running."""
         return replace(self, status="", error=error, hint=hint, running=False)
 
 
 WAYS = ("greedy", "dola")
-"""The ways of decoding that stand side by side, in this order."""
+"""The ways of decoding, side by side in this order."""
 
 
 def answers(tokenizer: Any, progress: Sequence[Progress | None]) -> tuple[Answer, Answer]:
-    """The texts of both ways, and where the second leaves the first."""
+    """The texts of both ways, and where the second diverges from the first."""
     ids = [() if each is None else each.token_ids for each in progress]
     pairs = list(zip(*ids, strict=False))
     common = next((place for place, (ours, theirs) in enumerate(pairs) if ours != theirs), len(pairs))
@@ -63,13 +63,13 @@ def answers(tokenizer: Any, progress: Sequence[Progress | None]) -> tuple[Answer
     made = []
     for tokens in ids:
         text = tokenizer.decode(tokens, skip_special_tokens=True)
-        shared = len(beginning) if text.startswith(beginning) else 0  # a character may end behind the tokens that are shared
+        shared = len(beginning) if text.startswith(beginning) else 0  # a character may end after the shared tokens
         made.append(Answer(text, shared, len(tokens)))
     return made[0], made[1]
 
 
 def answer_html(answer: Answer, *, running: bool, mark: bool) -> str:
-    """An answer as it is shown; with `mark` it is marked from where it leaves the other."""
+    """An answer as HTML; with `mark` it is marked from where it diverges from the other."""
     if not answer.text and not running:
         return '<p class="dola-answer dola-empty">Nothing yet.</p>'
     common, own = (html.escape(part) for part in (answer.text[: answer.common], answer.text[answer.common :]))
@@ -79,7 +79,7 @@ def answer_html(answer: Answer, *, running: bool, mark: bool) -> str:
 
 
 def message_html(view: View) -> str:
-    """The line that says what is going on, or what went wrong."""
+    """The line with the status or the error."""
     if view.error:
         hint = f"<span>{html.escape(view.hint[:1].upper() + view.hint[1:])}</span>" if view.hint else ""
         return f'<div class="dola-message dola-error" role="alert"><strong>{html.escape(view.error)}</strong>{hint}</div>'

@@ -1,7 +1,7 @@
-"""Which architectures of vLLM are decoded with DoLa: those whose residual stream between blocks can be had.
+"""The architectures of vLLM that DoLa supports: those whose residual stream between blocks is accessible.
 
-Some classes hand it out: in vLLM that is what SupportsEagle3 promises (`aux_hidden_states`). For those listed as carried, the
-blocks take it to the final norm (carried.py). All are made of the same parts: a decoder with blocks and a final norm, a head, a
+Some classes return it, which SupportsEagle3 means in vLLM (`aux_hidden_states`). In those listed as carried, the blocks pass
+it to the final norm (carried.py). All have the same parts: a decoder with blocks and a final norm, a head, a
 `logits_processor`. docs/serving.md says which of them the tests run.
 """
 
@@ -16,7 +16,7 @@ CARRIED_APART = (
     "Ernie4_5_MoeForCausalLM",
     "Glm4ForCausalLM",
 )
-"""Hand out no layers. Blocks pass on hidden states and a residual: the residual stream is their sum."""
+"""Classes that do not return layers. Their blocks pass on hidden states and a residual: the residual stream is the sum."""
 
 CARRIED_WHOLE = (
     "StableLmForCausalLM",
@@ -29,7 +29,7 @@ CARRIED_WHOLE = (
     "BloomForCausalLM",
     "FalconForCausalLM",
 )
-"""Hand out no layers. Blocks pass on the residual stream itself; a residual beside it, where there is one, is in it already."""
+"""Classes that do not return layers. Their blocks pass on the residual stream itself, which includes any extra residual."""
 
 TESTED = (
     "LlamaForCausalLM",
@@ -46,7 +46,7 @@ TESTED = (
     *CARRIED_APART,
     *CARRIED_WHOLE,
 )
-"""Held against dola.generate by tests/serving, on tiny random models, token by token."""
+"""Compared with dola.generate token by token in tests/serving, on tiny random models."""
 
 UNTESTED = (
     "AfmoeForCausalLM",
@@ -58,6 +58,6 @@ UNTESTED = (
     "Step1ForCausalLM",
     "TeleChat3ForCausalLM",
 )
-"""Of the same build, served with a warning at start-up: no test has run them."""
+"""The same structure, but no test has run them: served with a warning at start-up."""
 
 ARCHITECTURES = (*TESTED, *UNTESTED)

@@ -1,19 +1,19 @@
-"""Layers of models whose class in vLLM hands out none: their own blocks carry them to the final norm.
+"""Layers of models whose class in vLLM does not return any: their own blocks carry them to the final norm.
 
     hidden_states, residual = layer(positions, hidden_states, residual)        what vLLM's decoders do with every block
-    hidden_states, _ = norm(hidden_states, residual)                           and behind the last one
+    hidden_states, _ = norm(hidden_states, residual)                           and after the last one
 
-Nothing looks at what goes from one block to the next. So in place of hidden states it is a pair, of them and of the captures
-that were made on the way, [T, d] each, and the final norm passes the pair on: the decoder returns what classes that hand out
-layers return. Between pipeline stages, captures go under a name of their own. Blocks and norm get subclasses of their own
-classes, in place: the names of parameters, which weights are loaded by, stay as they are. Nothing is kept on a module, so that
-vLLM compiles it with the rest of the decoder.
+Nothing inspects the values between blocks. So blocks pass on a pair instead of hidden states: the hidden states and the
+captures so far, [T, d] each. The final norm returns the pair, so that the decoder returns the same as classes that return
+layers. Between pipeline stages, captures have their own name. Blocks and norm become instances of subclasses in place, so the
+names of parameters, by which weights are loaded, do not change. Modules keep no state, so that vLLM compiles them with the rest
+of the decoder.
 
-Classes that do hand out layers differ in that alone (`hand_out`): behind it, and between stages, both are treated alike.
+Classes that do return layers differ only in that (`hand_out`): afterwards, and between stages, both are treated alike.
 
-The captures are concatenated outside what is compiled, on purpose. Inside, the compiler of torch 2.13 fuses the copies into the
-wide tensor with sums of other shapes, recomputes what those read, and forgets which buffers a custom operator has written to
-in between (`SchedulerNode.recompute_size_and_body`): on CPUs, sums were then made before the product that they add.
+The captures are deliberately concatenated outside of compiled code. Inside, the compiler of torch 2.13 fuses the copies into
+the wide tensor with sums of other shapes, recomputes their inputs, and forgets which buffers a custom operator has written to
+in between (`SchedulerNode.recompute_size_and_body`): on CPUs, sums then ran before the product that they add.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from dola.integrations.vllm.parts import decoder_of, norm_name
 
 LAYERS = ("layers", "h")
 CAPTURES = "dola_captures"
-"""What stages of a pipeline send their captures under: [T, k d], in the order of layers."""
+"""The name under which pipeline stages send their captures: [T, k d], in the order of layers."""
 
 
 class CarryingBlock:
-    """Comes before the class of a block among the bases. Captures are made at a block's input: that of block i is layer i."""
+    """The first base class, before a block's own. It captures at the block's input: that of block i is layer i."""
 
     dola_hidden: int
-    """Place of the hidden states among the arguments."""
+    """Position of the hidden states among the arguments."""
     dola_residual: int | None
-    """Place of the residual that they have yet to be added to, or None where they are the residual stream themselves."""
+    """Position of the residual to add to them, or None if they are the residual stream themselves."""
     dola_captured: bool
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the block's, with the pair in place of hidden states, in and out."""
+        """As the block's, with the pair instead of hidden states as input and output."""
         at = self.dola_hidden
         hidden, kept = _unpacked(args[at])
         if self.dola_captured:
             residual = None if self.dola_residual is None else args[self.dola_residual]
-            stream = hidden.clone() if residual is None else hidden + residual  # a clone, as blocks may write over their input
+            stream = hidden.clone() if residual is None else hidden + residual  # blocks may overwrite their input
             kept = (*kept, stream)
         output = super().forward(*args[:at], hidden, *args[at + 1 :], **kwargs)  # type: ignore[misc]
         hidden, *others = output if isinstance(output, tuple) else (output,)
@@ -56,10 +56,10 @@ class CarryingBlock:
 
 
 class CarryingNorm:
-    """Comes before the class of a final norm. Called with rows alone, as the readout does, it is the plain norm."""
+    """The first base class, before a final norm's own. Called with rows only, as the readout does, it is the plain norm."""
 
     def forward(self, hidden: Any, *residual: Any) -> Any:
-        """The norm's output, and the captures, as a pair; alone, where nothing was captured on this stage."""
+        """The norm's output and the captures as a pair; only the output if this stage captured nothing."""
         hidden, kept = _unpacked(hidden)
         output = super().forward(hidden, *residual)  # type: ignore[misc]
         if not kept:
@@ -70,10 +70,10 @@ class CarryingNorm:
 
 
 class SparingBlock:
-    """Comes before the class of the first block, which then works on a copy of what it is given.
+    """The first base class, before the first block's own, which makes the block work on a copy of its input.
 
-    Classes that hand out layers hand out layer 0 as it stands, and on GPUs norms that add a residual write over their input.
-    Later layers are sums, made for the purpose; where they are not (Granite), blocks have no such norm.
+    Classes that return layers return layer 0 without a copy, and on GPUs norms that add a residual overwrite their input.
+    Later layers are new sums, or their blocks have no such norm (Granite).
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -91,18 +91,18 @@ def _unpacked(carried: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def carry(model: Any, captured: tuple[int, ...], width: int, *, residual_apart: bool) -> None:
-    """Have a model's forward return pairs: hidden states [T, d], and the layers captured on this stage, [T, d] each.
+    """Make a model's forward return pairs: hidden states [T, d], and the layers captured on this stage, [T, d] each.
 
-    On the last stage of a pipeline the pair is what it returns, on others it is the hidden states of IntermediateTensors.
+    The last stage of a pipeline returns the pair; in other stages it is the hidden states of IntermediateTensors.
 
     Args:
-        model: A causal language model of vLLM, its weights not loaded yet.
+        model: A causal language model of vLLM whose weights are not loaded yet.
         captured: Layers, by the numbers of `hidden_states`, ascending.
         width: d, its hidden size.
-        residual_apart: Whether its blocks pass on the residual stream in two parts, still to be added.
+        residual_apart: Whether its blocks pass on the residual stream in two parts that are still to be added.
 
     Raises:
-        ModelError: A decoder that is not built as its architecture's are.
+        ModelError: The decoder is not built like those of its architecture.
     """
     from vllm.distributed import get_pp_group
 
@@ -121,15 +121,15 @@ def carry(model: Any, captured: tuple[int, ...], width: int, *, residual_apart: 
 
 
 def with_earlier_captures(output: Any, received: Any) -> Any:
-    """What a model hands out, with what earlier pipeline stages captured.
+    """A model's output, with the captures of earlier pipeline stages.
 
     Args:
-        output: What its forward returned: hidden states, with the layers of this stage or alone; or IntermediateTensors, in
-            which the layers are with the hidden states, or under the names of classes that hand them out.
+        output: The output of its forward: hidden states, with or without the layers of this stage; or IntermediateTensors,
+            which hold the layers with the hidden states, or under the names of classes that return them.
         received: IntermediateTensors from the stage before, if there is one.
 
     Returns:
-        Output [T, d] and a tuple of layers; of a stage that is not the last, IntermediateTensors of tensors alone.
+        Output [T, d] and a tuple of layers; for a stage that is not the last, IntermediateTensors that hold only tensors.
     """
     from vllm.model_executor.models.interfaces import EagleModelMixin
     from vllm.sequence import IntermediateTensors
@@ -147,19 +147,19 @@ def with_earlier_captures(output: Any, received: Any) -> Any:
 
 
 def hand_out(model: Any, captured: tuple[int, ...], width: int) -> None:
-    """Have a model's forward hand out layers as its class does, but for how they go between pipeline stages.
+    """Make a model's forward return layers as its class does, but send them between pipeline stages differently.
 
-    vLLM's way is a tensor for each layer, and of the stage itself only, but for a speculator on runner V2: on CPUs no more than
-    eight tensors can be sent, and a third stage would lack the layers of the first.
+    vLLM sends one tensor for each layer, and only those of the stage itself, except for a speculator on runner V2: on CPUs at
+    most eight tensors can be sent, and a third stage would lack the layers of the first.
 
     Args:
-        model: A causal language model of vLLM whose class hands out layers.
+        model: A causal language model of vLLM whose class returns layers.
         captured: Layers, by the numbers of `hidden_states`, ascending.
         width: d, its hidden size.
 
     Raises:
-        ModelError: A pipeline of a class that numbers its layers anew on each stage, or sends none on; a decoder whose blocks
-            are not found, where layer 0 is captured.
+        ModelError: In a pipeline, the class restarts its layer numbers on each stage or does not send layers; or layer 0 is
+            captured and the decoder's blocks are not found.
     """
     from vllm.distributed import get_pp_group
 
@@ -171,17 +171,17 @@ def hand_out(model: Any, captured: tuple[int, ...], width: int) -> None:
         )
     model.set_aux_hidden_state_layers(captured)
     if not get_pp_group().is_first_rank:
-        decoder._aux_upstream_total_cached = 0  # it need not look for those of earlier stages: they do not go its way
+        decoder._aux_upstream_total_cached = 0  # it need not look for those of earlier stages, which are sent differently
         _expect_captures(model, width * decoder._aux_slot_base_cached)
     if 0 in captured:
         spare_embeddings(model)
 
 
 def spare_embeddings(model: Any) -> None:
-    """Keep layer 0, where a model's class hands it out, from being written over by the first block.
+    """Prevent the first block from overwriting layer 0, if the model's class returns it.
 
     Raises:
-        ModelError: A decoder whose blocks are not found.
+        ModelError: The decoder's blocks are not found.
     """
     if decoder_of(model).start_layer == 0:
         _become(_blocks(model)[0], SparingBlock)
@@ -203,7 +203,7 @@ def _become(module: Any, behaviour: type[Any]) -> None:
 
 
 def _expect_captures(model: Any, columns: int) -> None:
-    """The buffers that a pipeline stage receives into: with one for what earlier stages captured."""
+    """Add a buffer for the captures of earlier stages to those that a pipeline stage receives."""
     if not columns:
         return
     make_empty = model.make_empty_intermediate_tensors

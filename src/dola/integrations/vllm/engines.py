@@ -1,4 +1,4 @@
-"""The engines of this process: what each serves, and what keeps DoLa out of this vLLM. Requests are checked by it."""
+"""The engines of this process and their settings, against which requests are checked, and why DoLa may be unavailable."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from dola.methods.config import MethodConfig
 from dola.serving.settings import Served, request_options
 
 SWITCH = "DOLA_VLLM"
-"""Environment variable: 0 leaves vLLM as it is."""
+"""Environment variable: 0 turns DoLa off in vLLM."""
 
 served: dict[str, Served | None] = {}
-"""Engines of this process, by the id of their configuration; None for those without DoLa. Requests are checked by it."""
+"""Settings of this process's engines, by the id of their configuration; None for those without DoLa."""
 
 _UNKNOWN = "unknown"
 
 
 def is_off() -> bool:
-    """Whether somebody has switched DoLa off."""
+    """Whether DoLa is switched off."""
     return os.environ.get(SWITCH) == "0"
 
 
 def why_not() -> str | None:
-    """What keeps DoLa out of this vLLM, in words; None where nothing does."""
+    """Why DoLa is not available in this vLLM, as a clause for messages; None if it is."""
     if is_off():
         return f"it is switched off ({SWITCH}=0)"
     import vllm
 
     if not supports(vllm.__version__):
-        return f"this is vLLM {vllm.__version__}, and dola supports {SUPPORTED}.x: {install_vllm()}"
+        return f"this is vLLM {vllm.__version__}, but dola supports {SUPPORTED}.x: {install_vllm()}"
     return None
 
 
 def engines_of(vllm_config: Any = None) -> list[Served | None]:
-    """What the engine of this configuration serves; without one, what those of this process serve."""
+    """The settings of the engine with this configuration; without one, of all engines of this process."""
     found = served.get(getattr(vllm_config, "instance_id", ""), _UNKNOWN)
     return list(served.values()) or [None] if isinstance(found, str) else [found]
 
 
 def config_of(engine: Served | None, extra_args: Mapping[str, Any] | None) -> MethodConfig | None:
-    """How an engine decodes a request with these extra arguments: None is plainly.
+    """The configuration with which an engine decodes a request with these extra arguments; None means without DoLa.
 
     Raises:
-        ConfigError: Options that are not allowed, or that ask an engine without DoLa for it.
+        ConfigError: The options are not allowed, or request DoLa from an engine without it.
     """
     if engine is not None:
         return engine.of_request(extra_args)

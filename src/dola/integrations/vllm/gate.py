@@ -1,11 +1,11 @@
-"""Where vLLM would drop what a request says about DoLa: such requests are refused before they reach the engine.
+"""Refuses requests whose DoLa options vLLM would drop or ignore, before they reach the engine.
 
     options reach the plugin         SamplingParams.extra_args, over HTTP "vllm_xargs": checked by requests.py
-    options are dropped              beams, scores and label reads build sampling parameters of their own
-    options are ignored              a key beside "vllm_xargs": vLLM's requests take any field and keep quiet
+    options are dropped              beams, scores and label reads build their own sampling parameters
+    options are ignored              a key next to "vllm_xargs": vLLM's requests accept any field silently
 
-All front ends (HTTP, batch files) hand each request to `BaseServing._check_model`, and beams start in `beam_search`. Both get
-a check of ours around them. A vLLM that lacks one of them does not start with DoLa.
+All front ends (HTTP, batch files) pass each request to `BaseServing._check_model`, and beams start in `beam_search`. dola
+wraps both with a check. A vLLM that lacks one of them does not start with DoLa.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ CARRYING = (
     "ResponsesRequest",
     "GenerateRequest",
 )
-"""Kinds of requests whose options reach the engine. All others that decode are refused while DoLa is on."""
+"""Kinds of requests whose options reach the engine. Other kinds that decode are refused while DoLa is on."""
 
 NOTHING_DECODED = ("Tokenize", "Detokenize", "Derender")
-"""How the names of kinds begin that make text or tokens and run no model."""
+"""First words of kinds that make text or tokens without running a model."""
 
 PLACE = '"vllm_xargs": {"dola_layers": "off"}'
-"""Where options belong in most requests."""
+"""The place of options in most requests."""
 
 SERVING = "vllm.entrypoints.serve.engine.serving"
 ONLINE = "vllm.entrypoints.generate.beam_search.online"
@@ -42,7 +42,7 @@ FORGETFUL = (
     ("vllm.entrypoints.cohere.serving", "CohereServingChatV2", "create_chat_v2"),
     ("vllm.entrypoints.scale_out.token_in_token_out.serving", "ServingTokens", "serve_tokens"),
 )
-"""Front ends whose requests keep no field that they do not declare: the body of the HTTP request has them."""
+"""Front ends whose requests drop undeclared fields; the body of the HTTP request still has them."""
 
 
 def install(*, required: bool) -> None:
@@ -52,7 +52,7 @@ def install(*, required: bool) -> None:
         required: Whether an engine with DoLa starts here.
 
     Raises:
-        ConfigError: A place that this vLLM does not have, where the checks are required.
+        ConfigError: The checks are required, and this vLLM lacks a function to wrap.
     """
     places = [
         (SERVING, "BaseServing", "_check_model", _checking),
@@ -84,17 +84,17 @@ def check_request(request: Any, engine: Served | None) -> None:
 
     Args:
         request: One of vLLM's request models.
-        engine: What its engine serves; None without DoLa.
+        engine: The settings of its engine; None without DoLa.
 
     Raises:
-        ConfigError: What would be decoded differs from what the request says.
+        ConfigError: The request would be decoded differently than it says.
     """
     kind = type(request).__name__
     if kind.startswith(NOTHING_DECODED):
         return
     check_fields(_undeclared(request))
     if getattr(request, "use_beam_search", False):
-        check_dropped("Beam search", 'leave out "use_beam_search"', _options(request), engine)
+        check_dropped("Beam search", 'omit "use_beam_search"', _options(request), engine)
     elif kind not in CARRYING:
         check_dropped(f"This endpoint ({kind})", "use /v1/completions or /v1/chat/completions", _options(request), engine)
 
@@ -103,18 +103,18 @@ def check_fields(fields: Mapping[str, Any], place: str = PLACE) -> None:
     """Refuse options of DoLa in fields that vLLM ignores.
 
     Args:
-        fields: What a request says beside the fields that its model declares.
-        place: Where options belong in it.
+        fields: Fields of a request that its model does not declare.
+        place: The place of options in it.
 
     Raises:
-        ConfigError: There are some.
+        ConfigError: The fields contain an option of DoLa.
     """
     if (path := next(_ours(fields), None)) is not None:
         raise ConfigError(f"{'.'.join(path)!r} was given where vLLM ignores it.", hint=place)
 
 
 def check_dropped(what: str, instead: str, options: Mapping[str, Any] | None, engine: Served | None) -> None:
-    """Refuse what decodes by the engine's default whatever a request says, unless that is what the request says.
+    """Refuse a kind of request that always decodes with the engine's default, unless the request asks for that default.
 
     Raises:
         ConfigError: The default is DoLa, or the request asks for DoLa.
@@ -123,12 +123,13 @@ def check_dropped(what: str, instead: str, options: Mapping[str, Any] | None, en
     if engine is not None and engine.default_on:
         raise ConfigError(
             f"{what} drops a request's DoLa options in vLLM, and would read DoLa's scores here, because this server decodes "
-            'with DoLa by default. It is not supported, with "dola_layers": "off" either.',
+            'with DoLa by default. It is not supported, not even with "dola_layers": "off".',
             hint=f'{instead}, or start the server with --default off ("default": "off" in the engine\'s dola settings)',
         )
     if asked is not None:
         raise ConfigError(
-            f"{what} drops a request's DoLa options in vLLM, so it would decode plainly.", hint=f'{instead}, or "dola_layers"'
+            f"{what} drops a request's DoLa options in vLLM, so it would decode without DoLa.",
+            hint=f'{instead}, or "dola_layers"',
         )
 
 
@@ -141,9 +142,9 @@ def _options(request: Any) -> Mapping[str, Any] | None:
 
 
 def _undeclared(request: Any) -> dict[str, Any]:
-    """Fields of a request that its model does not declare, and those that end in a chat template.
+    """Fields of a request that its model does not declare, and those that go to a chat template.
 
-    Not "vllm_xargs": a batch of chats hands it on undeclared, and where it is dropped, `check_dropped` says so.
+    Except "vllm_xargs": a batch of chats passes it on undeclared, and `check_dropped` reports it if it is dropped.
     """
     fields = {name: value for name, value in (getattr(request, "model_extra", None) or {}).items() if name != "vllm_xargs"}
     if template := getattr(request, "chat_template_kwargs", None):
@@ -152,7 +153,7 @@ def _undeclared(request: Any) -> dict[str, Any]:
 
 
 def _ours(fields: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Where options of DoLa are, as paths of keys."""
+    """The places of DoLa's options, as paths of keys."""
     if not isinstance(fields, Mapping) or len(path) > 4:
         return
     for name, value in fields.items():
@@ -163,7 +164,7 @@ def _ours(fields: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 
 def _engine(front_end: Any) -> Served | None:
-    """What the engine of one of vLLM's front ends serves; of several without a hint which, the first with DoLa."""
+    """The settings of a front end's engine; if several engines are possible, of the first with DoLa."""
     client = getattr(front_end, "engine_client", None) or getattr(front_end, "llm_engine", None)
     return next((engine for engine in engines.engines_of(getattr(client, "vllm_config", None)) if engine), None)
 
@@ -184,7 +185,7 @@ def _checking(original: Any) -> Any:
 
 
 def _refusing_beams(original: Any) -> Any:
-    """For beams that come another way than through a request of the server."""
+    """Check beams that do not come through a request of the server."""
 
     @wraps(original)
     def beam_search(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -195,7 +196,7 @@ def _refusing_beams(original: Any) -> Any:
 
 
 def _reading_the_body(original: Any) -> Any:
-    """For requests whose models keep no field that they do not declare."""
+    """Check requests whose models drop undeclared fields."""
 
     @wraps(original)
     async def create(self: Any, request: Any, raw_request: Any = None) -> Any:
@@ -210,13 +211,13 @@ def _reading_the_body(original: Any) -> Any:
 
 
 def check_body(body: Mapping[str, Any], declared: Iterable[str]) -> None:
-    """Refuse options of DoLa in fields of a body that its request's model does not declare, or does not hand on.
+    """Refuse options of DoLa in fields of a body that its request's model does not declare, or does not pass on.
 
     Raises:
-        ConfigError: There are some.
+        ConfigError: The body contains one.
     """
     fields = {name: value for name, value in body.items() if name not in {*declared} - {"sampling_params"}}
-    place = PLACE if "vllm_xargs" in declared else "use /v1/chat/completions: this endpoint takes no options of DoLa"
+    place = PLACE if "vllm_xargs" in declared else "use /v1/chat/completions: this endpoint does not accept options of DoLa"
     if "sampling_params" in declared:
         place = '"sampling_params": {"extra_args": {"dola_layers": "off"}}'
         if isinstance(sampling := fields.get("sampling_params"), Mapping):

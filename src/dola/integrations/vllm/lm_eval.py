@@ -3,7 +3,7 @@
     dola lm-eval --model dola-vllm --model_args pretrained=meta-llama/Llama-3.1-8B,layers=low --tasks gsm8k
     lm_eval.simple_evaluate(model=DolaVLLM("meta-llama/Llama-3.1-8B", layers="low"), tasks=["gsm8k"])
 
-Tasks that measure log-likelihoods are refused: the log-probabilities that vLLM has of a given text are the model's own.
+Tasks that measure log-likelihoods are refused: vLLM's log-probabilities of a given text are the model's own, without DoLa.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class DolaVLLM(CheckedText, VLLM):  # type: ignore[misc]
 
     Args:
         pretrained: A hub id or a folder.
-        layers: As of "dola" in vLLM's additional_config; in --model_args indices are joined by "+" ("layers=16+18").
-        method: Another method than DoLa.
+        layers: As in "dola" of vLLM's additional_config; in --model_args indices are joined by "+" ("layers=16+18").
+        method: Name of a method other than DoLa.
         **kwargs: The other settings of the method, by the names of DoLaConfig's fields; all arguments of lm-eval's VLLM, and
             through it of vLLM's LLM.
 
     Raises:
-        ConfigError: A value that is not allowed, or a process in which DoLa is switched off.
+        ConfigError: A value is not allowed, or DoLa is switched off in this process.
     """
 
     def __init__(
@@ -45,14 +45,12 @@ class DolaVLLM(CheckedText, VLLM):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         if (reason := why_not()) is not None:
-            raise ConfigError(f"vLLM would decode plainly: {reason}", hint="--model vllm measures plain decoding")
+            raise ConfigError(f"vLLM would decode without DoLa: {reason}", hint="--model vllm measures plain decoding")
         additional = kwargs.get("additional_config") or {}
         if "dola" in additional:
-            raise ConfigError(
-                'additional_config has "dola", which is made of layers and the other arguments.', hint="leave it out"
-            )
+            raise ConfigError('additional_config has "dola", which layers and the other arguments set.', hint="omit it")
         settings = taken_settings(method, kwargs)
-        config = config_from_arguments(method, layers, settings)  # says what is wrong before an engine starts
+        config = config_from_arguments(method, layers, settings)  # reports mistakes before an engine starts
         given = {**config.as_dict(), "layers": config.layers if isinstance(config.layers, str) else list(config.layers)}
         given.pop("lazy", None)
         kwargs["additional_config"] = {**additional, "dola": given}
@@ -60,6 +58,6 @@ class DolaVLLM(CheckedText, VLLM):  # type: ignore[misc]
 
     def _loglikelihood_tokens(self, *_: Any, **__: Any) -> NoReturn:
         raise UsageError(
-            "This task measures log-likelihoods, and those that vLLM has of a given text are the model's own, without DoLa.",
+            "This task measures log-likelihoods, and vLLM's log-likelihoods of a given text are the model's own, without DoLa.",
             hint="--model dola measures them with DoLa; --model vllm measures the model's own",
         )

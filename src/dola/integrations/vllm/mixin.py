@@ -1,11 +1,11 @@
-"""What a model of vLLM does under DoLa: its forward hands out the candidate layers, its `compute_logits` the contrast.
+"""A model of vLLM with DoLa: its forward returns the candidate layers, its `compute_logits` the contrast.
 
-    forward          [T, d]  ->  [T, (K+1) d]: the last layer's output, and behind it the captured layers
-    (vLLM picks the rows that it wants logits of)
+    forward          [T, d]  ->  [T, (K+1) d]: the last layer's output, then the captured layers
+    (vLLM selects the rows whose logits it needs)
     compute_logits   [N, (K+1) d]  ->  [N, V]: contrastive scores for the rows whose request asks for them
 
-So penalties, grammars, samplers and log-probabilities read the contrast as they read any model's logits. Concatenated, the
-layers pass through vLLM's own selection of rows, its compiled graphs and its CUDA graphs as one tensor.
+So penalties, grammars, samplers and log-probabilities read the contrast like any model's logits. Concatenated, the layers pass
+through vLLM's selection of rows, its compiled graphs and its CUDA graphs as one tensor.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from dola.serving.rows import Batch, batch_of
 
 
 class DoLaMixin:
-    """Comes before a model class of vLLM among the bases. Without DoLa in the engine's settings it does nothing."""
+    """The first base class, before a model class of vLLM. Without DoLa in the engine's settings it does nothing."""
 
     _dola: Decoder | None = None
     _dola_checks: bool = False
-    """Whether the weights that are loaded next have to be all of them: the first ones of an engine with DoLa."""
+    """Whether the next load must bring all weights: the first load of an engine with DoLa."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "", **kwargs: Any) -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix, **kwargs)  # type: ignore[call-arg]
@@ -46,13 +46,13 @@ class DoLaMixin:
             self._dola_checks = tracks_weights(vllm_config.load_config)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], *args: Any, **kwargs: Any) -> Any:
-        """As the model's; the first time, weights that the checkpoint lacks are refused.
+        """As the model's own; the first time, a checkpoint that lacks weights is refused.
 
         Raises:
-            ModelFileError: Weights that are missing, or that do not fit.
+            ModelFileError: Weights are missing or do not fit.
         """
         load = super().load_weights  # type: ignore[misc]
-        if not self._dola_checks:  # later ones may be some of them: a trainer's, for instance
+        if not self._dola_checks:  # later loads may bring only some: a trainer's, for instance
             return load(weights, *args, **kwargs)
         self._dola_checks = False
         reading = Reading(weights)
@@ -62,7 +62,7 @@ class DoLaMixin:
         return loaded
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's output [T, d], with the captured layers behind it; between pipeline stages IntermediateTensors."""
+        """The model's output [T, d] followed by the captured layers; between pipeline stages IntermediateTensors."""
         output = super().forward(*args, **kwargs)  # type: ignore[misc]
         if self._dola is None:
             return output
@@ -73,14 +73,14 @@ class DoLaMixin:
         return torch.cat([hidden, *layers], dim=-1)
 
     def compute_logits(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
-        """Scores [N, V]: contrastive for rows whose request asks for it, the model's own for all others."""
+        """Scores [N, V]: contrastive for rows whose request asks for DoLa, the model's own for all others."""
         if self._dola is None:
             return super().compute_logits(hidden_states, *args, **kwargs)  # type: ignore[misc, no-any-return]
         return self._dola.scores(hidden_states)
 
 
 def _capture(model: Any, layers: tuple[int, ...], architecture: str, width: int) -> None:
-    """Have a model's forward hand out layers, as its class does, or carried by its blocks."""
+    """Make a model's forward return layers, as its class does or carried by its blocks."""
     apart = architecture in CARRIED_APART
     if apart or architecture in CARRIED_WHOLE:
         carry(model, layers, width, residual_apart=apart)
@@ -89,7 +89,7 @@ def _capture(model: Any, layers: tuple[int, ...], architecture: str, width: int)
 
 
 def _without_heads(model: Any) -> dict[str, str]:
-    """What adapters may hold beside linear layers: no head, which they would change for mature rows alone."""
+    """The modules besides linear layers that adapters may change: not the head, where they would change only mature rows."""
     modules = getattr(model, "embedding_modules", {})
     return {name: kind for name, kind in modules.items() if kind != "output_embeddings"}
 

@@ -1,8 +1,8 @@
-"""The classes that vLLM loads in place of its own: one for each architecture, made when it is asked for.
+"""The classes that vLLM loads instead of its own: one for each architecture, made on demand.
 
     dola.integrations.vllm.models.LlamaForCausalLM    is   type("LlamaForCausalLM", (DoLaMixin, <vLLM's>), {})
 
-Without `"dola"` in the engine's additional_config such a model does exactly what vLLM's own does.
+Without `"dola"` in the engine's additional_config such a model behaves exactly like vLLM's own.
 """
 
 from __future__ import annotations

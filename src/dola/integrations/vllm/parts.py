@@ -1,4 +1,4 @@
-"""Where a model of vLLM keeps its parts: its classes name them alike, but not all of them."""
+"""Finds the parts of a model of vLLM, whose classes mostly, but not always, use the same names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NORMS = ("norm", "norm_f", "ln_f", "final_layernorm")
 
 
 def decoder_of(model: Any) -> Any:
-    """What stands before the head: embeddings, blocks and the final norm."""
+    """The part before the head: embeddings, blocks and the final norm."""
     language = model.get_language_model() if hasattr(model, "get_language_model") else model
     return next((getattr(language, name) for name in DECODERS if hasattr(language, name)), language)
 
@@ -20,7 +20,7 @@ def norm_name(decoder: Any) -> str:
     """The name of a decoder's final norm.
 
     Raises:
-        ModelError: There is none under a name that is known.
+        ModelError: It has none under a known name.
     """
     name = next((name for name in NORMS if getattr(decoder, name, None) is not None), None)
     if name is None:
@@ -32,6 +32,6 @@ def norm_name(decoder: Any) -> str:
 
 
 def head_of(model: Any) -> Any:
-    """The head: where a class has none of its own, the input embedding, which it shares, without adapters."""
+    """The head, without adapters; for a class without its own, the shared input embedding."""
     embedding = model.lm_head if hasattr(model, "lm_head") else decoder_of(model).embed_tokens
     return getattr(embedding, "base_layer", embedding)

@@ -1,7 +1,7 @@
-"""What vLLM calls in each of its processes at start-up, by the entry point `vllm.general_plugins`.
+"""The entry point `vllm.general_plugins`, which vLLM calls in each of its processes at start-up.
 
-It registers our classes for the architectures that we know, and a check of the engine's settings for every architecture: one
-that cannot be decoded with DoLa is refused when the engine starts, in words, and never served plainly in its place.
+It registers dola's classes for supported architectures, and a check of the engine's settings for every architecture: if DoLa
+does not support one, the engine refuses to start with a message, and never serves the model without DoLa instead.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ STOCK_TORCH_COMPILE = 1
 """vLLM's CompilationMode that compiles a model as a whole."""
 
 VERSION = "dola_version"
-"""What our version is called in the engine's additional_config, where the plugin puts it."""
+"""The key of dola's version in the engine's additional_config, set by the plugin."""
 
 
 def register() -> None:
-    """Have vLLM know DoLa. Called once in every process of an engine."""
+    """Register DoLa's model classes and settings check with vLLM. Called once in every process of an engine."""
     if (reason := why_not()) is not None:
         logger.warning("DoLa is not available: %s.", reason)
         return
@@ -42,7 +42,7 @@ def register() -> None:
 
 
 def _checked(original: Any) -> Any:
-    """vLLM's hook for the settings of one architecture, with ours behind it."""
+    """vLLM's hook for the settings of one architecture, followed by dola's check."""
     from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
     from dola.integrations.vllm import gate
@@ -53,19 +53,19 @@ def _checked(original: Any) -> Any:
             (original or VerifyAndUpdateConfig).verify_and_update_config(vllm_config)
             served[vllm_config.instance_id] = found = served_by(vllm_config)
             gate.install(required=found is not None)
-            if found is not None:  # vLLM's cache of compiled graphs goes by its settings, and the graphs are ours
+            if found is not None:  # vLLM caches compiled graphs by its settings, and these graphs are dola's
                 vllm_config.additional_config = {**vllm_config.additional_config, VERSION: __version__}
-            weakref.finalize(vllm_config, served.pop, vllm_config.instance_id, None)  # an engine that is gone checks nothing
+            weakref.finalize(vllm_config, served.pop, vllm_config.instance_id, None)  # an engine that has ended checks nothing
 
     return Checked
 
 
 def served_by(vllm_config: Any) -> Served | None:
-    """What an engine of this configuration serves; None without DoLa.
+    """The settings of an engine with this configuration; None without DoLa.
 
     Raises:
-        ConfigError: Settings of DoLa that are not allowed, or other settings of the engine that do not go with it.
-        ModelError: An architecture that cannot be decoded with DoLa.
+        ConfigError: DoLa's settings are not allowed, or other settings of the engine are incompatible with DoLa.
+        ModelError: DoLa does not support the architecture.
     """
     additional = vllm_config.additional_config if isinstance(vllm_config.additional_config, dict) else {}
     if misspelt := [name for name in additional if name.lower().startswith("dola") and name not in ("dola", VERSION)]:
@@ -81,7 +81,7 @@ def served_by(vllm_config: Any) -> Served | None:
 
 
 def _layers_of_the_model(model_config: Any) -> Any:
-    """`dola_layers` of the generation config that the engine uses; None where it names none."""
+    """`dola_layers` of the generation config that the engine uses, or None."""
     given = dict(getattr(model_config, "override_generation_config", None) or {})
     if getattr(model_config, "generation_config", "vllm") != "vllm":
         given = {**model_config.try_get_generation_config(), **given}
@@ -89,18 +89,18 @@ def _layers_of_the_model(model_config: Any) -> Any:
 
 
 def _check_engine(vllm_config: Any) -> None:
-    """Refuse what would decode plainly, or wrongly, in silence."""
+    """Refuse settings with which the engine would silently decode without DoLa, or wrongly."""
     architecture = vllm_config.model_config.architecture
     if architecture not in ARCHITECTURES:
         raise ModelError(
-            f"{architecture} cannot be decoded with DoLa in vLLM: its layers cannot be had there, or nobody has looked. "
-            f"There are {', '.join(ARCHITECTURES)}.",
-            hint='leave "dola" out of additional_config, or decode it with transformers: dola.generate(model, ...)',
+            f"DoLa does not support {architecture} in vLLM: the plugin cannot access its layers, or it has not been tested. "
+            f"Supported: {', '.join(ARCHITECTURES)}.",
+            hint='omit "dola" from additional_config, or decode it with transformers: dola.generate(model, ...)',
         )
     if architecture in UNTESTED:
         logger.warning("DoLa with %s has not been tested: compare some answers with dola.generate.", architecture)
     parallel, model = vllm_config.parallel_config, vllm_config.model_config
-    adapted = getattr(vllm_config.lora_config, "target_modules", None) or ()  # modules, by name or with what they are in
+    adapted = getattr(vllm_config.lora_config, "target_modules", None) or ()  # modules, by name or by path
     refused = {
         "speculative decoding (speculative_config)": vllm_config.speculative_config,
         "batch-sharded sampling (enable_batch_sharded_sampling)": parallel.enable_batch_sharded_sampling,
@@ -112,18 +112,18 @@ def _check_engine(vllm_config: Any) -> None:
     }
     for what, is_on in refused.items():
         if is_on:
-            why = _WHY.get(what.removeprefix("the ").partition(" ")[0], "it has not been made to")
+            why = _WHY.get(what.removeprefix("the ").partition(" ")[0], "it is not supported yet")
             raise ConfigError(
-                f"{what} does not go with DoLa in vLLM: {why}.",
-                hint=f'leave it out, or leave "dola" out of additional_config, or switch DoLa off for the process: {SWITCH}=0',
+                f"{what} is not compatible with DoLa in vLLM: {why}.",
+                hint=f'omit it, or omit "dola" from additional_config, or switch DoLa off for the process: {SWITCH}=0',
             )
 
 
 _WHY = {
-    "speculative": "vLLM drops what tells a request's rows apart, and drafts would be held against plain scores",
-    "batch-sharded": "it reads the head past the place where layers are contrasted",
+    "speculative": "vLLM drops the mapping of rows to requests, and drafts would be checked against scores without DoLa",
+    "batch-sharded": "it reads the head without the code that contrasts layers",
     "adapters": "vLLM applies them to one row of logits for each request, and DoLa reads several",
-    "stock": "it compiles what joins the layers, too, and torch 2.13 made wrong tokens of that on CPUs: leave the mode to vLLM",
-    "Rust": "it runs no Python, so nothing checks what requests ask for",
-    "pooling": "there are no tokens to decode",
+    "stock": "it also compiles the code that joins the layers, and torch 2.13 then gave wrong tokens on CPUs: omit the mode",
+    "Rust": "it does not run Python, so requests would not be checked",
+    "pooling": "they do not decode tokens",
 }

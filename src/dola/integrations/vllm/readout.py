@@ -1,4 +1,4 @@
-"""What a model of vLLM lends to the decoder: its readout, as for models of transformers, from vLLM's parts."""
+"""Provides the readout of a model of vLLM to the decoder, from vLLM's parts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dola.model.readout import Readout
 
 
 class VLLMModel:
-    """What a model of vLLM lends to the decoder (`serving.decoder.EngineModel`).
+    """A model of vLLM for the decoder (`serving.decoder.EngineModel`).
 
     Args:
         model: A causal language model of vLLM.
-        compute_logits: All that it does behind the final norm.
+        compute_logits: Everything that it does after the final norm.
     """
 
     engine = "vLLM"
@@ -37,7 +37,7 @@ class VLLMModel:
         return self._sharded.whole(local) if self._sharded else local
 
     def readout(self, *, raw: bool) -> Readout:
-        """From residual streams to logits, of this worker's columns where it has a part of the head."""
+        """The readout from residual streams to logits; only this worker's columns if it has a part of the head."""
         return readout_of(self._model, self.logits, raw=raw, sharded=self._sharded)
 
 
@@ -48,12 +48,12 @@ def readout_of(
 
     Args:
         model: A causal language model of vLLM.
-        compute_logits: All that it does behind the final norm.
-        raw: Leave out what it does to the head's output, as DoLaConfig.reference wants it.
-        sharded: The head, where this worker has a part of it: logits are those of its columns.
+        compute_logits: Everything that it does after the final norm.
+        raw: Whether to omit its change to the head's output, as DoLaConfig.reference requires.
+        sharded: The head if this worker has a part of it: logits are those of its columns.
 
     Raises:
-        ModelError: A model whose final norm is not found.
+        ModelError: The model's final norm is not found.
     """
     decoder, head = decoder_of(model), head_of(model)
 
@@ -70,16 +70,16 @@ def readout_of(
 
 
 KERNEL_ROWS = 32
-"""Rows that the kernel is the faster one for: it reads the weights once, torch's product does more arithmetic per second.
+"""Number of rows up to which the kernel is faster: it reads the weights once; torch's product does more arithmetic per second.
 `benchmarks/head_product.py`, 49,152 x 576 weights in float32, one thread: 29 ms against 33 for 24 rows, 50 against 44 for 40,
 135 against 99 for 128."""
 
 
 class Head:
-    """From rows [R, d] to logits [R, V]: the model's own way, or dola's kernel where it gives the same.
+    """From rows [R, d] to logits [R, V]: in the model's own way, or with dola's kernel if the result is the same.
 
-    On CPUs the kernel reads the weights once for all rows. It makes a product and no more, so that models with a soft-cap, a
-    scale or a bias go their own way. Whether a class does more than it says is not guessed: the first row is read both ways.
+    On CPUs the kernel reads the weights once for all rows. It only multiplies, so models with a soft-cap, a scale or a bias use
+    their own way. The first row is read both ways, to detect a class that does more than it declares.
     """
 
     def __init__(self, model: Any, compute_logits: Callable[[Tensor], Tensor]) -> None:
@@ -101,10 +101,10 @@ class Head:
 
 
 def _plain_weight(model: Any) -> Tensor | None:
-    """The weight [V, d] of a head that is a product and that the kernel can read; None for any other."""
+    """The weight [V, d] of a head that only multiplies and that the kernel can read; None for any other."""
     head, after = head_of(model), model.logits_processor
     in_parts = getattr(head, "tp_size", 1) > 1 or type(head.quant_method).__name__ != "UnquantizedEmbeddingMethod"
-    # On small logits a soft-cap does next to nothing: comparing one row would not find it.
+    # A soft-cap hardly changes small logits: comparing one row would not detect it.
     if in_parts or after.soft_cap is not None or after.scale != 1 or getattr(head, "bias", None) is not None:
         return None
     weight = head.weight[: after.org_vocab_size].detach()
@@ -112,11 +112,11 @@ def _plain_weight(model: Any) -> Tensor | None:
 
 
 def _by_rows(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
-    """vLLM's kernels take rows [R, d]; ours come as [K, R, d] too."""
+    """Adapt a function of vLLM, which accepts rows [R, d], to rows of any leading shape."""
 
     def on_rows(hidden: Tensor) -> Tensor:
         found = function(hidden.flatten(0, -2).contiguous())
-        rows: Tensor = found[0] if isinstance(found, tuple) else found  # some norms hand back a residual as well
+        rows: Tensor = found[0] if isinstance(found, tuple) else found  # some norms also return a residual
         return rows.view(*hidden.shape[:-1], -1)
 
     return on_rows

@@ -1,7 +1,7 @@
-"""What tells our model whose rows it is given, and checks requests at the door: a logits processor, by entry point.
+"""A logits processor that records which request each row belongs to, and checks requests when they arrive.
 
-One class for both of vLLM's model runners, because it loads the entry point for either, and each rejects what is made for the
-other alone. As a logits processor it changes scores in one case only: rows that lost their last plausible token to a ban are
+One class serves both of vLLM's model runners, because vLLM loads the entry point for either, and each rejects a class made only
+for the other. As a logits processor it changes scores in only one case: rows that lost their last plausible token to a ban are
 decided by the mature scores under the same bans.
 """
 
@@ -34,20 +34,20 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
         if engines.is_off():
             return
         if (reason := engines.why_not()) is not None:
-            raise ConfigError(f"DoLa is not available: {reason}.", hint='leave "dola" out of additional_config')
+            raise ConfigError(f"DoLa is not available: {reason}.", hint='omit "dola" from additional_config')
         self._served = plugin.served_by(vllm_config)
         self._batch = batch_of(vllm_config)
         self._batch.wired = True
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
-        """Refuse a request's options in the front end: in a worker, an error would end the engine.
+        """Check a request's options in the front end: in a worker, an error would end the engine.
 
         Raises:
-            ConfigError: A ValueError, which vLLM's server answers with HTTP 400 and its words.
+            ConfigError: An option is not allowed. It is a ValueError, so vLLM's server returns HTTP 400 with its message.
         """
         errors, asked = [], engines.engines_of()
-        for engine in asked:  # which of them is asked, a class method does not learn
+        for engine in asked:  # a class method cannot know which engine the request is for
             try:
                 _check(sampling_params, engines.config_of(engine, sampling_params.extra_args))
             except ConfigError as error:
@@ -56,7 +56,7 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
             raise errors[-1]
 
     def is_argmax_invariant(self) -> bool:
-        """No: a row may be decided by its mature scores."""
+        """False: a row may be decided by its mature scores."""
         return False
 
     def _request(self, params: Any, *_: Any) -> Request | None:
@@ -65,18 +65,18 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
         config: MethodConfig | None = self._served.of_request(params.extra_args)
         return None if config is None else Request.of(config, params)
 
-    # Runner V1: the batch's rows are told before each forward, and the processor runs behind all bans and before penalties.
+    # Runner V1 reports the batch's rows before each forward pass; the processor runs after all bans and before penalties.
 
     def update_state(self, batch_update: Any) -> None:
-        """Take note of who joined, left and moved. Before each forward."""
+        """Record the requests that joined, left or moved. Called before each forward pass."""
         if self._served is not None:
             process_dict_updates(self._batch.requests, batch_update, self._request)
             self._batch.announce()
 
-    # Runner V2: a request's slot is told once, and the processor runs behind penalties too.
+    # Runner V2 reports a request's slot once; the processor also runs after penalties.
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
-        """Take note of who is in a slot. True where the processor may have something to do."""
+        """Record the request of a slot. Returns True if the processor may have work to do."""
         self._batch.slots.pop(req_idx, None)
         if (request := self._request(sampling_params)) is None:
             return False
@@ -84,7 +84,7 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
         return request.bans
 
     def apply(self, logits: Tensor, context: Any = None) -> Tensor:
-        """Scores [N, V], those of rows without a plausible token replaced. Only runner V2 gives a context."""
+        """Scores [N, V], with rows without a plausible token replaced. Only runner V2 gives a context."""
         if self._batch.held is None:
             return logits
         rows, mature = self._batch.held
@@ -92,7 +92,7 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
         requests = [self._batch.requests[row] for row in rows]
         index = torch.tensor(rows, device=logits.device)
         processed = None
-        if context is not None:  # biases and penalties are on the contrast already: put them on the mature scores
+        if context is not None:  # the contrast already has biases and penalties: apply them to the mature scores too
             batch = logits.clone()
             batch[index] = mature
             for processor in takewhile(lambda processor: processor is not self, self._batch.processors):
@@ -103,11 +103,11 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
 
 
 def _check(params: Any, config: MethodConfig | None) -> None:
-    """Refuse what vLLM would answer with the model's own numbers, in a request that is decoded with DoLa."""
+    """Refuse an option that vLLM would answer with the model's own numbers, in a request that is decoded with DoLa."""
     wanted = (name for name in ("prompt_logprobs", "prompt_logprob_token_ids") if getattr(params, name, None) is not None)
     if config is not None and (name := next(wanted, None)):
         raise ConfigError(
-            f"{name} (`echo` with `logprobs` asks for it, too) was given for a request that is decoded with DoLa; "
-            "the log-probabilities that vLLM has of a prompt are the model's own.",
+            f"{name} (which `echo` with `logprobs` sets too) was given for a request that is decoded with DoLa; "
+            "vLLM's log-probabilities of a prompt are the model's own.",
             hint='"dola_layers": "off" in this request\'s vllm_xargs gives those; dola.score gives DoLa\'s',
         )

@@ -1,4 +1,4 @@
-"""Runner V2, which vLLM uses on GPUs: rows are told through the model's own state class, requests by their slot."""
+"""Runner V2, which vLLM uses on GPUs: reports rows through the model's own state class, and requests by their slot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dola.serving.rows import Batch
 
 
 def state_class(batch: Batch) -> type[Any]:
-    """The state class of a model whose batch is `batch`, as `get_model_state_cls` returns it."""
+    """The state class of a model with this batch, for `get_model_state_cls`."""
 
     class DoLaModelState(DefaultModelState):  # type: ignore[misc]
         def prepare_inputs(self, input_batch: Any, req_states: Any) -> Any:

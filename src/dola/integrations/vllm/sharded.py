@@ -3,8 +3,8 @@
     plain decoding     local logits --gather--> [N, V]
     dola               local logits and candidates --contrast, few numbers per row exchanged--> local scores --gather--> [N, V]
 
-So what the workers gather is what they gather without DoLa, in float32, and the mature logits of rows that may be banned. The
-candidates' distributions never leave them.
+So workers gather the same as without DoLa, in float32, plus the mature logits of rows that may be banned. The candidates'
+distributions never leave them.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class ShardedHead:
 
     @classmethod
     def of(cls, model: Any) -> ShardedHead | None:
-        """The head's shard; None where one worker has all of it."""
+        """The head's shard; None if one worker has the whole head."""
         return cls(model) if getattr(head_of(model), "tp_size", 1) > 1 else None
 
     def local(self, read: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """`read`, from rows to logits, kept from gathering: logits of this worker's columns, -inf where they have no token."""
+        """`read`, from rows to logits, without gathering: logits of this worker's columns, -inf for those without a token."""
 
         def local(hidden: Tensor) -> Tensor:
             with self._alone():
@@ -57,12 +57,14 @@ class ShardedHead:
         try:
             yield
         finally:
-            del self._processor._gather_logits  # the instance's, so that the class's is seen again
+            del self._processor._gather_logits  # removes the instance's attribute, which hides the class's
 
 
 def shard() -> Shard:
     """This worker's part of the vocabulary."""
-    return Shard(_gather)
+    from vllm.distributed import get_tensor_model_parallel_rank
+
+    return Shard(_gather, get_tensor_model_parallel_rank())
 
 
 def _gather(value: Tensor) -> Tensor:

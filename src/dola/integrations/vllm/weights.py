@@ -1,9 +1,9 @@
-"""Whether a checkpoint holds all weights of a model.
+"""Checks that a checkpoint holds all weights of a model.
 
-vLLM refuses by itself: a file that an index names and that is not there, tensors that the model has no place for, shapes that
-do not fit, norms that are missing. It does not refuse a linear layer, an embedding or a head that no tensor was read for,
-because those of quantised models may be made while they load. So the names of what was read are kept, and compared with the
-parameters after loading:
+vLLM itself refuses: a missing file that an index names, tensors that the model cannot use, shapes that do not fit, missing
+norms. It does not refuse a linear layer, an embedding or a head for which no tensor was read, because those of quantized models
+may be made while loading. So the names of the tensors that were read are recorded, and compared with the parameters after
+loading:
 
     no tensor for a parameter             lm_head.weight
     some of the tensors that are fused    q_proj of qkv_proj, up_proj of gate_up_proj, one expert of many
@@ -22,16 +22,16 @@ import torch
 from dola.errors import DolaError, ModelFileError
 
 SHOWN = 4
-"""Names that an error lists."""
+"""Maximum number of names that an error lists."""
 
 HOLDS_VALUES = re.compile(r"(w13_|w2_)?q?weight(_packed|_scale)?|scales")
-"""Parameters of a quantised layer that every format must have in its file. Zero points, group indices and the like are not."""
+"""Parameters of a quantized layer that files of every format must have; not zero points, group indices and the like."""
 
 EXPERT = re.compile(r"(?P<layer>.*\.experts)\.(?P<expert>\d+)\.(?P<part>.+)\.(?P<kind>\w+)")
 
 
 class Reading:
-    """Weights on their way from a checkpoint into a model, and the names of those that have passed.
+    """Weights on the way from a checkpoint into a model, and the names of those already read.
 
     Args:
         weights: Names and tensors, as vLLM's loader yields them.
@@ -50,13 +50,13 @@ class Reading:
 
     @contextmanager
     def named(self, source: str) -> Iterator[None]:
-        """Load the weights inside this: what vLLM raises over a checkpoint is raised with the tensor that it was at.
+        """Add the current tensor to vLLM's errors inside, where the weights are loaded.
 
         Args:
-            source: Where the weights are from.
+            source: Source of the weights.
 
         Raises:
-            ModelFileError: In place of vLLM's errors about names, shapes and files.
+            ModelFileError: Replaces vLLM's errors about names, shapes and files.
         """
         try:
             yield
@@ -71,23 +71,23 @@ class Reading:
 
 
 def tracks_weights(load_config: Any) -> bool:
-    """Whether vLLM's option to look at weights is not switched off: `model_loader_extra_config.enable_weights_track`."""
+    """Whether vLLM's check of weights is on: `model_loader_extra_config.enable_weights_track`."""
     extra = getattr(load_config, "model_loader_extra_config", None)
     return not isinstance(extra, Mapping) or extra.get("enable_weights_track") is not False
 
 
 def check_weights(model: Any, source: str, loaded: Iterable[str] | None, names: Sequence[str], *, quantised: bool) -> None:
-    """Refuse a model some of whose weights are not the checkpoint's.
+    """Refuse a model if some of its weights do not come from the checkpoint.
 
     Args:
-        model: A model of vLLM, its weights loaded and not yet processed.
-        source: Where the weights are from, for messages.
-        loaded: Names of parameters that something was loaded into; None where its class does not say.
+        model: A model of vLLM with its weights loaded and not yet processed.
+        source: Source of the weights, for messages.
+        loaded: Names of loaded parameters; None if its class does not report them.
         names: Names of the tensors that were read.
-        quantised: Whether the engine quantises, or the checkpoint is quantised.
+        quantised: Whether the engine quantizes, or the checkpoint is quantized.
 
     Raises:
-        ModelFileError: The names of what is missing, how many, and what usually causes it.
+        ModelFileError: Weights are missing: their names, their number, and the usual cause.
     """
     missing = [] if loaded is None else missing_parameters(model, set(loaded), quantised=quantised)
     missing += missing_parts(loaded or (), names, getattr(model, "packed_modules_mapping", None) or {})
@@ -96,14 +96,14 @@ def check_weights(model: Any, source: str, loaded: Iterable[str] | None, names: 
         count, kind = len(list(model.named_parameters())), type(model).__name__
         shown = ", ".join(missing[:SHOWN]) + (f", and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
         raise ModelFileError(
-            f"{source!r} lacks {len(missing)} of the {count} weights of {kind} in vLLM, and what is in memory would take "
-            f"their place: {shown}.",
+            f"{source!r} lacks {len(missing)} of the {count} weights of {kind} in vLLM, and uninitialized memory would replace "
+            f"them: {shown}.",
             hint=_causes(names, missing) or _INCOMPLETE,
         )
 
 
 def missing_parameters(model: Any, loaded: set[str], *, quantised: bool) -> list[str]:
-    """Parameters of a model that no tensor was read for, but for those that need none: tied ones, scales made while loading."""
+    """Parameters without a tensor, except those that need none: tied ones, and scales made while loading."""
     missing = []
     for prefix, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
@@ -122,7 +122,7 @@ def missing_parameters(model: Any, loaded: set[str], *, quantised: bool) -> list
 
 
 def missing_parts(loaded: Iterable[str], names: Sequence[str], packed: Mapping[str, Sequence[str]]) -> list[str]:
-    """Tensors of fused parameters that were not read where others were: `q_proj`, if `qkv_proj` got `k_proj` and `v_proj`."""
+    """Missing tensors of partly read fused parameters: `q_proj`, if `qkv_proj` got `k_proj` and `v_proj`."""
     read = {_tail(name): name for name in names}
     missing = []
     for parameter in loaded:
@@ -138,7 +138,7 @@ def missing_parts(loaded: Iterable[str], names: Sequence[str], packed: Mapping[s
 
 
 def missing_experts(names: Iterable[str]) -> list[str]:
-    """Tensors of experts that other experts, or experts of other layers, have."""
+    """Missing tensors of experts that other experts, or experts of other layers, have."""
     found: dict[str, dict[str, dict[str, set[int]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(set)))
     for name in names:
         if (match := EXPERT.fullmatch(name)) and HOLDS_VALUES.fullmatch(match["kind"]):
@@ -154,19 +154,19 @@ def missing_experts(names: Iterable[str]) -> list[str]:
 
 
 def _tail(name: str) -> str:
-    """A name from its first number on: the layer's, whatever stands before it in the model or in the checkpoint."""
+    """A name from its first number, the layer's, on, whatever precedes it in the model or in the checkpoint."""
     parts = name.split(".")
     first = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
     return ".".join(parts[first:])
 
 
 def _is_cache(method: Any) -> bool:
-    """Whether a quantisation method is one of the cache, whose scales have defaults."""
+    """Whether a quantization method belongs to the cache, whose scales have defaults."""
     return any(kind.__name__ == "BaseKVCacheMethod" for kind in type(method).__mro__)
 
 
 def _causes(names: Sequence[str], missing: Sequence[str] = ()) -> str:
-    """What causes it, where the names tell."""
+    """The cause, if the names show it."""
     if any(name.startswith(PREFIXES) for name in names):
         return "a trainer's prefix is in the names of the tensors: strip it and save the model again"
     if missing and all(name.startswith(("lm_head", "output")) for name in missing):
@@ -175,5 +175,5 @@ def _causes(names: Sequence[str], missing: Sequence[str] = ()) -> str:
 
 
 PREFIXES = ("base_model.model.", "module.", "_orig_mod.", "_fsdp_wrapped_module.")
-_INCOMPLETE = "save or fetch the model again, all files of it: parts may be lost, or config.json is another model's"
-_NO_PLACE = "vLLM takes no tensors but the model's own: save it without others (a value head, for instance)"
+_INCOMPLETE = "save or fetch all files of the model again: parts may be lost, or config.json belongs to another model"
+_NO_PLACE = "vLLM accepts only the model's own tensors: save it without others (a value head, for instance)"

@@ -1,0 +1,52 @@
+"""`dola methods`: the methods that there are, and what their settings are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from dola.cli.output import print_json
+
+SCHEMA_NAME = "dola.methods/1"
+SCHEMA = {
+    "methods[].method": "what --method takes",
+    "methods[].summary": "what it does",
+    "methods[].settings": "its settings with their defaults",
+    "methods[].presets": "settings by the task that its authors use them for",
+}
+"""Fields of `dola methods --json`."""
+
+
+def command(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, schema dola.methods/1.")] = False,
+) -> None:
+    """List the methods: what each does, and its settings.
+
+    \b
+    Examples:
+      dola methods
+      dola methods --json
+      dola generate "The capital of Washington State is" --method sled
+    """
+    from dola.methods.registry import METHODS
+
+    found: list[dict[str, Any]] = [
+        {
+            "method": name,
+            "summary": kind.summary,
+            "settings": {each.name: each.default for each in kind.settings()},
+            "presets": {task: dict(settings) for task, settings in kind.presets.items()},
+        }
+        for name, kind in METHODS.items()
+    ]
+    if json:
+        print_json(SCHEMA_NAME, {"methods": found})
+        return
+    width = max(len(each["method"]) for each in found)
+    for each in found:
+        print(f"{each['method']:{width}}  {each['summary']}")
+        settings = ", ".join(f"{name}={value}" for name, value in each["settings"].items() if name != "lazy")
+        print(f"{'':{width}}  settings: {settings}")
+        if each["presets"]:
+            print(f"{'':{width}}  presets: {', '.join(each['presets'])}")

@@ -1,0 +1,182 @@
+"""The user's own questions in `dola eval`: a file instead of a task's name, and what was understood of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dola.errors import UsageError
+
+if TYPE_CHECKING:
+    from dola.evidence.sample import Sample
+
+SUFFIXES = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson")
+SHOWN = 3
+DISCORDANT = 0.2
+"""The share of questions whose outcome a row changes, which `--check` takes where nothing has run yet."""
+
+Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="WHAT=NAME",
+        help="For a file of your own: what a column is, where its name does not say so (question=Frage). Repeat it for more.",
+        show_default=False,
+    ),
+]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        help="For a file of your own: the prompt, with {question} and {context}.",
+        show_default="Q: {question}, A: on a new line",
+    ),
+]
+Shots = Annotated[
+    Path | None,
+    typer.Option(
+        help="For a file of your own: questions with answers, in the same form, to put before each.", show_default=False
+    ),
+]
+Check = Annotated[
+    bool, typer.Option("--check", help="Print what was understood of a file of your own, and how many questions are needed.")
+]
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """What the command line says of a file of one's own.
+
+    Attributes:
+        column: `--column`, as typed.
+        template: `--prompt-template`.
+        shots: `--shots`.
+        max_new_tokens: `--max-new-tokens`.
+    """
+
+    column: Sequence[str] = field(default=())
+    template: str | None = None
+    shots: Path | None = None
+    max_new_tokens: int | None = None
+
+    def check_unused(self, task: str) -> None:
+        """Refuse options that mean something for a file alone."""
+        given: dict[str, Any] = {"--column": self.column, "--prompt-template": self.template, "--shots": self.shots}
+        given["--max-new-tokens"] = self.max_new_tokens
+        if used := [name for name, value in given.items() if value]:
+            raise UsageError(f"{used[0]} is for a file of your own; {task} has its own prompts.", hint=f"leave {used[0]} out")
+
+
+def is_own(name: str) -> bool:
+    """Whether a task's name is a file, standard input, or a data set of the hub."""
+    from dola.cli.evaluation import TASK_NAMES
+
+    if name in TASK_NAMES:
+        return False
+    return name == "-" or name.endswith(SUFFIXES) or Path(name).is_file() or name.count("/") == 1
+
+
+def own_sample(name: str, own: OwnData, *, limit: int | None, seed: int) -> Sample:
+    """The questions of a file.
+
+    Raises:
+        UsageError, DataError, MissingExtraError: See `dola.tasks.own` and `open_data`.
+    """
+    from dola.evidence.sample import Sample
+    from dola.tasks.data import open_data
+    from dola.tasks.own import MAX_NEW_TOKENS, Asking, Columns, own_task
+
+    data = open_data(name)
+    columns = Columns.of(data, _named(own.column))
+    shots = () if own.shots is None else _shots(own.shots, columns)
+    asking = Asking(own.template, shots, own.max_new_tokens or MAX_NEW_TOKENS)
+    task = own_task(data, data.origins[0].name, columns, asking)
+    return Sample.of_items(task, task.items(data), data.origins, limit=limit, seed=seed)
+
+
+def understood(sample: Sample, *, shown: int = SHOWN) -> list[str]:
+    """Lines on what was understood: how many questions, how they are judged, and how the first ones are asked."""
+    kind = "one text to write and to compare with the known answers" if sample.task.generates else "answers to choose from"
+    taken = "" if len(sample.items) == sample.total else f"{len(sample.items)} of "
+    groups = {item.group for item in sample.items} - {None}
+    lines = [
+        f"{sample.task.name}: {taken}{sample.total} questions, each with {kind}"
+        + (f"; {len(groups)} groups, which are judged as wholes." if groups else "."),
+        f"First metric, which the verdict is on: {sample.task.metrics[0].name} ({sample.task.metrics[0].description}).",
+    ]
+    for item in sample.items[:shown]:
+        lines += [f"Item {item.id} is asked so:", *_indented(_asked(item)), *_expected(item)]
+    return lines
+
+
+def needed(sample: Sample, rows: int) -> list[str]:
+    """Lines on how many questions differences of some sizes need."""
+    from dola.evidence.verdict import items_needed
+
+    found = {d: items_needed(DISCORDANT - (d / 100) ** 2, d / 100, family=rows) or 0 for d in (2, 5, 10, 20)}
+    least = next(
+        (d for d in range(1, 41) if (items_needed(max(DISCORDANT, d / 100), d / 100, family=rows) or 0) <= sample.total), None
+    )
+    said = ", ".join(f"{d} points need {count:,}" for d, count in found.items())
+    return [
+        f"With {rows} rows that are judged together, and a row that changes the outcome of every fifth question: {said}.",
+        f"These {sample.total:,} questions show a difference of "
+        + ("more than 40 points only." if least is None else f"about {least} points and more."),
+    ]
+
+
+def _asked(item: Any) -> str:
+    if hasattr(item, "context"):
+        return str(item.context)
+    return str(item.prompt if item.message is None else item.message)
+
+
+def _expected(item: Any) -> list[str]:
+    if hasattr(item, "continuations"):
+        right = [text for text, correct in zip(item.continuations, item.correct, strict=True) if correct]
+        wrong = [text for text, correct in zip(item.continuations, item.correct, strict=True) if not correct]
+        return [f"  right:{' |'.join(right)}", f"  wrong:{' |'.join(wrong)}"]
+    return [f"  right: {' | '.join(item.answers)}"]
+
+
+def _indented(text: str) -> list[str]:
+    lines = text.splitlines() or [""]
+    cut = lines if len(lines) <= 8 else ["...", *lines[-8:]]
+    return [f"  > {line if len(line) <= 120 else line[:117] + '...'}" for line in cut]
+
+
+def _named(given: Sequence[str]) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for each in given:
+        what, equals, name = each.partition("=")
+        if not equals or not what.strip() or not name.strip():
+            raise UsageError(f"--column {each!r} is not WHAT=NAME.", hint="--column question=Frage")
+        if what.strip() in found:
+            raise UsageError(f"--column names {what.strip()} twice.", hint="give it once")
+        found[what.strip()] = name.strip()
+    return found
+
+
+def _first_answer(item: Any) -> str:
+    return str(item.answers[0])
+
+
+def _shots(path: Path, columns: Any) -> tuple[tuple[Mapping[str, str], str], ...]:
+    """Examples with the first of their right answers."""
+    from dola.tasks.data import open_data
+    from dola.tasks.items import ChoiceItem
+    from dola.tasks.own import Asking, Columns, own_task
+
+    data = open_data(str(path))
+    wanted = {what: name for what, name in vars(columns).items() if isinstance(name, str)}
+    there = {name for row in data.rows for name in row.fields}
+    task = own_task(data, str(path), Columns.of(data, {what: name for what, name in wanted.items() if name in there}), Asking())
+    found = []
+    for row, item in zip(data.rows, task.items(data), strict=True):
+        answer = item.continuations[0].strip() if isinstance(item, ChoiceItem) else _first_answer(item)
+        context = str(row.fields.get(columns.context) or "") if columns.context else ""
+        found.append(({"question": row.text(columns.question), **({"context": context} if context else {})}, answer))
+    return tuple(found)

@@ -1,0 +1,101 @@
+"""Confident Decoding: from the last layer down, as long as each layer is surer than the one above it (arXiv 2606.21906).
+
+    H_l = entropy of softmax(z_l);  l* = N;  for l = N-1, N-2, ...: if H_l < H_{l+1} then l* = l, else stop
+    scores = z_{l*}
+
+Most rows stop at once, so one layer is read for all rows, the next one for those that are still open, and so on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dola.errors import InputError
+from dola.methods.draws import uniform
+from dola.methods.method import Candidates, Method
+from dola.methods.vocabulary import WHOLE, Vocabulary
+
+if TYPE_CHECKING:
+    from dola.methods.config_confident import ConfidentConfig
+
+
+class Confident(Method):
+    """Scores: the logits of the layer at which the walk ends."""
+
+    reads_all = False
+    config: ConfidentConfig
+
+    def scores(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE, *, lazy: bool = False) -> Tensor:
+        """As Method."""
+        return self._walk(mature, candidates, vocab)[0]
+
+    def weights(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE) -> Tensor:
+        """1 for the layer at which the walk ends."""
+        return self.decide(mature, candidates, vocab)[1]
+
+    def decide(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE) -> tuple[Tensor, Tensor]:
+        """As Method."""
+        scores, chosen = self._walk(mature, candidates, vocab)
+        weights = scores.new_zeros(len(candidates) + 1, len(mature))
+        return scores, weights.scatter_(0, chosen[None], 1)
+
+    def _walk(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary) -> tuple[Tensor, Tensor]:
+        """Scores [R, V], and which candidate they are of [R]; K is the mature layer."""
+        downwards = sorted(range(len(candidates)), key=lambda k: candidates.layers[k], reverse=True)
+        chosen = torch.full(mature.shape[:1], len(candidates), device=mature.device)
+        scores = mature.to(torch.promote_types(mature.dtype, torch.float32), copy=True)
+        walked = self._walked(mature, candidates)
+        if torch.compiler.is_compiling():
+            return self._whole_walk(scores, chosen, walked, downwards, candidates, vocab)
+        rows = None if walked is None else walked.nonzero()[:, 0]  # None is all of them
+        highest = entropy(scores if rows is None else scores[rows], vocab)
+        for k in downwards if rows is None or len(rows) else ():
+            logits = candidates.logits(k, rows).to(scores)
+            found = entropy(logits, vocab)
+            falls = found < highest  # the same on all workers
+            rows = falls.nonzero()[:, 0] if rows is None else rows[falls]
+            if not len(rows):
+                break
+            highest = found[falls]
+            scores[rows], chosen[rows] = logits[falls], k
+        return scores, chosen
+
+    def _whole_walk(
+        self,
+        scores: Tensor,
+        chosen: Tensor,
+        walked: Tensor | None,
+        downwards: list[int],
+        candidates: Candidates,
+        vocab: Vocabulary,
+    ) -> tuple[Tensor, Tensor]:
+        """The same with every layer read for all rows: a graph cannot depend on values."""
+        still, highest = torch.ones_like(chosen, dtype=torch.bool) if walked is None else walked, entropy(scores, vocab)
+        for k in downwards:
+            logits = candidates.logits(k).to(scores)
+            found = entropy(logits, vocab)
+            still, highest = still & (found < highest), found
+            scores, chosen = torch.where(still[:, None], logits, scores), torch.where(still, k, chosen)
+        return scores, chosen
+
+    def _walked(self, mature: Tensor, candidates: Candidates) -> Tensor | None:
+        """Which rows are walked, bool [R]; None for all."""
+        if self.config.probability == 1:
+            return None
+        if self.config.probability == 0:
+            return torch.zeros(mature.shape[:1], dtype=torch.bool, device=mature.device)
+        if candidates.positions is None:
+            raise InputError(
+                f"probability={self.config.probability} draws by position, and positions are not known here.",
+                hint="use probability=1",
+            )
+        return uniform(self.config.seed, candidates.positions.to(mature.device)) < self.config.probability
+
+
+def entropy(logits: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
+    """Entropy of softmax(logits) in nats, from [..., V] to [...]."""
+    log_p = vocab.log_softmax(logits)
+    return -vocab.sum(torch.where(log_p > -torch.inf, log_p.exp() * log_p, 0))

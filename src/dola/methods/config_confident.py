@@ -1,0 +1,51 @@
+"""Settings of Confident Decoding (arXiv 2606.21906)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from dola.methods.config import MethodConfig
+from dola.methods.facts import setting
+
+if TYPE_CHECKING:
+    from dola.methods.method import Method
+
+
+@dataclass(frozen=True)
+class ConfidentConfig(MethodConfig):
+    """The settings of Confident Decoding: from the last layer down, as long as each layer is surer than the one above it.
+
+    Attributes:
+        layers: The layers that the walk may reach: a window of the last ones, without gaps. It begins at the highest.
+        probability: The share of positions that are walked; the others are decoded plainly. 0 is plain decoding.
+        seed: Seed of the draw. It depends on this and on the position in the sequence, and on nothing else.
+        final_norm: Whether the layers pass the model's final norm before the head, as the last one does.
+    """
+
+    method: ClassVar[str] = "confident"
+    summary: ClassVar[str] = "decodes from the layer near the last one at which the entropy stops falling"
+    chooses: ClassVar[bool] = True
+
+    layers: str | Sequence[int] = "last:10"
+    _: KW_ONLY
+    probability: float = setting(
+        1.0, help="The share of positions that are walked; the others are decoded plainly.", low=0, high=1, hint="probability=1"
+    )
+    seed: int = setting(0, help="The seed of the draw, where the probability is below 1.", low=0, high=2**32 - 1, hint="seed=0")
+    final_norm: bool = True
+
+    def __post_init__(self) -> None:
+        self.check_common()
+
+    @property
+    def draws(self) -> bool:
+        """As MethodConfig."""
+        return 0 < self.probability < 1
+
+    def build(self) -> Method:
+        """As MethodConfig."""
+        from dola.methods.confident import Confident
+
+        return Confident(self)

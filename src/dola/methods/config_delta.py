@@ -1,0 +1,51 @@
+"""Settings of DeLTa (arXiv 2503.02343)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from dola.methods.config import MethodConfig
+from dola.methods.facts import setting
+
+if TYPE_CHECKING:
+    from dola.methods.method import Method
+
+
+@dataclass(frozen=True)
+class DeLTaConfig(MethodConfig):
+    """The settings of DeLTa: the line through each token's logits over the layers, read at a layer that does not exist.
+
+    Attributes:
+        layers: The layers that the line is fitted to, besides the last one.
+        beyond: How far above the last layer the line is read; the official code reads the next layer, or a part of one.
+        relative_top: Tokens below this fraction of the likeliest token's probability are ruled out. In [0, 1]; 0 keeps all.
+        final_norm: Whether the layers pass the model's final norm before the head, as the last one does.
+        lazy: Leave positions with a single plausible token unread where only tokens are asked for.
+    """
+
+    method: ClassVar[str] = "delta"
+    summary: ClassVar[str] = "fits a line to each token's logits over the last layers and reads it beyond the last one"
+
+    layers: str | Sequence[int] = "last:16"
+    _: KW_ONLY
+    beyond: float = setting(1.0, help="How far above the last layer the line is read, in layers.", hint="beyond=1")
+    relative_top: float = setting(
+        0.1,
+        help="Rule out tokens below this fraction of the likeliest one's probability; 0 rules out none.",
+        low=0,
+        high=1,
+        hint="relative_top=0.1",
+    )
+    final_norm: bool = True
+    lazy: bool = True
+
+    def __post_init__(self) -> None:
+        self.check_common()
+
+    def build(self) -> Method:
+        """As MethodConfig."""
+        from dola.methods.delta import DeLTa
+
+        return DeLTa(self)

@@ -1,0 +1,55 @@
+"""Settings of SLED (arXiv 2411.02433)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dola.methods.config import MethodConfig
+from dola.methods.facts import setting
+
+if TYPE_CHECKING:
+    from dola.methods.method import Method
+
+
+@dataclass(frozen=True)
+class SLEDConfig(MethodConfig):
+    """The settings of SLED: the likeliest tokens' logits move toward what the layers together imply.
+
+    Attributes:
+        layers: The layers that are compared with the last one; all of them in the official code.
+        rate: The evolution rate: how far one step moves.
+        scale: The evolution scale: how many of the likeliest tokens are considered. All others are ruled out.
+        steps: How many steps are taken, each smaller than the one before. The official code takes ten where it scores given
+            texts, and one where it generates.
+        final_norm: Whether the layers pass the model's final norm before the head. In the official code they do not.
+    """
+
+    method: ClassVar[str] = "sled"
+    summary: ClassVar[str] = "moves the likeliest tokens' logits toward what all layers together imply"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "factor": {"rate": 2.0, "scale": 10},
+        "gsm8k": {"rate": 2.0, "scale": 10},
+        "strategyqa": {"rate": 1.75, "scale": 5},
+        "truthfulqa": {"rate": 2.5, "scale": 75},
+    }
+    """The commands in the README of JayZhang42/SLED (commit 00067af), for Llama 2 7B: docs/methods/sled.md has others'."""
+
+    layers: str | Sequence[int] = "all"
+    _: KW_ONLY
+    rate: float = setting(2.0, help="How far one step of the evolution moves the logits.", low=0, hint="rate=2")
+    scale: int = setting(
+        10, help="How many of the likeliest tokens are considered; others are ruled out.", low=1, hint="scale=10"
+    )
+    steps: int = setting(10, help="How many steps the evolution takes.", low=1, hint="steps=10")
+    final_norm: bool = False
+
+    def __post_init__(self) -> None:
+        self.check_common()
+
+    def build(self) -> Method:
+        """As MethodConfig."""
+        from dola.methods.sled import SLED
+
+        return SLED(self)

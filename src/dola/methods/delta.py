@@ -1,0 +1,61 @@
+"""DeLTa: the line through each token's logits over the layers, read at a layer that does not exist (arXiv 2503.02343).
+
+With the layers x_1 .. x_n, the mature one among them, and L = N + beyond, least squares give
+
+    z = sum_l w_l z_l,    w_l = 1/n + (x_l - mean x)(L - mean x) / sum_l (x_l - mean x)^2,    sum_l w_l = 1
+
+on the plausible set of the mature layer. The weights are the same for all tokens, so with a linear head the whole line is one
+product of the head with a combination of states, whatever the number of layers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dola.methods.contrast import plausible
+from dola.methods.floors import with_floor
+from dola.methods.method import Candidates, Method
+from dola.methods.vocabulary import WHOLE, Vocabulary
+
+if TYPE_CHECKING:
+    from dola.methods.config_delta import DeLTaConfig
+
+
+class DeLTa(Method):
+    """Scores: the line's value, and a floor below the plausible set. One plausible token settles a row."""
+
+    reads_all = False
+    config: DeLTaConfig
+
+    def scores(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE, *, lazy: bool = False) -> Tensor:
+        """As Method."""
+        wide = mature.to(torch.promote_types(mature.dtype, torch.float32), copy=True)
+        support = self.support(mature, vocab)
+        line = line_weights(candidates.layers, self.config.beyond).to(wide)
+        if not lazy or torch.compiler.is_compiling():
+            return with_floor(candidates.combined(wide, line), support, wide, vocab)
+        open_rows = (~self.settled(mature, vocab)).nonzero()[:, 0]
+        candidates.saved += len(mature) - len(open_rows)
+        scores = wide.clone()  # one plausible token is the choice, whatever it scores
+        if len(open_rows):
+            scores[open_rows] = candidates.combined(wide[open_rows], line, open_rows)
+        return with_floor(scores, support, wide, vocab)
+
+    def support(self, mature: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
+        """The plausible set of the mature layer."""
+        return plausible(mature, self.config.relative_top, vocab=vocab)
+
+    def weights(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE) -> Tensor:
+        """Those of the line, the same in each row."""
+        line = line_weights(candidates.layers, self.config.beyond)
+        return line.to(mature.device, torch.float32)[:, None].expand(-1, len(mature))
+
+
+def line_weights(layers: tuple[int, ...], beyond: float) -> Tensor:
+    """w_l, float64 [n], of layers, the last being the mature one."""
+    x = torch.tensor(layers, dtype=torch.float64)
+    away = x - x.mean()
+    return 1 / len(x) + away * (layers[-1] + beyond - x.mean()) / (away**2).sum()

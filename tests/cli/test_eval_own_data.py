@@ -1,0 +1,107 @@
+"""`dola eval questions.csv`: one's own questions become a verdict, and mistakes in them are named."""
+
+import io
+import json
+import sys
+
+import pytest
+
+EVEN = [(f"Is {i} even?", "yes" if i % 2 == 0 else "no", "no" if i % 2 == 0 else "yes") for i in range(24)]
+CHOICES = "question,answer,wrong\n" + "".join(f"{','.join(row)}\n" for row in EVEN)
+ANSWERS = "question,answer\n" + "".join(f"{question},{answer}\n" for question, answer, _ in EVEN[:4])
+
+
+@pytest.fixture
+def asked(dola_command, folder, tmp_path):
+    """`dola eval` of a file with this content."""
+
+    def run(content, *options, name="questions.csv"):
+        path = tmp_path / name
+        path.write_text(content, encoding="utf-8")
+        return dola_command("eval", path, "--model", folder, *options)
+
+    return run
+
+
+def test_questions_with_wrong_answers_become_a_verdict(asked):
+    ended = asked(CHOICES, "--json")
+    found = json.loads(ended.out)
+    assert ended.code == 0
+    assert "24 questions, each with answers to choose from" in ended.err
+    assert "> Q: Is 0 even?" in ended.err
+    assert found["metrics"][0] == "accuracy"
+    assert found["verdict"]
+    assert {each["verdict"] for each in found["findings"].values()} <= {"better", "worse", "no difference", "cannot tell"}
+
+
+def test_questions_with_answers_are_written_and_compared(asked):
+    ended = asked(ANSWERS, "--json", "--max-new-tokens", 2, "--repetition-penalty", "1.2")
+    found = json.loads(ended.out)
+    assert [each["name"] for each in found["ways"]] == ["vanilla", "vanilla, penalty 1.2", "DoLa low", "DoLa high"]
+    assert found["metrics"] == ["contains", "exact_match", "f1", "answered", "refused"]
+    assert found["settings"]["max_new_tokens"] == 2
+
+
+def test_standard_input_is_a_file_too(dola_command, folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps([{"question": "Q?", "answer": "a"}]).encode())))
+    ended = dola_command("eval", "-", "--model", folder, "--check")
+    assert ended.code == 0
+    assert "standard input: 1 questions" in ended.out
+
+
+def test_check_says_what_was_understood_and_how_many_questions_a_difference_needs(asked):
+    ended = asked(CHOICES, "--check")
+    assert ended.code == 0
+    assert "right: yes" in ended.out
+    assert "wrong: no" in ended.out
+    assert "2 points need" in ended.out
+    assert "These 24 questions show a difference of more than 40 points only." in ended.out
+
+
+def test_rows_of_a_file_and_groups(asked, tmp_path):
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps([{"layers": [2]}, {"layers": [2, 4], "control": "random"}]))
+    grouped = "question,answer,wrong,group\n" + "".join(f"{','.join(row)},{i // 4}\n" for i, row in enumerate(EVEN))
+    ended = asked(grouped, "--ways", rows, "--smallest", 5, "--json")
+    found = json.loads(ended.out)
+    assert [each["name"] for each in found["ways"]] == ["vanilla", "DoLa 2", "DoLa 2,4, random layer", "length alone"]
+    assert list(found["findings"]) == ["DoLa 2"]
+    assert (len(set(found["groups"])), found["smallest"]) == (6, 0.05)
+    assert "6 groups" in ended.err
+
+
+def test_columns_template_and_shots(asked, tmp_path):
+    shots = tmp_path / "shots.csv"
+    shots.write_text("Frage,Antwort,falsch\nIs 7 even?,no,yes\n")
+    names = ["--column", "question=Frage", "--column", "answer=Antwort", "--column", "wrong=falsch"]
+    content = "Frage,Antwort,falsch\nIs 8 even?,yes,no\n"
+    ended = asked(content, *names, "--prompt-template", "{question} =>", "--shots", shots, "--check")
+    assert "  > Is 7 even? => no" in ended.out
+    assert "  > Is 8 even? =>" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "said", "hint"),
+    [
+        ("", [], "questions.csv does not contain any rows", "check the file"),
+        ("Frage,Antwort\na,b\n", [], "No column holds questions; there are 'Frage', 'Antwort'", "--column question=COLUMN"),
+        (ANSWERS, ["--column", "question=Frage"], "The data have no column 'Frage'", "question=COLUMN"),
+        (ANSWERS, ["--column", "question"], "is not WHAT=NAME", "--column question=Frage"),
+        (ANSWERS, ["--data", "x.csv"], "--data was given too", "dola eval"),
+        (ANSWERS, ["--ways", "nowhere.json"], "nowhere.json", "standard, methods, full"),
+        (ANSWERS, ["--prompt-template", "no place"], "has no {question}", "Q: {question}"),
+        ("question,answer,wrong\nq,a,a\n", [], "among the right answers and among the wrong ones", "take it out"),
+    ],
+)
+def test_mistakes_are_named_and_nothing_is_run(asked, content, options, said, hint):
+    ended = asked(content, *options)
+    assert ended.code == 2
+    assert said in ended.err
+    assert hint in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_options_for_a_file_are_refused_for_a_task(dola_command):
+    ended = dola_command("eval", "gsm8k", "--column", "question=q")
+    assert ended.code == 2
+    assert "--column is for a file of your own; gsm8k has its own prompts" in ended.err
