@@ -168,7 +168,15 @@ def test_the_ways_are_what_dola_score_finds(factor_report, long):
     assert report.ways[0].name == VANILLA
     assert report.chance == {"factor": 0.25, "factor_official": 0.25}
     assert report.settings == {
-        "dola": {"layers": (1, 4), "relative_top": 0.1, "divergence": "jsd", "final_norm": True, "lazy": True}
+        "dola": {
+            "layers": (1, 4),
+            "relative_top": 0.1,
+            "divergence": "jsd",
+            "strength": 1.0,
+            "scores": "contrast",
+            "final_norm": True,
+            "lazy": True,
+        }
     }
     assert any(note.startswith(f"{STATIC}: for factor, layer ") for note in report.notes)
 

@@ -33,13 +33,23 @@ def test_what_is_tried(llama):
     assert list(found) == [
         "off",
         *(
-            f"{bucket}{divergence}{norm}"
+            f"{bucket}{divergence}{strength}{scores}{norm}"
             for bucket in ("low", "high")
             for divergence in ("", ", reference divergence")
             for norm in ("", ", no final norm")
+            for scores in ("", ", distribution scores")
+            for strength in ("", ", strength 0.5", ", strength 0.25")
         ),
-        *(f"{layer}{norm}" for layer in static for norm in ("", ", no final norm")),
+        *(
+            f"{layer}{strength}{scores}{norm}"
+            for layer in static
+            for norm in ("", ", no final norm")
+            for scores in ("", ", distribution scores")
+            for strength in ("", ", strength 0.5", ", strength 0.25")
+        ),
     ]
+    quarter = DoLaConfig("high", relative_top=0.25, strength=0.25, scores="distribution")
+    assert found["high, strength 0.25, distribution scores"] == quarter
     assert found["off"] is None
     assert found["layer 3, no final norm"] == DoLaConfig([3], relative_top=0.25, final_norm=False)
     assert found["low, reference divergence"] == DoLaConfig("low", relative_top=0.25, divergence="reference")
@@ -97,7 +107,13 @@ def test_a_gain_on_held_out_items_is_taken(long, items, monkeypatch, tmp_path):
     assert found.sentence.startswith("factor, held out: layer 3, no final norm 75.0 against off 25.0 on 40 items")
     assert found.sentence.endswith("So: layer 3, no final norm.")
     found.save(tmp_path / "tuned.json")
-    assert json.loads((tmp_path / "tuned.json").read_text()) == {"layers": [3], "divergence": "jsd", "final-norm": False}
+    assert json.loads((tmp_path / "tuned.json").read_text()) == {
+        "layers": [3],
+        "divergence": "jsd",
+        "strength": 1.0,
+        "scores": "contrast",
+        "final-norm": False,
+    }
     assert DoLaConfig.from_file(tmp_path / "tuned.json") == found.config
 
 

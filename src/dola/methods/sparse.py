@@ -88,8 +88,8 @@ class Row:
 
     @property
     def settled(self) -> bool:
-        """Whether no premature layer can change the choice: a single token is plausible, or the row is the model's own."""
-        return len(self.plausible) == 1 or (self._is_distribution and self._strength == 0)
+        """Whether a single token is plausible, so that no premature layer can change the choice."""
+        return len(self.plausible) == 1
 
     def settle(self) -> None:
         """Score the plausible token as the contrast of the mature layer with itself would. A distribution is there already."""
@@ -115,10 +115,7 @@ class Row:
             chosen = self._select(premature, log_z, divergence)
         logits = self._wide(self.mature[self.plausible])
         gained = gain(logits - self.log_z, self._wide(premature[chosen, self.plausible]) - log_z[chosen], self._strength)
-        if not self._is_distribution:
-            self.scores[self.plausible] = gained
-        elif self._strength != 0:
-            self.scores[self.plausible] = share_out(logits, gained)
+        self.scores[self.plausible] = share_out(logits, gained) if self._is_distribution else gained
 
     def _select(self, premature: Tensor, log_z: Tensor, divergence: str) -> int:
         contenders = self._contenders(premature, log_z) if divergence == "jsd" else range(len(premature))

@@ -19,8 +19,9 @@ from torch import Tensor
 from dola.decoding.candidates import Captured
 from dola.decoding.step import chunk_rows
 from dola.errors import InputError
-from dola.methods.config import MethodConfig
-from dola.methods.registry import method_of
+from dola.methods.config import DoLaConfig, MethodConfig
+from dola.methods.contrast import LARGEST_SCORE
+from dola.methods.registry import method_of, with_settings
 from dola.methods.vocabulary import wide
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import captured, few_logits
@@ -67,6 +68,8 @@ class LayerReader:
 
     def __init__(self, anatomy: Anatomy, config: MethodConfig, top_k: int) -> None:
         self.anatomy, self.config, self.method, self._top_k = anatomy, config, method_of(config), top_k
+        # A distribution's logits have the order of the contrast, which says more: it is shown in either case.
+        self._shown = method_of(with_settings(config, scores="contrast")) if isinstance(config, DoLaConfig) else self.method
         self.candidates = anatomy.candidates(config.layers)
 
     @torch.no_grad()
@@ -127,7 +130,7 @@ class LayerReader:
             chosen.tolist(),
             mature.argmax(dim=-1).tolist(),
             best.tolist(),
-            self.method.support(mature).sum(dim=-1).tolist(),
+            self.method.contested(mature).sum(dim=-1).tolist(),
             strict=True,
         )
         divergence = self._in_nats(order).T.tolist()
@@ -142,7 +145,7 @@ class LayerReader:
                 mature_choice=first,
                 dola_choice=choice,
                 plausible_count=count,
-                plausible=table.members(row, count),
+                plausible=table.members(row, count, layer),
                 top=table.top(row),
                 rank=None if token is None else tuple(table.rank[row]),
                 probability=None if token is None else tuple(map(_rounded, table.token[row])),
@@ -168,7 +171,7 @@ class LayerReader:
         if self.method.selects:
             chosen = layers[order[layers].argmax(dim=0)]
             states = [torch.stack([hidden[layer][row] for row, layer in enumerate(chosen.tolist())])]
-            return chosen, self.method.scores(mature, Captured(self.anatomy, self.config, states))
+            return chosen, self._shown.scores(mature, Captured(self.anatomy, self.config, states))
         candidates = Captured(
             self.anatomy,
             self.config,
@@ -224,6 +227,7 @@ class _Table:
         self.rank, self.token = by_position("rank"), by_position("token")
         self._top_ids, self._top = by_position("top_ids"), by_position("top")
         self._ids, self._contrasts, self._listed = listed.tolist(), contrasts.tolist(), by_position("listed")
+        self._logs = torch.stack([look.listed for look in looks], dim=1).double().clamp(min=-LARGEST_SCORE).tolist()
 
     def top(self, row: int) -> tuple[tuple[tuple[int, float], ...], ...]:
         """The likeliest tokens of each layer."""
@@ -232,10 +236,17 @@ class _Table:
             for ids, shares in zip(self._top_ids[row], self._top[row], strict=True)
         )
 
-    def members(self, row: int, count: int) -> tuple[PlausibleToken, ...]:
-        """Those of the plausible set of `count` that are listed, by contrast."""
+    def members(self, row: int, count: int, layer: int) -> tuple[PlausibleToken, ...]:
+        """Those of the plausible set of `count` that are listed, by contrast with `layer`."""
+        logs = self._logs[row]
         members = [
-            PlausibleToken(token, _rounded(score), tuple(_rounded(layer[place]) for layer in self._listed[row]))
+            PlausibleToken(
+                token,
+                _rounded(score),
+                tuple(_rounded(of_layer[place]) for of_layer in self._listed[row]),
+                log_p=_rounded(logs[-1][place]),
+                log_q=_rounded(logs[layer][place]),
+            )
             for place, (token, score) in enumerate(zip(self._ids[row][:count], self._contrasts[row], strict=False))
         ]
         return tuple(sorted(members, key=lambda member: -member.contrast))
