@@ -105,3 +105,9 @@ def test_options_for_a_file_are_refused_for_a_task(dola_command):
     ended = dola_command("eval", "gsm8k", "--column", "question=q")
     assert ended.code == 2
     assert "--column is for a file of your own; gsm8k has its own prompts" in ended.err
+
+
+def test_include_path_is_for_tasks_of_the_harness(asked, tmp_path):
+    ended = asked(ANSWERS, "--include-path", tmp_path)
+    assert ended.code == 2
+    assert "--include-path does not apply to" in ended.err

@@ -24,7 +24,7 @@ import dola
 from dola import DoLaConfig, Recipe
 from dola.cli import main
 from dola.cli.lm_eval import _decodes_plainly
-from dola.errors import ConfigError, InputError, LayersError, ModelFileError
+from dola.errors import ConfigError, DolaError, InputError, LayersError, ModelFileError
 from dola.evidence.evaluate import evaluate
 from dola.evidence.sample import Sample
 from dola.integrations.lm_eval import DolaLM
@@ -376,3 +376,77 @@ def test_chats_keep_their_words_or_are_refused(odd_folder):
     filled = [*chat[1:], {"role": "assistant", "content": "Be"}]
     lm.tokenizer.chat_template = KEEPS["no generation prompt"]
     assert lm.apply_chat_template(filled, add_generation_prompt=False).endswith("assistant: Be")
+
+
+LAMBADA = """
+task: local_lambada
+dataset_path: json
+dataset_kwargs: {data_files: {test: FILE}}
+test_split: test
+output_type: loglikelihood
+doc_to_text: "{{prompt}}"
+doc_to_target: " {{answer}}"
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def judged(tasks, folder):
+    """`evaluate_harness` of a task, and the harness's own numbers for the plain model."""
+    from dola.integrations.lm_eval_report import evaluate_harness
+
+    (tasks / "lambada.yaml").write_text(LAMBADA.replace("FILE", str(tasks / "writing.jsonl")))
+
+    def run(name, **settings):
+        model, tokenizer = dola.load(str(folder))
+        settings = {"own": DoLaConfig(relative_top=0.0), "include_path": tasks, **settings}
+        report = evaluate_harness(model, tokenizer, name, name="tiny", **settings)
+        manager = TaskManager(include_path=str(tasks))
+        own = simple_evaluate(DolaLM(model, layers="off", tokenizer=tokenizer), tasks=[name], task_manager=manager)
+        return report, own["results"][name]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "others"),
+    [
+        ("local_factor", "acc,none", []),
+        ("local_writing", "exact_match,none", []),
+        ("local_lambada", "acc,none", ["perplexity,none"]),
+    ],
+)
+def test_a_report_of_a_task_has_the_harness_own_numbers_for_vanilla(judged, task, metric, others):
+    report, own = judged(task)
+    assert report.task == f"lm-eval:{task}"
+    assert report.metrics == [metric]
+    assert report.way("vanilla").estimates[metric].mean == pytest.approx(own[metric], abs=1e-6)
+    assert list(report.findings) == ["DoLa low", "DoLa high"]
+    assert [note.partition(" is not a mean")[0] for note in report.notes] == others
+
+
+def test_items_are_drawn_and_paired(judged):
+    whole, report = judged("local_factor")[0], judged("local_factor", limit=7, seed=3)[0]
+    assert (len(report.item_ids), report.total) == (7, 20)
+    for name in ("vanilla", "DoLa high"):
+        all_values = whole.way(name).items["acc,none"]
+        assert report.way(name).items["acc,none"] == [all_values[int(item)] for item in report.item_ids]
+
+
+def test_a_metric_that_overflows_is_named(judged):
+    with pytest.raises(InputError, match="A metric of local_lambada overflows under DoLa low"):
+        judged("local_lambada", own=DoLaConfig())
+
+
+def test_a_task_that_the_harness_does_not_have_is_named(judged):
+    with pytest.raises(DolaError, match="has no task 'local_fact'"):
+        judged("local_fact")
+
+
+def test_the_command_reports_a_task(tasks, folder, monkeypatch, capsys):
+    arguments = ["eval", "lm-eval:local_factor", "--include-path", tasks, "--model", folder, "--limit", 5, "--json"]
+    monkeypatch.setattr(sys, "argv", ["dola", *map(str, arguments)])
+    main()
+    assert json.loads(capsys.readouterr().out)["task"] == "lm-eval:local_factor"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dola.cli import evaluation, options, own_data
+from dola.cli import evaluate_harness, evaluation, options, own_data
 from dola.cli.output import note, print_json, say, stdout
 from dola.cli.values import between
 from dola.errors import UsageError
@@ -55,6 +55,7 @@ SCHEMA = {
     "files": "written files, for tasks whose answers another program judges",
     "groups": "the group of each item if the data have groups, else null",
     "smallest": "--smallest: the difference in the first metric that matters, as a share",
+    "higher_is_better": "whether a higher value of the first metric is better",
     "verdict": "the answer in one sentence",
     "findings": "by row that is proposed for use: its verdict on the first metric (better, worse, no difference, cannot tell), "
     "difference with interval, p-value alone and within the family (Holm), items that would detect `smallest`",
@@ -75,9 +76,14 @@ MoreLayers = Annotated[
 
 @options.method_options(layers=MoreLayers, by_task=evaluation.BY_TASK)
 def command(
-    task: Annotated[str, typer.Argument(help=f"A file of your own questions, or one of {', '.join(evaluation.TASK_NAMES)}.")],
+    task: Annotated[
+        str, typer.Argument(help=f"A file of your own questions, lm-eval:TASK, or one of {', '.join(evaluation.TASK_NAMES)}.")
+    ],
     data: evaluation.Data = None,
     check: own_data.Check = False,
+    include_path: Annotated[
+        Path | None, typer.Option(help="For lm-eval:TASK: a folder with tasks as YAML files.", show_default=False)
+    ] = None,
     column: own_data.Column = None,
     prompt_template: own_data.Template = None,
     shots: own_data.Shots = None,
@@ -137,6 +143,21 @@ def command(
       dola eval strategyqa --data train.json --data dev.json --limit 50 --batch-size 4
     """
     own_file = own_data.OwnData(column or (), prompt_template, shots, max_new_tokens)
+    loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+    if evaluate_harness.is_harness(task):
+        evaluation.check_writable({"--markdown": markdown})
+        _check_chart(chart)
+        unused = {"--data": data, "--check": check, "--judge": judge, "--answers": answers, "--results": results}
+        own_file.check_unused(task)
+        report = evaluate_harness.run(
+            task, model, dola, include_path=include_path, limit=limit, seed=seed, ways=ways, smallest=smallest / 100,
+            repetition_penalty=repetition_penalty, batch_size=batch_size, threads=threads, loading=loading, unused=unused,
+        )  # fmt: skip
+        _write(report, markdown, chart)
+        _print(report, json=json)
+        return
+    if include_path is not None:
+        raise UsageError(f"--include-path does not apply to {task}.", hint="dola eval lm-eval:TASK --include-path FOLDER")
     sample = _sample(task, data, own_file, limit, seed)
     if check:
         _print_check(task, sample)
@@ -152,7 +173,6 @@ def command(
     own = _own(sample.task, dola)
     _check_ways(ways, own, sample.task)
     _check_chart(chart)
-    loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
     if dola.layers is None:
         own = options.settle_layers(own, None, loaded)[0] or own

@@ -74,7 +74,7 @@ def is_own(name: str) -> bool:
     """Whether a task's name is a file, standard input, or a data set of the hub."""
     from dola.cli.evaluation import TASK_NAMES
 
-    if name in TASK_NAMES:
+    if name in TASK_NAMES or name.startswith("lm-eval:"):
         return False
     return name == "-" or name.endswith(SUFFIXES) or Path(name).is_file() or name.count("/") == 1
 

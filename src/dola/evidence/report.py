@@ -77,6 +77,7 @@ class Report:
         files: Files that were written, for tasks whose answers another program judges.
         groups: The group of each item, if the data have groups.
         smallest: The difference in the first metric that matters.
+        higher_is_better: Whether a higher value of the first metric is the better one.
     """
 
     task: str
@@ -95,6 +96,7 @@ class Report:
     files: list[str] = field(default_factory=list)
     groups: list[str] | None = None
     smallest: float = SMALLEST
+    higher_is_better: bool = True
 
     @cached_property
     def findings(self) -> dict[str, Finding]:
@@ -105,7 +107,14 @@ class Report:
             return {}
         first = self.metrics[0]
         values = {way.name: way.items[first] for way in rows}
-        return judge(vanilla.items[first], values, groups=self.groups, smallest=self.smallest, seed=self.seed)
+        return judge(
+            vanilla.items[first],
+            values,
+            groups=self.groups,
+            smallest=self.smallest,
+            higher_is_better=self.higher_is_better,
+            seed=self.seed,
+        )
 
     @property
     def verdict(self) -> str:
@@ -210,6 +219,7 @@ def make_report(
     notes: Sequence[str] = (),
     texts: Mapping[str, list[str]] | None = None,
     smallest: float = SMALLEST,
+    higher_is_better: bool = True,
 ) -> Report:
     """Make a report from the values of each item: way -> metric -> values."""
     task, seed = sample.task, sample.seed
@@ -262,6 +272,7 @@ def make_report(
         notes=[*unknown, *notes],
         groups=_groups(sample.items),
         smallest=smallest,
+        higher_is_better=higher_is_better,
     )
 
 

@@ -138,6 +138,22 @@ def _layer_controls(own: MethodConfig, seed: int) -> list[Way]:
     ]
 
 
+def harness_choice_ways(own: MethodConfig, *, seed: int, more: Sequence[Way] = (), standard: bool = True) -> list[Way]:
+    """The ways to score a task of lm-evaluation-harness, which has its own prompts and counts no tokens for us."""
+    if not standard or not isinstance(own, DoLaConfig):
+        return [_vanilla(), *([] if isinstance(own, DoLaConfig) else [Way(own.method, "the method", Recipe(own))]), *more]
+    random = Recipe(replace(own, layers="high"), premature="random", seed=seed)
+    return [
+        _vanilla(),
+        *(Way(f"DoLa {_words(layers)}", "the distribution that decoding draws from", Recipe(replace(own, layers=layers)))
+          for layers in _buckets(own)),
+        *more,
+        Way("random layer of high", "a candidate drawn for each token", random, role=Role.CONTROL),
+        *([Way("constraint alone", "the mature scores on the plausible set", Recipe(own, premature="none"), role=Role.CONTROL)]
+          if Recipe(own).constrained else []),
+    ]  # fmt: skip
+
+
 def _vanilla() -> Way:
     return Way(VANILLA, "the model's own log-likelihood", Recipe(None), role=Role.VANILLA)
 

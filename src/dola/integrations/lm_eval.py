@@ -96,6 +96,10 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
             self.dola_config = self._with_own_layers()
         self._recipe = Recipe(self.dola_config, softmax=NORMALISATIONS[normalisation])
 
+    def use(self, recipe: Recipe) -> None:
+        """Score and generate with another recipe from now on."""
+        self.dola_config, self._recipe = recipe.dola, recipe
+
     def _with_own_layers(self) -> MethodConfig | None:
         """The configuration with the layers of the model's generation config, if it names some."""
         own = own_layers(own_config(self.model))

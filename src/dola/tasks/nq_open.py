@@ -1,6 +1,6 @@
 """NQ-open (Kwiatkowski et al. 2019; Lee et al. 2019): questions that people typed, answered without a text to look them up in.
 
-Five questions with answers stand before each one, and an answer is right where it equals a known one after normalization
+Five questions with answers come before each one, and an answer is right where it equals a known one after normalization
 (`answers.exact_match`). The five are our own, so they are in no split of the data.
 """
 

@@ -1,0 +1,179 @@
+"""`dola eval lm-eval:TASK`: any task of lm-evaluation-harness, all rows on one loaded model, with verdicts.
+
+The harness asks the questions and computes the metrics. The values of each item are paired across the rows, and judged as those
+of our own tasks are. Metrics that are not a mean over items are listed and get no verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_eval import simple_evaluate
+from lm_eval.api.metrics import mean
+from lm_eval.tasks import TaskManager
+
+from dola.errors import InputError, UsageError
+from dola.evidence.report import Report, make_report
+from dola.evidence.rows import chosen_rows
+from dola.evidence.sample import Sample, draw
+from dola.evidence.verdict import SMALLEST
+from dola.evidence.ways import Way, generation_ways, harness_choice_ways
+from dola.integrations.lm_eval import DolaLM
+from dola.methods.config import MethodConfig
+from dola.methods.names import RECOMMENDED_PENALTY
+from dola.scoring.recipe import Recipe
+from dola.tasks import ChoiceTask, Metric, PaperSettings
+from dola.tasks.items import QuestionItem
+
+PREFIX = "lm-eval:"
+Values = dict[str, dict[str, list[float]]]
+
+
+def evaluate_harness(
+    model: Any,
+    tokenizer: Any,
+    task: str,
+    *,
+    name: str,
+    own: MethodConfig,
+    ways: str = "standard",
+    limit: int | None = None,
+    seed: int = 0,
+    include_path: Path | None = None,
+    repetition_penalty: float = RECOMMENDED_PENALTY,
+    batch_size: int = 8,
+    smallest: float = SMALLEST,
+) -> Report:
+    """Evaluate vanilla, DoLa and controls on a task of lm-evaluation-harness.
+
+    Args:
+        model: A Hugging Face model, without DoLa on it.
+        tokenizer: Its tokenizer.
+        task: The task's name, as the harness has it.
+        name: The model's name, for the report.
+        own: The settings of DoLa's rows.
+        ways: As of `evaluate`.
+        limit: How many items to draw; all by default.
+        seed: Seed of the draw, of the harness, and of the report.
+        include_path: A folder with tasks as YAML files.
+        repetition_penalty: That of DoLa and its control, in tasks that generate.
+        batch_size: Prompts at a time.
+        smallest: The difference in the first metric that matters.
+
+    Raises:
+        UsageError: A task that the harness does not have, or a group of tasks.
+        InputError: A task without a metric that is a mean over items.
+    """
+    manager = TaskManager(include_path=None if include_path is None else str(include_path))
+    loaded = _load(manager, task)
+    total = len(loaded.eval_docs)
+    drawn = list(range(total)) if limit is None or limit >= total else draw(range(total), limit, seed)
+    generates = loaded.OUTPUT_TYPE == "generate_until"
+    more, standard = chosen_rows(ways, own, {}, seed)
+    if generates:
+        listed = generation_ways(own, repetition_penalty, more=more, standard=standard)
+    else:
+        listed = harness_choice_ways(own, seed=seed, more=more, standard=standard)
+    found = {way.name: _run(model, tokenizer, way, task, drawn, manager, batch_size, seed) for way in listed}
+    metrics = _mean_metrics(loaded, found)
+    values: Values = {row: {metric.name: of[metric.name] for metric in metrics} for row, (of, _) in found.items()}
+    sample = Sample(_as_task(task, metrics), [QuestionItem(str(i), "", "") for i in drawn], [], total, seed)
+    settings = {"dola": own.as_dict(), **({"repetition_penalty": repetition_penalty} if generates else {})}
+    return make_report(
+        sample, model, name, listed, values, settings=settings, notes=_others(loaded, metrics, found), smallest=smallest,
+        higher_is_better=bool(loaded.higher_is_better().get(metrics[0].name.partition(",")[0], True)),
+    )  # fmt: skip
+
+
+def _load(manager: TaskManager, name: str) -> Any:
+    if name not in manager.all_tasks:
+        near = [each for each in manager.all_tasks if name.split("_")[0] in each][:5]
+        listing = "dola lm-eval ls tasks lists them; --include-path FOLDER adds yours"
+        hint = f"did you mean {', '.join(near)}?" if near else listing
+        raise UsageError(f"lm-evaluation-harness has no task {name!r}.", hint=hint)
+    if name in manager.all_groups:
+        raise UsageError(f"{name!r} is a group of tasks.", hint=f"name one of its tasks: {PREFIX}TASK")
+    loaded = manager.load([name])["tasks"]
+    return loaded[name]
+
+
+def _run(
+    model: Any, tokenizer: Any, way: Way, task: str, drawn: Sequence[int], manager: TaskManager, batch_size: int, seed: int
+) -> tuple[dict[str, list[float]], Mapping[str, Any]]:
+    """The values of each item by metric, and what the harness itself says of each metric."""
+    recipe = way.recipe or Recipe(None)
+    lm = DolaLM(model, layers="off", tokenizer=tokenizer, batch_size=batch_size)
+    lm.use(recipe)
+    penalty = {} if way.repetition_penalty == 1.0 else {"gen_kwargs": {"repetition_penalty": way.repetition_penalty}}
+    try:
+        results = simple_evaluate(
+            lm, tasks=[task], samples={task: list(drawn)}, task_manager=manager, bootstrap_iters=0, log_samples=True,
+            random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed, **penalty,
+        )  # fmt: skip
+    except OverflowError:  # of exp, in the harness: an implausible token scores 1,000 nats below
+        raise InputError(
+            f"A metric of {task} overflows under {way.name}, whose implausible tokens score 1,000 nats below all others.",
+            hint="--relative-top 0 leaves no token implausible; or use a task without perplexity",
+        ) from None
+    assert results is not None
+    place = {number: at for at, number in enumerate(drawn)}
+    values: dict[str, dict[int, float]] = {}
+    for each in results["samples"][task]:
+        for metric in each["metrics"]:
+            value = each.get(metric)
+            if isinstance(value, (int, float)):
+                number = each["doc_id"] if each["doc_id"] in place else drawn[each["doc_id"]]
+                values.setdefault(f"{metric},{each['filter']}", {})[place[number]] = float(value)
+    whole = {key: [of[i] for i in range(len(drawn))] for key, of in values.items() if len(of) == len(drawn)}
+    return whole, results["results"][task]
+
+
+def _mean_metrics(loaded: Any, found: Mapping[str, tuple[dict[str, list[float]], Any]]) -> tuple[Metric, ...]:
+    """The metrics that are a mean over items, in the order of the task."""
+    aggregation = loaded.aggregation()
+    rows = [of for of, _ in found.values()]
+    names = [key for key in rows[0] if all(key in of for of in rows) and aggregation.get(key.partition(",")[0]) is mean]
+    if not names:
+        raise InputError(
+            f"{loaded.config.task} has no metric that is a mean over items, so nothing can be paired.",
+            hint="dola lm-eval --model dola runs it without verdicts",
+        )
+
+    def binary(key: str) -> bool:
+        return all(value in (0, 1) for of in rows for value in of[key])
+
+    return tuple(Metric(key, f"as lm-evaluation-harness computes {key}", binary=binary(key)) for key in names)
+
+
+def _others(
+    loaded: Any, metrics: Sequence[Metric], found: Mapping[str, tuple[dict[str, list[float]], Mapping[str, Any]]]
+) -> list[str]:
+    """What the harness says of metrics that are not a mean over items."""
+    taken = {metric.name for metric in metrics}
+    said = []
+    first = next(iter(found.values()))[1]
+    for key in first:
+        plain = key.partition(",")[0]
+        if key in taken or plain not in loaded.aggregation():
+            continue
+        each = ", ".join(f"{row} {of[key]:.4g}" for row, (_, of) in found.items() if isinstance(of.get(key), (int, float)))
+        said.append(f"{key} is not a mean over items, so it has no verdict: {each}.")
+    return said
+
+
+def _as_task(name: str, metrics: tuple[Metric, ...]) -> ChoiceTask:
+    """What a report needs to know of a task."""
+    return ChoiceTask(
+        name=f"{PREFIX}{name}",
+        description="a task of lm-evaluation-harness",
+        files=(),
+        homepage="",
+        published={},
+        hub=None,
+        make_items=lambda data: [],
+        metrics=metrics,
+        measure=lambda item, scores, tokens: {},
+        paper=PaperSettings("high", relative_top=0.1),
+    )
