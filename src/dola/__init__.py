@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dola.decoding.generate import generate, install, uninstall
     from dola.errors import DolaError
     from dola.evidence.tune import tune
+    from dola.lens.fit import fit_lens
+    from dola.lens.lens import Lens
     from dola.loading.models import load
     from dola.methods.config import DoLaConfig
     from dola.methods.config_confident import ConfidentConfig
@@ -34,10 +36,12 @@ __all__ = [
     "DoLaConfig",
     "DolaError",
     "LayerTrace",
+    "Lens",
     "Recipe",
     "SLEDConfig",
     "__version__",
     "attach",
+    "fit_lens",
     "generate",
     "install",
     "load",
@@ -55,9 +59,11 @@ _HOME = {
     "DoLaConfig": "methods.config",
     "DolaError": "errors",
     "LayerTrace": "tracing.data",
+    "Lens": "lens.lens",
     "Recipe": "scoring.recipe",
     "SLEDConfig": "methods.config_sled",
     "attach": "decoding.attach",
+    "fit_lens": "lens.fit",
     "generate": "decoding.generate",
     "install": "decoding.generate",
     "load": "loading.models",

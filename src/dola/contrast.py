@@ -2,4 +2,5 @@
 
 from dola.methods.contrast import *  # noqa: F403
 from dola.methods.divergences import *  # noqa: F403
+from dola.methods.floors import *  # noqa: F403
 from dola.methods.vocabulary import *  # noqa: F403

@@ -13,6 +13,7 @@
     ├── MissingExtraError (ImportError)   an optional dependency that is not installed
     ├── VersionsError (ImportError)       torch or transformers is missing, or its version does not fit
     ├── DataError (ValueError)            a data set that cannot be read, or a row that lacks what its task needs
+    ├── LensError (ValueError)            a lens that cannot be read, or does not belong to the model
     ├── TraceError (ValueError)           a trace file of another version, a truncated one, or a file that is not a trace
     ├── JudgeError (RuntimeError)         a judge of answers that did not reply, or replied neither yes nor no
     └── UsageError (ValueError)           an invalid command line: contradicting options, unreadable files
@@ -96,6 +97,10 @@ class VersionsError(DolaError, ImportError):
 
 class DataError(DolaError, ValueError):
     """A data set cannot be read, is not the one that was expected, or has a row that lacks what its task needs."""
+
+
+class LensError(DolaError, ValueError):
+    """A lens file cannot be read, or the lens belongs to a different model."""
 
 
 class TraceError(DolaError, ValueError):

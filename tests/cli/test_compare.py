@@ -70,8 +70,6 @@ def test_layers_replace_the_dola_columns(compared):
     ("options", "field", "value"),
     [
         (["--relative-top", "0.3"], "relative_top", 0.3),
-        (["--strength", "0.5"], "strength", 0.5),
-        (["--scores", "distribution"], "scores", "distribution"),
         (["--divergence", "reference"], "divergence", "reference"),
         (["--no-final-norm"], "final_norm", False),
         (["--final-norm"], "final_norm", True),

@@ -66,8 +66,6 @@ def test_the_completion_alone_is_printed(dola_command, folder):
         (["--divergence", "reference"], {"dola_layers": dola.DoLaConfig("high", divergence="reference")}),
         (["--divergence", "jsd", "--final-norm"], {"dola_layers": "high"}),
         (["--no-final-norm"], {"dola_layers": dola.DoLaConfig("high", final_norm=False)}),
-        (["--strength", "0.5"], {"dola_layers": dola.DoLaConfig("high", strength=0.5)}),
-        (["--scores", "distribution"], {"dola_layers": dola.DoLaConfig("high", scores="distribution")}),
         (["--relative-top", "0.5"], {"dola_layers": dola.DoLaConfig("high", relative_top=0.5)}),
         (["--reference"], {"dola_layers": dola.DoLaConfig.reference()}),
         (["--reference", "--relative-top", "0"], {"dola_layers": replace(dola.DoLaConfig.reference(), relative_top=0)}),

@@ -53,14 +53,13 @@ def test_layers_are_handed_on_where_they_are_given(dola_command: Any, started: A
 
 def test_every_setting_is_handed_on(dola_command: Any, started: Any):
     more = ["--relative-top", "0.2", "--divergence", "reference", "--no-final-norm", "--capture", "all", "--default", "off"]
-    more += ["--strength", "0.5", "--scores", "distribution"]
     assert dola_command("serve", "m", *more).code == 0
     assert dola_command("serve", "m", "--final-norm", "--capture", "1,3").code == 0
     assert _dola(started[0]) == {  # no layers: the plugin takes those of the generation config, or "high"
         "relative_top": 0.2,
         "divergence": "reference",
-        "strength": 0.5,
-        "scores": "distribution",
+        "strength": 1.0,
+        "scores": "contrast",
         "final_norm": False,
         "default": "off",
         "capture": "all",

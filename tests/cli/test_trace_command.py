@@ -59,8 +59,6 @@ def test_greedy_beside_dola(traced, dola_command, folder):
     [
         (["--layers", "3,4"], "layers", (3, 4)),
         (["--relative-top", "0.3"], "relative_top", 0.3),
-        (["--strength", "0.5"], "strength", 0.5),
-        (["--scores", "distribution"], "scores", "distribution"),
         (["--divergence", "reference"], "divergence", "reference"),
         (["--final-norm"], "final_norm", True),
         (["--no-final-norm"], "final_norm", False),

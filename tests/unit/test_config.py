@@ -16,7 +16,7 @@ from dola.methods.layers import candidate_layers, parse
 
 def test_defaults_are_the_papers_method():
     config = dola.DoLaConfig()
-    assert dataclasses.astuple(config) == ("high", 0.1, "jsd", 1.0, "contrast", True, True)
+    assert dataclasses.astuple(config) == ("high", 0.1, "jsd", 1.0, "contrast", True, True, None)
     assert dola.DoLaConfig.reference("low") == dola.DoLaConfig("low", divergence="reference", final_norm=False)
     assert dola.DoLaConfig.reference().raw_head
     assert not dola.DoLaConfig(final_norm=False).raw_head

@@ -20,10 +20,12 @@ def test_exports():
         "DoLaConfig",
         "DolaError",
         "LayerTrace",
+        "Lens",
         "Recipe",
         "SLEDConfig",
         "__version__",
         "attach",
+        "fit_lens",
         "generate",
         "install",
         "load",
@@ -33,7 +35,7 @@ def test_exports():
         "uninstall",
     ]
     assert all(hasattr(dola, name) for name in dola.__all__)
-    assert len(dola.__all__) <= 18
+    assert len(dola.__all__) <= 20
 
 
 def test_version_is_the_distributions():

@@ -26,15 +26,15 @@ class MoreConfig(dola.DoLaConfig):
     """DoLa with further fields, as they may come."""
 
     method: ClassVar[str] = "more"
-    strength: float = setting(1.0, help="How much the contrast counts.", label="Strength", low=0, high=2)
-    scores: str = setting("paper", help="What is scored.", choices=("paper", "distribution"))
-    lens: str | None = setting(None, help="A lens file.")
+    weight: float = setting(1.0, help="How much the contrast counts.", label="Weight", low=0, high=2)
+    target: str = setting("paper", help="What is scored.", choices=("paper", "distribution"))
     steps: int = setting(3, help="How often.", low=1)
     careful: bool = setting(False, help="Whether to look twice.")
 
 
 FIELDS = {each.name: each for each in MoreConfig.options()}
-NEW = ("strength", "scores", "lens", "steps", "careful")
+OLD = ("relative_top", "divergence", "strength", "scores", "final_norm", "lens")
+NEW = ("weight", "target", "steps", "careful")
 
 
 @pytest.fixture
@@ -56,17 +56,17 @@ def run():
 
 
 def test_a_new_field_is_an_option(run):
-    given = run("--strength", "1.5", "--scores", "distribution", "--lens", "x.safetensors", "--steps", "2", "--careful").given
-    assert given == {"strength": 1.5, "scores": "distribution", "lens": "x.safetensors", "steps": 2, "careful": True}
-    assert type(given["scores"]) is str
+    given = run("--weight", "1.5", "--target", "distribution", "--lens", "x.safetensors", "--steps", "2", "--careful").given
+    assert given == {"weight": 1.5, "target": "distribution", "lens": "x.safetensors", "steps": 2, "careful": True}
+    assert type(given["target"]) is str
     assert run().given == {}
     assert run("--no-careful").given == {"careful": False}
     said = run("--help")
-    for words in ("--strength", "How much the contrast", "paper|distribution", "--no-careful", "--relative-top"):
+    for words in ("--weight", "How much the contrast", "paper|distribution", "--no-careful", "--relative-top"):
         assert words in said
     assert "--lazy" not in said
-    assert "allowed is 0 to 2" in run("--strength", "3")
-    assert "'x' is not one of" in run("--scores", "x")
+    assert "allowed is 0 to 2" in run("--weight", "3")
+    assert "'x' is not one of" in run("--target", "x")
 
 
 @pytest.mark.parametrize("verb", ["generate", "compare", "trace", "eval", "serve"])
@@ -80,40 +80,40 @@ def test_an_option_goes_to_another_method_that_has_the_field(monkeypatch):
     monkeypatch.setattr("dola.methods.registry.BUILT_IN", {"dola": dola.DoLaConfig, "more": MoreConfig, "toy": ToyConfig})
     given = {"relative_top": 0.3, "final_norm": False}
     assert MethodOptions(method="more", given=given).config() == MoreConfig(**given)
-    assert MethodOptions(layers="low", method="more", named=["strength=2"]).config() == MoreConfig("low", strength=2)
+    assert MethodOptions(layers="low", method="more", named=["weight=2"]).config() == MoreConfig("low", weight=2)
     with pytest.raises(dola.errors.UsageError, match="--relative-top and --no-final-norm cannot be used with --method toy"):
         MethodOptions(method="toy", given=given).config()
 
 
 def test_a_new_field_is_a_widget_of_the_page():
-    assert {each.name for each in offered(MoreConfig)} == {*(each.name for each in offered(dola.DoLaConfig)), *NEW}
+    assert [each.name for each in offered(MoreConfig)] == [*OLD, *NEW]
     kinds = {name: widget(each) for name, each in FIELDS.items()}
     assert {name: kind for name, (kind, _) in kinds.items()} == {
-        "relative_top": "Slider", "divergence": "Radio", "final_norm": "Checkbox", "strength": "Slider", "scores": "Radio",
+        "relative_top": "Slider", "divergence": "Radio", "strength": "Number", "scores": "Radio",
+        "final_norm": "Checkbox", "weight": "Slider", "target": "Radio",
         "lens": "Textbox", "steps": "Number", "careful": "Checkbox",
     }  # fmt: skip
-    assert kinds["strength"][1] == {
-        "minimum": 0, "maximum": 2, "step": 0.01, "value": 1.0, "label": "Strength", "info": "How much the contrast counts."
+    assert kinds["weight"][1] == {
+        "minimum": 0, "maximum": 2, "step": 0.01, "value": 1.0, "label": "Weight", "info": "How much the contrast counts."
     }  # fmt: skip
-    assert kinds["scores"][1]["choices"] == ["paper", "distribution"]
+    assert kinds["target"][1]["choices"] == ["paper", "distribution"]
     assert asked(FIELDS["lens"], "") is None
-    assert (asked(FIELDS["strength"], None), asked(FIELDS["strength"], 2)) == (1.0, 2.0)
+    assert (asked(FIELDS["weight"], None), asked(FIELDS["weight"], 2)) == (1.0, 2.0)
 
 
 def test_a_new_field_is_a_row_of_the_schema():
-    names = [each.name for each in dola.DoLaConfig.options()]
-    assert documented("settings", "of DoLa") == {f"settings.{name}": "of DoLa" for name in names}
+    assert documented("settings", "of DoLa") == {f"settings.{name}": "of DoLa" for name in OLD}
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"strength": 3}, "strength=3 is out of range; allowed is [0, 2]."),
-        ({"strength": float("nan")}, "strength=nan is out of range"),
-        ({"strength": True}, "strength=True is not a number"),
+        ({"weight": 3}, "weight=3 is out of range; allowed is [0, 2]."),
+        ({"weight": float("nan")}, "weight=nan is out of range"),
+        ({"weight": True}, "weight=True is not a number"),
         ({"steps": 0}, "steps=0 is out of range; allowed is 1 or more."),
         ({"steps": 1.5}, "steps=1.5 is not an integer"),
-        ({"scores": "x"}, "scores='x' is unknown; allowed are 'paper', 'distribution'."),
+        ({"target": "x"}, "target='x' is unknown; allowed are 'paper', 'distribution'."),
         ({"lens": 3}, "lens=3 is not text."),
         ({"careful": 1}, "careful=1 is not a bool; allowed are True and False."),
     ],

@@ -30,28 +30,32 @@ def items(tmp_path_factory):
 def test_what_is_tried(llama):
     found = choice_candidates(llama, relative_top=0.25)
     static = [f"layer {layer}" for layer in (0, 2, 3, 5)]
+    kinds = [
+        ("strength 0.25",),
+        ("strength 0.5",),
+        *((*some, "distribution scores") for some in (("strength 0.25",), ("strength 0.5",), ())),
+    ]
+    strengths = ["".join(f", {words}" for words in kind) for kind in kinds]
     assert list(found) == [
         "off",
         *(
-            f"{bucket}{divergence}{strength}{scores}{norm}"
+            f"{bucket}{settings}"
             for bucket in ("low", "high")
-            for divergence in ("", ", reference divergence")
-            for norm in ("", ", no final norm")
-            for scores in ("", ", distribution scores")
-            for strength in ("", ", strength 0.5", ", strength 0.25")
+            for settings in (
+                "",
+                ", no final norm",
+                ", reference divergence",
+                ", reference divergence, no final norm",
+                *strengths,
+            )
         ),
-        *(
-            f"{layer}{strength}{scores}{norm}"
-            for layer in static
-            for norm in ("", ", no final norm")
-            for scores in ("", ", distribution scores")
-            for strength in ("", ", strength 0.5", ", strength 0.25")
-        ),
+        *(f"{layer}{settings}" for layer in static for settings in ("", ", no final norm", *strengths)),
     ]
-    quarter = DoLaConfig("high", relative_top=0.25, strength=0.25, scores="distribution")
-    assert found["high, strength 0.25, distribution scores"] == quarter
     assert found["off"] is None
     assert found["layer 3, no final norm"] == DoLaConfig([3], relative_top=0.25, final_norm=False)
+    assert found["low, strength 0.25, distribution scores"] == DoLaConfig(
+        "low", relative_top=0.25, strength=0.25, scores="distribution"
+    )
     assert found["low, reference divergence"] == DoLaConfig("low", relative_top=0.25, divergence="reference")
     assert list(generation_candidates([2, 4], relative_top=0.1)) == ["off", "low", "high", "layer 2", "layer 4"]
 
@@ -108,12 +112,8 @@ def test_a_gain_on_held_out_items_is_taken(long, items, monkeypatch, tmp_path):
     assert found.sentence.endswith("So: layer 3, no final norm.")
     found.save(tmp_path / "tuned.json")
     assert json.loads((tmp_path / "tuned.json").read_text()) == {
-        "layers": [3],
-        "divergence": "jsd",
-        "strength": 1.0,
-        "scores": "contrast",
-        "final-norm": False,
-    }
+        "layers": [3], "divergence": "jsd", "strength": 1.0, "scores": "contrast", "final-norm": False
+    }  # fmt: skip
     assert DoLaConfig.from_file(tmp_path / "tuned.json") == found.config
 
 

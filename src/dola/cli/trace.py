@@ -40,13 +40,12 @@ SCHEMA = {
     "tokens[].dola_choice": "id of the token with the largest contrast",
     "tokens[].plausible_count": "size of the plausible set",
     "tokens[].plausible[].id": "a member, by contrast; of more than 20 the 20 likeliest, DoLa's choice among them",
-    "tokens[].plausible[].contrast": "log_p - strength * log_q, in nats",
+    "tokens[].plausible[].contrast": "log-probability in the last layer minus that in the premature one, in nats",
     "tokens[].plausible[].probability": "its probability in layers 0 to N",
-    "tokens[].plausible[].log_p": "its log-probability in the last layer, in nats; null in a file of an earlier version",
-    "tokens[].plausible[].log_q": "the same in the premature layer",
     "tokens[].top": "for layers 0 to N: the --top-k likeliest tokens, each as [id, probability]",
     "tokens[].rank": "rank of the token that follows, in layers 0 to N; 1 is the likeliest; null if no token follows",
     "tokens[].probability": "probability of the token that follows, in layers 0 to N; null if no token follows",
+    "without_lens": "null; with --lens, the same tokens read through the final norm: an object with the fields of this one",
     "texts": "object: the text of each token in the trace, by id; a part of a character as its bytes, \\\\xe6",
 }
 """Fields of `dola trace --json`: one object on a line; with --greedy two, greedy decoding's first."""
@@ -129,7 +128,8 @@ def command(
                     repetition_penalty=repetition_penalty,
                     top_k=top_k,
                 )
-            return dataclasses.replace(found, model=model)
+            bare = found.without_lens and dataclasses.replace(found.without_lens, model=model)
+            return dataclasses.replace(found, model=model, without_lens=bare)
 
         traces = [traced(decode) for decode in (["greedy", "dola"] if greedy else ["dola"])]
     _show(traces, html=html, png=png, json=json)
@@ -162,12 +162,12 @@ def _show(traces: Sequence[LayerTrace], *, html: Path | None, png: Path | None, 
     if html is not None:
         from dola.plot.html import page
 
-        html.write_text(page(traces), encoding="utf-8")
+        html.write_text(page([each for trace in traces for each in trace.readings]), encoding="utf-8")
         note(f"wrote {html}")
     if png is not None:
         from dola.plot.figure import save
 
-        save(traces, png)
+        save([each for trace in traces for each in trace.readings], png)
         note(f"wrote {png}")
     if json:
         for trace in traces:
@@ -176,5 +176,5 @@ def _show(traces: Sequence[LayerTrace], *, html: Path | None, png: Path | None, 
     if html is None and png is None:
         from dola.plot.terminal import render
 
-        for trace in traces:
-            render(stdout(), trace)
+        for each in (each for trace in traces for each in trace.readings):
+            render(stdout(), each)

@@ -41,6 +41,7 @@ from dola.decoding.gradients import check_transforms, without_gradient
 from dola.decoding.reading import Reading
 from dola.decoding.step import Step
 from dola.errors import AttachError, CaptureError, ConfigError, InputError, ModelError
+from dola.lens.belongs import maps_of
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.layers import check_indices
 from dola.model.anatomy import Anatomy
@@ -160,7 +161,7 @@ class Session:
     def __init__(self, anatomy: Anatomy, config: MethodConfig, outer: nn.Module | None = None, *, named: bool = False) -> None:
         self.anatomy, self.config = anatomy, config
         self.layers = anatomy.candidates(config.layers)
-        self._step = Step(anatomy, config, layers=(*self.layers, anatomy.num_layers))
+        self._step = Step(anatomy, config, layers=(*self.layers, anatomy.num_layers), maps=maps_of(anatomy, config))
         self._lm, self._named = anatomy.lm, named
         self._arguments = _Arguments(anatomy.lm.forward)
         self._state, self._traced = _ThreadState(), _State()
@@ -248,6 +249,7 @@ class Session:
         self._part_changes.undo()
         self.anatomy = self._step.readout = found
         self.layers = found.candidates(self.config.layers)
+        self._step.maps = maps_of(found, self.config)
         self._step.forget_plans()
         self._hook_parts(found)
         self._forget_compiled_code()
@@ -502,7 +504,7 @@ class Session:
     def _read_as_the_model_does(self, call: Call, logits: Tensor) -> Reading:
         """The candidates' logits, one layer after the other in the shape [B, T, d] that the model's own has: hooks of others on
         the norm or the head see what they would see if that layer were the last."""
-        read = [self._step.read_layer(call.hidden[layer].to(logits.device)) for layer in self.layers]
+        read = [self._step.read_layer(call.hidden[layer].to(logits.device), k) for k, layer in enumerate(self.layers)]
         return Reading(torch.stack([logits, *(layer.to(logits) for layer in read)]))
 
     def _explain_not_finite(self, call: Call, logits: Tensor, scores: Tensor) -> None:

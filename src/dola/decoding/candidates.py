@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dola import native
 from dola.decoding.reading import Reading
+from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
 from dola.methods.method import Candidates
 from dola.methods.vocabulary import wide, wide_dtype
@@ -84,6 +85,7 @@ class Captured(Candidates):
         kernels: Whether a compiled kernel may compare all rows of a batch with the mature ones. Where divergences tie (closer
             than 1e-6 nats), it may choose the other layer.
         layers, positions: As Candidates.
+        maps: The configuration's lens on these layers.
     """
 
     def __init__(
@@ -95,9 +97,10 @@ class Captured(Candidates):
         kernels: bool = False,
         layers: tuple[int, ...] = (),
         positions: Tensor | None = None,
+        maps: Maps | None = None,
     ) -> None:
         self._readout, self._config, self._hidden, self._kernels = readout, config, hidden, kernels
-        self.layers, self.positions = layers, positions
+        self.layers, self.positions, self._maps = layers, positions, maps
 
     def __len__(self) -> int:
         """K."""
@@ -108,8 +111,10 @@ class Captured(Candidates):
         if len(self) == 1 and k is None:  # not stacked, so not copied
             return self.logits(0, rows)[None]
         if k is not None:
-            return self._readout.premature(_some(self._hidden[k], rows), self._config)
-        return self._readout.premature(torch.stack([_some(layer, rows) for layer in self._hidden]), self._config)
+            maps = self._maps and self._maps.of_one(k)
+            return self._readout.premature(_some(self._hidden[k], rows), self._config, maps)
+        states = torch.stack([_some(layer, rows) for layer in self._hidden])
+        return self._readout.premature(states, self._config, self._maps)
 
     def combined(self, mature: Tensor, weights: Tensor, rows: Rows = None) -> Tensor:
         """As Candidates: the head is given the sum of its inputs, and the mature layer's logits are there."""
@@ -117,7 +122,8 @@ class Captured(Candidates):
         if not native.is_plain_linear(readout.head) or scale is None:
             return _combined_logits(self, mature, weights, rows)
         head: Any = readout.head
-        inputs = readout.candidate_input(torch.stack([_some(layer, rows) for layer in self._hidden]), self._config)
+        states = torch.stack([_some(layer, rows) for layer in self._hidden])
+        inputs = readout.candidate_input(states, self._config, self._maps)
         dtype = wide_dtype(inputs.dtype)
         total = torch.einsum("k,krd->rd", weights[:-1].to(inputs.device, dtype), inputs.to(dtype))
         logits = wide(readout.after_head(readout.read_head(total.to(inputs.dtype)), self._config))

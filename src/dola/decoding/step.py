@@ -16,6 +16,8 @@ from dola import native
 from dola.decoding.candidates import Captured, Read
 from dola.decoding.cost import cheaper_together, native_bound, product_bound
 from dola.decoding.reading import Reading
+from dola.errors import LensError
+from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
 from dola.methods.registry import method_of
 from dola.methods.vocabulary import WHOLE, Vocabulary, wide_dtype
@@ -36,6 +38,7 @@ class Step:
         vocab: The vocabulary, or this worker's part of it.
         layers: The numbers of the candidates, and last that of the mature layer.
         kernels: Whether kernels may compare all rows of a batch: see `candidates.Captured`.
+        maps: The configuration's lens on the candidate layers.
 
     Attributes:
         rows: How many positions were scored so far.
@@ -50,8 +53,15 @@ class Step:
         *,
         layers: tuple[int, ...] = (),
         kernels: bool = False,
+        maps: Maps | None = None,
     ) -> None:
         self.readout, self.config, self.method, self.layers = readout, config, method_of(config), layers
+        self.maps = maps
+        if config.lens is not None and maps is None:
+            raise LensError(
+                f"lens={config.lens!r} cannot be used here: nothing reads it.",
+                hint="leave it out, or please report how you got here",
+            )
         self._vocab, self._kernels = vocab, kernels
         self.rows = self.rows_saved = 0
         self._plans: dict[tuple[object, ...], bool] = {}
@@ -97,7 +107,7 @@ class Step:
     def rows_to_read(self, mature: Tensor, hidden: list[Tensor]) -> Tensor:
         """The head's input [..., d] and the K captures of the same shape, normed: [K+1, ..., d]."""
         captures = torch.stack([layer.to(mature.device) for layer in hidden])
-        premature = self.readout.candidate_input(captures, self.config)
+        premature = self.readout.candidate_input(captures, self.config, self.maps)
         return torch.cat([mature[None], premature.to(mature.dtype)])
 
     def read_by_kernel(self, rows: Tensor) -> Reading | None:
@@ -139,6 +149,7 @@ class Step:
                 kernels=self._kernels,
                 layers=self.layers,
                 positions=None if positions is None else positions[rows],
+                maps=self.maps,
             )
             scores[rows] = self._score(mature[rows], apart, lazy)
         return scores
@@ -149,9 +160,10 @@ class Step:
             self.rows_saved += candidates.saved
         return scores
 
-    def read_layer(self, hidden: Tensor) -> Tensor:
-        """The head's output for one candidate's states, before any logit transform: [..., d] to [..., V]."""
-        return self.readout.read_head(self.readout.candidate_input(hidden, self.config))
+    def read_layer(self, hidden: Tensor, k: int) -> Tensor:
+        """The head's output for the states of the k-th candidate, before any logit transform: [..., d] to [..., V]."""
+        maps = self.maps and self.maps.of_one(k)
+        return self.readout.read_head(self.readout.candidate_input(hidden, self.config, maps))
 
 
 def chunk_rows(device: str, elements: int) -> int:

@@ -6,7 +6,6 @@ The model is unchanged afterwards.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
@@ -23,6 +22,7 @@ from dola.decoding.candidates import Read
 from dola.decoding.generate import generate
 from dola.decoding.reading import Reading
 from dola.errors import ConfigError, LayersError, ModelError
+from dola.lens.belongs import maps_of
 from dola.loading.weights import WeightsReport
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.contrast import contrast, threshold
@@ -202,10 +202,9 @@ class Examination:
         anatomy, config = self._found(), self.config
         with attach(self.model, config):
             scores = self.model(**self.inputs).logits[0, -1]
-        premature = [
-            anatomy.premature(anatomy.residual(self.hidden_states[j])[0, -1:].to(self.logits.device), config)[0]
-            for j in self.layers
-        ]
+        maps = maps_of(anatomy, config)
+        states = [anatomy.residual(self.hidden_states[j])[0, -1:].to(self.logits.device) for j in self.layers]
+        premature = [anatomy.premature(state, config, maps and maps.of_one(k))[0] for k, state in enumerate(states)]
         largest = float(self.logits[self.logits.isfinite()].abs().max())
         tolerance = CONTRAST_TOLERANCE.get(self.logits.dtype, 3e-2) * largest
         exact = scores.double(), self.logits[0].double(), torch.stack(premature).to(scores.device).double()
@@ -286,21 +285,16 @@ def contrast_error(scores: Tensor, mature: Tensor, premature: Tensor, config: Do
     """Largest difference between scores [V] and the contrast of mature [V] with premature logits [K, V], in nats.
 
     Where rounding decides, either decision is right. So tokens within `slack` of the edge of the plausible set are left out,
-    and among the layers whose divergence is within `slack` of the largest, the one that fits best counts. Such a token also has
-    a part in a distribution, or none, so with `scores="distribution"` both edges are tried.
+    and among the layers whose divergence is within `slack` of the largest, the one that fits best counts.
     """
     log_p = log_probs(mature)
     margin = log_p - threshold(log_p.max(), config.relative_top)
     clear = mature.isfinite() & ((margin.abs() > slack) | (log_p == log_p.max()))
     divergences = DIVERGENCES[config.divergence](log_p, log_probs(premature), WHOLE)
-    tops = [config.relative_top]
-    if config.scores == "distribution":
-        tops += [min(1.0, config.relative_top * math.exp(by)) for by in (-slack, slack)]
     expected = [
-        contrast(mature, layer[None], relative_top=top, strength=config.strength, scores=config.scores)
+        contrast(mature, layer[None], relative_top=config.relative_top)
         for layer, divergence in zip(premature, divergences, strict=True)
         if divergence >= divergences.max() - slack
-        for top in tops
     ]
     return min(float((scores - one)[clear].abs().max()) for one in expected)
 

@@ -16,7 +16,7 @@ from dola.decoding.attach import as_config
 from dola.evidence.choice import measure_ways, score_items, static_recipes
 from dola.evidence.generation import Texts, generate_texts
 from dola.evidence.report import Report, make_report
-from dola.evidence.rows import chosen_rows
+from dola.evidence.rows import chosen_rows, decoded_rows
 from dola.evidence.sample import Sample
 from dola.evidence.verdict import SMALLEST
 from dola.evidence.ways import LENGTH, LENGTH_NATS, STATIC, Role, Way, choice_ways, generation_ways
@@ -98,7 +98,7 @@ def evaluate(
         report = _choice(model, tokenizer, sample, task, dola, listed, name=name, results=results, progress=progress)
         return replace(report, smallest=smallest)
     penalty = task.paper.repetition_penalty if repetition_penalty is None else repetition_penalty
-    listed = generation_ways(dola, penalty, more=more, standard=standard)
+    listed = generation_ways(dola, penalty, more=decoded_rows(more, ways), standard=standard)
     texts = generate_texts(
         model,
         tokenizer,

@@ -41,13 +41,28 @@ def chosen_rows(ways: str | Path, own: MethodConfig, usual: Mapping[str, Any], s
     if ways == "methods":
         return [_row(own), *rows_of_methods(_shared(own))], False
     if ways == "full":
-        return [*_variants(own), *rows_of_methods(_shared(own))], True
+        return [*_variants(own), *_reshaped(own), *rows_of_methods(_shared(own))], True
     return with_seed(read_rows(Path(ways), usual), seed), False
+
+
+def decoded_rows(rows: Sequence[Way], ways: str | Path) -> list[Way]:
+    """The rows that a task can decode with: controls of likelihoods are left out of a set.
+
+    Raises:
+        UsageError: A file asks for such a control.
+    """
+    controls = [way for way in rows if way.recipe is not None and way.recipe.premature != "divergent"]
+    if controls and ways not in SETS:
+        raise UsageError(
+            f"The row {controls[0].name!r} is a control of likelihoods, and this task generates text.",
+            hint=f"leave it out of {str(ways)!r}, or evaluate a multiple-choice task",
+        )
+    return [way for way in rows if way not in controls]
 
 
 def _shared(own: MethodConfig) -> dict[str, Any]:
     """What other methods take over from the DoLa rows: how layers are read out."""
-    return {key: value for key, value in own.as_dict().items() if key == "lens" and value is not None}
+    return own.lens_settings(own.lens)
 
 
 def _variants(own: MethodConfig) -> list[Way]:
@@ -61,6 +76,24 @@ def _variants(own: MethodConfig) -> list[Way]:
         changes.append({"lens": None})
     found = [replace(own, **change) for change in changes if change.keys() <= settings.keys()]
     return [_row(config) for config in found if config != own]
+
+
+def _reshaped(own: MethodConfig) -> list[Way]:
+    """Controls that read no layer: what making the plausible set flatter or sharper does alone. They need a threshold."""
+    if not isinstance(own, DoLaConfig):
+        return []
+    usual = [each for each in DoLaConfig.options() if each.facts.by_task]
+    given = own if Recipe(own).constrained else replace(own, **{each.name: each.default for each in usual})
+    said = "".join(f", {each.words(each.default)}" for each in usual if given != own)
+    return [
+        Way(
+            f"{_CONTROLS[name]}{said}",
+            "the model's own distribution with that, no layer read",
+            Recipe(given, premature=name),
+            role=Role.CONTROL,
+        )
+        for name in ("flat", "sharp")
+    ]
 
 
 def _row(config: MethodConfig) -> Way:
@@ -97,7 +130,8 @@ def read_rows(path: Path, usual: Mapping[str, Any]) -> list[Way]:
 
     Args:
         path: A JSON file that holds a list of objects: the settings of a method each. Beside them there may be "name", and
-            "control" ("random": a candidate drawn for each token; "none": no contrast), which makes the row a control.
+            "control" ("random": a candidate drawn for each token; "none": no contrast; "flat" or "sharp": no contrast, the
+            plausible set made uniform or sharpened), which makes the row a control.
         usual: Settings of DoLa's rows that do not name them: those that the paper's runs of the task have.
 
     Raises:
@@ -132,7 +166,12 @@ def _way(row: dict[str, Any], usual: Mapping[str, Any]) -> Way:
     return Way(str(name or said), "the distribution that decoding draws from", recipe, role=role)
 
 
-_CONTROLS = {"random": "random layer", "none": "constraint alone"}
+_CONTROLS = {
+    "random": "random layer",
+    "none": "constraint alone",
+    "flat": "plausible set made uniform",
+    "sharp": "plausible set sharpened",
+}
 
 
 def with_seed(ways: Sequence[Way], seed: int) -> list[Way]:

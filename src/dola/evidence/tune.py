@@ -22,7 +22,7 @@ from dola.evidence.statistics import Comparison, compare, describe
 from dola.evidence.ways import Way, static_layers, static_name
 from dola.files.json_text import dumps
 from dola.methods.config import DoLaConfig
-from dola.methods.names import DIVERGENCES, SCORES
+from dola.methods.names import DIVERGENCES
 from dola.model.anatomy import Anatomy
 from dola.scoring.recipe import Recipe
 from dola.tasks import TASKS, ChoiceTask, GenerationTask, Task
@@ -30,11 +30,9 @@ from dola.tasks import TASKS, ChoiceTask, GenerationTask, Task
 OFF = "off"
 
 GRID: list[dict[str, Any]] = [
-    {"divergence": divergence, "final_norm": normed, "strength": strength, "scores": scores}
-    for divergence in DIVERGENCES
-    for normed in (True, False)
-    for scores in SCORES
-    for strength in (1.0, 0.5, 0.25)
+    *({"divergence": divergence, "final_norm": normed} for divergence in DIVERGENCES for normed in (True, False)),
+    *({"strength": strength} for strength in (0.25, 0.5)),
+    *({"strength": strength, "scores": "distribution"} for strength in (0.25, 0.5, 1.0)),
 ]
 """The settings that multiple-choice tasks try with all layers."""
 

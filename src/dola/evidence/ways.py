@@ -99,7 +99,6 @@ def choice_ways(
     paper = task.paper
     bucket = paper.layers
     config = replace(own, layers=bucket)
-    plain = replace(config, scores="contrast")  # the only scores that can stay as they are
     reference = Recipe.reference(bucket, post_softmax=paper.post_softmax, **paper.settings)
     other = replace(reference, softmax="full" if reference.softmax == "none" else "none")
 
@@ -116,10 +115,11 @@ def choice_ways(
         *([Way(_reference(bucket, reference), "the paper's recipe", reference)] if in_paper else []),
         *more,
         *([control(_reference(bucket, other), "the paper's recipe but for the normalization", other)] if in_paper else []),
-        control(f"DoLa {bucket}, not normalized", "F as it is: it favors long answers", Recipe(plain, softmax="none")),
+        control(f"DoLa {bucket}, not normalized", "F as it is: it favors long answers",
+                Recipe(replace(config, scores="contrast"), softmax="none")),
         control(f"random layer of {bucket}", "a candidate drawn for each token", Recipe(config, premature="random", seed=seed)),
         *([control("constraint alone", "the mature scores on the plausible set, no contrast", Recipe(config, premature="none"))]
-          if Recipe(own).constrained else []),  # without one it is vanilla
+          if Recipe(own).constrained and not Recipe(own).keeps_mass else []),  # else it is vanilla
         _length(),
     ]  # fmt: skip
 

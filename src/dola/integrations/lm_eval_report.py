@@ -24,8 +24,9 @@ from dola.integrations.lm_eval import DolaLM
 from dola.methods.config import MethodConfig
 from dola.methods.names import RECOMMENDED_PENALTY
 from dola.scoring.recipe import Recipe
-from dola.tasks import ChoiceTask, Metric, PaperSettings
+from dola.tasks import ChoiceTask, Metric
 from dola.tasks.items import QuestionItem
+from dola.tasks.task import NO_PAPER
 
 PREFIX = "lm-eval:"
 Values = dict[str, dict[str, list[float]]]
@@ -115,7 +116,7 @@ def _run(
     except OverflowError:  # of exp, in the harness: an implausible token scores 1,000 nats below
         raise InputError(
             f"A metric of {task} overflows under {way.name}, whose implausible tokens score 1,000 nats below all others.",
-            hint="--relative-top 0 leaves no token implausible; or use a task without perplexity",
+            hint="--scores distribution scores no token so low",
         ) from None
     assert results is not None
     place = {number: at for at, number in enumerate(drawn)}
@@ -175,5 +176,5 @@ def _as_task(name: str, metrics: tuple[Metric, ...]) -> ChoiceTask:
         make_items=lambda data: [],
         metrics=metrics,
         measure=lambda item, scores, tokens: {},
-        paper=PaperSettings("high", relative_top=0.1),
+        paper=NO_PAPER,
     )

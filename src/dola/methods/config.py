@@ -27,6 +27,12 @@ COMMON: Mapping[str, Facts] = {
         label="Final norm",
     ),
     "lazy": Facts(hidden=True),
+    "lens": Facts(
+        help="Read earlier layers through a lens in place of the final norm: a file of `dola lens fit`, or a hub id.",
+        info="A lens file, or a hub id with or without @revision.",
+        label="Lens",
+        hint='lens="model.lens.safetensors"',
+    ),
 }
 """What people need to know of the fields that methods share. Doors have an input of their own for `layers`; `lazy` follows
 from what is asked for."""
@@ -46,6 +52,8 @@ class MethodConfig:
         layers: The candidate layers, see `layers.candidate_layers`.
         final_norm: Whether candidates pass the model's final norm before the head.
         lazy: Whether rows that no layer can change may be left unread where only tokens are asked for.
+        lens: A lens through which candidates are read in place of the final norm: a file of `dola lens fit`, or a hub id, with
+            or without "@revision". See docs/lens.md.
     """
 
     method: ClassVar[str]
@@ -55,6 +63,7 @@ class MethodConfig:
     layers: str | Sequence[int]
     final_norm: bool = True
     lazy: bool = True
+    lens: str | None = None
 
     @property
     def raw_head(self) -> bool:
@@ -100,6 +109,11 @@ class MethodConfig:
             )
         return found
 
+    @staticmethod
+    def lens_settings(lens: str | None) -> dict[str, Any]:
+        """What a configuration of any method needs to read through a lens: it takes the place of the final norm."""
+        return {} if lens is None else {"lens": lens, "final_norm": True}
+
     @property
     def draws(self) -> bool:
         """Whether it is drawn at each position if the method acts. What has no positions to give refuses such settings."""
@@ -113,9 +127,16 @@ class MethodConfig:
         """
         if not is_named(self.layers):
             object.__setattr__(self, "layers", check_indices(self.layers))  # frozen, and hashable with a tuple
+        if isinstance(self.lens, os.PathLike):
+            object.__setattr__(self, "lens", os.fspath(self.lens))
         for each in self.settings():
             if each.described:
                 each.check(getattr(self, each.name))
+        if self.lens is not None and not self.final_norm:
+            raise ConfigError(
+                f"lens={self.lens!r} and final_norm=False contradict each other: a lens takes the place of the final norm.",
+                hint="write final_norm=True, or leave out the lens",
+            )
 
 
 @functools.cache
@@ -145,6 +166,7 @@ class DoLaConfig(MethodConfig):
             implementations left it out.
         lazy: Skip the premature readout where it cannot change the token: in a `generate` call that returns neither scores
             nor logits, for positions with a single plausible token.
+        lens: A lens through which premature layers are read in place of the final norm: a file, or a hub id ("id@revision").
 
     Raises:
         ConfigError: A value that is not allowed.
@@ -181,21 +203,23 @@ class DoLaConfig(MethodConfig):
     )
     strength: float = setting(
         1.0,
-        help="How much of the earlier layer is subtracted; 1 is the paper's.",
+        help="How much of the earlier layer is subtracted: 0 is none, 1 is the paper's.",
         info="How much of the earlier layer is subtracted.",
+        label="Strength",
         low=0,
         hint="use strength=1.0, as the paper does",
     )
     scores: str = setting(
         "contrast",
-        help="The paper's contrast, or a probability distribution on the scale of the model's logits.",
-        info="A contrast with a floor, or a proper distribution.",
+        help="The contrast with a floor, or a distribution that compares with the model's own.",
+        info="The contrast, or a distribution that compares with the model's own.",
         label="Scores",
         choices=SCORES,
-        hint='use scores="contrast", as the paper does',
+        hint='use scores="contrast", the default',
     )
     final_norm: bool = True
     lazy: bool = True
+    lens: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.divergence, str):

@@ -22,6 +22,7 @@ class ConfidentConfig(MethodConfig):
         probability: The share of positions that are walked; the others are decoded plainly. 0 is plain decoding.
         seed: Seed of the draw. It depends on this and on the position in the sequence, and on nothing else.
         final_norm: Whether the layers pass the model's final norm before the head, as the last one does.
+        lens: A lens through which the layers are read in place of the final norm: a file, or a hub id ("id@revision").
     """
 
     method: ClassVar[str] = "confident"
@@ -35,6 +36,7 @@ class ConfidentConfig(MethodConfig):
     )
     seed: int = setting(0, help="The seed of the draw, where the probability is below 1.", low=0, high=2**32 - 1, hint="seed=0")
     final_norm: bool = True
+    lens: str | None = None
 
     def __post_init__(self) -> None:
         self.check_common()

@@ -23,6 +23,7 @@ class DeLTaConfig(MethodConfig):
         relative_top: Tokens below this fraction of the likeliest token's probability are ruled out. In [0, 1]; 0 keeps all.
         final_norm: Whether the layers pass the model's final norm before the head, as the last one does.
         lazy: Leave positions with a single plausible token unread where only tokens are asked for.
+        lens: A lens through which the layers are read in place of the final norm: a file, or a hub id ("id@revision").
     """
 
     method: ClassVar[str] = "delta"
@@ -40,6 +41,7 @@ class DeLTaConfig(MethodConfig):
     )
     final_norm: bool = True
     lazy: bool = True
+    lens: str | None = None
 
     def __post_init__(self) -> None:
         self.check_common()

@@ -24,6 +24,8 @@ class SLEDConfig(MethodConfig):
         steps: How many steps are taken, each smaller than the one before. The official code takes ten where it scores given
             texts, and one where it generates.
         final_norm: Whether the layers pass the model's final norm before the head. In the official code they do not.
+        lens: A lens through which the layers are read in place of the final norm: a file, or a hub id ("id@revision").
+            It needs final_norm=True.
     """
 
     method: ClassVar[str] = "sled"
@@ -44,6 +46,7 @@ class SLEDConfig(MethodConfig):
     )
     steps: int = setting(10, help="How many steps the evolution takes.", low=1, hint="steps=10")
     final_norm: bool = False
+    lens: str | None = None
 
     def __post_init__(self) -> None:
         self.check_common()

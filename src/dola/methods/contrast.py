@@ -16,31 +16,23 @@ import math
 import torch
 from torch import Tensor
 
+from dola.methods.distribution import distribution
 from dola.methods.divergences import DIVERGENCES
+from dola.methods.floors import floor
 from dola.methods.vocabulary import WHOLE, Vocabulary, wide
 
-IMPLAUSIBLE = 1000.0  # nats. A plausible score is above -30, so the gap is never bridged, and float32 keeps the mature order
 LARGEST_SCORE = 1e30  # where q_M(x) is 0: finite, so that a penalty or a temperature cannot make a NaN of it
 
 
-def contrast(
-    mature: Tensor, premature: Tensor, *, relative_top: float = 0.1, divergence: str = "jsd", strength: float = 1.0,
-    scores: str = "contrast", vocab: Vocabulary = WHOLE,
-) -> Tensor:  # fmt: skip
-    """Scores of the next token, [..., V].
-
-    As a "contrast": F on the plausible set, and below it all other tokens in the mature order. As a "distribution": logits
-    whose softmax is softmax(F) on the plausible set, scaled to the mass that p gives the set, and p elsewhere.
-    """
+def contrast(mature: Tensor, premature: Tensor, *, relative_top: float = 0.1, divergence: str = "jsd", strength: float = 1.0,
+             scores: str = "contrast", vocab: Vocabulary = WHOLE) -> Tensor:  # fmt: skip
+    """Scores of the next token, [..., V]: F on V, and below it the others in the mature order; or as distribution.py says."""
     chosen = select_premature(mature, premature, divergence=divergence, vocab=vocab)[None, ..., None]
     log_p, log_q = vocab.log_softmax(mature), vocab.log_softmax(premature.gather(0, chosen.expand(1, *mature.shape))[0])
-    outside, gained = ~plausible(mature, relative_top, vocab=vocab), gain(log_p, log_q, strength)
-    if scores == "contrast":
-        return torch.where(outside, floor(log_p), gained)
-    if strength == 0:
-        return wide(mature)  # what the formula gives, without its rounding
-    logits, gained = (values.masked_fill(outside, -torch.inf) for values in (wide(mature), gained))
-    return torch.where(outside, wide(mature), share_out(logits, gained, vocab))
+    inside, gained = plausible(mature, relative_top, vocab=vocab), gain(log_p, log_q, strength)
+    if scores == "distribution":
+        return wide(mature) if strength == 0 else distribution(mature, gained, inside, vocab)  # 0: without any rounding
+    return torch.where(inside, gained, floor(log_p))
 
 
 def select_premature(mature: Tensor, premature: Tensor, *, divergence: str = "jsd", vocab: Vocabulary = WHOLE) -> Tensor:
@@ -52,8 +44,7 @@ def select_premature(mature: Tensor, premature: Tensor, *, divergence: str = "js
 
 def plausible(mature: Tensor, relative_top: float = 0.1, *, vocab: Vocabulary = WHOLE) -> Tensor:
     """Which tokens are at least `relative_top` times as probable as the likeliest: bool [..., V], never empty. 0 keeps all."""
-    logits = wide(mature)
-    return logits >= threshold(vocab.amax(logits), relative_top)[..., None]
+    return mature >= threshold(wide(vocab.amax(mature)), relative_top)[..., None]
 
 
 def threshold(largest: Tensor, relative_top: float) -> Tensor:
@@ -65,13 +56,3 @@ def gain(log_p: Tensor, log_q: Tensor, strength: float = 1.0) -> Tensor:
     """F: how much likelier a token has become from the premature layer to the mature one, in nats. At most LARGEST_SCORE."""
     strength = min(strength, LARGEST_SCORE)
     return log_p - strength * log_q.clamp(min=-LARGEST_SCORE / max(strength, 1.0))
-
-
-def floor(log_p: Tensor) -> Tensor:
-    """The score of an implausible token."""
-    return log_p - IMPLAUSIBLE
-
-
-def share_out(logits: Tensor, gained: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
-    """Plausible tokens' logits with the mass of the model's own, and the proportions of softmax(F). Others are -inf in both."""
-    return vocab.log_softmax(gained) + vocab.logsumexp(logits)[..., None]

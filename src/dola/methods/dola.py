@@ -10,7 +10,7 @@ from torch import Tensor
 from dola.methods.contrast import contrast, plausible, select_premature
 from dola.methods.method import Candidates, Method
 from dola.methods.sparse import sparse
-from dola.methods.vocabulary import WHOLE, Vocabulary, wide
+from dola.methods.vocabulary import WHOLE, Vocabulary
 
 if TYPE_CHECKING:
     from dola.methods.config import DoLaConfig
@@ -27,7 +27,7 @@ class DoLa(Method):
         super().__init__(config)
         self.divergence = config.divergence
         self._is_distribution = config.scores == "distribution"
-        self.reads_all = config.strength != 0 or not self._is_distribution  # else all rows are the model's own
+        self.reads_all = not (self._is_distribution and config.strength == 0)  # 0: the model's own digits
         self._how: dict[str, Any] = {
             name: getattr(config, name) for name in ("relative_top", "divergence", "strength", "scores")
         }
@@ -35,9 +35,6 @@ class DoLa(Method):
     def scores(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE, *, lazy: bool = False) -> Tensor:
         """As Method. On a CPU each row is contrasted where it is plausible, elsewhere all rows at once, without a wait for
         the host: nothing depends on their values there."""
-        if not self.reads_all:
-            candidates.saved += len(mature)
-            return wide(mature, copy=True)
         on_cpu = mature.device.type == "cpu" and not torch.compiler.is_compiling()
         lazy = lazy or (self._is_distribution and self.config.lazy)
         if on_cpu and vocab is WHOLE:

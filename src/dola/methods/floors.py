@@ -5,8 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dola.methods.contrast import floor
 from dola.methods.vocabulary import WHOLE, Vocabulary
+
+IMPLAUSIBLE = 1000.0  # nats. A plausible score is above -30, so the gap is never bridged, and float32 keeps the mature order
+
+
+def floor(log_p: Tensor) -> Tensor:
+    """The score of an implausible token."""
+    return log_p - IMPLAUSIBLE
 
 
 def with_floor(scores: Tensor, support: Tensor, mature: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:

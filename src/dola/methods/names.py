@@ -6,7 +6,6 @@ name here."""
 
 DIVERGENCE_ALIASES = {"transformers4": "reference"}
 """Other names of divergences, and the one that files hold."""
-
 SCORES = ("contrast", "distribution")
 """What DoLa's scores are: the contrast with a floor below it, or logits of a distribution beside the model's own."""
 

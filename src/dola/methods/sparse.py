@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dola.methods.contrast import IMPLAUSIBLE, gain, plausible, share_out
+from dola.methods.contrast import gain, plausible
+from dola.methods.distribution import share_out
 from dola.methods.divergences import DIVERGENCES
+from dola.methods.floors import IMPLAUSIBLE
 from dola.methods.method import Candidates
 from dola.methods.vocabulary import WHOLE, wide_dtype
 
@@ -88,8 +90,8 @@ class Row:
 
     @property
     def settled(self) -> bool:
-        """Whether a single token is plausible, so that no premature layer can change the choice."""
-        return len(self.plausible) == 1
+        """Whether no premature layer can change the choice: a single token is plausible, or the row is the model's own."""
+        return len(self.plausible) == 1 or (self._is_distribution and self._strength == 0)
 
     def settle(self) -> None:
         """Score the plausible token as the contrast of the mature layer with itself would. A distribution is there already."""
@@ -115,7 +117,10 @@ class Row:
             chosen = self._select(premature, log_z, divergence)
         logits = self._wide(self.mature[self.plausible])
         gained = gain(logits - self.log_z, self._wide(premature[chosen, self.plausible]) - log_z[chosen], self._strength)
-        self.scores[self.plausible] = share_out(logits, gained) if self._is_distribution else gained
+        if not self._is_distribution:
+            self.scores[self.plausible] = gained
+        elif self._strength != 0:
+            self.scores[self.plausible] = share_out(logits, gained)
 
     def _select(self, premature: Tensor, log_z: Tensor, divergence: str) -> int:
         contenders = self._contenders(premature, log_z) if divergence == "jsd" else range(len(premature))

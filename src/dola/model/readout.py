@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 
 Part = Callable[[Tensor], Tensor]
 """One part of a readout: a module, or a function of tensors."""
+
+
+class StateMaps(Protocol):
+    """A lens on some candidate layers: see `dola.lens.maps.Maps`."""
+
+    @property
+    def final_norm(self) -> bool:
+        """Whether mapped states pass the final norm."""
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Mapped states, of the shape of `hidden`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +63,21 @@ class Readout:
         logits = self.read_head(self.head_input(hidden, final_norm=final_norm))
         return logits if self.logit_transform is None or not logit_transform else self.logit_transform(logits)
 
-    def premature(self, hidden: Tensor, config: MethodConfig) -> Tensor:
-        """Logits [..., V] of a candidate layer's states [..., d], as a configuration reads candidates out."""
-        return self.after_head(self.read_head(self.candidate_input(hidden, config)), config)
+    def premature(self, hidden: Tensor, config: MethodConfig, maps: StateMaps | None = None) -> Tensor:
+        """Logits [..., V] of candidates' states, as a configuration reads candidates out; arguments as `candidate_input`'s."""
+        return self.after_head(self.read_head(self.candidate_input(hidden, config, maps)), config)
 
-    def candidate_input(self, hidden: Tensor, config: MethodConfig) -> Tensor:
-        """What the head is given for a candidate layer's states [..., d]: the one place that says how candidates are read."""
-        return self.head_input(hidden, final_norm=config.final_norm)
+    def candidate_input(self, hidden: Tensor, config: MethodConfig, maps: StateMaps | None = None) -> Tensor:
+        """What the head is given for candidates: the one place that says how candidates are read.
+
+        Args:
+            hidden: States of one layer [..., d], or of all layers of `maps` [K, ..., d].
+            config: The settings of a method.
+            maps: The configuration's lens on these layers, or None.
+        """
+        if maps is None:
+            return self.head_input(hidden, final_norm=config.final_norm)
+        return self.head_input(maps(hidden), final_norm=maps.final_norm)
 
     def after_head(self, logits: Tensor, config: MethodConfig) -> Tensor:
         """What the head gave for candidates, with the model's logit transform, unless the configuration leaves it out."""

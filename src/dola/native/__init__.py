@@ -161,7 +161,7 @@ def compare(
         log_z: Their log sum exp, float32 [n].
         premature: A layer's logits [n, V], of the same dtype.
         jsd, reference, gains: What to compute besides the layer's own log sum exp.
-        strength: The strength of F; at most 1e30.
+        strength: The strength of the contrast in F; at most 1e30.
     """
     n, vocabulary = mature.shape
     asked = {"log_z": True, "jsd": jsd, "reference": reference}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def page_data(traces: Sequence[LayerTrace]) -> dict[str, Any]:
 
 
 def _data(trace: LayerTrace) -> dict[str, Any]:
-    found = trace.as_dict()
+    found = replace(trace, without_lens=None).as_dict()  # each reading is drawn as a trace of its own
     return {
         **found,
         "title": visible(f"{trace.model}: {trace.title}"),

@@ -1,7 +1,7 @@
 """Scores of given tokens under many recipes, from one read of each layer.
 
-What a recipe needs of a layer j at one position is a handful of numbers: its divergence from the mature layer, log q_j of
-the token, and the normalizer of F. So layers are read out one after the other, the numbers are kept, and the choice of the
+What a recipe needs of a layer j at one position is a few numbers: its divergence from the mature layer, log q_j of the token,
+and the normalizer of F. So layers are read out one after the other, the numbers are kept, and the choice of the
 premature layer is made at the end, from them. At no time is there more than one layer's distribution beside the mature one,
 whatever the number of layers and recipes.
 """
@@ -19,16 +19,19 @@ from dola import native
 from dola.decoding.candidates import Captured
 from dola.decoding.step import chunk_rows
 from dola.errors import ConfigError
+from dola.lens.belongs import maps_of
+from dola.lens.maps import Maps
 from dola.methods.config import DoLaConfig, MethodConfig
-from dola.methods.contrast import LARGEST_SCORE, floor, gain, threshold
+from dola.methods.contrast import LARGEST_SCORE, gain, threshold
 from dola.methods.divergences import DIVERGENCES
+from dola.methods.floors import floor
 from dola.methods.registry import method_of
 from dola.methods.vocabulary import WHOLE, wide
 from dola.model.anatomy import Anatomy
-from dola.scoring.recipe import Recipe
+from dola.scoring.recipe import POWERS, Recipe
 
-Readout = tuple[bool, bool]
-"""Whether premature layers pass the final norm, and whether they skip the logit transform."""
+Readout = tuple[bool, bool, str | None]
+"""Whether premature layers pass the final norm, whether they skip the logit transform, and the lens that they pass."""
 
 
 @dataclass
@@ -67,9 +70,14 @@ class LayerScorer:
         self.candidates: dict[str, tuple[int, ...]] = {
             name: anatomy.candidates(recipe.dola.layers)
             for name, recipe in recipes.items()
-            if recipe.dola is not None and recipe.premature != "none"
+            if recipe.dola is not None and recipe.premature not in POWERS
         }
         self.layers = tuple(sorted(set().union(*self.candidates.values())))
+        self._maps: dict[str | None, Maps | None] = {}
+        for name in self.candidates:
+            config = recipes[name].dola
+            assert config is not None
+            self._maps[config.lens] = maps_of(anatomy, config, all_layers(recipes, self.candidates, config.lens))
         self._needs: dict[tuple[Readout, int], _Need] = {}
         for name, layers in self.candidates.items():
             for layer in layers if isinstance(recipes[name].dola, DoLaConfig) else ():
@@ -100,7 +108,8 @@ class LayerScorer:
         logits = self.anatomy.readout(hidden[self.anatomy.num_layers])
         mature = _Mature(logits, tokens.to(logits.device), tops)
         read = {
-            (way, layer): mature.compare(self._logits(hidden[layer], way), need) for (way, layer), need in self._needs.items()
+            (way, layer): mature.compare(self._logits(hidden[layer], way, layer), need)
+            for (way, layer), need in self._needs.items()
         }
         found = {}
         for name, recipe in self.recipes.items():
@@ -124,7 +133,14 @@ class LayerScorer:
             rows = slice(start, start + size)
             logits, mine = mature.logits[rows], tokens[rows][:, None]
             states = [hidden[layer][rows].to(logits.device) for layer in layers]
-            candidates = Captured(self.anatomy, config, states, layers=(*layers, self.anatomy.num_layers))
+            maps = self._maps[config.lens]
+            candidates = Captured(
+                self.anatomy,
+                config,
+                states,
+                layers=(*layers, self.anatomy.num_layers),
+                maps=maps and maps.of(layers),
+            )
             if uniform is None:
                 scores, weights = method.decide(logits, candidates)
             else:
@@ -141,8 +157,11 @@ class LayerScorer:
             )
         return _joined(parts)
 
-    def _logits(self, hidden: Tensor, way: Readout) -> Tensor:
-        final_norm, raw = way
+    def _logits(self, hidden: Tensor, way: Readout, layer: int) -> Tensor:
+        final_norm, raw, lens = way
+        if (maps := self._maps[lens]) is not None:
+            maps = maps.of([layer])
+            hidden, final_norm = maps(hidden), maps.final_norm
         return self.anatomy.readout(hidden, final_norm=final_norm, logit_transform=not raw)
 
     def _apply(
@@ -159,8 +178,10 @@ class LayerScorer:
             return TokenScores(mature.log_p_token, torch.ones_like(none, dtype=torch.bool), mature.greedy, none)
         top, strength = config.relative_top, config.strength
         over = 0.0 if recipe.softmax == "full" else top
-        if recipe.premature == "none":
-            layer, gained, greedy, log_z = none, mature.log_p_token, mature.greedy, mature.log_mass(over)
+        if recipe.premature in POWERS:
+            power = POWERS[recipe.premature]
+            layer, gained, log_z = none, power * mature.log_p_token, mature.log_mass(over, power)
+            greedy = mature.greedy if power else torch.ones_like(mature.greedy)  # flat: all plausible tokens tie
         else:
             layers, way = self.candidates[name], readout(recipe)
             columns = [read[way, layer] for layer in layers]
@@ -236,11 +257,13 @@ class _Mature:
                 over[top, strength] = self._by_row(gain(self.log_p[places], log_q(places), strength), top)
         return _Compared(whole.divergence, log_q(self._token_places), over)
 
-    def log_mass(self, top: float) -> Tensor:
-        """Log of the mature probability of the plausible set, [n]."""
-        if top == 0:
+    def log_mass(self, top: float, power: float = 1.0) -> Tensor:
+        """Log of the mature probability of the plausible set, [n], or of the sum of a power of its probabilities."""
+        if top > 0:
+            return self._by_row(power * self.log_p[self._plausible[top]], top).log_sum
+        if power == 1:
             return torch.zeros_like(self.log_p_token)
-        return self._by_row(self.log_p[self._plausible[top]], top).log_sum
+        return (power * self.log_p.clamp(min=-LARGEST_SCORE)).logsumexp(dim=-1)  # 0 * -inf is NaN
 
     def _by_row(self, values: Tensor, top: float) -> _Over:
         """Values at the plausible places."""
@@ -257,7 +280,7 @@ class Whole:
     Attributes:
         log_z: log sum exp of the layer's logits.
         divergence: By name: what orders candidates.
-        gains: By strength, where it was asked for: log sum exp of F over the vocabulary, and the largest F.
+        gains: Keyed by strength, where it was asked for: log sum exp of F over the vocabulary, and the largest F.
     """
 
     log_z: Tensor
@@ -281,7 +304,7 @@ def compare_whole(
         log_z, log_p: Their log sum exp [n] and log_softmax [n, V].
         logits: The layer's.
         divergences: Which are asked for, keys of DIVERGENCES.
-        strengths: Of F, where it is asked for.
+        strengths: Strengths of F, where it is asked for.
     """
     if native.compares(mature, logits) and divergences <= native.DIVERGENCES:
         return _by_kernel(mature, log_z, logits, divergences, strengths)
@@ -299,7 +322,7 @@ def compare_whole(
 def _by_kernel(mature: Tensor, log_z: Tensor, logits: Tensor, divergences: set[str], strengths: Collection[float]) -> Whole:
     """`compare_whole` by the kernel: one pass for divergences and a first strength, and one for each further strength."""
     found: Whole | None = None
-    asked: list[float | None] = [*strengths] or [None]
+    asked: list[float | None] = [*strengths] if strengths else [None]
     for strength in asked:
         first = divergences if found is None else set()
         jsd, reference, gains = "jsd" in first, "reference" in first, strength is not None
@@ -339,7 +362,13 @@ def check_draws(config: MethodConfig | None) -> None:
 def readout(recipe: Recipe) -> Readout:
     """How a recipe's premature layers are read out."""
     assert recipe.dola is not None
-    return recipe.dola.final_norm, recipe.dola.raw_head
+    return recipe.dola.final_norm, recipe.dola.raw_head, recipe.dola.lens
+
+
+def all_layers(recipes: Mapping[str, Recipe], candidates: Mapping[str, tuple[int, ...]], lens: str | None) -> tuple[int, ...]:
+    """The layers that recipes with this lens read."""
+    of_lens = [layers for name, layers in candidates.items() if (config := recipes[name].dola) and config.lens == lens]
+    return tuple(sorted(set().union(*of_lens)))
 
 
 def _chosen(recipe: Recipe, config: DoLaConfig, columns: list[_Compared], tokens: Tensor, uniform: Tensor | None) -> Tensor:
@@ -356,8 +385,9 @@ def _chosen(recipe: Recipe, config: DoLaConfig, columns: list[_Compared], tokens
 def _values(recipe: Recipe, config: DoLaConfig, mature: _Mature, gained: Tensor, log_z: Tensor) -> Tensor:
     """A recipe's score of the tokens, given F of them and log sum exp of F over the set that it is normalized over."""
     log_p, inside = mature.log_p_token, mature.inside[config.relative_top]
-    if config.scores == "distribution":
-        shared_out = log_p if config.strength == 0 else gained - log_z + mature.log_mass(config.relative_top)
+    if recipe.keeps_mass:
+        own = config.strength == 0 and recipe.premature not in POWERS  # the model's own, without rounding
+        shared_out = log_p if own or recipe.premature == "none" else gained - log_z + mature.log_mass(config.relative_top)
         return torch.where(inside, shared_out, log_p)
     if recipe.softmax == "masked":
         return torch.where(inside, gained, floor(log_p)) - log_z

@@ -9,7 +9,9 @@ from dola.errors import ConfigError
 from dola.methods.config import DoLaConfig, MethodConfig
 
 SOFTMAX = ("masked", "full", "none")
-PREMATURE = ("divergent", "random", "none")
+PREMATURE = ("divergent", "random", "none", "flat", "sharp")
+POWERS = {"none": 1.0, "flat": 0.0, "sharp": 2.0}
+"""Where no layer is contrasted: the power of the model's own probabilities on the plausible set."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,9 @@ class Recipe:
         floor: The score of an implausible token where softmax is "full" or "none".
         mean: Whether the score of a continuation is the mean over its tokens, not their sum.
         premature: Which candidate is contrasted: the one that diverges most, one drawn at random for each token (a control), or
-            none: F = log q_N, the plausibility constraint alone (another control).
+            none: F = log p, the plausibility constraint alone (another control). "flat" and "sharp" are controls that read no
+            layer either: they make the plausible set uniform, or sharpen it with a temperature of 0.5. It keeps its mass, and
+            all other tokens their probabilities, as with `scores="distribution"`.
         seed: Seed of the random layers.
 
     Raises:
@@ -65,7 +69,7 @@ class Recipe:
                 f"{given[0]}={getattr(self, given[0])!r} is of DoLa; the method here is {self.dola.method!r}.",
                 hint=f"leave {given[0]} out: what is scored is then the distribution that decoding samples from",
             )
-        if isinstance(self.dola, DoLaConfig) and self.dola.scores == "distribution" and self.softmax != "masked":
+        if self.keeps_mass and self.softmax != "masked":
             raise ConfigError(
                 f'softmax={self.softmax!r} needs scores="contrast": a distribution is normalized already.',
                 hint='leave softmax out, or use scores="contrast"',
@@ -75,6 +79,11 @@ class Recipe:
     def constrained(self) -> bool:
         """Whether DoLa's plausible set leaves tokens out."""
         return isinstance(self.dola, DoLaConfig) and self.dola.relative_top > 0
+
+    @property
+    def keeps_mass(self) -> bool:
+        """Whether the plausible set keeps the mass that the model gives it: a distribution beside the model's own."""
+        return isinstance(self.dola, DoLaConfig) and (self.dola.scores == "distribution" or self.premature in ("flat", "sharp"))
 
     @classmethod
     def reference(cls, layers: str | Sequence[int], *, relative_top: float, post_softmax: bool) -> Recipe:

@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dola.errors import InputError
+from dola.lens.belongs import lens_facts
 from dola.methods.config import MethodConfig
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import captured, cut_left, window
@@ -343,6 +344,7 @@ def _what_is_run(lm: Any, lines: list[_Scored], recipes: Mapping[str, Recipe], b
     return {
         **what_model(lm),
         "configurations": repr(recipes),
+        **lens_facts(recipe.dola for recipe in recipes.values()),
         "texts": hashlib.sha256(sequences.encode()).hexdigest(),
         "batch_tokens": str(batch_tokens),
     }

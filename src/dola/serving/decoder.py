@@ -16,6 +16,9 @@ from torch import Tensor
 
 from dola.decoding.step import Step
 from dola.errors import CaptureError
+from dola.lens.belongs import check_sizes, check_statistics
+from dola.lens.lens import Lens
+from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
 from dola.methods.registry import with_settings
 from dola.methods.vocabulary import WHOLE, Vocabulary, wide
@@ -46,6 +49,9 @@ class EngineModel(Protocol):
     def whole(self, local: Tensor) -> Tensor | None:
         """All workers' columns, gathered; None on workers that do not sample."""
 
+    def statistics(self) -> dict[str, Tensor]:
+        """Numbers of the weights that this worker has whole, to compare with a lens: see `lens.fingerprint`."""
+
     def readout(self, *, raw: bool) -> Readout:
         """The readout from residual streams to this worker's columns; `raw` omits the model's change to its head's output."""
 
@@ -64,6 +70,10 @@ class Decoder:
         self._model, self._captured, self._batch, self._width = model, served.captured, batch, width
         self._steps: dict[MethodConfig, Step] = {}
         self._num_layers = served.num_layers
+        self._lens = None if served.config.lens is None else Lens.load(served.config.lens)
+        if self._lens is not None:
+            check_sizes(self._lens, model.name, num_layers=served.num_layers, width=width)
+        self._maps: Maps | None = None
         self._widest = with_settings(served.config, layers=served.captured)
 
     def scores(self, hidden: Tensor) -> Tensor | None:
@@ -90,7 +100,7 @@ class Decoder:
         for (config, lazy), rows in groups.items():
             index = torch.tensor(rows, device=logits.device)
             read = [captures[layer][index] for layer in config.layers if isinstance(layer, int)]
-            scores[index] = self._step(config).scores(logits[index], read, lazy=lazy)
+            scores[index] = self._step(config, read[0]).scores(logits[index], read, lazy=lazy)
         self._hold(logits, requests)
         return scores
 
@@ -114,10 +124,29 @@ class Decoder:
         if held is not None:
             self._batch.held = rows, held.float()
 
-    def _step(self, config: MethodConfig) -> Step:
+    def check_lens(self, name: str, *, dtype: torch.dtype, is_quantized: bool) -> None:
+        """Compare the lens with the weights: once they are loaded, and before the engine packs them.
+
+        Raises:
+            LensError: The lens belongs to another model.
+        """
+        if self._lens is not None:
+            check_statistics(self._lens, name, self._model.statistics(), dtype=dtype, is_quantized=is_quantized)
+
+    def _read_through(self, config: MethodConfig, layers: tuple[int, ...], like: Tensor) -> Maps | None:
+        """The lens on these layers, on the device and in the dtype of their states."""
+        if self._lens is None or config.lens is None:
+            return None
+        if self._maps is None:
+            self._maps = self._lens.maps(self._captured, device=like.device, dtype=like.dtype)
+        return self._maps.of(layers)
+
+    def _step(self, config: MethodConfig, like: Tensor) -> Step:
         if config not in self._steps:
             vocab = self._model.vocab
             readout = self._model.readout(raw=config.raw_head)
-            layers = (*(layer for layer in config.layers if isinstance(layer, int)), self._num_layers)
-            self._steps[config] = Step(readout, config, vocab, layers=layers, kernels=vocab is WHOLE)
+            layers = tuple(layer for layer in config.layers if isinstance(layer, int))
+            maps = self._read_through(config, layers, like)
+            numbers = (*layers, self._num_layers)
+            self._steps[config] = Step(readout, config, vocab, layers=numbers, kernels=vocab is WHOLE, maps=maps)
         return self._steps[config]

@@ -34,7 +34,7 @@ def settings_of_method(name: object = DoLaConfig.method) -> tuple[str, ...]:
 
 def options(method: object = DoLaConfig.method) -> tuple[str, ...]:
     """The names of a request's options: with a prefix, and with flat values, as vLLM's types require."""
-    names = settings_of_method(method)
+    names = tuple(name for name in settings_of_method(method) if name != "lens")  # the server reads one file, when it starts
     return tuple(f"dola_{name}" for name in (names if method == DoLaConfig.method else ("method", *names)))
 
 
@@ -81,7 +81,9 @@ class Served:
         config = _not_drawn(config_of(settings))
         layers = candidate_layers(config.layers, num_layers, tied=tied)
         captured = candidate_layers(_layers(given.get("capture", layers)), num_layers, tied=tied)
-        return cls(with_settings(config, layers=layers), tuple(sorted({*layers, *captured})), default == "on", num_layers, tied)
+        kept = tuple(sorted({*layers, *captured}))
+        _check_lens(config, kept, num_layers)
+        return cls(with_settings(config, layers=layers), kept, default == "on", num_layers, tied)
 
     def of_request(self, extra_args: Mapping[str, Any] | None) -> MethodConfig | None:
         """The configuration of a request with these extra arguments; None means without DoLa.
@@ -126,7 +128,8 @@ class Served:
     def _other(self, method: object) -> MethodConfig:
         """The settings of a method other than the engine's, with the engine's layers if it has none of its own."""
         required = required_settings(config_class(method))
-        return config_of({"method": method, **({"layers": self.config.layers} if "layers" in required else {})})
+        layers = {"layers": self.config.layers} if "layers" in required else {}
+        return config_of({"method": method, **layers, **MethodConfig.lens_settings(self.config.lens)})
 
 
 def request_options(extra_args: Mapping[str, Any] | None, method: object = DoLaConfig.method) -> dict[str, Any]:
@@ -144,6 +147,25 @@ def request_options(extra_args: Mapping[str, Any] | None, method: object = DoLaC
     return {  # JSON through a schema without booleans has numbers instead
         name: bool(value) if name in switches and value in (0, 1) else value for name, value in found.items()
     }
+
+
+def _check_lens(config: MethodConfig, captured: tuple[int, ...], num_layers: int) -> None:
+    """Refuse a lens that cannot be read, or that lacks a layer which requests may choose.
+
+    Raises:
+        LensError: As said.
+    """
+    if config.lens is None:
+        return
+    from dola.lens.lens import Lens
+
+    lens = Lens.load(config.lens)
+    lens.check_layers(captured)
+    if lens.facts.get("num_layers") not in (None, num_layers):
+        raise ConfigError(
+            f"The lens belongs to {lens.model} ({lens.facts['num_layers']} layers); this model has {num_layers}.",
+            hint="fit one for this model: dola lens fit MODEL --output FILE",
+        )
 
 
 def _not_drawn(config: MethodConfig) -> MethodConfig:

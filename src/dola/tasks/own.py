@@ -20,7 +20,7 @@ from dola.errors import DataError, UsageError
 from dola.tasks import answers
 from dola.tasks.data import Data, Row
 from dola.tasks.items import ChoiceItem, QuestionItem, check_scores
-from dola.tasks.task import ChoiceTask, Generation, GenerationTask, Metric, PaperSettings, Task
+from dola.tasks.task import NO_PAPER, ChoiceTask, Generation, GenerationTask, Metric, Task
 
 NAMES: dict[str, tuple[str, ...]] = {
     "question": ("question", "prompt", "query", "input"),
@@ -168,7 +168,7 @@ def own_task(data: Data, name: str, columns: Columns | None = None, asking: Aski
         "homepage": "",
         "published": {},
         "hub": None,
-        "paper": PaperSettings("high", relative_top=0.1),
+        "paper": NO_PAPER,
     }
     if columns.scored:
         return ChoiceTask(

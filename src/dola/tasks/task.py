@@ -68,6 +68,10 @@ class PaperSettings:
         return {"relative_top": self.relative_top}
 
 
+NO_PAPER = PaperSettings("high", relative_top=0.1)
+"""Of tasks that the paper has no run of: the usual settings."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BaseTask:
     """The properties that all tasks share.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from dola.errors import MissingExtraError, TraceError
@@ -18,8 +19,6 @@ from dola.text.token_text import percent, quoted
 
 if TYPE_CHECKING:
     from dola.methods.config import MethodConfig
-
-    pass
 
 SCHEMA_NAME = "dola.trace/1"
 
@@ -33,17 +32,13 @@ class PlausibleToken:
 
     Attributes:
         id: The token.
-        contrast: Its score F, in nats: log p - strength * log q. A trace of another method has that method's scores.
+        contrast: Its score: F, in nats, or its logit where the scores are a distribution.
         probability: In each layer, [N+1].
-        log_p, log_q: Log-probability in the mature layer and in `TokenTrace.layer`: F at any strength can be made of them.
-            None in files that an earlier version has written.
     """
 
     id: int
     contrast: float
     probability: tuple[float, ...]
-    log_p: float | None = None
-    log_q: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +100,7 @@ class LayerTrace:
         prompt_tokens: Length of the prompt.
         tokens: One for each token that is traced.
         texts: The text of each token that is spoken of, by id.
+        without_lens: The same tokens read through the final norm, where this was read through a lens.
 
     Examples:
         >>> model, tokenizer = dola.load()
@@ -124,6 +120,12 @@ class LayerTrace:
     prompt_tokens: int
     tokens: tuple[TokenTrace, ...]
     texts: Mapping[int, str]
+    without_lens: LayerTrace | None = None
+
+    @property
+    def readings(self) -> tuple[LayerTrace, ...]:
+        """What renderings show: without the lens and with it, or this trace alone."""
+        return (self,) if self.without_lens is None else (self.without_lens, self)
 
     @property
     def config(self) -> MethodConfig:
@@ -150,7 +152,8 @@ class LayerTrace:
         layers = self.settings["layers"]
         named = layers if isinstance(layers, str) else ", ".join(map(str, layers))
         penalty = self.settings.get("repetition_penalty")
-        return f"{MODES[self.mode]}, layers {named}" + (f", penalty {penalty:g}" if penalty is not None else "")
+        lens = "" if (given := self.settings.get("lens")) is None else f", lens {PurePath(given).name}"
+        return f"{MODES[self.mode]}, layers {named}{lens}" + (f", penalty {penalty:g}" if penalty is not None else "")
 
     def text(self, token: int | None) -> str:
         """The text of a token; "" for None."""
@@ -185,6 +188,7 @@ class LayerTrace:
             "prompt_tokens": self.prompt_tokens,
             "tokens": [_token_as_dict(token) for token in self.tokens],
             "texts": {str(token): text for token, text in self.texts.items()},
+            "without_lens": None if self.without_lens is None else self.without_lens.as_dict(),
         }
 
     def to_json(self) -> str:
@@ -232,8 +236,9 @@ class LayerTrace:
                 hint="trace the text again, or install the dola that wrote it",
             )
         try:
-            trace = cls(**{**{name: found[name] for name in cls.__dataclass_fields__}, **_parsed(found)})
-            _check(trace)
+            trace = _whole(found)
+            if found.get("without_lens") is not None:  # files of older versions do not have it
+                trace = replace(trace, without_lens=_whole(found["without_lens"]))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise TraceError(
                 f"This trace is damaged: {type(error).__name__}: {error}.", hint="write it again with dola trace ... --json"
@@ -276,7 +281,15 @@ class LayerTrace:
         """The page of `dola.plot.html`, in a frame of its own: what notebooks show."""
         from dola.plot.html import frame
 
-        return frame([self])
+        return frame(self.readings)
+
+
+def _whole(found: Mapping[str, Any]) -> LayerTrace:
+    """The checked trace of its JSON, alone."""
+    names = [name for name in LayerTrace.__dataclass_fields__ if name != "without_lens"]
+    trace = LayerTrace(**{**{name: found[name] for name in names}, **_parsed(found)})
+    _check(trace)
+    return trace
 
 
 def broken_json(reason: str, *, cut_off: bool) -> TraceError:
@@ -297,11 +310,6 @@ def _explain(trace: LayerTrace, token: TokenTrace) -> str:
     elif (method := trace.settings.get("method", "dola")) != "dola":
         same = chosen.id == mature.id
         said += f"), and {method} agrees" if same else f"), but {method} puts {ours} first"
-    elif (strength := trace.settings.get("strength", 1)) != 1:
-        as_well = f"), and its contrast with layer {token.layer} ({before[0]} there) is the largest too"
-        instead = f"; {before[0]} in layer {token.layer}), but {ours} ({before[1]} there) has the largest contrast"
-        agrees = chosen.id == mature.id
-        said += f"{as_well if agrees else instead} at strength {strength:g}, so DoLa {'agrees' if agrees else 'chooses it'}"
     elif chosen.id == mature.id:
         said += f"), and it gained most over layer {token.layer} as well ({before[0]} there), so DoLa agrees"
     else:
@@ -324,7 +332,7 @@ def _what_followed(trace: LayerTrace, token: TokenTrace) -> str:
 def _token_as_dict(token: TokenTrace) -> dict[str, Any]:
     found = {name: getattr(token, name) for name in TokenTrace.__dataclass_fields__}
     found["plausible"] = [
-        {name: getattr(each, name) for name in PlausibleToken.__dataclass_fields__} for each in token.plausible
+        {"id": each.id, "contrast": each.contrast, "probability": each.probability} for each in token.plausible
     ]
     return found
 
@@ -343,8 +351,7 @@ def _parsed(found: Mapping[str, Any]) -> dict[str, Any]:
 def _token(found: Mapping[str, Any]) -> TokenTrace:
     fields = {name: found[name] for name in TokenTrace.__dataclass_fields__}
     fields["plausible"] = tuple(
-        PlausibleToken(each["id"], each["contrast"], tuple(each["probability"]), each.get("log_p"), each.get("log_q"))
-        for each in found["plausible"]
+        PlausibleToken(each["id"], each["contrast"], tuple(each["probability"])) for each in found["plausible"]
     )
     fields["top"] = tuple(tuple((token, share) for token, share in layer) for layer in found["top"])
     for name in ("divergence", "rank", "probability"):
@@ -385,8 +392,6 @@ def _check(trace: LayerTrace) -> None:
         for each in token.plausible:
             numbers(each.probability, layers + 1, f"plausible {where}")
             numbers([each.contrast], 1, f"contrast {where}")
-            known = [value for value in (each.log_p, each.log_q) if value is not None]
-            numbers(known, len(known), f"log-probabilities {where}")
         chosen = {token.mature_choice, token.dola_choice}
         hold(chosen <= {each.id for each in token.plausible}, f"the choice {where} is not plausible")
         hold(token.ids() <= trace.texts.keys(), f"a token {where} has no text")

@@ -19,9 +19,10 @@ from torch import Tensor
 from dola.decoding.candidates import Captured
 from dola.decoding.step import chunk_rows
 from dola.errors import InputError
-from dola.methods.config import DoLaConfig, MethodConfig
-from dola.methods.contrast import LARGEST_SCORE
-from dola.methods.registry import method_of, with_settings
+from dola.lens.belongs import maps_of
+from dola.lens.maps import Maps
+from dola.methods.config import MethodConfig
+from dola.methods.registry import method_of
 from dola.methods.vocabulary import wide
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import captured, few_logits
@@ -68,9 +69,8 @@ class LayerReader:
 
     def __init__(self, anatomy: Anatomy, config: MethodConfig, top_k: int) -> None:
         self.anatomy, self.config, self.method, self._top_k = anatomy, config, method_of(config), top_k
-        # A distribution's logits have the order of the contrast, which says more: it is shown in either case.
-        self._shown = method_of(with_settings(config, scores="contrast")) if isinstance(config, DoLaConfig) else self.method
         self.candidates = anatomy.candidates(config.layers)
+        self._maps = maps_of(anatomy, config, all_layers=True)
 
     @torch.no_grad()
     def read(self, ids: Sequence[int], first: int, tokens: Sequence[int | None]) -> list[TokenTrace]:
@@ -145,7 +145,7 @@ class LayerReader:
                 mature_choice=first,
                 dola_choice=choice,
                 plausible_count=count,
-                plausible=table.members(row, count, layer),
+                plausible=table.members(row, count),
                 top=table.top(row),
                 rank=None if token is None else tuple(table.rank[row]),
                 probability=None if token is None else tuple(map(_rounded, table.token[row])),
@@ -157,10 +157,11 @@ class LayerReader:
         """Logits [n, V] of a layer: as the contrast reads it, the mature one as the model does."""
         if layer == self.anatomy.num_layers:
             return self.anatomy.readout(hidden[layer])
-        return self._premature(hidden[layer])
+        return self.anatomy.premature(hidden[layer], self.config, self._map_of(layer))
 
-    def _premature(self, hidden: Tensor) -> Tensor:
-        return self.anatomy.premature(hidden, self.config)
+    def _map_of(self, layer: int) -> Maps | None:
+        """The lens on a layer; None where it is read through the final norm: without a lens, or where that has no map."""
+        return self._maps.of([layer]) if self._maps is not None and layer in self._maps.layers else None
 
     def _decide(self, mature: Tensor, hidden: Mapping[int, Tensor], order: Tensor, positions: range) -> tuple[Tensor, Tensor]:
         """The layer [n] that counts most in each position, and the method's scores [n, V].
@@ -170,20 +171,26 @@ class LayerReader:
         layers = torch.tensor(self.candidates, device=order.device)
         if self.method.selects:
             chosen = layers[order[layers].argmax(dim=0)]
-            states = [torch.stack([hidden[layer][row] for row, layer in enumerate(chosen.tolist())])]
-            return chosen, self._shown.scores(mature, Captured(self.anatomy, self.config, states))
+            rows = [self._mapped(hidden[layer][row], layer) for row, layer in enumerate(chosen.tolist())]
+            one = Captured(self.anatomy, self.config, [torch.stack(rows)], maps=self._maps and self._maps.applied())
+            return chosen, self.method.scores(mature, one)
         candidates = Captured(
             self.anatomy,
             self.config,
             [hidden[layer] for layer in self.candidates],
             layers=(*self.candidates, self.anatomy.num_layers),
             positions=torch.tensor(positions, device=mature.device),
+            maps=self._maps and self._maps.of(self.candidates),
         )
         scores, weights = self.method.decide(mature, candidates)
         counted = weights[:-1]
         none = (counted == 0).all(dim=0)  # then the mature layer alone decides; what stands for it is the layer below
         chosen = layers[counted.argmax(dim=0)].masked_fill(none, max(self.candidates))
         return chosen, scores
+
+    def _mapped(self, state: Tensor, layer: int) -> Tensor:
+        """A candidate's state as its lens maps it, or as it is."""
+        return state if self._maps is None else self._maps.of([layer])(state[None])[0]
 
     def _look(self, logits: Tensor, mature: tuple[Tensor, Tensor, Tensor], listed: Tensor, tokens: Tensor) -> _Look:
         """One layer's logits [n, V] beside the mature ones, given with their log sum exp and their log_softmax."""
@@ -227,7 +234,6 @@ class _Table:
         self.rank, self.token = by_position("rank"), by_position("token")
         self._top_ids, self._top = by_position("top_ids"), by_position("top")
         self._ids, self._contrasts, self._listed = listed.tolist(), contrasts.tolist(), by_position("listed")
-        self._logs = torch.stack([look.listed for look in looks], dim=1).double().clamp(min=-LARGEST_SCORE).tolist()
 
     def top(self, row: int) -> tuple[tuple[tuple[int, float], ...], ...]:
         """The likeliest tokens of each layer."""
@@ -236,17 +242,10 @@ class _Table:
             for ids, shares in zip(self._top_ids[row], self._top[row], strict=True)
         )
 
-    def members(self, row: int, count: int, layer: int) -> tuple[PlausibleToken, ...]:
-        """Those of the plausible set of `count` that are listed, by contrast with `layer`."""
-        logs = self._logs[row]
+    def members(self, row: int, count: int) -> tuple[PlausibleToken, ...]:
+        """Those of the plausible set of `count` that are listed, by contrast."""
         members = [
-            PlausibleToken(
-                token,
-                _rounded(score),
-                tuple(_rounded(of_layer[place]) for of_layer in self._listed[row]),
-                log_p=_rounded(logs[-1][place]),
-                log_q=_rounded(logs[layer][place]),
-            )
+            PlausibleToken(token, _rounded(score), tuple(_rounded(layer[place]) for layer in self._listed[row]))
             for place, (token, score) in enumerate(zip(self._ids[row][:count], self._contrasts[row], strict=False))
         ]
         return tuple(sorted(members, key=lambda member: -member.contrast))

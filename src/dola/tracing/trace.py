@@ -6,6 +6,7 @@ tokens --one forward--> residual streams of all layers --reader.py--> numbers
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from dola.decoding.call import check_not_empty
 from dola.errors import InputError
 from dola.methods.config import MethodConfig
 from dola.methods.names import RECOMMENDED_PENALTY
+from dola.methods.registry import with_settings
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import check_eval, window
 from dola.text.encoding import Encoder
@@ -87,16 +89,22 @@ def trace(
         settings = {"repetition_penalty": repetition_penalty, "max_new_tokens": generate, **settings}
         made = tokens_behind(model, tokenizer, ids, config if decode == "dola" else None, **settings)
         read, first, after = [*ids, *made[:-1]], len(ids) - 1, [*made]
-    tokens = reader.read(read, first, after)
-    return as_trace(
-        reader,
-        tokens,
-        token_texts(tokenizer, set().union(*(token.ids() for token in tokens))),
-        prompt=prompt if isinstance(prompt, str) else tokenizer.decode(ids),
-        prompt_tokens=len(ids),
-        mode=decode if generate else "prompt",
-        repetition_penalty=repetition_penalty if generate else None,
-    )
+    bare = None if config.lens is None else LayerReader(anatomy, with_settings(config, lens=None), top_k)
+
+    def traced(reader: LayerReader) -> LayerTrace:
+        tokens = reader.read(read, first, after)
+        return as_trace(
+            reader,
+            tokens,
+            token_texts(tokenizer, set().union(*(token.ids() for token in tokens))),
+            prompt=prompt if isinstance(prompt, str) else tokenizer.decode(ids),
+            prompt_tokens=len(ids),
+            mode=decode if generate else "prompt",
+            repetition_penalty=repetition_penalty if generate else None,
+        )
+
+    found = traced(reader)
+    return found if bare is None else replace(found, without_lens=traced(bare))
 
 
 def as_trace(

@@ -42,6 +42,7 @@ class DoLaMixin:
             _capture(self, served.captured, vllm_config.model_config.architecture, width)
             self.embedding_modules = _without_heads(self)
             self.get_model_state_cls = partial(_state_class, batch)  # runner V2 asks for it; absent without DoLa
+            self._dola_dtype, self._dola_unread = vllm_config.model_config.dtype, True
             self._dola_source, self._dola_quantised = vllm_config.model_config.model, vllm_config.quant_config is not None
             self._dola_checks = tracks_weights(vllm_config.load_config)
 
@@ -50,16 +51,26 @@ class DoLaMixin:
 
         Raises:
             ModelFileError: Weights are missing or do not fit.
+            LensError: The lens belongs to another model.
         """
         load = super().load_weights  # type: ignore[misc]
         if not self._dola_checks:  # later loads may bring only some: a trainer's, for instance
-            return load(weights, *args, **kwargs)
+            loaded = load(weights, *args, **kwargs)
+            self._dola_check_lens()
+            return loaded
         self._dola_checks = False
         reading = Reading(weights)
         with reading.named(self._dola_source):
             loaded = load(reading, *args, **kwargs)
         check_weights(self, self._dola_source, loaded, reading.names, quantised=self._dola_quantised)
+        self._dola_check_lens()
         return loaded
+
+    def _dola_check_lens(self) -> None:
+        """Once: a trainer's later weights still have the lens of those before."""
+        if self._dola is not None and self._dola_unread:
+            self._dola_unread = False
+            self._dola.check_lens(self._dola_source, dtype=self._dola_dtype, is_quantized=self._dola_quantised)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output [T, d] followed by the captured layers; between pipeline stages IntermediateTensors."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from dola import native
 from dola.integrations.vllm.parts import decoder_of, head_of, norm_name
 from dola.integrations.vllm.sharded import ShardedHead, shard
+from dola.lens.fingerprint import numbers_of, statistics_of
 from dola.methods.vocabulary import WHOLE
 from dola.model.readout import Readout
 
@@ -35,6 +36,21 @@ class VLLMModel:
     def whole(self, local: Tensor) -> Tensor | None:
         """All workers' columns; None on workers that do not sample."""
         return self._sharded.whole(local) if self._sharded else local
+
+    def statistics(self) -> dict[str, Tensor]:
+        """As EngineModel: of the norms, which all workers have, and of other weights where one worker has them whole.
+
+        vLLM joins some weights (query, key and value); these have names that no lens knows.
+        """
+        decoder, head = decoder_of(self._model), head_of(self._model)
+        blocks = [(f"block.{j}", block) for j, block in enumerate(getattr(decoder, "layers", ()))]
+        found = statistics_of([*blocks, ("norm", getattr(decoder, norm_name(decoder)))])
+        if self._sharded:
+            return {name: numbers for name, numbers in found.items() if "norm" in name}
+        weight = getattr(head, "weight", None)
+        if isinstance(weight, Tensor) and weight.is_floating_point() and weight.numel():
+            found["head.weight"] = numbers_of(weight[: self._model.logits_processor.org_vocab_size])
+        return found
 
     def readout(self, *, raw: bool) -> Readout:
         """The readout from residual streams to logits; only this worker's columns if it has a part of the head."""
