@@ -239,3 +239,29 @@ def test_another_method(dola_command, folder, toy):
     columns = json.loads(done.out)["columns"]
     assert [column.get("method") for column in columns] == [None, None, "toy"]
     assert columns[2]["title"].startswith("toy last:3")
+
+
+def test_each_method_has_columns_of_its_own(dola_command, folder):
+    ended = dola_command("compare", "The cat", "-m", folder, "--method", "dola", "--method", "sled", "--method", "confident",
+                         "--max-new-tokens", 3, "--json")  # fmt: skip
+    columns = json.loads(ended.out)["columns"]
+    assert [each["title"].partition(",")[0] for each in columns] == [
+        "greedy", "greedy", "DoLa low", "DoLa high", "sled all", "confident last:10",
+    ]  # fmt: skip
+    assert columns[4]["rate"] == 2.0
+
+
+def test_set_is_for_one_method(dola_command, folder):
+    ended = dola_command(
+        "compare", "The cat", "-m", folder, "--method", "sled", "--set", "rate=1", "--max-new-tokens", 2, "--json"
+    )
+    assert json.loads(ended.out)["columns"][2]["rate"] == 1
+    ended = dola_command("compare", "The cat", "-m", folder, "--method", "sled", "--method", "confident", "--set", "rate=1")
+    assert ended.code == 2
+    assert "--set does not say which of several methods it is for" in ended.err
+
+
+def test_a_column_is_there_once(dola_command, folder):
+    ended = dola_command("compare", "The cat", "-m", folder, "--method", "sled", "--method", "sled")
+    assert ended.code == 2
+    assert "Two columns are the same" in ended.err

@@ -27,7 +27,8 @@ def folder(tmp_path_factory: Any) -> Path:
 def file(folder: Path) -> Path:
     text, output = folder.parent / "text.txt", folder.parent / "tiny.lens.safetensors"
     text.write_text(TEXT)
-    done = run("fit", folder, "--text", text, "--layers", "3,5", "--tokens", "2000", "--output", output)
+    given = ["--text", text, "--layers", "3,5", "--tokens", "2000", "--output", output, "--trust-remote-code"]
+    done = run("fit", folder, *given, "--dtype", "float32", "--device", "cpu", "--threads", torch.get_num_threads())
     assert done.exit_code == 0, done.output
     assert output.exists()
     assert "layers    3,5" in done.stdout
@@ -67,7 +68,7 @@ def test_trace_prints_both_readings(file: Path, folder: Path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["show", "missing.safetensors"], "There is no lens file 'missing.safetensors'"),
+        (["show", "missing.safetensors"], "The lens file 'missing.safetensors' does not exist"),
         (["fit", "MODEL", "--output", "x", "--layers", "hihg"], "--layers 'hihg' is not a name of layers"),
         (["fit", "MODEL", "--output", "x", "--text", "missing.txt"], "--text 'missing.txt': No such file"),
         (["import", "missing", "--output", "x.safetensors"], "config.json"),

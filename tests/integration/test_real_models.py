@@ -160,3 +160,11 @@ def test_in_bfloat16_the_fast_step_tips_only_near_ties(smollm2, monkeypatch):
         slowly(monkeypatch)
         slow = [generate(model, tokenizer, [prompt])[0] for prompt in PROMPTS]
     assert_only_near_ties_tipped(model, tokenizer, PROMPTS, slow, fast)
+
+
+def test_a_lens_makes_layers_readable(smollm2):
+    """Fitted on little text; the full figures are in docs/lens.md."""
+    model, tokenizer = smollm2
+    lens = dola.fit_lens(model, tokenizer, [prompt * 8 for prompt in PROMPTS], layers=[25], tokens=600)
+    (row,) = lens.facts["table"]
+    assert row["kl"] < row["norm_kl"]

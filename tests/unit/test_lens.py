@@ -225,7 +225,7 @@ def test_soft_caps_and_projections_follow_the_map(name):
     [
         ({"final_norm": False}, ConfigError, "contradict each other"),
         ({"layers": [3, 4]}, LensError, "has no map for layer 3"),
-        ({"lens": "missing.safetensors"}, LensError, "no lens file"),
+        ({"lens": "missing.safetensors"}, LensError, "does not exist"),
         ({"lens": 3}, ConfigError, "not text"),
     ],
 )

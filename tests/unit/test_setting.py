@@ -157,3 +157,18 @@ def test_an_annotation_may_list_the_choices():
     way, often = Listed.options()
     assert (way.kind, way.choices) == (str, ("up", "down"))
     assert (often.kind, often.optional) == (int, True)
+
+
+WITH_FIELDS = [path for path, verb in VERBS.items() if any("--strength" in option.opts for option in verb.params)]
+
+
+@pytest.mark.parametrize("path", WITH_FIELDS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [("strength", "0.5", 0.5), ("scores", "distribution", "distribution"), ("lens", "x.safetensors", "x.safetensors")],
+)
+def test_each_verb_takes_each_field(path, name, text, value):
+    verb = VERBS[path]
+    arguments = ["x" for option in verb.params if option.param_type_name == "argument" and option.required]
+    given = verb.make_context(" ".join(path), [*arguments, f"--{name}", text]).params[name]
+    assert getattr(given, "value", given) == value

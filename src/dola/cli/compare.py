@@ -47,7 +47,7 @@ SCHEMA = {
 """Fields of `dola compare --json`: one object."""
 
 
-@options.method_options(reference=True)
+@options.method_options(reference=True, method=False)
 def command(
     prompt: Annotated[
         str | None, typer.Argument(help="The text to complete, or the message to answer; - reads standard input.")
@@ -62,6 +62,11 @@ def command(
         ),
     ] = None,
     dola: options.MethodOptions = options.DEFAULTS,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="A method, with columns of its own. Repeat it for more.", show_default="dola"),
+    ] = None,
+    set_: options.Set = None,
     max_new_tokens: options.MaxNewTokens = 50,
     repetition_penalty: options.RepetitionPenalty = RECOMMENDED_PENALTY,
     dtype: options.DTypeOption = None,
@@ -79,16 +84,23 @@ def command(
     Examples:
       dola compare "On what date was the Declaration of Independence officially signed?"
       dola compare "The capital of Washington State is" --layers high --layers 26,28
-      dola compare "Who wrote Hamlet?" --model meta-llama/Llama-3.2-1B-Instruct --json > hamlet.json
+      dola compare "Who wrote Hamlet?" --method dola --method sled --json > hamlet.json
     """
     if "off" in (layers or []):
         raise UsageError("--layers off does not make a column: the first two already run without DoLa.", hint="omit it")
-    columns: list[str | None] = [*layers] if layers else ["low", "high"] if dola.is_dola else [None]
-    configs = [replace(dola, layers=chosen).config() for chosen in columns]
+    named: list[str | None] = [*method] if method else [None]
+    chosen = [replace(dola, method=each, named=set_) for each in named]
+    if set_ and len(named) > 1:
+        raise UsageError(
+            "--set does not say which of several methods it is for.", hint=f"name one method: --method {named[-1]}"
+        )
+    configs = [replace(each, layers=of).config() for each in chosen for of in layers or _usual_layers(each)]
+    if twice := [config for config in configs if configs.count(config) > 1]:
+        raise UsageError(f"Two columns are the same: {twice[0]}.", hint="name each method and each of its layers once")
     (asked,) = read_prompts(prompt, verb="compare")
     loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    if not layers:
-        own, _ = options.settle_layers(dola.config(), None, loaded)
+    if not layers and (of_dola := next((each for each in chosen if each.is_dola), None)):
+        own, _ = options.settle_layers(of_dola.config(), None, loaded)
         configs += [own] if own not in configs else []
     found = answers(
         loaded,
@@ -110,6 +122,11 @@ def command(
     }
     head = {"model": model, "prompt": asked.text, "prompt_tokens": found[0].prompt_tokens}
     print_json(SCHEMA_NAME, {**head, "columns": [_column(answer) for answer in found], "settings": used})
+
+
+def _usual_layers(method: options.MethodOptions) -> list[str | None]:
+    """The layers of a method's columns: two buckets for DoLa, and its own default for another."""
+    return ["low", "high"] if method.is_dola else [None]
 
 
 def _column(answer: Answer) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def show(
     Examples:
       dola lens show smollm2.lens.safetensors
       dola lens show smollm2.lens.safetensors --json
+      dola lens show owner/name@main
     """
     from dola.lens.lens import Lens
 
@@ -116,12 +117,15 @@ def import_(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder with config.json and params.pt.")],
     output: Output,
 ) -> None:
-    """Convert a tuned lens (arXiv 2303.08112) of the tuned-lens package to a lens file.
+    """Convert a tuned lens of the tuned-lens package to a lens file.
+
+    Its maps are added to a layer's state, and the final norm follows (arXiv 2303.08112).
 
     \b
     Examples:
       dola lens import lens/meta-llama/Llama-2-7b-hf --output llama2.lens.safetensors
-      dola lens show llama2.lens.safetensors
+      dola lens import lens/gpt2 --output gpt2.lens.safetensors
+      dola generate "The capital of Washington State is" -m gpt2 --lens gpt2.lens.safetensors
     """
     from dola.lens.tuned import read_tuned
 

@@ -210,7 +210,8 @@ class Examination:
         tolerance = CONTRAST_TOLERANCE.get(self.logits.dtype, 3e-2) * largest
         exact = scores.double(), self.logits[0].double(), torch.stack(premature).to(scores.device).double()
         error = contrast_error(*exact, config, tolerance) if isinstance(config, DoLaConfig) else method_error(*exact, config)
-        text = f"scores differ from a contrast in float64 by {error:.1e} nats; allowed: {tolerance:.1e}"
+        lens = "" if config.lens is None else f", layers read through the lens {config.lens}"
+        text = f"scores differ from a contrast in float64 by {error:.1e} nats; allowed: {tolerance:.1e}{lens}"
         return (OK if error <= tolerance else FAILED), text
 
     def _decode_plainly_again(self) -> tuple[str, str]:

@@ -50,7 +50,7 @@ def _plain(name: str) -> str:
 
 
 def numbers_of(weight: Tensor) -> Tensor:
-    """Of one weight."""
+    """The numbers of one weight."""
     flat = weight.detach().flatten()
     places = torch.linspace(0, len(flat) - 1, SAMPLES, dtype=torch.float64).long()
     mean, rms = flat.mean(dtype=torch.float32), torch.linalg.vector_norm(flat, dtype=torch.float32) / len(flat) ** 0.5

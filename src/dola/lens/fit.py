@@ -51,7 +51,7 @@ class Sums:
 
     @classmethod
     def empty(cls, width: int, device: torch.device) -> Sums:
-        """Of no position yet."""
+        """The sums before the first position."""
         return cls(
             torch.zeros(width + 1, width + 1, dtype=torch.float64, device=device),
             torch.zeros(width + 1, width, dtype=torch.float64, device=device),
@@ -171,7 +171,7 @@ def _parted(rows: Iterable[Sequence[int]], tokens: int) -> tuple[list[Sequence[i
 def _states(
     anatomy: Anatomy, layers: Sequence[int], rows: Iterable[Sequence[int]]
 ) -> Iterator[tuple[dict[int, Tensor], Tensor]]:
-    """Of each window: the states [n, d] of these layers and of the last one, and the normed last state [n, d]."""
+    """Yield for each window the states [n, d] of these layers and of the last one, and the normed last state [n, d]."""
     lm, few = anatomy.lm, few_logits(anatomy.lm)
     for place, row in enumerate(rows):
         ids = torch.tensor([list(row)], device=lm.device)

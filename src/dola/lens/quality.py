@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 ELEMENTS = 2**22
-"""Positions are read so many at a time that positions * |V| stays below this: 16 MiB of float32, of which few are alive."""
+"""Positions are read so many at a time that positions * |V| stays below this: 16 MiB of float32."""
 
 
 @dataclass

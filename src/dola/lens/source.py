@@ -16,7 +16,7 @@ def located(source: str) -> Path:
     """The file that a lens is in; one of the hub is downloaded.
 
     Raises:
-        LensError: There is no such file, or the hub does not have it.
+        LensError: The file does not exist, or the hub does not have it.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -27,7 +27,7 @@ def located(source: str) -> Path:
         return path
     found = HUB_ID.fullmatch(source)
     if found is None or source.endswith(".safetensors"):
-        raise LensError(f"There is no lens file {source!r}.", hint="fit one: dola lens fit MODEL --output FILE")
+        raise LensError(f"The lens file {source!r} does not exist.", hint="fit one: dola lens fit MODEL --output FILE")
     return _downloaded(found["repo"], found["revision"])
 
 
@@ -41,6 +41,6 @@ def _downloaded(repo: str, revision: str | None) -> Path:
         at = f" at revision {revision!r}" if revision else ""
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise LensError(
-            f"There is no file {repo!r}, and the hub gave no {HUB_FILE} of {repo!r}{at}: {reason}",
+            f"The file {repo!r} does not exist, and the hub gave no {HUB_FILE} of {repo!r}{at}: {reason}",
             hint="check the name and the network, or fit a lens: dola lens fit MODEL --output FILE",
         ) from None

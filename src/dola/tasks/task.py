@@ -69,7 +69,7 @@ class PaperSettings:
 
 
 NO_PAPER = PaperSettings("high", relative_top=0.1)
-"""Of tasks that the paper has no run of: the usual settings."""
+"""The usual settings, for tasks that the paper did not run."""
 
 
 @dataclass(frozen=True, kw_only=True)
