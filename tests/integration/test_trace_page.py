@@ -5,6 +5,7 @@ Needs Chromium and the extra `browser`; skipped without them (`browser.py`).
 
 import dataclasses
 import json
+import math
 
 import pytest
 from browser import chromium, serious_violations
@@ -150,6 +151,47 @@ def test_a_click_keeps_a_token_until_escape(opened, traces):
     assert section.locator(".kept h3").text_content() == "Token 6"
 
 
+def slide(page, number, strength):
+    slider = page.locator("section").nth(number).locator("input[type=range]")
+    slider.evaluate("(range, value) => { range.value = value; range.dispatchEvent(new Event('input')); }", strength)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["log-probabilities", "a file of an earlier version"])
+def test_the_slider_draws_the_choices_of_any_strength(open_page, traces, known):
+    trace = traces[1]
+    if not known:
+        tokens = [
+            dataclasses.replace(
+                each, plausible=tuple(dataclasses.replace(member, log_p=None, log_q=None) for member in each.plausible)
+            )
+            for each in trace.tokens
+        ]
+        settings = {name: value for name, value in trace.settings.items() if name not in ("strength", "scores")}
+        trace = dataclasses.replace(trace, tokens=tuple(tokens), settings=settings)
+    opened = open_page(page_of([trace]))
+    column = opened.locator("table.map tbody td.name:last-child")
+    recorded = [name(trace, token.dola_choice) for token in trace.tokens]
+    assert column.all_text_contents() == recorded
+    index = max(range(6), key=lambda index: trace.tokens[index].plausible_count)
+    cell(opened, 0, index, 3).click()
+    for strength in (0, 0.5, 2, 1):
+        slide(opened, 0, strength)
+        scores = [
+            {
+                each.id: math.log(each.probability[-1]) - strength * math.log(each.probability[token.layer])
+                for each in token.plausible
+            }
+            for token in trace.tokens
+        ]
+        assert column.all_text_contents() == [name(trace, max(of, key=of.__getitem__)) for of in scores]
+        shown = [float(row[3]) for row in rows_of(opened, 0, "table.members")]
+        assert shown == pytest.approx(sorted(scores[index].values(), reverse=True), abs=0.006)
+        said = opened.locator(".explanation").text_content()
+        assert said == trace.explain(index) if strength == 1 else f"At strength {strength:.2f} DoLa would choose" in said
+    assert column.all_text_contents() == recorded
+    assert opened.locator(".strength .number").text_content() == "1.00"
+
+
 def test_a_kept_token_shows_its_candidates_and_their_probabilities(opened, traces):
     trace = traces[1]
     index = max(range(6), key=lambda index: trace.tokens[index].plausible_count)
@@ -204,6 +246,8 @@ def test_it_can_be_walked_by_keyboard(opened, traces):
     assert opened.evaluate(
         "[...document.querySelectorAll('table.map')].every(t => t.querySelectorAll('[tabindex=\"0\"]').length === 1)"
     )
+    opened.keyboard.press("Tab")
+    assert opened.evaluate("document.activeElement.type") == "range"
     opened.keyboard.press("Tab")
     assert opened.evaluate("document.activeElement.tagName") == "SUMMARY"
     opened.keyboard.press("Enter")

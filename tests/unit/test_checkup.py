@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import math
 
 import pytest
 import torch
@@ -217,6 +218,28 @@ def test_contrast_error_forgives_rounding_and_nothing_else():
     assert contrast_error(mature, mature, premature, config, 1e-6) > 0.5
     second = contrast(mature, premature[[1]])
     assert min(contrast_error(second, mature, premature, config, slack) for slack in (1e-6, 10.0)) == 0  # any layer may win
+
+
+@pytest.mark.parametrize("scores", ["contrast", "distribution"])
+@pytest.mark.parametrize("strength", [0.25, 1.0, 3.0])
+def test_contrast_error_knows_strengths_and_distributions(scores, strength):
+    torch.manual_seed(0)
+    mature, premature = torch.randn(50).double(), torch.randn(4, 50).double() * 3
+    config = DoLaConfig("all", strength=strength, scores=scores)
+    found = contrast(mature, premature, strength=strength, scores=scores)
+    assert contrast_error(found, mature, premature, config, 1e-6) == 0
+    other = dataclasses.replace(config, strength=strength / 2)
+    assert contrast_error(found, mature, premature, other, 1e-6) > 1e-2
+
+
+def test_a_token_at_the_edge_of_the_set_may_count_in_a_distribution_or_not():
+    mature, premature = torch.tensor([0.0, -2.0, -3.0]).double(), torch.tensor([[0.0, -9.0, -1.0]]).double()
+    top = math.exp(-2)  # where rounding decides about the second token
+    config = DoLaConfig("all", relative_top=top, scores="distribution")
+    for edge in (top * 1.001, top * 0.999):
+        scores = contrast(mature, premature, relative_top=edge, scores="distribution")
+        assert contrast_error(scores, mature, premature, config, 0.01) < 1e-12
+        assert contrast_error(scores + torch.tensor([0.5, 0, 0]), mature, premature, config, 0.01) > 0.4
 
 
 def test_contrast_error_without_a_plausibility_constraint():

@@ -1,11 +1,12 @@
 """`dola.trace` against the float64 reference, and against what `generate` really did."""
 
+import json
 import math
 
 import pytest
 import torch
 from command import tokenizer as byte_tokenizer
-from families import FAMILIES, tiny
+from families import FAMILIES, spread_logits, tiny
 from families import readout as written_readout
 from reference import dola_float64 as judge
 from words import word_tokenizer
@@ -15,6 +16,7 @@ from dola import DoLaConfig
 from dola.decoding.step import CHUNK_ELEMENTS
 from dola.errors import AttachError, InputError, LayersError, ReadoutError
 from dola.model.anatomy import Anatomy
+from dola.tracing.data import LayerTrace
 from dola.tracing.reader import DIGITS
 
 IDS = [5, 17, 200, 33, 8, 91, 4, 60, 61]
@@ -136,6 +138,37 @@ def test_arguments_of_generate_are_passed_on(llama):
     assert trace.tokens[0].token != banned
     assert trace.tokens[0].dola_choice == free.tokens[0].dola_choice
     assert "another rule of generation" in trace.explain(0)
+
+
+@pytest.mark.parametrize("scores", ["contrast", "distribution"])
+def test_what_any_strength_needs_is_kept(scores):
+    model = tiny()
+    spread_logits(model, {"input_ids": torch.tensor([IDS])})
+    trace = dola.trace(model, word_tokenizer(), IDS, DoLaConfig("all", strength=0.5, scores=scores))
+    for token in trace.tokens:
+        assert (token.plausible_count == 1) == token.lazy
+        best = max(token.plausible, key=lambda each: each.log_p - 0.5 * each.log_q)
+        assert best.id == token.dola_choice
+        for each in token.plausible:
+            assert math.exp(each.log_p) == pytest.approx(each.probability[-1], rel=1e-4)
+            assert math.exp(each.log_q) == pytest.approx(each.probability[token.layer], rel=1e-4)
+            if scores == "contrast":
+                assert each.contrast == pytest.approx(each.log_p - 0.5 * each.log_q, abs=1e-4)
+    assert LayerTrace.from_json(trace.to_json()) == trace
+    said = [trace.explain(index) for index in range(len(trace.tokens))]
+    assert not any("gained most" in sentence for sentence in said)
+    assert any("at strength 0.5, so DoLa" in sentence for sentence in said)
+
+
+def test_a_file_of_an_earlier_version_opens(llama):
+    found = json.loads(dola.trace(llama, word_tokenizer(), IDS, "high").to_json())
+    for name in ("strength", "scores"):
+        del found["settings"][name]
+    for each in (each for token in found["tokens"] for each in token["plausible"]):
+        del each["log_p"], each["log_q"]
+    opened = LayerTrace.from_value(found)
+    assert (opened.tokens[0].plausible[0].log_p, opened.tokens[0].plausible[0].log_q) == (None, None)
+    assert opened.config == DoLaConfig("high")
 
 
 def test_lazy_contrast_applies_where_one_token_is_plausible(llama):

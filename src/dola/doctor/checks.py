@@ -6,6 +6,7 @@ The model is unchanged afterwards.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
@@ -286,16 +287,21 @@ def contrast_error(scores: Tensor, mature: Tensor, premature: Tensor, config: Do
     """Largest difference between scores [V] and the contrast of mature [V] with premature logits [K, V], in nats.
 
     Where rounding decides, either decision is right. So tokens within `slack` of the edge of the plausible set are left out,
-    and among the layers whose divergence is within `slack` of the largest, the one that fits best counts.
+    and among the layers whose divergence is within `slack` of the largest, the one that fits best counts. A distribution
+    changes with each token of the set, so there both edges are tried.
     """
     log_p = log_probs(mature)
     margin = log_p - threshold(log_p.max(), config.relative_top)
     clear = mature.isfinite() & ((margin.abs() > slack) | (log_p == log_p.max()))
     divergences = DIVERGENCES[config.divergence](log_p, log_probs(premature), WHOLE)
+    tops = [config.relative_top]
+    if config.scores == "distribution":
+        tops += [min(1.0, config.relative_top * math.exp(by)) for by in (-slack, slack)]
     expected = [
-        contrast(mature, layer[None], relative_top=config.relative_top)
+        contrast(mature, layer[None], relative_top=top, strength=config.strength, scores=config.scores)
         for layer, divergence in zip(premature, divergences, strict=True)
         if divergence >= divergences.max() - slack
+        for top in tops
     ]
     return min(float((scores - one)[clear].abs().max()) for one in expected)
 

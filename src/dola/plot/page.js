@@ -36,6 +36,7 @@
 
   document.getElementById("ramp").style.background = `linear-gradient(to right, ${data.colours})`;
   let seen = [];  // of each section in which somebody has looked: the cell, and the token that is kept
+  const strengths = [];  // of each section whose slider somebody has moved
   show();
   // `dola ui` holds this page in a frame and sends it the traces as they grow.
   if (window.parent !== window) {
@@ -56,11 +57,13 @@
     const main = document.getElementById("main");
     const places = [...main.querySelectorAll(".scroll")].map((box) => [box.scrollLeft, box.scrollTop]);
     const focused = [...main.children].findIndex((part) => part.contains(document.activeElement));
+    const sliding = document.activeElement?.type === "range";
     seen = data.traces.map((trace, number) => (seen[number]?.index < trace.tokens.length ? seen[number] : undefined));
     main.className = data.traces.length > 1 ? "pair" : "";
     main.replaceChildren(...data.traces.map(section));
     main.querySelectorAll(".scroll").forEach((box, number) => places[number] && box.scrollTo(...places[number]));
-    if (seen[focused]) main.children[focused].querySelector('td[tabindex="0"]').focus({ preventScroll: true });
+    if (sliding) main.children[focused]?.querySelector("input").focus({ preventScroll: true });
+    else if (seen[focused]) main.children[focused].querySelector('td[tabindex="0"]').focus({ preventScroll: true });
   }
 
   function section(trace, number) {
@@ -72,11 +75,60 @@
     const map = table(trace, number, look, kept);
     const part = make("section", { "aria-labelledby": `title${number}` });
     part.append(make("h2", { id: `title${number}` }, trace.title), prompt);
+    if (!trace.settings.method) panel.insertBefore(slider(trace, number, map, kept), kept);
     part.append(make("div", { class: "both" }, make("div", { class: "scroll", tabindex: "-1" }, map), panel));
     const at = place(trace, number);
     showLayer(trace, at.index, at.layer, look);
-    showToken(trace, at.pinned ?? at.index, kept);
+    showToken(trace, number, at.pinned ?? at.index, kept);
     return part;
+  }
+
+  function recorded(trace) {
+    return trace.settings.strength ?? 1;  // files of earlier versions have none
+  }
+  function strengthOf(trace, number) {
+    return strengths[number] ?? recorded(trace);
+  }
+
+  // The plausible tokens that are listed, by F = log p - strength * log q: from the numbers of the file.
+  function members(trace, number, each) {
+    const strength = strengthOf(trace, number);
+    if (strength === recorded(trace)) return each.plausible;
+    const log = (share) => (share > 0 ? Math.log(share) : -745);
+    return each.plausible.map((member) => {
+      const p = member.log_p ?? log(member.probability[trace.num_layers]);
+      return { ...member, contrast: p - strength * (member.log_q ?? log(member.probability[each.layer])) };
+    }).sort((a, b) => b.contrast - a.contrast);
+  }
+  function choice(trace, number, each) {
+    return strengthOf(trace, number) === recorded(trace) ? each.dola_choice : members(trace, number, each)[0].id;
+  }
+
+  // How much of the premature layer is subtracted: moved, the choices are drawn again.
+  function slider(trace, number, map, kept) {
+    const strength = strengthOf(trace, number);
+    const most = Math.max(2, recorded(trace));
+    const range = make("input", { type: "range", min: 0, max: most, step: "any", value: strength });
+    const said = make("span", { class: "number", "aria-hidden": "true" });
+    const say = (value) => {
+      said.textContent = value.toFixed(2);
+      range.setAttribute("aria-valuetext", value.toFixed(2));
+    };
+    say(strength);
+    range.addEventListener("input", () => {
+      const moved = Math.round(20 * range.value) / 20;
+      strengths[number] = Math.abs(moved - recorded(trace)) < 0.025 ? recorded(trace) : moved;
+      say(strengths[number]);
+      [...map.tBodies[0].rows].forEach((line, index) => line.lastElementChild.replaceWith(chosen(trace, number, trace.tokens[index])));
+      const at = place(trace, number);
+      showToken(trace, number, at.pinned ?? at.index, kept);
+    });
+    return make("p", { class: "strength" }, make("label", {}, "strength of the contrast ", range), " ", said);
+  }
+
+  function chosen(trace, number, each) {
+    const id = choice(trace, number, each);
+    return make("td", { class: each.mature_choice === id ? "name" : "name differs" }, token(trace, id));
   }
 
   // Where somebody looks, or what tells most.
@@ -96,13 +148,13 @@
     }
     for (const name of ["last layer", "DoLa"]) head.append(make("th", { scope: "col", class: "name" }, name));
     const body = make("tbody");
-    const cells = trace.tokens.map((each, index) => row(trace, each, index, layers, body));
+    const cells = trace.tokens.map((each, index) => row(trace, number, each, index, layers, body));
     const map = make("table", { class: "map", role: "grid", "aria-labelledby": `title${number}` }, make("thead", {}, head), body);
     behave(map, trace, number, cells, look, kept);
     return map;
   }
 
-  function row(trace, each, index, layers, body) {
+  function row(trace, number, each, index, layers, body) {
     const line = make("tr", {}, make("th", { scope: "row" }, token(trace, each.after)));
     const cells = layers.map((layer) => {
       const chosen = layer === each.layer;
@@ -115,9 +167,8 @@
       return cell;
     });
     line.append(...cells);
-    const differs = each.mature_choice === each.dola_choice ? "name" : "name differs";
     line.append(make("td", { class: "name" }, token(trace, each.mature_choice)));
-    line.append(make("td", { class: differs }, token(trace, each.dola_choice)));
+    line.append(chosen(trace, number, each));
     body.append(line);
     return cells;
   }
@@ -145,13 +196,13 @@
       const [index, layer] = of(cell);
       seen[number] = { index, layer, pinned };
       showLayer(trace, index, layer, look);
-      if (pinned === null) showToken(trace, index, kept);
+      if (pinned === null) showToken(trace, number, index, kept);
     };
     const keep = (cell) => {
       const [index, layer] = of(cell);
       pin(index);
       seen[number] = { index, layer, pinned };
-      showToken(trace, pinned, kept);
+      showToken(trace, number, pinned, kept);
     };
     map.addEventListener("mouseover", (event) => event.target.matches("td.cell") && view(event.target));
     map.addEventListener("focusin", (event) => {
@@ -210,24 +261,29 @@
   }
 
   // The candidates of one token, and their probabilities over the layers.
-  function showToken(trace, index, kept) {
-    const each = trace.tokens[index];
+  function showToken(trace, number, index, kept) {
+    const found = trace.tokens[index];
+    const each = { ...found, plausible: members(trace, number, found) };
+    const strength = strengthOf(trace, number);
+    const listed = each.plausible_count > each.plausible.length ? " of the tokens that the file lists" : "";
+    const moved = `At strength ${strength.toFixed(2)} DoLa would choose ${spoken(trace, choice(trace, number, found))}${listed}.`;
     const left = each.plausible_count - each.plausible.length;
     const likely = each.plausible.map((member) => member.probability[trace.num_layers]).sort((a, b) => b - a);
-    const members = make("tbody");
+    const rows = make("tbody");
     each.plausible.forEach((member, place) => {
       const share = member.probability[trace.num_layers];
       const rank = left ? [] : [`${likely.indexOf(share) + 1} \u2192 ${place + 1}`];  // known where all members are
       const numbers = [percent(member.probability[each.layer]), percent(share), member.contrast.toFixed(2), ...rank];
-      members.append(make("tr", {}, keyed(trace, member.id, place), ...numbers.map((value) => make("td", { class: "number" }, value))));
+      rows.append(make("tr", {}, keyed(trace, member.id, place), ...numbers.map((value) => make("td", { class: "number" }, value))));
     });
     const head = make("tr", {}, make("th", { scope: "col" }, "plausible"));
-    const names = [`layer ${each.layer}`, "last layer", "contrast", ...(left ? [] : ["rank"])];
+    const scored = trace.settings.scores === "distribution" && strength === recorded(trace) ? "logit" : "contrast";
+    const names = [`layer ${each.layer}`, "last layer", scored, ...(left ? [] : ["rank"])];
     for (const name of names) head.append(make("th", { scope: "col", class: "number" }, name));
     const lines = [
       make("h3", {}, `Token ${index + 1}`),
-      make("p", { class: "explanation" }, trace.explanations[index]),
-      make("table", { class: "members" }, make("thead", {}, head), members),
+      make("p", { class: "explanation" }, strength === recorded(trace) ? trace.explanations[index] : moved),
+      make("table", { class: "members" }, make("thead", {}, head), rows),
     ];
     if (left) lines.push(make("p", { class: "hint" }, `and ${left.toLocaleString("en")} more plausible tokens, less likely than these`));
     else lines.push(make("p", { class: "hint" }, "rank: by the last layer \u2192 by DoLa"));

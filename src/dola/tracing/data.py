@@ -34,11 +34,15 @@ class PlausibleToken:
         id: The token.
         contrast: Its score: F, in nats, or its logit where the scores are a distribution.
         probability: In each layer, [N+1].
+        log_p, log_q: Log-probability in the mature layer and in the token's premature one, from which F at any strength
+            follows. None in files of earlier versions.
     """
 
     id: int
     contrast: float
     probability: tuple[float, ...]
+    log_p: float | None = None
+    log_q: float | None = None
 
 
 @dataclass(frozen=True)
@@ -310,6 +314,11 @@ def _explain(trace: LayerTrace, token: TokenTrace) -> str:
     elif (method := trace.settings.get("method", "dola")) != "dola":
         same = chosen.id == mature.id
         said += f"), and {method} agrees" if same else f"), but {method} puts {ours} first"
+    elif (strength := trace.settings.get("strength", 1)) != 1:
+        as_well = f"), and its contrast with layer {token.layer} ({before[0]} there) is the largest too"
+        instead = f"; {before[0]} in layer {token.layer}), but {ours} ({before[1]} there) has the largest contrast"
+        agrees = chosen.id == mature.id
+        said += f"{as_well if agrees else instead} at strength {strength:g}, so DoLa {'agrees' if agrees else 'chooses it'}"
     elif chosen.id == mature.id:
         said += f"), and it gained most over layer {token.layer} as well ({before[0]} there), so DoLa agrees"
     else:
@@ -332,7 +341,7 @@ def _what_followed(trace: LayerTrace, token: TokenTrace) -> str:
 def _token_as_dict(token: TokenTrace) -> dict[str, Any]:
     found = {name: getattr(token, name) for name in TokenTrace.__dataclass_fields__}
     found["plausible"] = [
-        {"id": each.id, "contrast": each.contrast, "probability": each.probability} for each in token.plausible
+        {name: getattr(each, name) for name in PlausibleToken.__dataclass_fields__} for each in token.plausible
     ]
     return found
 
@@ -351,7 +360,8 @@ def _parsed(found: Mapping[str, Any]) -> dict[str, Any]:
 def _token(found: Mapping[str, Any]) -> TokenTrace:
     fields = {name: found[name] for name in TokenTrace.__dataclass_fields__}
     fields["plausible"] = tuple(
-        PlausibleToken(each["id"], each["contrast"], tuple(each["probability"])) for each in found["plausible"]
+        PlausibleToken(each["id"], each["contrast"], tuple(each["probability"]), each.get("log_p"), each.get("log_q"))
+        for each in found["plausible"]
     )
     fields["top"] = tuple(tuple((token, share) for token, share in layer) for layer in found["top"])
     for name in ("divergence", "rank", "probability"):
@@ -392,6 +402,8 @@ def _check(trace: LayerTrace) -> None:
         for each in token.plausible:
             numbers(each.probability, layers + 1, f"plausible {where}")
             numbers([each.contrast], 1, f"contrast {where}")
+            known = [value for value in (each.log_p, each.log_q) if value is not None]
+            numbers(known, len(known), f"log-probabilities {where}")
         chosen = {token.mature_choice, token.dola_choice}
         hold(chosen <= {each.id for each in token.plausible}, f"the choice {where} is not plausible")
         hold(token.ids() <= trace.texts.keys(), f"a token {where} has no text")

@@ -22,6 +22,7 @@ from dola.errors import InputError
 from dola.lens.belongs import maps_of
 from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
+from dola.methods.contrast import LARGEST_SCORE
 from dola.methods.registry import method_of
 from dola.methods.vocabulary import wide
 from dola.model.anatomy import Anatomy
@@ -145,7 +146,7 @@ class LayerReader:
                 mature_choice=first,
                 dola_choice=choice,
                 plausible_count=count,
-                plausible=table.members(row, count),
+                plausible=table.members(row, count, layer),
                 top=table.top(row),
                 rank=None if token is None else tuple(table.rank[row]),
                 probability=None if token is None else tuple(map(_rounded, table.token[row])),
@@ -234,6 +235,7 @@ class _Table:
         self.rank, self.token = by_position("rank"), by_position("token")
         self._top_ids, self._top = by_position("top_ids"), by_position("top")
         self._ids, self._contrasts, self._listed = listed.tolist(), contrasts.tolist(), by_position("listed")
+        self._logs = torch.stack([look.listed for look in looks], dim=1).double().clamp(min=-LARGEST_SCORE).tolist()
 
     def top(self, row: int) -> tuple[tuple[tuple[int, float], ...], ...]:
         """The likeliest tokens of each layer."""
@@ -242,10 +244,17 @@ class _Table:
             for ids, shares in zip(self._top_ids[row], self._top[row], strict=True)
         )
 
-    def members(self, row: int, count: int) -> tuple[PlausibleToken, ...]:
-        """Those of the plausible set of `count` that are listed, by contrast."""
+    def members(self, row: int, count: int, layer: int) -> tuple[PlausibleToken, ...]:
+        """Those of the plausible set of `count` that are listed, by their scores, and what they have in `layer`."""
+        logs = self._logs[row]
         members = [
-            PlausibleToken(token, _rounded(score), tuple(_rounded(layer[place]) for layer in self._listed[row]))
+            PlausibleToken(
+                token,
+                _rounded(score),
+                tuple(_rounded(of_layer[place]) for of_layer in self._listed[row]),
+                log_p=_rounded(logs[-1][place]),
+                log_q=_rounded(logs[layer][place]),
+            )
             for place, (token, score) in enumerate(zip(self._ids[row][:count], self._contrasts[row], strict=False))
         ]
         return tuple(sorted(members, key=lambda member: -member.contrast))
