@@ -1,4 +1,4 @@
-"""`dola compare`: one prompt answered greedily, greedily with the repetition penalty, and with DoLa, side by side.
+"""`dola compare`: one prompt answered greedily, greedily with the repetition penalty, and with methods, side by side.
 
 The second column is a control: DoLa is used with a repetition penalty, which causes part of the changes.
 """
@@ -26,7 +26,7 @@ SCHEMA = {
     "model": "--model as given",
     "prompt": "the prompt, before any chat template",
     "prompt_tokens": "its length, including the chat template",
-    "columns[].title": "the printed title: greedy; greedy with the penalty; DoLa low, high and the model's own layers, "
+    "columns[].title": "the printed title: greedy; greedy with the penalty; each method with its layers, "
     "or one for each --layers",
     "columns[].layers": '"low", "high", "all" or a list of layers; null if DoLa is off',
     "columns[].candidate_layers": "the candidate layers of these settings in this model; null if DoLa is off",

@@ -33,9 +33,8 @@ def generate(model: Any, *args: Any, dola_layers: MethodConfig | str | Sequence[
     Args:
         model: Any decoder-only Hugging Face model with a language-modelling head, wrapped by PEFT or torch.compile or not.
         *args: All of `generate`'s arguments.
-        **kwargs: All of `generate`'s arguments.
-        dola_method: A method by its name; its settings go by theirs: `dola_method="sled",
-            dola_rate=2`. `dola_layers` are then layers of that method.
+        **kwargs: All of `generate`'s arguments. `dola_method="sled"` among them names another method, `dola_rate=2` one of its
+            settings; `dola_layers` are then the layers of that method.
         dola_layers: "high", "low", "all", layer indices (0 is the embedding output), or a DoLaConfig or another method's
             settings. Without it the layers are the `dola_layers` of `generation_config=`, then those of
             `model.generation_config`, then "high".
