@@ -135,7 +135,7 @@ def test_options(evaluated, long_folder, tmp_path):
     found = evaluated("factor-news", "--config", settings)
     assert found["settings"]["dola"] == {
         "layers": [3], "relative_top": 0.1, "divergence": "reference", "strength": 1.0, "scores": "contrast",
-        "final_norm": False, "lazy": True
+        "final_norm": False, "lazy": True, "lens": None,
     }  # fmt: skip
     assert way(found, "DoLa 3")["layers"] == {"3": 1.0}
     threads = torch.get_num_threads()
@@ -269,7 +269,7 @@ def test_answers_for_fastchat(dola_command, long_folder, data, tmp_path):
 # mistakes
 
 MISTAKES = [
-    (["mmlu"], "'mmlu' is not a task. Tasks: truthfulqa-mc, truthfulqa-open, factor-news,", "dola eval truthfulqa-mc"),
+    (["mmlu"], "'mmlu' is not a task. Tasks: truthfulqa-mc, truthfulqa-binary,", "dola eval truthfulqa-mc"),
     ([], "Missing argument 'task'", "dola eval --help"),
     (["factor-news"], "The Hugging Face hub does not have factor-news; its data files are news_factor.csv.", "give their path"),
     (["factor-news", "--data", "nosuch.csv"], "The data file 'nosuch.csv' cannot be read: No such file", "check the path"),

@@ -40,6 +40,7 @@ def test_starts_vllms_server_with_dola_in_it(dola_command: Any, started: Any):
         "strength": 1.0,
         "scores": "contrast",
         "final_norm": True,
+        "lens": None,
         "default": "on",
     }
     assert "curl http://localhost:9000/v1/completions" in ended.err
@@ -61,6 +62,7 @@ def test_every_setting_is_handed_on(dola_command: Any, started: Any):
         "strength": 1.0,
         "scores": "contrast",
         "final_norm": False,
+        "lens": None,
         "default": "off",
         "capture": "all",
     }

@@ -60,7 +60,7 @@ def test_the_notebook_claims_what_its_outputs_show():
     prose = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     shown = [text for text, _ in outputs(notebook)]
     first, second = shown[1], shown[2]
-    assert '" Olymp" is number 30 of its list' in prose
+    assert '" Olymp" is number 30 in its list' in prose
     assert 'goes on with " Olymp", number 30 of the last layer' in first
     assert 'so DoLa chooses it; the text goes on with " Olymp"' in first
     assert '" Seattle" gained most' in first

@@ -135,8 +135,8 @@ def assert_only_near_ties_tipped(model, tokenizer, prompts, expected, found):
 def slowly(monkeypatch):
     """The step without its short cuts: every layer through torch's own product, the contrast over the whole vocabulary."""
 
-    def dense(mature, candidates, *, relative_top, divergence, lazy):
-        return contrast(mature, candidates.logits(), relative_top=relative_top, divergence=divergence)
+    def dense(mature, candidates, *, lazy, **settings):
+        return contrast(mature, candidates.logits(), **settings)
 
     monkeypatch.setattr(native, "suits", lambda head: False)
     monkeypatch.setattr(Step, "_plan", lambda *args: False)

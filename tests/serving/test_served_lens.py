@@ -45,7 +45,7 @@ def test_a_lens_of_another_model_is_refused_at_the_start(lens: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"lens": "missing.safetensors"}, "no lens file"),
+        ({"lens": "missing.safetensors"}, "does not exist"),
         ({"layers": [2]}, "has no map for layer 2"),
         ({"capture": "all"}, "has no map for layer 0"),
         ({"final_norm": False}, "contradict each other"),

@@ -107,7 +107,7 @@ def test_attached_model_tells_what_is_attached(llama):
         assert attached.layers == (2, 4)
         assert repr(attached) == (
             "<dola on LlamaForCausalLM: layers 2, 4 of 6, DoLaConfig(layers=(2, 4), relative_top=0.1, divergence='jsd', "
-            "strength=1.0, scores='contrast', final_norm=True, lazy=True)>"
+            "strength=1.0, scores='contrast', final_norm=True, lazy=True, lens=None)>"
         )
 
 

@@ -176,6 +176,7 @@ def test_the_ways_are_what_dola_score_finds(factor_report, long):
             "scores": "contrast",
             "final_norm": True,
             "lazy": True,
+            "lens": None,
         }
     }
     assert any(note.startswith(f"{STATIC}: for factor, layer ") for note in report.notes)

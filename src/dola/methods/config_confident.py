@@ -23,6 +23,11 @@ class ConfidentConfig(MethodConfig):
         seed: Seed of the draw. It depends on this and on the position in the sequence, and on nothing else.
         final_norm: Whether the layers pass the model's final norm before the head, as the last one does.
         lens: A lens through which the layers are read in place of the final norm: a file, or a hub id ("id@revision").
+
+    Examples:
+        >>> config = dola.ConfidentConfig(layers="last:5")
+        >>> config.as_dict()["method"], config.probability
+        ('confident', 1.0)
     """
 
     method: ClassVar[str] = "confident"

@@ -24,6 +24,11 @@ class DeLTaConfig(MethodConfig):
         final_norm: Whether the layers pass the model's final norm before the head, as the last one does.
         lazy: Leave positions with a single plausible token unread where only tokens are asked for.
         lens: A lens through which the layers are read in place of the final norm: a file, or a hub id ("id@revision").
+
+    Examples:
+        >>> config = dola.DeLTaConfig(beyond=0.5)
+        >>> config.layers, config.beyond
+        ('last:16', 0.5)
     """
 
     method: ClassVar[str] = "delta"

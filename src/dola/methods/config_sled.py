@@ -26,6 +26,11 @@ class SLEDConfig(MethodConfig):
         final_norm: Whether the layers pass the model's final norm before the head. In the official code they do not.
         lens: A lens through which the layers are read in place of the final norm: a file, or a hub id ("id@revision").
             It needs final_norm=True.
+
+    Examples:
+        >>> config = dola.SLEDConfig.preset("strategyqa")
+        >>> config.rate, config.scale
+        (1.75, 5)
     """
 
     method: ClassVar[str] = "sled"
