@@ -147,7 +147,7 @@ def test_rows_that_lack_a_layer_are_refused():
     served = Served.of({"layers": [1, 2]}, num_layers=4, tied=False)
     model = SimpleNamespace(logits_processor=SimpleNamespace(), lm_head=SimpleNamespace())
     decoder = Decoder(VLLMModel(model, None), served, SimpleNamespace(), 4)
-    with pytest.raises(CaptureError, match="rows of 8 numbers: 3 layers of 4"):
+    with pytest.raises(CaptureError, match="rows of 8 numbers instead of 3 layers of 4"):
         decoder.scores(torch.zeros(2, 8))
 
 
