@@ -220,7 +220,7 @@ def _sample(task: str, data: list[str] | None, own: own_data.OwnData, limit: int
 def _print_check(task: str, sample: Sample) -> None:
     if not own_data.is_own(task):
         raise UsageError(f"--check is for a file of your own, and {task} is not one.", hint="dola eval --check questions.csv")
-    for line in [*own_data.understood(sample), *own_data.needed(sample, rows=4 if not sample.task.generates else 2)]:
+    for line in [*own_data.understood(sample), *own_data.needed(sample, rows=2 if sample.task.generates else 3)]:
         typer.echo(line)
 
 

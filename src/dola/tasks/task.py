@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from dola.errors import DataError, UsageError
+from dola.methods.names import RECOMMENDED_PENALTY
 from dola.tasks.data import Data, HubDataset, Source, open_data
 from dola.tasks.items import ChoiceItem, QuestionItem
 
@@ -68,8 +69,8 @@ class PaperSettings:
         return {"relative_top": self.relative_top}
 
 
-NO_PAPER = PaperSettings("high", relative_top=0.1)
-"""The usual settings, for tasks that the paper did not run."""
+NO_PAPER = PaperSettings("high", relative_top=0.1, repetition_penalty=RECOMMENDED_PENALTY)
+"""The usual settings, for tasks that the paper did not run. The penalty brings its control, vanilla with the penalty, along."""
 
 
 @dataclass(frozen=True, kw_only=True)
