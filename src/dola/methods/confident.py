@@ -16,7 +16,7 @@ from torch import Tensor
 from dola.errors import InputError
 from dola.methods.draws import uniform
 from dola.methods.method import Candidates, Method
-from dola.methods.vocabulary import WHOLE, Vocabulary
+from dola.methods.vocabulary import WHOLE, Vocabulary, wide
 
 if TYPE_CHECKING:
     from dola.methods.config_confident import ConfidentConfig
@@ -46,7 +46,7 @@ class Confident(Method):
         """Scores [R, V], and which candidate they are of [R]; K is the mature layer."""
         downwards = sorted(range(len(candidates)), key=lambda k: candidates.layers[k], reverse=True)
         chosen = torch.full(mature.shape[:1], len(candidates), device=mature.device)
-        scores = mature.to(torch.promote_types(mature.dtype, torch.float32), copy=True)
+        scores = wide(mature, copy=True)
         walked = self._walked(mature, candidates)
         if torch.compiler.is_compiling():
             return self._whole_walk(scores, chosen, walked, downwards, candidates, vocab)

@@ -18,7 +18,7 @@ from torch import Tensor
 from dola.methods.contrast import plausible
 from dola.methods.floors import with_floor
 from dola.methods.method import Candidates, Method
-from dola.methods.vocabulary import WHOLE, Vocabulary
+from dola.methods.vocabulary import WHOLE, Vocabulary, wide
 
 if TYPE_CHECKING:
     from dola.methods.config_delta import DeLTaConfig
@@ -32,17 +32,17 @@ class DeLTa(Method):
 
     def scores(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE, *, lazy: bool = False) -> Tensor:
         """As Method."""
-        wide = mature.to(torch.promote_types(mature.dtype, torch.float32), copy=True)
+        logits = wide(mature, copy=True)
         support = self.support(mature, vocab)
-        line = line_weights(candidates.layers, self.config.beyond).to(wide)
+        line = line_weights(candidates.layers, self.config.beyond).to(logits)
         if not lazy or torch.compiler.is_compiling():
-            return with_floor(candidates.combined(wide, line), support, wide, vocab)
+            return with_floor(candidates.combined(logits, line), support, logits, vocab)
         open_rows = (~self.settled(mature, vocab)).nonzero()[:, 0]
         candidates.saved += len(mature) - len(open_rows)
-        scores = wide.clone()  # one plausible token is the choice, whatever it scores
+        scores = logits.clone()  # one plausible token is the choice, whatever it scores
         if len(open_rows):
-            scores[open_rows] = candidates.combined(wide[open_rows], line, open_rows)
-        return with_floor(scores, support, wide, vocab)
+            scores[open_rows] = candidates.combined(logits[open_rows], line, open_rows)
+        return with_floor(scores, support, logits, vocab)
 
     def support(self, mature: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
         """The plausible set of the mature layer."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dola.methods.floors import with_floor
 from dola.methods.method import Candidates, Method
-from dola.methods.vocabulary import WHOLE, Vocabulary
+from dola.methods.vocabulary import WHOLE, Vocabulary, wide
 
 if TYPE_CHECKING:
     from dola.methods.config_sled import SLEDConfig
@@ -37,33 +37,30 @@ class SLED(Method):
 
     def scores(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE, *, lazy: bool = False) -> Tensor:
         """As Method."""
-        return self._decide(mature, candidates, vocab)[0]
+        return self.decide(mature, candidates, vocab)[0]
 
     def weights(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE) -> Tensor:
         """Each layer's share in P. Where no layer speaks for any token, the mature one has all."""
-        return self._decide(mature, candidates, vocab)[1]
-
-    def decide(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE) -> tuple[Tensor, Tensor]:
-        """As Method."""
-        return self._decide(mature, candidates, vocab)
+        return self.decide(mature, candidates, vocab)[1]
 
     def support(self, mature: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
         """T."""
-        tokens = vocab.topk(_wide(mature), self.config.scale)[1]
+        tokens = vocab.topk(wide(mature), self.config.scale)[1]
         return vocab.put(torch.zeros_like(mature, dtype=torch.float32), tokens, 1.0) > 0
 
-    def _decide(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary) -> tuple[Tensor, Tensor]:
-        wide = _wide(mature)
-        likeliest, tokens = vocab.topk(wide, self.config.scale)
-        zeros = torch.zeros_like(wide)
+    def decide(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE) -> tuple[Tensor, Tensor]:
+        """As Method."""
+        logits = wide(mature)
+        likeliest, tokens = vocab.topk(logits, self.config.scale)
+        zeros = torch.zeros_like(logits)
         inside = vocab.put(zeros, tokens, 1.0) > 0
         premature = candidates.logits().to(mature.device)
-        speaks = cosines(wide, premature, likeliest, tokens, inside, vocab).clamp(min=0) ** 2  # [K, R, k]
+        speaks = cosines(logits, premature, likeliest, tokens, inside, vocab).clamp(min=0) ** 2  # [K, R, k]
         total = speaks.sum(dim=(0, 2))
         shares = speaks / total.clamp(min=torch.finfo(total.dtype).tiny)[:, None]  # 0 where no layer speaks for any token
-        latent = vocab.put(zeros, tokens, shares.sum(dim=0).to(wide.dtype))
+        latent = vocab.put(zeros, tokens, shares.sum(dim=0).to(logits.dtype))
         weights = torch.cat([shares.sum(dim=-1), (total == 0).to(shares.dtype)[None]])
-        return with_floor(self._evolved(wide, latent, vocab), inside, wide, vocab), weights.to(wide.dtype)
+        return with_floor(self._evolved(logits, latent, vocab), inside, logits, vocab), weights.to(logits.dtype)
 
     def _evolved(self, logits: Tensor, latent: Tensor, vocab: Vocabulary) -> Tensor:
         """Logits [R, V] after all steps toward `latent` [R, V]."""
@@ -91,11 +88,11 @@ def cosines(
         vocab: The vocabulary, or this worker's part of it.
     """
     small = torch.float32 if mature.device.type == "mps" else torch.float64
-    log_z = vocab.logsumexp(torch.stack([_wide(layer).logsumexp(dim=-1) for layer in premature])[..., None])
+    log_z = vocab.logsumexp(torch.stack([wide(layer).logsumexp(dim=-1) for layer in premature])[..., None])
     parts = torch.stack([_sums(mature, layer, z, inside) for layer, z in zip(premature, log_z, strict=True)])
     # Each worker has summed its columns; as a vocabulary of one column each, all of them are summed.
     mass, square, product, distance = vocab.sum(parts[..., None]).to(small).unbind(dim=1)
-    logits = vocab.at(_wide(premature), tokens.expand(len(premature), *tokens.shape)).to(small)
+    logits = vocab.at(wide(premature), tokens.expand(len(premature), *tokens.shape)).to(small)
     q, d = (logits - log_z[..., None]).exp(), logits - likeliest
 
     def others(outside: Tensor, of_tokens: Tensor) -> Tensor:
@@ -109,11 +106,7 @@ def cosines(
 
 def _sums(mature: Tensor, premature: Tensor, log_z: Tensor, inside: Tensor) -> Tensor:
     """Sums of q, q^2 and q d over tokens outside T, and of d^2 over all, among the columns that are here: [4, R]."""
-    logits = _wide(premature)
+    logits = wide(premature)
     d = torch.where(mature == -torch.inf, 0, logits - mature)  # columns without a token
     q = (logits - log_z[:, None]).exp().masked_fill(inside, 0)
     return torch.stack([q.sum(dim=-1), (q * q).sum(dim=-1), (q * d).sum(dim=-1), (d * d).sum(dim=-1)])
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
