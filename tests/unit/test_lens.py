@@ -15,6 +15,7 @@ from reference.lens_float64 import least_squares, linear, tuned
 
 import dola
 from dola.errors import ConfigError, LensError
+from dola.lens.belongs import maps_of
 from dola.lens.fit import Sums
 from dola.lens.tuned import read_tuned
 from dola.model.anatomy import Anatomy
@@ -138,6 +139,14 @@ def test_generate_takes_the_judges_tokens(model, fitted, file, layers):
         row = judged(model, fitted, layers, ids)[-1]
         ids = torch.cat([ids, torch.tensor([[max(range(len(row)), key=row.__getitem__)]])], dim=1)
     assert found.tolist() == ids.tolist()
+
+
+def test_maps_are_made_once_and_serve_calls_with_gradients_too(model, file):
+    config = dola.DoLaConfig(LAYERS, lens=str(file))
+    with torch.inference_mode():
+        maps = maps_of(Anatomy.of(model), config)
+    assert maps_of(Anatomy.of(model), config) is maps
+    assert not maps.weight.is_inference()
 
 
 def test_a_batch_is_its_rows(model, file):

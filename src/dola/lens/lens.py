@@ -109,19 +109,26 @@ class Lens:
             LensError: The lens has no map for one of these layers.
         """
         self.check_layers(layers)
-        places = [self.layers.index(layer) for layer in layers]
-        weight, bias = self.weight[places], self.bias[places]
-        rounded = weight.to(dtype)
-        if self.mean is not None:
-            lost = weight.double() - rounded.double()
-            bias = (bias.double() + torch.einsum("koi,ki->ko", lost, self.mean[places].double())).to(bias)
-        return Maps(
-            layers=tuple(layers),
-            weight=rounded.transpose(1, 2).contiguous().to(device),
-            bias=bias.to(dtype)[:, None].contiguous().to(device),
-            residual=self.kind == "tuned",
-            final_norm=self.kind == "tuned",
-        )
+        return _maps(self, tuple(layers), torch.device(device), dtype)
+
+
+@functools.lru_cache(maxsize=2)  # each call of `generate` asks for the same; a set of maps is K * d^2 numbers
+@torch.inference_mode(False)  # a call in inference mode may be followed by one with gradients
+def _maps(lens: Lens, layers: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Maps:
+    """See `Lens.maps`."""
+    places = [lens.layers.index(layer) for layer in layers]
+    weight, bias = lens.weight[places], lens.bias[places]
+    rounded = weight.to(dtype)
+    if lens.mean is not None:
+        lost = weight.double() - rounded.double()
+        bias = (bias.double() + torch.einsum("koi,ki->ko", lost, lens.mean[places].double())).to(bias)
+    return Maps(
+        layers=layers,
+        weight=rounded.transpose(1, 2).contiguous().to(device),
+        bias=bias.to(dtype)[:, None].contiguous().to(device),
+        residual=lens.kind == "tuned",
+        final_norm=lens.kind == "tuned",
+    )
 
 
 @functools.lru_cache(maxsize=4)

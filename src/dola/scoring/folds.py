@@ -30,7 +30,7 @@ from dola.methods.vocabulary import WHOLE, wide
 from dola.model.anatomy import Anatomy
 from dola.scoring.recipe import POWERS, Recipe
 
-Readout = tuple[bool, bool, str | None]
+ReadAs = tuple[bool, bool, str | None]
 """Whether premature layers pass the final norm, whether they skip the logit transform, and the lens that they pass."""
 
 
@@ -73,15 +73,26 @@ class LayerScorer:
             if recipe.dola is not None and recipe.premature not in POWERS
         }
         self.layers = tuple(sorted(set().union(*self.candidates.values())))
-        self._maps: dict[str | None, Maps | None] = {}
-        for name in self.candidates:
-            config = recipes[name].dola
-            assert config is not None
-            self._maps[config.lens] = maps_of(anatomy, config, all_layers(recipes, self.candidates, config.lens))
-        self._needs: dict[tuple[Readout, int], _Need] = {}
+        self._maps = self._lenses()
+        self._configs: dict[ReadAs, DoLaConfig] = {}
+        self._needs: dict[tuple[ReadAs, int], _Need] = {}
         for name, layers in self.candidates.items():
-            for layer in layers if isinstance(recipes[name].dola, DoLaConfig) else ():
-                self._needs.setdefault((readout(recipes[name]), layer), _Need()).add(recipes[name], len(layers))
+            if not isinstance(config := recipes[name].dola, DoLaConfig):
+                continue
+            self._configs[read_as(config)] = config
+            for layer in layers:
+                self._needs.setdefault((read_as(config), layer), _Need()).add(recipes[name], len(layers))
+
+    def _lenses(self) -> dict[str | None, Maps | None]:
+        """The maps of each lens, for all layers that recipes read through it; None for no lens."""
+        layers: dict[str | None, set[int]] = {}
+        configs: dict[str | None, MethodConfig] = {}
+        for name, of_recipe in self.candidates.items():
+            config = self.recipes[name].dola
+            assert config is not None
+            configs[config.lens] = config
+            layers.setdefault(config.lens, set()).update(of_recipe)
+        return {lens: maps_of(self.anatomy, config, sorted(layers[lens])) for lens, config in configs.items()}
 
     @torch.no_grad()
     def score(self, hidden: Mapping[int, Tensor], tokens: Tensor, uniform: Mapping[str, Tensor]) -> dict[str, TokenScores]:
@@ -157,12 +168,10 @@ class LayerScorer:
             )
         return _joined(parts)
 
-    def _logits(self, hidden: Tensor, way: Readout, layer: int) -> Tensor:
-        final_norm, raw, lens = way
-        if (maps := self._maps[lens]) is not None:
-            maps = maps.of([layer])
-            hidden, final_norm = maps(hidden), maps.final_norm
-        return self.anatomy.readout(hidden, final_norm=final_norm, logit_transform=not raw)
+    def _logits(self, hidden: Tensor, way: ReadAs, layer: int) -> Tensor:
+        config = self._configs[way]
+        maps = self._maps[config.lens]
+        return self.anatomy.premature(hidden, config, maps and maps.of([layer]))
 
     def _apply(
         self,
@@ -170,7 +179,7 @@ class LayerScorer:
         recipe: Recipe,
         config: DoLaConfig | None,
         mature: _Mature,
-        read: Mapping[tuple[Readout, int], _Compared],
+        read: Mapping[tuple[ReadAs, int], _Compared],
         uniform: Tensor | None,
     ) -> TokenScores:
         none = torch.full_like(mature.tokens, -1)
@@ -183,7 +192,7 @@ class LayerScorer:
             layer, gained, log_z = none, power * mature.log_p_token, mature.log_mass(over, power)
             greedy = mature.greedy if power else torch.ones_like(mature.greedy)  # flat: all plausible tokens tie
         else:
-            layers, way = self.candidates[name], readout(recipe)
+            layers, way = self.candidates[name], read_as(config)
             columns = [read[way, layer] for layer in layers]
             chosen = _chosen(recipe, config, columns, mature.tokens, uniform)
             layer = torch.tensor(layers, device=none.device)[chosen]
@@ -308,9 +317,9 @@ def compare_whole(
     """
     if native.compares(mature, logits) and divergences <= native.DIVERGENCES:
         return _by_kernel(mature, log_z, logits, divergences, strengths)
-    wide = logits.to(log_p.dtype)
-    found = Whole(wide.logsumexp(dim=-1), {})
-    log_q = wide - found.log_z[:, None]
+    values = logits.to(log_p.dtype)
+    found = Whole(values.logsumexp(dim=-1), {})
+    log_q = values - found.log_z[:, None]
     for name in divergences:
         found.divergence[name] = DIVERGENCES[name](log_p, log_q, WHOLE)
     for strength in strengths:
@@ -339,10 +348,15 @@ def _by_kernel(mature: Tensor, log_z: Tensor, logits: Tensor, divergences: set[s
 
 def _drawn(candidates: Captured, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [n, V] of the candidates that numbers in [0, 1) draw, and weights [K+1, n]: 1 for each of these."""
-    chosen = (uniform * len(candidates)).long().clamp(max=len(candidates) - 1)
+    chosen = _drawn_index(uniform, len(candidates))
     scores = torch.cat([candidates.logits(k, [row]) for row, k in enumerate(chosen.tolist())])
     weights = torch.zeros(len(candidates) + 1, len(chosen), device=chosen.device)
     return wide(scores), weights.scatter_(0, chosen[None], 1)
+
+
+def _drawn_index(uniform: Tensor, count: int) -> Tensor:
+    """What numbers in [0, 1) draw of 0 .. count - 1."""
+    return (uniform * count).long().clamp(max=count - 1)  # 0.99999999 may round to 1
 
 
 def check_draws(config: MethodConfig | None) -> None:
@@ -359,24 +373,16 @@ def check_draws(config: MethodConfig | None) -> None:
         )
 
 
-def readout(recipe: Recipe) -> Readout:
-    """How a recipe's premature layers are read out."""
-    assert recipe.dola is not None
-    return recipe.dola.final_norm, recipe.dola.raw_head, recipe.dola.lens
-
-
-def all_layers(recipes: Mapping[str, Recipe], candidates: Mapping[str, tuple[int, ...]], lens: str | None) -> tuple[int, ...]:
-    """The layers that recipes with this lens read."""
-    of_lens = [layers for name, layers in candidates.items() if (config := recipes[name].dola) and config.lens == lens]
-    return tuple(sorted(set().union(*of_lens)))
+def read_as(config: MethodConfig) -> ReadAs:
+    """How a configuration's premature layers are read out: configurations that agree in it share a read."""
+    return config.final_norm, config.raw_head, config.lens
 
 
 def _chosen(recipe: Recipe, config: DoLaConfig, columns: list[_Compared], tokens: Tensor, uniform: Tensor | None) -> Tensor:
     """Which candidate is contrasted at each of n positions."""
     if recipe.premature == "random":
         assert uniform is not None
-        drawn = (uniform.to(tokens.device) * len(columns)).long()
-        return drawn.clamp(max=len(columns) - 1)  # 0.99999999 may round to 1
+        return _drawn_index(uniform.to(tokens.device), len(columns))
     if len(columns) == 1:
         return torch.zeros_like(tokens)
     return torch.stack([column.divergence[config.divergence] for column in columns]).argmax(dim=0)
