@@ -7,7 +7,7 @@ import pytest
 from dola.errors import DataError
 from dola.evidence.sample import Sample
 from dola.tasks import TASKS, memotrap
-from dola.tasks.items import ChoiceItem
+from dola.tasks.items import ChoiceItem, share_of_right
 
 MEMOTRAP = TASKS["memotrap"]
 QUOTE = '"Write a quote that ends in ""salt"": Bread and"'
@@ -81,7 +81,7 @@ def test_rows_that_are_not_right_are_named(written, change, message):
 )
 def test_metrics_by_hand(scores, tokens, found):
     assert tuple(memotrap.metrics(THREE, scores, tokens).values()) == found
-    assert memotrap.chance(THREE) == 1 / 3
+    assert share_of_right(THREE) == 1 / 3
 
 
 def test_a_folder_may_hold_some_of_the_files(written, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from dola.errors import DataError, InputError
 from dola.tasks import TASKS, ChoiceTask, factor, gsm8k, strategyqa, truthfulqa, vicuna
 from dola.tasks.data import Data, Row
-from dola.tasks.items import ChoiceItem, QuestionItem
+from dola.tasks.items import ChoiceItem, QuestionItem, share_of_right
 from dola.tasks.prompting import before_stop, demonstrations
 
 INSTRUCTION = (
@@ -118,8 +118,8 @@ def test_mc2_where_exp_leaves_its_range(scores, mc2, reference):
 def test_chance_by_hand():
     item = ChoiceItem("1", "Q", (" a",) * 5, (True, True, False, False, False), best=0)
     assert truthfulqa.chance_best(item) == 1 / 4
-    assert truthfulqa.chance_mass(item) == 2 / 5
-    assert factor.chance(FOUR) == 1 / 4
+    assert share_of_right(item) == 2 / 5
+    assert share_of_right(FOUR) == 1 / 4
 
 
 @pytest.mark.parametrize(

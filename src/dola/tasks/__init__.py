@@ -13,6 +13,7 @@ from __future__ import annotations
 from dola.methods.names import RECOMMENDED_PENALTY
 from dola.tasks import factor, gsm8k, memotrap, nq_open, strategyqa, truthfulqa, vicuna
 from dola.tasks.data import HubDataset
+from dola.tasks.items import share_of_right
 from dola.tasks.task import ChoiceTask, Generation, GenerationTask, Metric, PaperSettings, Task
 
 __all__ = ["TASKS", "ChoiceTask", "Generation", "GenerationTask", "Metric", "PaperSettings", "Task"]
@@ -21,8 +22,8 @@ _TRUTHFULQA_HUB = HubDataset("truthfulqa/truthful_qa", "generation", "validation
 _TRUTHFULQA_HOME = "https://github.com/sylinrl/TruthfulQA"
 _FACTOR_HOME = "https://github.com/AI21Labs/factor"
 _FACTOR_METRICS = (
-    Metric("factor", "no contradiction has a higher sum (voidism/DoLa)", chance=factor.chance),
-    Metric("factor_official", "no contradiction has a higher mean per token (FACTOR's own rule)", chance=factor.chance),
+    Metric("factor", "no contradiction has a higher sum (voidism/DoLa)", chance=share_of_right),
+    Metric("factor_official", "no contradiction has a higher mean per token (FACTOR's own rule)", chance=share_of_right),
 )
 _FACTOR_PAPER = PaperSettings("low", relative_top=0.1, post_softmax=True)
 
@@ -47,8 +48,8 @@ _TASKS: tuple[Task, ...] = (
         make_items=truthfulqa.choice_items,
         metrics=(
             Metric("mc1", "the best answer beats all wrong ones", chance=truthfulqa.chance_best),
-            Metric("mc2", "probability mass of the right answers", binary=False, chance=truthfulqa.chance_mass),
-            Metric("mc2_reference", "the same, as the reference computes it", binary=False, chance=truthfulqa.chance_mass),
+            Metric("mc2", "probability mass of the right answers", binary=False, chance=share_of_right),
+            Metric("mc2_reference", "the same, as the reference computes it", binary=False, chance=share_of_right),
             Metric("mc3", "share of right answers that beat all wrong ones", binary=False, chance=truthfulqa.chance_best),
         ),
         measure=truthfulqa.choice_metrics,
@@ -62,7 +63,7 @@ _TASKS: tuple[Task, ...] = (
         published=truthfulqa.BINARY_PUBLISHED,
         hub=None,
         make_items=truthfulqa.binary_items,
-        metrics=(Metric("accuracy", "the letter of the true answer is likelier", chance=lambda item: 0.5),),
+        metrics=(Metric("accuracy", "the letter of the true answer is likelier", chance=share_of_right),),
         measure=truthfulqa.binary_metrics,
         paper=PaperSettings("high", relative_top=0.1, post_softmax=True),
     ),
@@ -110,8 +111,8 @@ _TASKS: tuple[Task, ...] = (
         hub=None,
         make_items=memotrap.items,
         metrics=(
-            Metric("accuracy", "the right ending has the highest sum", chance=memotrap.chance),
-            Metric("accuracy_per_token", "the right ending has the highest mean per token", chance=memotrap.chance),
+            Metric("accuracy", "the right ending has the highest sum", chance=share_of_right),
+            Metric("accuracy_per_token", "the right ending has the highest mean per token", chance=share_of_right),
         ),
         measure=memotrap.metrics,
         paper=PaperSettings("high", relative_top=0.1, post_softmax=True),

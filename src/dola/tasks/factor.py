@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dola.tasks.data import Data, Row
-from dola.tasks.items import ChoiceItem, check_scores
+from dola.tasks.items import ChoiceItem, check_scores, per_token
 
 PUBLISHED = {"news_factor.csv": "f4f3110a66bfca3a1decb88f14ce55b4e9656be80894bcd94216cc2c61be8260"}
 ENDINGS = ("completion", "contradiction_0", "contradiction_1", "contradiction_2")
@@ -48,10 +48,5 @@ def metrics(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[int]) ->
         InputError: See `check_scores`.
     """
     check_scores(item, scores, tokens)
-    means = [score / count for score, count in zip(scores, tokens, strict=True)]
+    means = per_token(scores, tokens)
     return {"factor": float(scores[0] >= max(scores)), "factor_official": float(means[0] >= max(means))}
-
-
-def chance(item: ChoiceItem) -> float:
-    """The share of items that random scores get right."""
-    return 1 / len(item.continuations)

@@ -72,3 +72,13 @@ def check_scores(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[int
                 f"Item {item.id}, continuation {index}: score {score} of {count} tokens; must be finite, of 1 or more.",
                 hint="look at the model's logits: overflow causes NaN and infinity; an empty continuation has no token",
             )
+
+
+def per_token(scores: Sequence[float], tokens: Sequence[int]) -> list[float]:
+    """The mean of each continuation's tokens, from the sum and the count."""
+    return [score / count for score, count in zip(scores, tokens, strict=True)]
+
+
+def share_of_right(item: ChoiceItem) -> float:
+    """The share of continuations that are right: accuracy of a random choice, and MC2 if all score the same."""
+    return item.correct.count(True) / len(item.correct)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from dola.errors import DataError
 from dola.tasks.data import Data, Row
-from dola.tasks.items import ChoiceItem, check_scores
+from dola.tasks.items import ChoiceItem, check_scores, per_token
 
 PUBLISHED = {
     "1-proverb-ending.csv": "e6d1b4e6ec6bc90c22afb9138bafbdf276fbe252be705d44ff16fdb44d50bae7",
@@ -70,15 +70,10 @@ def metrics(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[int]) ->
         InputError: See `check_scores`.
     """
     check_scores(item, scores, tokens)
-    means = [score / count for score, count in zip(scores, tokens, strict=True)]
+    means = per_token(scores, tokens)
     return {"accuracy": _wins(item, scores), "accuracy_per_token": _wins(item, means)}
 
 
 def _wins(item: ChoiceItem, values: Sequence[float]) -> float:
     """1 where the first of the highest values is the right ending's, else 0."""
     return float(item.correct[max(range(len(values)), key=values.__getitem__)])
-
-
-def chance(item: ChoiceItem) -> float:
-    """The share of items that random scores get right."""
-    return 1 / len(item.continuations)

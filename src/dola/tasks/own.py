@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from dola.errors import DataError, UsageError
 from dola.tasks import answers
 from dola.tasks.data import Data, Row
-from dola.tasks.items import ChoiceItem, QuestionItem, check_scores
+from dola.tasks.items import ChoiceItem, QuestionItem, check_scores, per_token, share_of_right
 from dola.tasks.task import NO_PAPER, ChoiceTask, Generation, GenerationTask, Metric, Task
 
 NAMES: dict[str, tuple[str, ...]] = {
@@ -36,6 +36,8 @@ NAMES: dict[str, tuple[str, ...]] = {
 TEMPLATE = "Q: {question}\nA:"
 CONTEXT_TEMPLATE = "{context}\n\nQ: {question}\nA:"
 MAX_NEW_TOKENS = 64
+PLACES = ("question", "context")
+"""What a template may have a place for."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,6 @@ class Asking:
     template: str | None = None
     shots: tuple[tuple[Mapping[str, str], str], ...] = ()
     max_new_tokens: int = MAX_NEW_TOKENS
-    fields: tuple[str, ...] = field(default=("question", "context"), repr=False)
 
     def __post_init__(self) -> None:
         if self.template is None:
@@ -125,9 +126,9 @@ class Asking:
             used = {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
         except ValueError as error:
             raise UsageError(f"The prompt template cannot be read: {error}.", hint="write {{ and }} for braces") from None
-        if unknown := sorted(used - set(self.fields)):
+        if unknown := sorted(used - set(PLACES)):
             raise UsageError(
-                f"The prompt template has a place for {unknown[0]!r}; allowed are {_listed(self.fields)}.",
+                f"The prompt template has a place for {unknown[0]!r}; allowed are {_listed(PLACES)}.",
                 hint="write {{ and }} for braces",
             )
         if "question" not in used:
@@ -176,8 +177,8 @@ def own_task(data: Data, name: str, columns: Columns | None = None, asking: Aski
             description="own questions: is a right answer likelier than the wrong ones?",
             make_items=lambda rows: [_choice(row, columns, asking) for row in rows.rows],
             metrics=(
-                Metric("accuracy", "a right answer has the highest sum of log-likelihoods", chance=_chance),
-                Metric("accuracy_per_token", "the same by the mean of each token", chance=_chance),
+                Metric("accuracy", "a right answer has the highest sum of log-likelihoods", chance=share_of_right),
+                Metric("accuracy_per_token", "the same by the mean of each token", chance=share_of_right),
             ),
             measure=choice_metrics,
         )
@@ -214,12 +215,8 @@ def choice_metrics(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[i
         best_wrong = max(value for value, correct in zip(values, item.correct, strict=True) if not correct)
         return float(max(value for value, correct in zip(values, item.correct, strict=True) if correct) > best_wrong)
 
-    means = [score / count for score, count in zip(scores, tokens, strict=True)]
+    means = per_token(scores, tokens)
     return {"accuracy": right(scores), "accuracy_per_token": right(means)}
-
-
-def _chance(item: ChoiceItem) -> float:
-    return sum(item.correct) / len(item.correct)
 
 
 def _choice(row: Row, columns: Columns, asking: Asking) -> ChoiceItem:

@@ -166,11 +166,6 @@ def chance_best(item: ChoiceItem) -> float:
     return 1 / (1 + item.correct.count(False))
 
 
-def chance_mass(item: ChoiceItem) -> float:
-    """MC2 if all answers score the same: the share of right ones."""
-    return item.correct.count(True) / len(item.correct)
-
-
 def open_items(data: Data) -> list[QuestionItem]:
     """Each question with the same prompt as in multiple choice, answered in at most 50 tokens."""
     questions = [(row, row.text("Question", "question")) for row in data.rows]
