@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -149,9 +150,10 @@ def command(
         _check_chart(chart)
         unused = {"--data": data, "--check": check, "--judge": judge, "--answers": answers, "--results": results}
         own_file.check_unused(task)
+        evaluate_harness.check(task, unused)
         report = evaluate_harness.run(
-            task, model, dola, include_path=include_path, limit=limit, seed=seed, ways=ways, smallest=smallest / 100,
-            repetition_penalty=repetition_penalty, batch_size=batch_size, threads=threads, loading=loading, unused=unused,
+            task, model, _own({}, dola), include_path=include_path, limit=limit, seed=seed, ways=ways, smallest=smallest / 100,
+            repetition_penalty=repetition_penalty, batch_size=batch_size, threads=threads, loading=loading,
         )  # fmt: skip
         _write(report, markdown, chart)
         _print(report, json=json)
@@ -170,7 +172,7 @@ def command(
     sample.task.check_means(judge, answers)
     evaluation.check_writable({"--markdown": markdown, "--results": results})
     _make_folder(answers)
-    own = _own(sample.task, dola)
+    own = _own(sample.task.paper.settings, dola)
     _check_ways(ways, own, sample.task)
     _check_chart(chart)
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
@@ -196,10 +198,10 @@ def command(
     _print(report, json=json)
 
 
-def _own(task: Task, dola: options.MethodOptions) -> MethodConfig:
-    """The settings of the DoLa rows. `off`, which `dola tune` may write, adds no row."""
+def _own(usual_settings: Mapping[str, Any], dola: options.MethodOptions) -> MethodConfig:
+    """The settings of the DoLa rows, by default those of the paper's run of the task. `off`, which tune may write, adds no row."""
     usual = "high" if dola.is_dola else None
-    found = replace(dola, layers=usual if dola.layers in (None, "off") else dola.layers).config(task.paper.settings)
+    found = replace(dola, layers=usual if dola.layers in (None, "off") else dola.layers).config(usual_settings)
     assert found is not None
     return found
 

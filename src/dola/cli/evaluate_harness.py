@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dola.cli import evaluation, options
+from dola.cli import evaluation
 from dola.cli.endings import importing
 from dola.errors import MissingExtraError, UsageError
 from dola.installed.hints import install_line
 
 if TYPE_CHECKING:
     from dola.evidence.report import Report
+    from dola.methods.config import MethodConfig
 
 PREFIX = "lm-eval:"
 
@@ -24,10 +24,35 @@ def is_harness(task: str) -> bool:
     return task.startswith(PREFIX)
 
 
+def check_installed(what: str) -> None:
+    """Raise MissingExtraError, in which `what` needs them, for packages of lm-evaluation-harness that are not installed."""
+    missing = [package for module, package in (("lm_eval", "lm-eval"), ("datasets", "datasets")) if find_spec(module) is None]
+    if missing:
+        raise MissingExtraError(
+            f"{what} needs the package {' and '.join(missing)}, which is not installed.", hint=install_line("eval")
+        )
+
+
+def check(task: str, unused: Mapping[str, Any]) -> None:
+    """Find out before anything is loaded whether a task can be run with the given options.
+
+    Args:
+        task: The task's name with PREFIX.
+        unused: Options that mean nothing for it, by flag.
+
+    Raises:
+        UsageError: One of them was given.
+        MissingExtraError: The harness is not installed.
+    """
+    if given := [name for name, value in unused.items() if value]:
+        raise UsageError(f"{given[0]} does not apply to {task}.", hint=f"omit {given[0]}")
+    check_installed(task)
+
+
 def run(
     task: str,
     model: str,
-    dola: options.MethodOptions,
+    own: MethodConfig,
     *,
     include_path: Path | None,
     limit: int | None,
@@ -38,27 +63,17 @@ def run(
     batch_size: int | None,
     threads: int | None,
     loading: Mapping[str, Any],
-    unused: Mapping[str, Any],
 ) -> Report:
     """The report of a task.
 
     Args:
         task: The task's name with PREFIX.
-        unused: Options that mean nothing here, by flag.
+        own: The settings of DoLa's rows.
         **: The options of `dola eval`.
 
     Raises:
-        UsageError: An option that means nothing here, or a task that the harness does not have.
-        MissingExtraError: The harness is not installed.
+        UsageError: The harness does not have the task.
     """
-    if given := [name for name, value in unused.items() if value]:
-        raise UsageError(f"{given[0]} does not apply to {task}.", hint=f"omit {given[0]}")
-    for module, package in (("lm_eval", "lm-eval"), ("datasets", "datasets")):
-        if find_spec(module) is None:
-            raise MissingExtraError(f"{task} needs the package {package}, which is not installed.", hint=install_line("eval"))
-    usual = "high" if dola.is_dola else None
-    own = replace(dola, layers=usual if dola.layers in (None, "off") else dola.layers).config()
-    assert own is not None
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
     with importing():
         from dola.integrations.lm_eval_report import evaluate_harness

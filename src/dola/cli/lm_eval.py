@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from itertools import pairwise
 
 import typer
 
 from dola.cli.endings import importing
+from dola.cli.evaluate_harness import check_installed
 from dola.errors import MissingExtraError
 from dola.installed.hints import install_line
 from dola.methods.config import DoLaConfig
@@ -35,12 +35,7 @@ def command(context: typer.Context) -> None:
       dola lm-eval --model dola-vllm --model_args pretrained=Qwen/Qwen3-8B --tasks gsm8k
       dola lm-eval run --model dola --model_args pretrained=smollm2,layers=26+28 --tasks arc_easy
     """
-    missing = [package for module, package in (("lm_eval", "lm-eval"), ("datasets", "datasets")) if find_spec(module) is None]
-    if missing:
-        raise MissingExtraError(
-            f"lm-evaluation-harness needs the package {' and '.join(missing)}, which is not installed.",
-            hint=install_line("eval"),
-        )
+    check_installed("lm-evaluation-harness")
     with importing():
         from lm_eval.__main__ import cli_evaluate
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dola.cli.evaluate_harness import is_harness
 from dola.errors import UsageError
+from dola.files.records import JSON_SUFFIXES, TABLE_SUFFIXES
 
 if TYPE_CHECKING:
     from dola.evidence.sample import Sample
 
-SUFFIXES = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson")
 SHOWN = 3
 DISCORDANT = 0.2
 """The share of questions whose outcome a row changes, which `--check` takes where nothing has run yet."""
@@ -74,9 +75,9 @@ def is_own(name: str) -> bool:
     """Whether a task's name is a file, standard input, or a data set of the hub."""
     from dola.cli.evaluation import TASK_NAMES
 
-    if name in TASK_NAMES or name.startswith("lm-eval:"):
+    if name in TASK_NAMES or is_harness(name):
         return False
-    return name == "-" or name.endswith(SUFFIXES) or Path(name).is_file() or name.count("/") == 1
+    return name == "-" or name.endswith((*TABLE_SUFFIXES, *JSON_SUFFIXES)) or Path(name).is_file() or name.count("/") == 1
 
 
 def own_sample(name: str, own: OwnData, *, limit: int | None, seed: int) -> Sample:

@@ -95,8 +95,8 @@ def evaluate(
     more, standard = chosen_rows(ways, dola, task.paper.settings, sample.seed)
     if isinstance(task, ChoiceTask):
         listed = choice_ways(task, dola, seed=sample.seed, more=more, standard=standard)
-        report = _choice(model, tokenizer, sample, task, dola, listed, name=name, results=results, progress=progress)
-        return replace(report, smallest=smallest)
+        run: dict[str, Any] = {"name": name, "results": results, "smallest": smallest, "progress": progress}
+        return _choice(model, tokenizer, sample, task, dola, listed, **run)
     penalty = task.paper.repetition_penalty if repetition_penalty is None else repetition_penalty
     listed = generation_ways(dola, penalty, more=decoded_rows(more, ways), standard=standard)
     texts = generate_texts(
@@ -146,9 +146,10 @@ def _choice(
     *,
     name: str,
     results: str | Path | None,
+    smallest: float,
     progress: bool,
 ) -> Report:
-    by_layer = isinstance(own, DoLaConfig) and any(way.role is Role.STATIC for way in ways)
+    by_layer = any(way.role is Role.STATIC for way in ways)
     static = static_recipes(model, own) if by_layer and isinstance(own, DoLaConfig) else {}
     recipes = {way.name: way.recipe for way in ways if way.recipe is not None} | static
     scores = score_items(model, tokenizer, sample.items, recipes, results=results, facts=sample.facts, progress=progress)
@@ -171,6 +172,7 @@ def _choice(
         layers=layers,
         implausible={name: _implausible(scores, name) for name in layers},
         notes=notes,
+        smallest=smallest,
     )
 
 

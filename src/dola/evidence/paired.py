@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dola.errors import InputError
-from dola.evidence.statistics import LEVEL, RESAMPLES, mcnemar
+from dola.evidence.statistics import mcnemar, percentile_interval
 
 FLIPS = 20_000
 EXACT_UNITS = 14
@@ -86,17 +86,9 @@ def sign_flip(units: Floats, *, seed: int = 0) -> Floats:
 def interval(values: Floats, labels: Labels | None = None, *, seed: int = 0) -> tuple[float, float]:
     """95% percentile bootstrap interval (Efron 1979) of the mean of [items]. Where there are labels, whole groups are drawn."""
     if labels is None:
-        sums, sizes = values, np.ones(len(values))
-    else:
-        sums = group_sums(values[:, None], labels)[:, 0]
-        sizes = group_sums(np.ones((len(values), 1)), labels)[:, 0]
-    generator = np.random.default_rng(seed)
-    means = []
-    for _ in range(RESAMPLES // _CHUNK):
-        drawn = generator.integers(len(sums), size=(_CHUNK, len(sums)))
-        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+        return percentile_interval(values, seed=seed)
+    both = group_sums(np.stack([values, np.ones(len(values))], axis=1), labels)
+    return percentile_interval(both[:, 0], both[:, 1], seed=seed)
 
 
 def variance(values: Floats, labels: Labels | None = None) -> float:

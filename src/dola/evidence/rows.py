@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dola.errors import UsageError
-from dola.evidence.ways import Role, Way
+from dola.evidence.ways import AS_DECODED, Role, Way
 from dola.files.json_text import loads
 from dola.files.text_file import decoded
 from dola.methods.config import DoLaConfig, MethodConfig
@@ -97,7 +97,7 @@ def _reshaped(own: MethodConfig) -> list[Way]:
 
 
 def _row(config: MethodConfig) -> Way:
-    return Way(name_of(config), "the distribution that decoding draws from", Recipe(config))
+    return Way(name_of(config), AS_DECODED, Recipe(config))
 
 
 def name_of(config: MethodConfig) -> str:
@@ -163,7 +163,7 @@ def _way(row: dict[str, Any], usual: Mapping[str, Any]) -> Way:
     recipe = Recipe(config) if control is None else Recipe(config, premature=control)
     said = name_of(config) if control is None else f"{name_of(config)}, {_CONTROLS[control]}"
     role = Role.METHOD if control is None else Role.CONTROL
-    return Way(str(name or said), "the distribution that decoding draws from", recipe, role=role)
+    return Way(str(name or said), AS_DECODED, recipe, role=role)
 
 
 _CONTROLS = {

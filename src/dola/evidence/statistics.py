@@ -78,7 +78,7 @@ def estimate(values: Sequence[float], *, seed: int = 0) -> Estimate:
         InputError: No values were given, or one is not finite.
     """
     array = _checked(values, "values")
-    low, high = _interval(array, seed)
+    low, high = percentile_interval(array, seed=seed)
     return Estimate(len(array), float(array.mean()), low, high)
 
 
@@ -103,7 +103,7 @@ def compare(baseline: Sequence[float], method: Sequence[float], *, binary: bool,
     if binary and not np.isin(np.concatenate([before, after]), (0, 1)).all():
         raise InputError("A binary metric has values other than 0 and 1.", hint="pass binary=False")
     differences = after - before
-    low, high = _interval(differences, seed)
+    low, high = percentile_interval(differences, seed=seed)
     higher, lower = int((differences > 0).sum()), int((differences < 0).sum())
     return Comparison(
         items=len(differences),
@@ -175,11 +175,22 @@ def _checked(values: Sequence[float], what: str) -> NDArray[np.float64]:
     return array
 
 
-def _interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """95% percentile bootstrap interval of the mean. If all values are equal, its width is 0."""
+def percentile_interval(
+    sums: NDArray[np.float64], sizes: NDArray[np.float64] | None = None, *, seed: int = 0
+) -> tuple[float, float]:
+    """95% percentile bootstrap interval of a mean over items. If all values are equal, its width is 0.
+
+    Args:
+        sums: The value of each unit that is drawn, or the sum of its items.
+        sizes: The number of items of each unit; one each where it is None.
+        seed: Seed of the draws.
+    """
     generator = np.random.default_rng(seed)
-    n = len(values)
-    means = [values[generator.integers(n, size=(_CHUNK, n))].mean(axis=1) for _ in range(RESAMPLES // _CHUNK)]
+    n = len(sums)
+    means = []
+    for _ in range(RESAMPLES // _CHUNK):
+        drawn = generator.integers(n, size=(_CHUNK, n))
+        means.append(sums[drawn].mean(axis=1) if sizes is None else sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
     low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from dola.methods.config import DoLaConfig, MethodConfig
-from dola.methods.layers import candidate_layers
+from dola.methods.layers import candidate_layers, spelled
 from dola.methods.registry import with_settings
 from dola.scoring.recipe import Recipe
 from dola.tasks import ChoiceTask
@@ -15,6 +15,8 @@ from dola.tasks import ChoiceTask
 VANILLA = "vanilla"
 STATIC = "static, held out"
 LENGTH = "length alone"
+AS_DECODED = "the distribution that decoding draws from"
+"""What a scored row shows: `Way.description`."""
 LENGTH_NATS = 10.0
 """The length-only scorer's score of each token, in nats. MC2 depends on it: on TruthfulQA it is 61.0 at 1, and 63.9 at 10 and
 above, where the longest answer has all the mass."""
@@ -91,7 +93,7 @@ def choice_ways(
     if not isinstance(own, DoLaConfig):
         return [
             _vanilla(),
-            Way(own.method, "the distribution that decoding draws from", Recipe(own)),
+            Way(own.method, AS_DECODED, Recipe(own)),
             *(_layer_controls(own, seed) if own.chooses else []),
             *more,
             _length(),
@@ -109,8 +111,7 @@ def choice_ways(
 
     return [
         _vanilla(),
-        *(Way(f"DoLa {_words(layers)}", "the distribution that decoding draws from", Recipe(replace(own, layers=layers)))
-          for layers in _buckets(own)),
+        *_dola_rows(own),
         Way(STATIC, "one fixed layer, chosen on the other half of the items", role=Role.STATIC),
         *([Way(_reference(bucket, reference), "the paper's recipe", reference)] if in_paper else []),
         *more,
@@ -145,13 +146,17 @@ def harness_choice_ways(own: MethodConfig, *, seed: int, more: Sequence[Way] = (
     random = Recipe(replace(own, layers="high"), premature="random", seed=seed)
     return [
         _vanilla(),
-        *(Way(f"DoLa {_words(layers)}", "the distribution that decoding draws from", Recipe(replace(own, layers=layers)))
-          for layers in _buckets(own)),
+        *_dola_rows(own),
         *more,
         Way("random layer of high", "a candidate drawn for each token", random, role=Role.CONTROL),
         *([Way("constraint alone", "the mature scores on the plausible set", Recipe(own, premature="none"), role=Role.CONTROL)]
           if Recipe(own).constrained else []),
     ]  # fmt: skip
+
+
+def _dola_rows(own: DoLaConfig) -> list[Way]:
+    """DoLa with each bucket, and with layers of its own."""
+    return [Way(f"DoLa {spelled(layers)}", AS_DECODED, Recipe(replace(own, layers=layers))) for layers in _buckets(own)]
 
 
 def _vanilla() -> Way:
@@ -176,16 +181,12 @@ def generation_ways(own: MethodConfig, penalty: float, *, more: Sequence[Way] = 
         return [*ways, Way(own.method, f"the method, penalty {penalty:g}", Recipe(own), penalty), *further]
     for layers in _buckets(own):
         description = f"the contrast, penalty {penalty:g}"
-        ways.append(Way(f"DoLa {_words(layers)}", description, Recipe(replace(own, layers=layers)), penalty))
+        ways.append(Way(f"DoLa {spelled(layers)}", description, Recipe(replace(own, layers=layers)), penalty))
     return [*ways, *further]
 
 
 def _buckets(own: DoLaConfig) -> list[str | Sequence[int]]:
     return ["low", "high", *([] if own.layers in ("low", "high") else [own.layers])]
-
-
-def _words(layers: str | Sequence[int]) -> str:
-    return layers if isinstance(layers, str) else ",".join(map(str, layers))
 
 
 def _reference(bucket: str, recipe: Recipe) -> str:
