@@ -199,7 +199,7 @@ def command(
 
 
 def _own(usual_settings: Mapping[str, Any], dola: options.MethodOptions) -> MethodConfig:
-    """The settings of the DoLa rows, by default those of the paper's run of the task. `off`, which tune may write, adds no row."""
+    """The settings of the DoLa rows, by default those of the paper's run of the task. `off`, as tune writes it, adds no row."""
     usual = "high" if dola.is_dola else None
     found = replace(dola, layers=usual if dola.layers in (None, "off") else dola.layers).config(usual_settings)
     assert found is not None
