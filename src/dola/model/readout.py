@@ -49,7 +49,7 @@ class Readout:
 
     @cached_property
     def vocabulary(self) -> int:
-        """|V|, for estimates of memory: the size that a linear head declares (packed weights have other rows), or a high guess."""
+        """|V|, for estimates of memory. A linear head declares it (packed weights have other rows); otherwise a high guess."""
         return getattr(self.head, "out_features", 0) or len(getattr(self.head, "weight", ())) or 2**18
 
     def readout(self, hidden: Tensor, *, final_norm: bool = True, logit_transform: bool = True) -> Tensor:
