@@ -25,7 +25,7 @@ _EXAMPLE = '[{"layers": "high"}, {"layers": [25], "name": "layer 25"}]'
 
 
 def chosen_rows(ways: str | Path, own: MethodConfig, usual: Mapping[str, Any], seed: int) -> tuple[list[Way], bool]:
-    """The chosen rows, and whether the standard ones are included too.
+    """Further rows, and whether the standard ones are there too.
 
     Args:
         ways: The name of a set, or a file.
@@ -46,15 +46,15 @@ def chosen_rows(ways: str | Path, own: MethodConfig, usual: Mapping[str, Any], s
 
 
 def decoded_rows(rows: Sequence[Way], ways: str | Path) -> list[Way]:
-    """The rows that a task can decode with. A set loses its controls that only score; a file with one is refused.
+    """The rows that a task can decode with: controls of likelihoods are left out of a set.
 
     Raises:
-        UsageError: A file contains such a control.
+        UsageError: A file asks for such a control.
     """
     controls = [way for way in rows if way.recipe is not None and way.recipe.premature != "divergent"]
     if controls and ways not in SETS:
         raise UsageError(
-            f"The row {controls[0].name!r} is a control that only scores given texts, and this task generates text.",
+            f"The row {controls[0].name!r} is a control of likelihoods, and this task generates text.",
             hint=f"leave it out of {str(ways)!r}, or evaluate a multiple-choice task",
         )
     return [way for way in rows if way not in controls]
