@@ -54,7 +54,7 @@ class MethodConfig:
         final_norm: Whether candidates pass the model's final norm before the head.
         lazy: Whether rows that no layer can change may be left unread where only tokens are asked for.
         lens: A lens through which candidates are read in place of the final norm: a file of `dola lens fit`, or a hub id, with
-            or without "@revision". See docs/lens.md.
+            or without "@revision". A path or a loaded `Lens` may be given as well; the field holds its name. See docs/lens.md.
     """
 
     method: ClassVar[str]
@@ -128,7 +128,7 @@ class MethodConfig:
         """
         if not is_named(self.layers):
             object.__setattr__(self, "layers", check_indices(self.layers))  # frozen, and hashable with a tuple
-        if isinstance(self.lens, os.PathLike):
+        if isinstance(self.lens, os.PathLike):  # a path, or a loaded lens
             object.__setattr__(self, "lens", os.fspath(self.lens))
         for each in self.settings():
             if each.described:
