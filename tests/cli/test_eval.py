@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -234,6 +235,14 @@ def test_a_sequential_run_says_at_which_look_each_row_was_decided(evaluated, dol
     assert told.code == 0
     assert told.err.startswith("dola: look 1 of 4, after 3 items: ")
     assert "Sequential: items in an order drawn with seed 0" in " ".join(told.out.split())
+
+
+def test_the_time_of_a_long_run_is_announced_on_stderr(dola_command, evaluated, long_folder, data, monkeypatch):
+    monkeypatch.setattr("dola.evidence.scored.LEAST", 0.0)
+    command = ["eval", "factor-news", "--data", data, "-m", long_folder]
+    said = dola_command(*command).err
+    assert re.fullmatch(r"dola: about \d+ seconds? for these rows \(standard \d+, methods \d+, full \d+\)\n", said)
+    evaluated("factor-news")  # with --json nothing is written there, unless that is a terminal
 
 
 # judges and answers

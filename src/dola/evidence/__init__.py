@@ -5,6 +5,7 @@ ways.py        the ways that are compared: vanilla, DoLa, the paper's recipe, an
 course.py      the course of a run: all items at once, or in blocks with a look after each
 scored.py      multiple-choice tasks, block by block
 choice.py      every way from one pass over the model, and the metrics of each item
+forecast.py    how long a run takes, said after its first seconds
 generation.py  tasks that are answered with generated text
 evaluate.py    the evaluation of a model on a task, whichever kind it is
 report.py      the results, with intervals and sentences; Markdown and JSON

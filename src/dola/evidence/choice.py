@@ -14,6 +14,7 @@ from dola.evidence.statistics import folds
 from dola.evidence.ways import LENGTH_NATS, Role, Way, static_layers, static_name
 from dola.methods.config import DoLaConfig
 from dola.model.anatomy import Anatomy
+from dola.scoring.gauge import Gauge
 from dola.scoring.recipe import Recipe
 from dola.scoring.score import Scores, score
 from dola.tasks import ChoiceTask
@@ -32,10 +33,12 @@ def score_items(
     results: str | Path | None = None,
     facts: Mapping[str, str] | None = None,
     progress: bool = True,
+    gauge: Gauge | None = None,
 ) -> Scores:
     """`dola.score` of a task's items."""
     contexts, continuations = [item.context for item in items], [item.continuations for item in items]
-    return score(model, tokenizer, contexts, continuations, recipes, results=results, facts=facts, progress=progress)
+    run: dict[str, Any] = {"results": results, "facts": facts, "progress": progress, "gauge": gauge}
+    return score(model, tokenizer, contexts, continuations, recipes, **run)
 
 
 def static_recipes(model: Any, own: DoLaConfig) -> dict[str, Recipe]:

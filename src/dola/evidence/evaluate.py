@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from tqdm.auto import tqdm
 
 from dola.decoding.attach import as_config
 from dola.evidence.course import Block, Course, Table, Tell, planned
+from dola.evidence.forecast import Forecast
 from dola.evidence.generation import Texts, generate_texts
 from dola.evidence.report import Report, make_report
-from dola.evidence.rows import chosen_rows, decoded_rows
+from dola.evidence.rows import SETS, chosen_rows, decoded_rows
 from dola.evidence.sample import Sample
 from dola.evidence.scored import ScoredRun
 from dola.evidence.verdict import SMALLEST
@@ -24,7 +26,7 @@ from dola.methods.config import DoLaConfig, MethodConfig
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import window
 from dola.scoring.results_file import ResultsFile
-from dola.tasks import ChoiceTask, GenerationTask
+from dola.tasks import ChoiceTask, GenerationTask, Task
 from dola.tasks.judge import Judge
 from dola.tasks.vicuna import write_answers
 from dola.text.chat import has_chat
@@ -83,7 +85,7 @@ def evaluate(
         smallest: The difference in the first metric that matters, for verdicts: 0.02 is 2 points.
         sequential: Whether to look at the results after 25, 50 and 75% of the items, in an order drawn with the sample's
             seed, and to stop rows that are decided.
-        tell: Prints lines for people who watch the run: what each look decided.
+        tell: Prints lines for people who watch the run: how long it will take, and what each look decided.
         progress: Whether to show progress on stderr.
 
     Raises:
@@ -96,16 +98,15 @@ def evaluate(
     if dola is None:
         dola = DoLaConfig(as_config(None, Anatomy.of(model)).layers, **task.paper.settings)
     task.check_means(judges, answers)
-    more, standard = chosen_rows(ways, dola, task.paper.settings, sample.seed)
-    if isinstance(task, ChoiceTask):
-        listed = choice_ways(task, dola, seed=sample.seed, more=more, standard=standard)
-        sample, course = planned(sample, listed, smallest=smallest, sequential=sequential, tell=tell)
-        run = ScoredRun(model, tokenizer, task, dola, results=results, progress=progress)
-        return _choice(sample, course, run, dola, model, name)
     penalty = task.paper.repetition_penalty if repetition_penalty is None else repetition_penalty
-    listed = generation_ways(dola, penalty, more=decoded_rows(more, ways), standard=standard)
+    rows = partial(_rows, task, dola, penalty, sample.seed)
+    listed = rows(ways)
     sample, course = planned(sample, listed, smallest=smallest, sequential=sequential, tell=tell)
-    written = _Written(model, tokenizer, task, judges if task.judged else None, batch_size, results, progress)
+    forecast = None if tell is None else Forecast(lambda: {each: rows(each) for each in SETS}, tell, most=sequential)
+    if isinstance(task, ChoiceTask):
+        run = ScoredRun(model, tokenizer, task, dola, results=results, progress=progress, forecast=forecast)
+        return _choice(sample, course, run, dola, model, name)
+    written = _Written(model, tokenizer, task, judges if task.judged else None, batch_size, results, progress, forecast)
     values, done = course.follow(sample, written.run)
     sample = replace(sample, items=sample.items[:done])
     settings = {
@@ -133,6 +134,14 @@ def evaluate(
     return report
 
 
+def _rows(task: Task, own: MethodConfig, penalty: float, seed: int, ways: str | Path | Sequence[Way]) -> list[Way]:
+    """All rows of a report on a task, by the name of a set or by what was chosen."""
+    more, standard = chosen_rows(ways, own, task.paper.settings, seed)
+    if isinstance(task, ChoiceTask):
+        return choice_ways(task, own, seed=seed, more=more, standard=standard)
+    return generation_ways(own, penalty, more=decoded_rows(more, ways), standard=standard)
+
+
 @dataclass
 class _Written:
     """The run of a task with generated text, block by block: the live ways write, and their texts are measured."""
@@ -144,6 +153,7 @@ class _Written:
     batch_size: int
     results: str | Path | None
     progress: bool
+    forecast: Forecast | None = None
     texts: Texts = field(default_factory=lambda: Texts({}, []))
     values: Table = field(default_factory=dict)
 
@@ -162,6 +172,8 @@ class _Written:
             results=results,
             facts=block.facts,
             progress=self.progress,
+            forecast=None if block.number else self.forecast,
+            parts=len(block.sample.items) / len(block.items),
         )
         self.texts.truncated.extend(block.start + item for item in found.truncated)
         measured = _values(block, self.task, found, self.judges, results=results, progress=self.progress)

@@ -9,9 +9,11 @@ from typing import Any
 
 from dola.evidence.choice import joined, measure_ways, score_items, static_recipes
 from dola.evidence.course import Block, Table
+from dola.evidence.forecast import LEAST, Forecast
 from dola.evidence.rows import with_seed
 from dola.evidence.ways import LENGTH, LENGTH_NATS, STATIC, Role, Way
 from dola.methods.config import DoLaConfig, MethodConfig
+from dola.scoring.gauge import Cost, Gauge
 from dola.scoring.recipe import Recipe
 from dola.scoring.score import Scores
 from dola.tasks import ChoiceTask
@@ -34,6 +36,7 @@ class ScoredRun:
         own: Settings of the DoLa rows.
         results: The file of results, if any.
         progress: Whether to show a progress bar.
+        forecast: Announces how long the run takes, if it is to be announced.
 
     Attributes:
         scores: Scores of all items so far; None before the first block.
@@ -41,10 +44,18 @@ class ScoredRun:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, task: ChoiceTask, own: MethodConfig, *, results: str | Path | None, progress: bool
+        self,
+        model: Any,
+        tokenizer: Any,
+        task: ChoiceTask,
+        own: MethodConfig,
+        *,
+        results: str | Path | None,
+        progress: bool,
+        forecast: Forecast | None = None,
     ) -> None:
         self._model, self._tokenizer, self._task, self._own = model, tokenizer, task, own
-        self._results, self._progress = results, progress
+        self._results, self._progress, self._forecast = results, progress, forecast
         self.scores: Scores | None = None
         self.chosen: dict[str, list[str]] = {}
         self._values: Table = {}
@@ -61,6 +72,7 @@ class ScoredRun:
             results=block.results(self._results),
             facts=block.facts,
             progress=self._progress,
+            gauge=self._gauge(block),
         )
         self.scores = scores if self.scores is None else joined(self.scores, scores)
         items = block.sample.items[: len(self.scores.tokens)]
@@ -69,6 +81,21 @@ class ScoredRun:
         self._values |= found
         self.chosen |= chosen
         return self._values
+
+    def _gauge(self, block: Block) -> Gauge | None:
+        """What takes the time of the first block, and announces that of all items."""
+        forecast = self._forecast
+        if forecast is None or block.number:
+            return None
+        parts = len(block.sample.items) / len(block.items)
+
+        def sets() -> dict[str, dict[str, Recipe]]:
+            return {name: recipes_of(self._model, ways, self._own)[0] for name, ways in forecast.sets().items()}
+
+        def tell(cost: Cost) -> None:
+            forecast.say(parts * cost.seconds, {name: parts * each for name, each in cost.others.items()})
+
+        return Gauge(sets, tell, least=LEAST / parts)
 
     def notes(self, ways: Sequence[Way]) -> list[str]:
         """What a reader must know of the scores."""
