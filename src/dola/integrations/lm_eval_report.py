@@ -39,7 +39,7 @@ def evaluate_harness(
     *,
     name: str,
     own: MethodConfig,
-    ways: str = "standard",
+    ways: str | Sequence[Way] = "standard",
     limit: int | None = None,
     seed: int = 0,
     include_path: Path | None = None,
