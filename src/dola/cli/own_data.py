@@ -85,7 +85,13 @@ def is_own(name: str) -> bool:
 
     if name in TASK_NAMES or is_harness(name):
         return False
-    return name == "-" or name.endswith((*TABLE_SUFFIXES, *JSON_SUFFIXES)) or Path(name).is_file() or name.count("/") == 1
+    return (
+        name == "-"
+        or name.startswith("hf:")
+        or name.endswith((*TABLE_SUFFIXES, *JSON_SUFFIXES))
+        or Path(name).is_file()
+        or name.count("/") == 1
+    )
 
 
 def sample_of(task: str, data: list[str] | None, own: OwnData, *, limit: int | None, seed: int) -> Sample:

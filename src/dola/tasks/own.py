@@ -103,6 +103,12 @@ class Columns:
             found.pop("label", None)
             if "answer" not in found:
                 raise DataError(f"No column holds answers; there are {_listed(there)}.", hint="name it: --column answer=COLUMN")
+        for what in ("question", "answer", "wrong", "choices", "label"):
+            if what in found and not any(_filled(row.fields.get(found[what])) for row in data.rows):
+                raise DataError(
+                    f"The column {found[what]!r} is empty in all {len(data.rows):,} rows.",
+                    hint=f"fill it, or name another: --column {what}=COLUMN",
+                )
         return cls(**found, others=tuple(name for name in there if name not in found.values()))
 
 
@@ -294,12 +300,24 @@ def _several(row: Row, column: str | None) -> list[str]:
     value = row.value(column)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return [str(value)]
+    if isinstance(value, dict):  # as data sets of the hub have them
+        value = value.get("text") if "text" in value else [value.get("value"), *(value.get("aliases") or ())]
+        value = [value] if isinstance(value, str) else value
+        kept = [each.strip() for each in value or () if isinstance(each, str) and each.strip()]
+        if kept:
+            return list(dict.fromkeys(kept))
+        raise DataError(f"{row.where}: the field {column!r} has no answer.", hint="complete the row, or remove it")
     text = value if isinstance(value, str) else ""
     found = row.texts(column, separator="|" if "|" in text else ";" if ";" in text else "\0")
     kept = [each.strip() for each in found if each.strip()]
     if not kept:
         raise DataError(f"{row.where}: the field {column!r} has no answer.", hint="complete the row, or remove it")
     return list(dict.fromkeys(kept))
+
+
+def _filled(value: Any) -> bool:
+    """Whether a cell holds anything but white space."""
+    return value is not None and bool("".join(map(str, value)).strip() if isinstance(value, list) else str(value).strip())
 
 
 def _optional(row: Row, column: str | None) -> str | None:
