@@ -1,8 +1,8 @@
-"""Runs many sequences through a model so that each shared beginning runs only once.
+"""Runs many sequences through a model so that each shared prefix runs only once.
 
-The sequences are sorted, so that those with a common beginning are adjacent, and run as a tree. Tokens that some of them
-share go through the model once, in a batch of one, and their cache is copied for what follows. The tokens that a sequence does
-not share run after that cache in a batch with its siblings, padded on the right, where nothing reads the padding.
+The sequences are sorted, so that those with a common prefix are adjacent, and run as a tree. Shared tokens go through the model
+once, in a batch of one, and their cache is copied for the tokens that follow. The tokens that a sequence does not share run
+after that cache in a batch with its siblings, padded on the right, where nothing reads the padding.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences whose ends run together after the beginning that they share.
+    """Sequences whose ends run together after their shared prefix.
 
     Attributes:
         rows: Indices of the sequences.

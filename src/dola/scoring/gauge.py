@@ -145,6 +145,6 @@ def _seconds(anatomy: Anatomy, recipes: Mapping[str, Recipe], hidden: Mapping[in
 
 
 def _finish(device: torch.device) -> None:
-    """Wait for a device that computes while Python goes on."""
+    """Wait for a device that computes while Python continues."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
