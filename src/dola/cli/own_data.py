@@ -56,12 +56,14 @@ class OwnData:
         template: `--prompt-template`.
         shots: `--shots`.
         max_new_tokens: `--max-new-tokens`.
+        judged: Whether there is `--judge`.
     """
 
     column: Sequence[str] = field(default=())
     template: str | None = None
     shots: Path | None = None
     max_new_tokens: int | None = None
+    judged: bool = False
 
     def check_unused(self, task: str) -> None:
         """Refuse options that mean something for a file alone."""
@@ -94,7 +96,7 @@ def own_sample(name: str, own: OwnData, *, limit: int | None, seed: int) -> Samp
     columns = Columns.of(data, _named(own.column))
     shots = () if own.shots is None else _shots(own.shots, columns)
     asking = Asking(own.template, shots, own.max_new_tokens or MAX_NEW_TOKENS)
-    task = own_task(data, data.origins[0].name, columns, asking)
+    task = own_task(data, data.origins[0].name, columns, asking, judged=own.judged)
     return Sample.of_items(task, task.items(data), data.origins, limit=limit, seed=seed)
 
 
