@@ -4,8 +4,8 @@
 
 Each repetition runs all sides one after the other, in an order that rotates, on the same items in the same batches: vanilla
 alone; the floor, which reads every layer that the rows need and computes nothing from it; the rows of the report. Ratios are
-taken within a repetition; the median and the range are printed. A method that reads one layer at a time, or a combination of
-layers, counts as one readout in the floor.
+taken within a repetition, of the CPU seconds of this process; the median and the range are printed. A method that reads one
+layer at a time, or a combination of layers, counts as one readout in the floor.
 """
 
 import argparse
@@ -63,7 +63,9 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=40)
     parser.add_argument("--ways", default="standard")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     model, tokenizer = dola.load(args.model, dtype=args.dtype)
     task = find_task(args.task)
     sample = Sample.of(task, [args.data], limit=args.items)
@@ -72,10 +74,10 @@ def main() -> None:
     recipes = recipes_of(model, choice_ways(task, own, more=more, standard=standard), own)[0]
 
     def seconds(rows, scorer=LayerScorer):
-        start = time.perf_counter()
+        start = time.process_time()
         with patch("dola.scoring.score.LayerScorer", scorer):
             score_items(model, tokenizer, sample.items, rows, progress=False)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     sides = {
         "vanilla": lambda: seconds({"vanilla": recipes["vanilla"]}),
