@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dola.cli import course, evaluate_harness, evaluation, judging, options, own_data
-from dola.cli.output import note, print_json, say, stdout
+from dola.cli.output import note, print_json, stdout
 from dola.cli.values import between
 from dola.errors import UsageError
 
@@ -89,10 +89,7 @@ def command(
     column: own_data.Column = None,
     prompt_template: own_data.Template = None,
     shots: own_data.Shots = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(help="For a file of your own: length of an answer, at most.", show_default="64", callback=between(1)),
-    ] = None,
+    max_new_tokens: own_data.MaxNewTokens = None,
     model: options.Model = "smollm2",
     dola: options.MethodOptions = options.DEFAULTS,
     repetition_penalty: Annotated[
@@ -158,7 +155,7 @@ def command(
         return
     if include_path is not None:
         raise UsageError(f"--include-path does not apply to {task}.", hint="dola eval lm-eval:TASK --include-path FOLDER")
-    sample = _sample(task, data, own_file, limit, seed)
+    sample = own_data.sample_of(task, data, own_file, limit=limit, seed=seed)
     if check:
         _print_check(task, sample)
         return
@@ -205,19 +202,6 @@ def _own(usual_settings: Mapping[str, Any], dola: options.MethodOptions) -> Meth
     found = replace(dola, layers=usual if dola.layers in (None, "off") else dola.layers).config(usual_settings)
     assert found is not None
     return found
-
-
-def _sample(task: str, data: list[str] | None, own: own_data.OwnData, limit: int | None, seed: int) -> Sample:
-    """The items of a task, or of a file of the user's own; says how those are asked."""
-    if not own_data.is_own(task):
-        own.check_unused(task)
-        return evaluation.find_sample(task, data, limit, seed)
-    if data:
-        raise UsageError(f"{task} is a file of your own, and --data was given too.", hint=f"dola eval {task}")
-    sample = own_data.own_sample(task, own, limit=limit, seed=seed)
-    for line in own_data.understood(sample, shown=1):
-        say(line)
-    return sample
 
 
 def _print_check(task: str, sample: Sample) -> None:

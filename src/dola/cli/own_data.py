@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dola.cli.evaluate_harness import is_harness
+from dola.cli.output import say
+from dola.cli.values import between
 from dola.errors import UsageError
 from dola.files.records import JSON_SUFFIXES, TABLE_SUFFIXES
 
@@ -41,6 +43,10 @@ Shots = Annotated[
     typer.Option(
         help="For a file of your own: questions with answers, in the same form, to put before each.", show_default=False
     ),
+]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(help="For a file of your own: length of an answer, at most.", show_default="64", callback=between(1)),
 ]
 Check = Annotated[
     bool, typer.Option("--check", help="Print what was understood of a file of your own, and how many questions are needed.")
@@ -80,6 +86,25 @@ def is_own(name: str) -> bool:
     if name in TASK_NAMES or is_harness(name):
         return False
     return name == "-" or name.endswith((*TABLE_SUFFIXES, *JSON_SUFFIXES)) or Path(name).is_file() or name.count("/") == 1
+
+
+def sample_of(task: str, data: list[str] | None, own: OwnData, *, limit: int | None, seed: int) -> Sample:
+    """The items of a task, or of a file of the user's own; says how those are asked.
+
+    Raises:
+        UsageError, DataError, MissingExtraError: See `own_sample` and `evaluation.find_sample`.
+    """
+    from dola.cli.evaluation import find_sample
+
+    if not is_own(task):
+        own.check_unused(task)
+        return find_sample(task, data, limit, seed)
+    if data:
+        raise UsageError(f"{task} is a file of your own, and --data was given too.", hint=f"leave --data out: dola eval {task}")
+    sample = own_sample(task, own, limit=limit, seed=seed)
+    for line in understood(sample, shown=1):
+        say(line)
+    return sample
 
 
 def own_sample(name: str, own: OwnData, *, limit: int | None, seed: int) -> Sample:

@@ -267,6 +267,10 @@ class DoLaConfig(MethodConfig):
         name = f"The file {str(path)!r}"
         given = read_object(path, name=name, example=_FILE)
         given = {key: value for key, value in given.items() if key.replace("-", "_") != "repetition_penalty"}
+        if (method := given.pop("method", cls.method)) != cls.method:
+            raise ConfigError(
+                f"{name} holds settings of the method {method!r}, not of DoLa.", hint="dola.methods.registry.read_config(path)"
+            )
         allowed = [field.name for field in fields(cls)]
         for key in given:
             if key.replace("-", "_") not in allowed:
