@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dola.cli import evaluate_harness, evaluation, options, own_data
+from dola.cli import evaluate_harness, evaluation, options, own_data, warning_signs
 from dola.cli.output import note, print_json, say, stdout
 from dola.cli.values import between
 from dola.errors import UsageError
@@ -64,6 +64,9 @@ SCHEMA = {
 }
 """Fields of `dola eval --json`: one object."""
 
+OTHER_SCHEMAS = {warning_signs.SCHEMA_NAME: warning_signs.SCHEMA}
+"""What `--json` prints with `--signals`."""
+
 
 MoreLayers = Annotated[
     str | None,
@@ -106,6 +109,7 @@ def command(
         float,
         typer.Option(help="The difference that matters to you, in points, for the verdicts.", callback=between(0.01, 100)),
     ] = 2.0,
+    signals: warning_signs.Signals = False,
     limit: evaluation.Limit = None,
     seed: evaluation.Seed = 0,
     batch_size: evaluation.BatchSize = None,
@@ -148,7 +152,8 @@ def command(
     if evaluate_harness.is_harness(task):
         evaluation.check_writable({"--markdown": markdown})
         _check_chart(chart)
-        unused = {"--data": data, "--check": check, "--judge": judge, "--answers": answers, "--results": results}
+        unused = {"--data": data, "--check": check, "--judge": judge, "--answers": answers, "--results": results,
+                  "--signals": signals}  # fmt: skip
         own_file.check_unused(task)
         evaluate_harness.check(task, unused)
         report = evaluate_harness.run(
@@ -163,6 +168,14 @@ def command(
     sample = _sample(task, data, own_file, limit, seed)
     if check:
         _print_check(task, sample)
+        return
+    if signals:
+        refused: dict[str, Any] = {"--ways": ways != "standard", "--smallest": smallest != 2.0, "--chart": chart,
+                                   "--answers": answers, "--judge": judge, "--info-judge": info_judge, "--judge-url": judge_url,
+                                   "--repetition-penalty": repetition_penalty, "--batch-size": batch_size}  # fmt: skip
+        own = _own(sample.task.paper.settings, dola)
+        warning_signs.run(sample, model, own, refused, layers=dola.layers, threads=threads, loading=loading,
+                          results=results, markdown=markdown, json=json)  # fmt: skip
         return
     generated = {"--repetition-penalty": repetition_penalty, "--batch-size": batch_size}
     evaluation.check_use(sample.task, sample.task.generates, generated)

@@ -120,7 +120,7 @@ def score(
     anatomy = Anatomy.of(model)
     recipes = {name: config if isinstance(config, Recipe) else Recipe(config) for name, config in configs.items()}
     scorer = LayerScorer(anatomy, recipes)
-    lines, truncated = _lines(anatomy.lm, Encoder.of(model, tokenizer), contexts, continuations)
+    lines, truncated = lines_of(anatomy.lm, Encoder.of(model, tokenizer), contexts, continuations)
     if truncated:
         warnings.warn(
             f"{len(truncated)} of {len(contexts)} contexts do not fit the model's window of {window(anatomy.lm)} tokens with "
@@ -142,7 +142,7 @@ def score(
 
 
 @dataclass(frozen=True)
-class _Scored(Line):
+class ScoredLine(Line):
     """A context with one continuation. `tokens` are those that run: all but the last."""
 
     item: int
@@ -150,10 +150,14 @@ class _Scored(Line):
     targets: tuple[int, ...]
 
 
-def _lines(
+def lines_of(
     lm: Any, encoder: Encoder, contexts: Sequence[Text], continuations: Sequence[Sequence[Text]]
-) -> tuple[list[_Scored], list[int]]:
-    """What is to be scored, and which items had to be cut."""
+) -> tuple[list[ScoredLine], list[int]]:
+    """What is to be scored, a line for each continuation, and which items had to be cut.
+
+    Raises:
+        InputError: See `score`.
+    """
     for name, given in (("contexts", contexts), ("continuations", continuations)):
         if not _is_list(given):
             raise InputError(
@@ -190,7 +194,7 @@ def _lines(
                     )
                 before = cut_left(before, len(before) - over, getattr(encoder.tokenizer, "bos_token_id", None))
                 truncated.add(item)
-            lines.append(_Scored((*before, *after[:-1]), len(before) - 1, item, place, tuple(after)))
+            lines.append(ScoredLine((*before, *after[:-1]), len(before) - 1, item, place, tuple(after)))
     return lines, sorted(truncated)
 
 
@@ -209,7 +213,7 @@ def _tokens(encoder: Encoder, context: Text, before: list[int], continuation: Te
 class _Run:
     """The pass over the model."""
 
-    def __init__(self, scorer: LayerScorer, lines: list[_Scored], items: list[int], batch_tokens: int) -> None:
+    def __init__(self, scorer: LayerScorer, lines: list[ScoredLine], items: list[int], batch_tokens: int) -> None:
         self._scorer, self._lines, self._items = scorer, lines, items
         share = shares_prefixes(scorer.anatomy.lm)
         self._tree = plan(lines, batch_tokens=batch_tokens, share=share) if lines else None
@@ -280,7 +284,7 @@ class _Run:
         return [_found(scored, self._scorer.recipes, tokens) for tokens in slices]
 
 
-def _uniform(line: _Scored, seed: int) -> list[float]:
+def _uniform(line: ScoredLine, seed: int) -> list[float]:
     """Numbers in [0, 1) that depend on nothing but the continuation's place and the seed."""
     numbers = random.Random(f"{seed} {line.item} {line.place}")
     return [numbers.random() for _ in line.targets]
@@ -338,7 +342,7 @@ def _sum(counts: list[dict[str, int]]) -> dict[int, int]:
     return dict(total)
 
 
-def _what_is_run(lm: Any, lines: list[_Scored], recipes: Mapping[str, Recipe], batch_tokens: int) -> dict[str, str]:
+def _what_is_run(lm: Any, lines: list[ScoredLine], recipes: Mapping[str, Recipe], batch_tokens: int) -> dict[str, str]:
     """What must be the same for a run to continue from a results file: everything that the numbers depend on."""
     sequences = repr([(line.item, line.place, line.tokens, line.targets) for line in lines])
     return {
