@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dola.cli import evaluate_harness, evaluation, options, own_data, warning_signs
+from dola.cli import course, evaluate_harness, evaluation, options, own_data, warning_signs
 from dola.cli.output import note, print_json, say, stdout
 from dola.cli.values import between
 from dola.errors import UsageError
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from dola.evidence.evaluate import Judges
     from dola.evidence.report import Report
     from dola.evidence.sample import Sample
+    from dola.evidence.ways import Way
     from dola.methods.config import MethodConfig
-    from dola.tasks import Task
 
 SCHEMA_NAME = "dola.eval/1"
 SCHEMA = {
@@ -49,7 +49,7 @@ SCHEMA = {
     "that are higher and lower, McNemar's p_value or null; empty for vanilla",
     "ways[].layers": "by premature layer: share of tokens at which it was contrasted",
     "ways[].implausible": "mean number of tokens of a continuation outside the plausible set, or null",
-    "ways[].items": "by metric: the value of each item",
+    "ways[].items": "by metric: the value of each item; of the first items if --sequential decided the row early",
     "ways[].texts": "generated text of each item; empty for tasks that score",
     "versions": "versions of dola, torch, transformers and python",
     "notes": "what a reader must know: contexts that were cut, data that differ from the published ones",
@@ -57,9 +57,11 @@ SCHEMA = {
     "groups": "the group of each item if the data have groups, else null",
     "smallest": "--smallest: the difference in the first metric that matters, as a share",
     "higher_is_better": "whether a higher value of the first metric is better",
+    "looks": "with --sequential: number of items before each planned look; else empty",
     "verdict": "the answer in one sentence",
     "findings": "by row that is proposed for use: its verdict on the first metric (better, worse, no difference, cannot tell), "
-    "difference with interval, p-value alone and within the family (Holm), items that would detect `smallest`",
+    "difference with interval, p-value alone and within the family (Holm), items that it rests on, items that would detect "
+    "`smallest`, and the look that decided (with --sequential, from 1; else null)",
     "sentences": "the verdicts, how they were made, and what explains them: length, the repetition penalty",
 }
 """Fields of `dola eval --json`: one object."""
@@ -109,6 +111,7 @@ def command(
         float,
         typer.Option(help="The difference that matters to you, in points, for the verdicts.", callback=between(0.01, 100)),
     ] = 2.0,
+    sequential: course.Sequential = False,
     signals: warning_signs.Signals = False,
     limit: evaluation.Limit = None,
     seed: evaluation.Seed = 0,
@@ -153,11 +156,12 @@ def command(
         evaluation.check_writable({"--markdown": markdown})
         _check_chart(chart)
         unused = {"--data": data, "--check": check, "--judge": judge, "--answers": answers, "--results": results,
-                  "--signals": signals}  # fmt: skip
+                  "--sequential": sequential, "--signals": signals}  # fmt: skip
         own_file.check_unused(task)
         evaluate_harness.check(task, unused)
         report = evaluate_harness.run(
-            task, model, _own({}, dola), include_path=include_path, limit=limit, seed=seed, ways=ways, smallest=smallest / 100,
+            task, model, _own({}, dola), include_path=include_path, limit=limit, seed=seed,
+            ways=_rows(ways, {}), smallest=smallest / 100,
             repetition_penalty=repetition_penalty, batch_size=batch_size, threads=threads, loading=loading,
         )  # fmt: skip
         _write(report, markdown, chart)
@@ -171,7 +175,8 @@ def command(
         return
     if signals:
         refused: dict[str, Any] = {"--ways": ways != "standard", "--smallest": smallest != 2.0, "--chart": chart,
-                                   "--answers": answers, "--judge": judge, "--info-judge": info_judge, "--judge-url": judge_url,
+                                   "--sequential": sequential, "--answers": answers, "--judge": judge,
+                                   "--info-judge": info_judge, "--judge-url": judge_url,
                                    "--repetition-penalty": repetition_penalty, "--batch-size": batch_size}  # fmt: skip
         own = _own(sample.task.paper.settings, dola)
         warning_signs.run(sample, model, own, refused, layers=dola.layers, threads=threads, loading=loading,
@@ -186,7 +191,7 @@ def command(
     evaluation.check_writable({"--markdown": markdown, "--results": results})
     _make_folder(answers)
     own = _own(sample.task.paper.settings, dola)
-    _check_ways(ways, own, sample.task)
+    rows = _rows(ways, sample.task.paper.settings)
     _check_chart(chart)
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
     if dola.layers is None:
@@ -204,8 +209,10 @@ def command(
         judges=_judges(judge, info_judge, judge_url, loading),
         answers=answers,
         results=results,
-        ways=ways,
+        ways=rows,
         smallest=smallest / 100,
+        sequential=sequential,
+        tell=course.teller(json=json),
     )
     _write(report, markdown, chart)
     _print(report, json=json)
@@ -239,11 +246,11 @@ def _print_check(task: str, sample: Sample) -> None:
         typer.echo(line)
 
 
-def _check_ways(ways: str, own: MethodConfig, task: Task) -> None:
-    """Read a file of rows before the model is loaded: mistakes in it are found at once."""
-    from dola.evidence.rows import chosen_rows
+def _rows(ways: str, usual_settings: Mapping[str, Any]) -> str | list[Way]:
+    """A set's name, or the rows of a file. It is read once, before the model is loaded: mistakes in it are found at once."""
+    from dola.evidence.rows import rows_by_name
 
-    chosen_rows(ways, own, task.paper.settings, 0)
+    return rows_by_name(ways, usual_settings)
 
 
 def _judges(judge: str | None, info_judge: str | None, url: str | None, loading: dict[str, Any]) -> Judges | None:

@@ -54,10 +54,10 @@ class Sample:
     def of_items(
         cls, task: Task, items: Sequence[Any], origins: Sequence[Origin], *, limit: int | None = None, seed: int = 0
     ) -> Sample:
-        """All items, or so many of them; arguments as of `of`.
+        """Make a sample from items. Arguments: see `of`.
 
         Raises:
-            InputError: A limit below 1.
+            InputError: The limit is below 1.
         """
         if limit is not None and limit < 1:
             raise InputError(f"limit={limit} leaves no item; at least 1 is required.", hint="omit it for all items")
