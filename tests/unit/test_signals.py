@@ -9,6 +9,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 import samples
+import torch
 
 import dola
 from dola import DoLaConfig
@@ -177,6 +178,7 @@ def test_a_choice_is_the_answer_that_the_model_ranks_first(long, factor, report)
         assert answer.signals[CONTROL.mean] == pytest.approx(of_item[best] / tokens[best], rel=1e-4)
 
 
+@torch.no_grad()
 def test_the_divergence_is_that_of_a_forward(long, factor):
     model, tokenizer = long
     one = replace(factor, items=factor.items[:1])

@@ -103,7 +103,7 @@ def separate(
     """
     both = {**values, **controls}
     _check(both, right)
-    labels = None if groups is None else np.unique([str(group) for group in groups], return_inverse=True)[1]
+    labels = None if groups is None else _labels(groups)
     point = {name: float(auroc(of, right)[0]) for name, of in both.items()}
     drawn = _drawn(both, right, labels, seed)
     beaten = max(controls, key=lambda name: point[name])
@@ -124,6 +124,12 @@ def separate(
             adjusted=float(adjusted.get(name, 1.0)),
         )
     return beaten, found
+
+
+def _labels(groups: Sequence[object]) -> NDArray[np.intp]:
+    """The number of each answer's group, in the order in which groups appear."""
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.intp)
 
 
 def _drawn(
