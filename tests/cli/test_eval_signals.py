@@ -57,9 +57,7 @@ def test_the_terminal_and_the_page_begin_with_the_answer(signals, tmp_path):
 
 def test_questions_of_ones_own_that_are_answered_with_text(dola_command, long_folder, tmp_path):
     (tmp_path / "own.csv").write_text(QUESTIONS)
-    ended = dola_command(
-        "eval", tmp_path / "own.csv", "--model", long_folder, "--max-new-tokens", 3, "--signals", "--json"
-    )
+    ended = dola_command("eval", tmp_path / "own.csv", "--model", long_folder, "--max-new-tokens", 3, "--signals", "--json")
     found = json.loads(ended.out)
     assert ended.code == 0
     assert "3 questions" in ended.err

@@ -115,9 +115,8 @@ class SignalReport:
             )
         level = f"{self.control}, AUROC {self.separations[self.control].auroc:.2f}"
         if not self.winners:
-            return (
-                f"None of {signals} signals separates right from wrong answers better than the plain token probability ({level})."
-            )
+            what = "separates right from wrong answers better than the plain token probability"
+            return f"None of {signals} signals {what} ({level})."
         best = ", ".join(f"{name} ({self.separations[name].auroc:.2f})" for name in self.winners)
         verb = "signals separates" if len(self.winners) == 1 else "signals separate"
         return (
