@@ -1,4 +1,4 @@
-"""A server with an interface like OpenAI's: requests and answers as JSON, and what went wrong in plain words."""
+"""A server with an interface like OpenAI's: requests and answers as JSON, and what went wrong as plain text."""
 
 from __future__ import annotations
 

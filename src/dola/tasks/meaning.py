@@ -1,6 +1,6 @@
 """Whether an answer means the same as a right one, as a judge model says: for questions whose answers can be put in many words.
 
-The judge reads the question, the right answers and one answer. It is not told which model or which row wrote the answer, or
+The judge reads the question, the right answers and one answer. It does not see which model or which row wrote the answer, or
 that there are rows.
 """
 
