@@ -1,6 +1,7 @@
 """Tuning: what is tried, that held-out items have no say, and that off is the answer unless the gain is more than noise."""
 
 import json
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -294,3 +295,22 @@ def test_mistakes_in_a_file_of_settings(tmp_path, content, said):
 def test_a_file_that_says_off(tmp_path):
     (tmp_path / "tuned.json").write_text('{"layers": "off", "repetition-penalty": 1.2}')
     assert read_config(tmp_path / "tuned.json") is None
+
+
+def test_a_group_is_on_one_side_of_a_choice(long, items, monkeypatch):
+    """Its items say something about each other, so none may judge a choice that the others made."""
+    grouped = [replace(item, group=str(i // 4)) for i, item in enumerate(items)]
+    parts = []
+    original = MODULE.held_out
+    monkeypatch.setattr(MODULE, "held_out", lambda *args, **how: parts.extend(how["parts"]) or original(*args, **how))
+    found = dola.tune(*long, FACTOR, grouped, folds=5, methods=("confident",), progress=False)
+    assert found.gain.items == 40
+    assert sorted(i for part in parts for i in part) == list(range(40))
+    assert all({i // 4 for i in part}.isdisjoint({i // 4 for i in other}) for part in parts for other in parts if part != other)
+    drawn = MODULE._drawn(grouped, 18, seed=1)
+    assert len(drawn) == 20
+    assert drawn == {i for i in range(40) if i // 4 in {j // 4 for j in drawn}}
+    with pytest.raises(InputError, match="10 groups cannot be split into 11 folds"):
+        dola.tune(*long, FACTOR, grouped, folds=11, methods=("confident",), progress=False)
+    with pytest.raises(InputError, match="leaves none of the 10 groups"):
+        MODULE._drawn(grouped, 38, seed=1)

@@ -13,6 +13,7 @@ from dola.evidence.candidates import OFF, Candidates
 from dola.evidence.choice import held_out, measure, score_items
 from dola.evidence.generation import generate_texts
 from dola.evidence.sample import groups_of
+from dola.evidence.statistics import folds as drawn_folds
 from dola.evidence.ways import Way
 from dola.scoring.recipe import Recipe
 from dola.tasks import ChoiceTask, GenerationTask
@@ -54,10 +55,16 @@ def by_folds(
             f"{len(items)} items cannot be split into {folds} folds. Allowed: 2 to {len(items)}.",
             hint="use 2, as the paper does",
         )
+    units = _units(items)
+    if folds > len(units):
+        raise InputError(
+            f"{len(units)} groups cannot be split into {folds} folds.", hint=f"use {max(2, len(units))}, or more groups"
+        )
+    parts = [sorted(i for unit in part for i in units[unit]) for part in drawn_folds(len(units), folds, seed)]
     recipes = {name: Recipe(config) for name, config in candidates.items()}
     scores = score_items(model, tokenizer, items, recipes, **run)
     values = {name: measure(task, items, scores, name) for name in candidates}
-    judged, chosen = held_out(values, [metric], len(items), seed=seed, k=folds)
+    judged, chosen = held_out(values, [metric], len(items), seed=seed, parts=parts)
     return Judged(
         means={name: fmean(of[metric]) for name, of in values.items()},
         chosen=chosen[metric],
@@ -67,6 +74,32 @@ def by_folds(
         groups=groups_of(items),
         truncated=len(scores.truncated),
     )
+
+
+def _units(items: Sequence[Any]) -> list[list[int]]:
+    """Indices of items that stay together: those of a group, because its items say something about each other."""
+    found: dict[str, list[int]] = {}
+    for i, label in enumerate(groups_of(items) or map(str, range(len(items)))):
+        found.setdefault(label, []).append(i)
+    return list(found.values())
+
+
+def _drawn(items: Sequence[Any], count: int, seed: int) -> set[int]:
+    """Indices of so many random items; where there are groups, of whole ones, until there are as many.
+
+    Raises:
+        InputError: No group would be left.
+    """
+    units, chance = _units(items), random.Random(seed)
+    if len(units) == len(items):
+        return set(chance.sample(range(len(items)), count))
+    found: set[int] = set()
+    for unit in chance.sample(units, len(units)):
+        if len(found) < count:
+            found.update(unit)
+    if len(found) == len(items):
+        raise InputError(f"Choosing on {count} items leaves none of the {len(units)} groups to judge on.", hint="use fewer")
+    return found
 
 
 def by_subset(
@@ -93,7 +126,7 @@ def by_subset(
             hint="omit it for half of them",
         )
     chat = task.chat and has_chat(tokenizer)
-    drawn = set(random.Random(run["seed"]).sample(range(len(items)), train))
+    drawn = _drawn(items, train, run["seed"])
     choosing = [item for i, item in enumerate(items) if i in drawn]
     rest = [item for i, item in enumerate(items) if i not in drawn]
     ways = {name: Way(name, name, Recipe(config), penalty if config else 1.0) for name, config in candidates.items()}
