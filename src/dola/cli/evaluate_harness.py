@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from dola.installed.hints import install_line
 
 if TYPE_CHECKING:
     from dola.evidence.report import Report
+    from dola.evidence.ways import Way
     from dola.methods.config import MethodConfig
 
 PREFIX = "lm-eval:"
@@ -57,7 +58,7 @@ def run(
     include_path: Path | None,
     limit: int | None,
     seed: int,
-    ways: str,
+    ways: str | Sequence[Way],
     smallest: float,
     repetition_penalty: float | None,
     batch_size: int | None,

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 import dola
-from dola.evidence.sample import Sample
+from dola.evidence.sample import Sample, groups_of
 from dola.evidence.statistics import Comparison, Estimate, compare, describe, estimate
 from dola.evidence.verdict import SMALLEST, Finding, headline, judge
 from dola.evidence.ways import Role, Way
@@ -78,6 +78,8 @@ class Report:
         groups: The group of each item, if the data have groups.
         smallest: The difference in the first metric that matters.
         higher_is_better: Whether a higher value of the first metric is the better one.
+        looks: Number of items before each planned look of a sequential run; empty where all items were judged once. A row that
+            was decided early has the values of the first items alone.
     """
 
     task: str
@@ -97,12 +99,13 @@ class Report:
     groups: list[str] | None = None
     smallest: float = SMALLEST
     higher_is_better: bool = True
+    looks: list[int] = field(default_factory=list)
 
     @cached_property
     def findings(self) -> dict[str, Finding]:
         """The verdict on each row that is proposed for use, on the first metric: one family (`verdict.judge`)."""
         vanilla = self._with_role(Role.VANILLA)
-        rows = [way for way in self.ways if not way.control and way.role is not Role.VANILLA]
+        rows = [way for way in self.ways if way.role.judged]
         if vanilla is None or not self.metrics or not rows:
             return {}
         first = self.metrics[0]
@@ -113,6 +116,7 @@ class Report:
             groups=self.groups,
             smallest=self.smallest,
             higher_is_better=self.higher_is_better,
+            looks=self.looks,
             seed=self.seed,
         )
 
@@ -150,10 +154,25 @@ class Report:
             + (f"{count} rows were judged together (Holm); " if count > 1 else "One row was judged; ")
             + "intervals are of each row by itself. Other metrics and controls get no verdict."
         ]
+        found += self._looked()
         if apart := [name for name, each in self.findings.items() if each.disagrees]:
             rows = f"The interval of {apart[0]} says" if len(apart) == 1 else f"The intervals of {', '.join(apart)} say"
             found.append(f"{rows} something else than the verdict, which counts all {count} rows that were judged.")
         return found
+
+    def _looked(self) -> list[str]:
+        """How a sequential run went."""
+        if not self.looks:
+            return []
+        *some, last = (f"{end:,}" for end in self.looks)
+        planned = f"{', '.join(some)} and {last}" if some else last
+        done = len(self.item_ids)
+        ended = "all items ran" if done == self.looks[-1] else f"the run ended after {done:,}, when every row was decided"
+        return [
+            f"Sequential: items in an order drawn with seed {self.seed}, looks after {planned} items; {ended}. Rows stop when "
+            "they are decided. Their figures and comparisons are over the items that they have, which the verdicts name.",
+            "A row that stops early overstates its difference on average; its interval takes the number of items as fixed.",
+        ]
 
     @property
     def layers_chosen(self) -> list[str]:
@@ -188,7 +207,7 @@ class Report:
         """Also compare with vanilla at the way's repetition penalty: the rest of the difference is not due to the penalty."""
         if (control := self._with_role(Role.PENALTY)) is None:
             return []
-        values = control.items[metric], way.items[metric]
+        values = _shared(control, way, metric)
         against = compare(*values, binary=all(value in (0, 1) for of in values for value in of), seed=self.seed)
         return [describe(against, metric, method=way.name, baseline=control.name)]
 
@@ -197,13 +216,19 @@ class Report:
         length, gain = self._with_role(Role.LENGTH), way.comparisons[metric]
         if length is None or not gain.significant or gain.difference <= 0:
             return []
-        against = compare(length.items[metric], way.items[metric], binary=False, seed=self.seed)
+        against = compare(*_shared(length, way, metric), binary=False, seed=self.seed)
         level = f"{100 * against.baseline:.1f} by counting tokens, {100 * against.method:.1f} by {way.name}"
         if against.difference <= 0:
             return [f"{metric}: the number of tokens explains the gain of {way.name}: {level}."]
         if against.low > 0:
             return [f"{metric}: the number of tokens alone does not reach {way.name}: {level}."]
         return [f"{metric}: on these items the gain of {way.name} is indistinguishable from a length-only scorer's: {level}."]
+
+
+def _shared(first: WayResult, second: WayResult, metric: str) -> tuple[list[float], list[float]]:
+    """The values of the items that both have: a row of a sequential run may have ended early."""
+    count = min(len(first.items[metric]), len(second.items[metric]))
+    return first.items[metric][:count], second.items[metric][:count]
 
 
 def make_report(
@@ -220,6 +245,7 @@ def make_report(
     texts: Mapping[str, list[str]] | None = None,
     smallest: float = SMALLEST,
     higher_is_better: bool = True,
+    looks: Sequence[int] = (),
 ) -> Report:
     """Make a report from the values of each item: way -> metric -> values."""
     task, seed = sample.task, sample.seed
@@ -233,7 +259,12 @@ def make_report(
             role=way.role,
             estimates={metric: estimate(values[way.name][metric], seed=seed) for metric in metrics},
             comparisons={
-                metric: compare(plain[metric], values[way.name][metric], binary=binary[metric], seed=seed)
+                metric: compare(
+                    plain[metric][: len(values[way.name][metric])] if looks else plain[metric],
+                    values[way.name][metric],
+                    binary=binary[metric],
+                    seed=seed,
+                )
                 for metric in (() if way.role is Role.VANILLA else metrics)
             },
             layers=dict((layers or {}).get(way.name, {})),
@@ -270,18 +301,11 @@ def make_report(
             "python": platform.python_version(),
         },
         notes=[*unknown, *notes],
-        groups=_groups(sample.items),
+        groups=groups_of(sample.items),
         smallest=smallest,
         higher_is_better=higher_is_better,
+        looks=list(looks),
     )
-
-
-def _groups(items: Sequence[Any]) -> list[str] | None:
-    """The group of each item, if there are any. An item without one is its own group."""
-    named = [getattr(item, "group", None) for item in items]
-    if all(group is None for group in named):
-        return None
-    return [f"item {i}" if group is None else f"group {group}" for i, group in enumerate(named)]
 
 
 def markdown(report: Report) -> str:

@@ -24,11 +24,22 @@ SETS = ("standard", "methods", "full")
 _EXAMPLE = '[{"layers": "high"}, {"layers": [25], "name": "layer 25"}]'
 
 
-def chosen_rows(ways: str | Path, own: MethodConfig, usual: Mapping[str, Any], seed: int) -> tuple[list[Way], bool]:
+def rows_by_name(ways: str, usual: Mapping[str, Any]) -> str | list[Way]:
+    """What `--ways` says before a model is loaded: a set stays a name, a file is read, once.
+
+    Raises:
+        UsageError, ConfigError: See `read_rows`.
+    """
+    return ways if ways in SETS else read_rows(Path(ways), usual)
+
+
+def chosen_rows(
+    ways: str | Path | Sequence[Way], own: MethodConfig, usual: Mapping[str, Any], seed: int
+) -> tuple[list[Way], bool]:
     """Further rows, and whether the standard ones are there too.
 
     Args:
-        ways: The name of a set, or a file.
+        ways: The name of a set, a file, or the rows themselves.
         own: The settings of DoLa's rows.
         usual: See `read_rows`.
         seed: Seed of random layers.
@@ -42,20 +53,20 @@ def chosen_rows(ways: str | Path, own: MethodConfig, usual: Mapping[str, Any], s
         return [_row(own), *rows_of_methods(_shared(own))], False
     if ways == "full":
         return [*_variants(own), *_reshaped(own), *rows_of_methods(_shared(own))], True
-    return with_seed(read_rows(Path(ways), usual), seed), False
+    return with_seed(read_rows(Path(ways), usual) if isinstance(ways, (str, Path)) else ways, seed), False
 
 
-def decoded_rows(rows: Sequence[Way], ways: str | Path) -> list[Way]:
+def decoded_rows(rows: Sequence[Way], ways: str | Path | Sequence[Way]) -> list[Way]:
     """The rows that a task can decode with: controls of likelihoods are left out of a set.
 
     Raises:
-        UsageError: A file asks for such a control.
+        UsageError: The user's own rows have such a control.
     """
     controls = [way for way in rows if way.recipe is not None and way.recipe.premature != "divergent"]
     if controls and ways not in SETS:
         raise UsageError(
             f"The row {controls[0].name!r} is a control of likelihoods, and this task generates text.",
-            hint=f"leave it out of {str(ways)!r}, or evaluate a multiple-choice task",
+            hint="leave it out of --ways, or evaluate a multiple-choice task",
         )
     return [way for way in rows if way not in controls]
 

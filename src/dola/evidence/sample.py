@@ -71,6 +71,14 @@ class Sample:
         return {"task": self.task.name, "data": data, "items": f"{len(self.items)} of {self.total}, seed {self.seed}"}
 
 
+def groups_of(items: Sequence[Any]) -> list[str] | None:
+    """The group of each item, if there are any. An item without one is its own group."""
+    named = [getattr(item, "group", None) for item in items]
+    if all(group is None for group in named):
+        return None
+    return [f"item {i}" if group is None else f"group {group}" for i, group in enumerate(named)]
+
+
 def draw(items: Sequence[Any], count: int, seed: int) -> list[Any]:
     """`count` random items, in their order. A smaller draw with the same seed is not part of a larger one."""
     return [items[i] for i in sorted(random.Random(seed).sample(range(len(items)), count))]

@@ -54,7 +54,7 @@ class MethodConfig:
         final_norm: Whether candidates pass the model's final norm before the head.
         lazy: Whether rows that no layer can change may be left unread where only tokens are asked for.
         lens: A lens through which candidates are read in place of the final norm: a file of `dola lens fit`, or a hub id, with
-            or without "@revision". See docs/lens.md.
+            or without "@revision". A path or a loaded `Lens` may be given as well; the field holds its name. See docs/lens.md.
     """
 
     method: ClassVar[str]
@@ -128,7 +128,7 @@ class MethodConfig:
         """
         if not is_named(self.layers):
             object.__setattr__(self, "layers", check_indices(self.layers))  # frozen, and hashable with a tuple
-        if isinstance(self.lens, os.PathLike):
+        if isinstance(self.lens, os.PathLike):  # a path, or a loaded lens
             object.__setattr__(self, "lens", os.fspath(self.lens))
         for each in self.settings():
             if each.described:
@@ -267,6 +267,10 @@ class DoLaConfig(MethodConfig):
         name = f"The file {str(path)!r}"
         given = read_object(path, name=name, example=_FILE)
         given = {key: value for key, value in given.items() if key.replace("-", "_") != "repetition_penalty"}
+        if (method := given.pop("method", cls.method)) != cls.method:
+            raise ConfigError(
+                f"{name} holds settings of the method {method!r}, not of DoLa.", hint="dola.methods.registry.read_config(path)"
+            )
         allowed = [field.name for field in fields(cls)]
         for key in given:
             if key.replace("-", "_") not in allowed:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dola import native
 from dola.methods.floors import with_floor
 from dola.methods.method import Candidates, Method
 from dola.methods.vocabulary import WHOLE, Vocabulary, wide
@@ -55,7 +56,7 @@ class SLED(Method):
         zeros = torch.zeros_like(logits)
         inside = vocab.put(zeros, tokens, 1.0) > 0
         premature = candidates.logits().to(mature.device)
-        speaks = cosines(logits, premature, likeliest, tokens, inside, vocab).clamp(min=0) ** 2  # [K, R, k]
+        speaks = cosines(mature, premature, likeliest, tokens, inside, vocab).clamp(min=0) ** 2  # [K, R, k]
         total = speaks.sum(dim=(0, 2))
         shares = speaks / total.clamp(min=torch.finfo(total.dtype).tiny)[:, None]  # 0 where no layer supports any token
         latent = vocab.put(zeros, tokens, shares.sum(dim=0).to(logits.dtype))
@@ -81,18 +82,18 @@ def cosines(
     tokens outside T, where q is small. The terms of T are added one by one, with 1 - q_i as the sum of the other probabilities.
 
     Args:
-        mature: z_N [R, V], float32 or better.
+        mature: z_N [R, V].
         premature: z_l [K, R, V].
         likeliest, tokens: The k mature logits of T and their ids, [R, k].
         inside: Which tokens are in T, bool [R, V].
         vocab: The vocabulary, or this worker's part of it.
     """
     small = torch.float32 if mature.device.type == "mps" else torch.float64
-    log_z = vocab.logsumexp(torch.stack([wide(layer).logsumexp(dim=-1) for layer in premature])[..., None])
-    parts = torch.stack([_sums(mature, layer, z, inside) for layer, z in zip(premature, log_z, strict=True)])
+    log_z = vocab.logsumexp(native.log_z(premature)[..., None])
+    parts = _sums(mature, premature, log_z, inside)
     # Each worker has summed its own columns. Treating each sum as a one-column vocabulary adds them up across workers.
-    mass, square, product, distance = vocab.sum(parts[..., None]).to(small).unbind(dim=1)
-    logits = vocab.at(wide(premature), tokens.expand(len(premature), *tokens.shape)).to(small)
+    mass, square, product, distance = vocab.sum(parts[..., None]).to(small).unbind(dim=0)
+    logits = wide(vocab.at(premature, tokens.expand(len(premature), *tokens.shape))).to(small)
     q, d = (logits - log_z[..., None]).exp(), logits - likeliest
 
     def others(outside: Tensor, of_tokens: Tensor) -> Tensor:
@@ -105,8 +106,16 @@ def cosines(
 
 
 def _sums(mature: Tensor, premature: Tensor, log_z: Tensor, inside: Tensor) -> Tensor:
-    """Sums of q, q^2 and q d over tokens outside T, and of d^2 over all tokens, of this worker's columns: [4, R]."""
-    logits = wide(premature)
+    """Sums of q, q^2 and q d over tokens outside T, and of d^2 over all, in the columns of this worker: [4, K, R]."""
+    if native.compares(mature, premature):
+        return native.sums_outside(mature, premature, log_z, inside)
+    return torch.stack(
+        [_layer_sums(wide(mature), wide(each), z, inside) for each, z in zip(premature, log_z, strict=True)], dim=1
+    )
+
+
+def _layer_sums(mature: Tensor, logits: Tensor, log_z: Tensor, inside: Tensor) -> Tensor:
+    """The same of one layer, by torch: [4, R]."""
     d = torch.where(mature == -torch.inf, 0, logits - mature)  # columns without a token
     q = (logits - log_z[:, None]).exp().masked_fill(inside, 0)
     return torch.stack([q.sum(dim=-1), (q * q).sum(dim=-1), (q * d).sum(dim=-1), (d * d).sum(dim=-1)])

@@ -29,6 +29,7 @@ from dola.model.hidden import captured, cut_left, window
 from dola.model.places import is_hooked_outside
 from dola.model.prefixes import Batch, Line, Runner, plan, shares_prefixes
 from dola.scoring.folds import LayerScorer, TokenScores
+from dola.scoring.gauge import Gauge
 from dola.scoring.recipe import Recipe
 from dola.scoring.results_file import ResultsFile, what_model
 from dola.text.encoding import Encoder
@@ -80,6 +81,7 @@ def score(
     facts: Mapping[str, str] | None = None,
     batch_tokens: int | None = None,
     progress: bool = True,
+    gauge: Gauge | None = None,
 ) -> Scores:
     """Compute the log-likelihoods of given continuations after their contexts (teacher forcing).
 
@@ -100,6 +102,7 @@ def score(
         facts: Further properties that `results` must match, by name; for instance the SHA-256 of a data set.
         batch_tokens: Number of tokens in a batch, including padding and cached tokens.
         progress: Whether to show a progress bar on stderr.
+        gauge: Takes the time of the pass.
 
     Raises:
         InputError: No tokens in a context or a continuation, a token that the model has no embedding for, a continuation longer
@@ -137,7 +140,7 @@ def score(
         return 0 <= item < len(items) and _is_found(found, items[item], recipes)
 
     with ResultsFile.open(results, run, is_result) as kept:
-        _Run(scorer, lines, items, batch_tokens).finish(kept, progress=progress)
+        _Run(scorer, lines, items, batch_tokens).finish(kept, progress=progress, gauge=gauge)
     return _scores([kept.items[item] for item in range(len(items))], list(recipes), truncated)
 
 
@@ -215,7 +218,7 @@ class _Run:
         self._tree = plan(lines, batch_tokens=batch_tokens, share=share) if lines else None
         self._spans: list[tuple[int, int]] = []
 
-    def finish(self, kept: ResultsFile, *, progress: bool) -> None:
+    def finish(self, kept: ResultsFile, *, progress: bool, gauge: Gauge | None = None) -> None:
         """Score all items that `kept` does not hold yet, and store them there."""
         done = set(kept.items)
         if self._tree is None or len(done) == len(self._items):
@@ -227,18 +230,30 @@ class _Run:
         whole = is_hooked_outside(anatomy)
         runner = Runner(anatomy.lm, self._lines, wanted, self._select_rows, whole=whole)
         checked = False
+        if gauge is not None:
+            gauge.begin(
+                self._scorer,
+                tokens=self._tree.tokens(self._lines, wanted),
+                targets=sum(len(self._lines[row].targets) for batch in wanted for row in batch.rows),
+            )
         with (
             captured(anatomy, self._scorer.layers, self._rows) as hidden,
             tqdm(total=len(self._items), initial=len(done), unit="item", disable=None if progress else True) as bar,
         ):
             for batch in runner.run(self._tree):
                 assert runner.logits is not None
+                if gauge is not None:
+                    gauge.ran()
                 if whole:
                     self._scorer.anatomy.check_readout(hidden[anatomy.num_layers], self._rows(runner.logits))
                 elif not checked:
                     self._check_readout(batch, hidden, runner.logits)
                     checked = True
-                for row, of_row in zip(batch.rows, self._score(batch, hidden), strict=True):
+                targets = torch.tensor([token for row in batch.rows for token in self._lines[row].targets])
+                scored = self._score(batch, hidden, targets)
+                if gauge is not None:
+                    gauge.scored(runner.tokens, hidden, targets)
+                for row, of_row in zip(batch.rows, scored, strict=True):
                     line = self._lines[row]
                     if line.item not in done:
                         found.setdefault(line.item, {})[line.place] = of_row
@@ -265,16 +280,15 @@ class _Run:
         row = int(ends[longest]) - 1
         self._scorer.anatomy.check_readout(hidden[self._scorer.anatomy.num_layers][row : row + 1], logits[longest, -1:])
 
-    def _score(self, batch: Batch, hidden: Mapping[int, Tensor]) -> list[_Found]:
+    def _score(self, batch: Batch, hidden: Mapping[int, Tensor], targets: Tensor) -> list[_Found]:
         """The results for each row of a batch that has just run."""
         lines = [self._lines[row] for row in batch.rows]
-        tokens = torch.tensor([token for line in lines for token in line.targets])
         uniform = {
             name: torch.tensor([number for line in lines for number in _uniform(line, recipe.seed)])
             for name, recipe in self._scorer.recipes.items()
             if recipe.premature == "random"
         }
-        scored = self._scorer.score(hidden, tokens, uniform)
+        scored = self._scorer.score(hidden, targets, uniform)
         ends = torch.tensor([len(line.targets) for line in lines]).cumsum(0).tolist()
         slices = [slice(end - len(line.targets), end) for line, end in zip(lines, ends, strict=True)]
         return [_found(scored, self._scorer.recipes, tokens) for tokens in slices]

@@ -123,14 +123,14 @@ class Decoder:
         if held is not None:
             self._batch.held = rows, held.float()
 
-    def check_lens(self, name: str, *, dtype: torch.dtype, is_quantized: bool) -> None:
+    def check_lens(self, name: str, *, dtype: torch.dtype, quantized: bool) -> None:
         """Compare the lens with the weights: once they are loaded, and before the engine packs them.
 
         Raises:
             LensError: The lens belongs to another model.
         """
         if self._lens is not None:
-            check_statistics(self._lens, name, self._model.statistics(), dtype=dtype, is_quantized=is_quantized)
+            check_statistics(self._lens, name, self._model.statistics(), dtype=dtype, quantized=quantized)
 
     def _read_through(self, config: MethodConfig, layers: tuple[int, ...], like: Tensor) -> Maps | None:
         """The lens on these layers, on the device and in the dtype of their states."""

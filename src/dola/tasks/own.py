@@ -20,6 +20,7 @@ from dola.errors import DataError, UsageError
 from dola.tasks import answers
 from dola.tasks.data import Data, Row
 from dola.tasks.items import ChoiceItem, QuestionItem, check_scores, per_token, share_of_right
+from dola.tasks.meaning import JUDGED
 from dola.tasks.task import NO_PAPER, ChoiceTask, Generation, GenerationTask, Metric, Task
 
 NAMES: dict[str, tuple[str, ...]] = {
@@ -150,7 +151,9 @@ class Asking:
         return template.format(question=question, context=context or "")
 
 
-def own_task(data: Data, name: str, columns: Columns | None = None, asking: Asking | None = None) -> Task:
+def own_task(
+    data: Data, name: str, columns: Columns | None = None, asking: Asking | None = None, *, judged: bool = False
+) -> Task:
     """Make a task from the user's data.
 
     Args:
@@ -187,9 +190,11 @@ def own_task(data: Data, name: str, columns: Columns | None = None, asking: Aski
         **common,
         description="own questions: is a known answer in the text?",
         make_items=lambda rows: own_items(rows, columns, asking),
-        metrics=answers.METRICS,
+        metrics=(*((JUDGED,) if judged else ()), *answers.METRICS),
         measure=partial(answers.measure, stop=stop),
         generation=Generation(asking.max_new_tokens, stop),
+        judged=judged,
+        compared=judged,
         chat=not stop,
     )
 

@@ -70,7 +70,7 @@ class DoLaMixin:
         """Check the lens, only once: a trainer's later weights keep the lens of the earlier ones."""
         if self._dola is not None and self._dola_unread:
             self._dola_unread = False
-            self._dola.check_lens(self._dola_source, dtype=self._dola_dtype, is_quantized=self._dola_quantised)
+            self._dola.check_lens(self._dola_source, dtype=self._dola_dtype, quantized=self._dola_quantised)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output [T, d] followed by the captured layers; between pipeline stages IntermediateTensors."""
