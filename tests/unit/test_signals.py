@@ -238,8 +238,8 @@ def test_tasks_without_right_and_wrong_are_refused(long, factor):
 # the report
 
 
-def made_up(report, right, signals):
-    answers = [Answer(bool(of), "", 1, signals(i)) for i, of in enumerate(right)]
+def made_up(report, right, signals, texts=str):
+    answers = [Answer(bool(of), texts(i), 1, signals(i)) for i, of in enumerate(right)]
     return replace(report, answers=answers, item_ids=[str(i) for i in range(len(right))])
 
 
@@ -261,6 +261,25 @@ def test_a_signal_that_beats_the_control_is_in_the_first_sentence(report):
     turned = made_up(report, right, lambda i: {name: float(noise[name][i]) for name in names})
     assert turned.winners == []
     assert any(line.startswith("These point the other way than expected") and "entropy, mean" in line for line in turned.lines)
+
+
+def test_a_signal_that_recognizes_one_text_does_not_count(report):
+    """40 right answers are one phrase, which has the least entropy; the others are noise."""
+    draw = np.random.default_rng(1)
+    names = [*signal_names(), CONTROL.mean, CONTROL.worst]
+    noise, right = draw.normal(size=(140, len(names))), draw.random(140) < 0.4
+    right[:40] = True
+    noise[:40, names.index("entropy, mean")] = -9
+    found = made_up(
+        report,
+        right,
+        lambda i: dict(zip(names, map(float, noise[i]), strict=True)),
+        lambda i: "No comment." if i < 40 else str(i),
+    )
+    assert found.beating == ["entropy, mean"]
+    assert found.winners == []
+    assert found.sentence.startswith("None of 12 signals")
+    assert any("40 are 'No comment.'" in line and "and 0 of the 1 that beat it" in line for line in found.lines)
 
 
 def test_too_few_answers_of_a_kind_give_no_verdict(report):

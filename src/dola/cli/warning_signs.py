@@ -47,8 +47,8 @@ SCHEMA = {
     "control": "the control to beat; null without right or without wrong answers",
     "quantities": "by number of a token: one line on it",
     "signals": "by signal and control: auroc with low and high of its 95% interval, difference from the control with its "
-    "interval, p_value alone and adjusted within the family (Holm), and whether it beats the control; empty without right or "
-    "without wrong answers",
+    "interval, p_value alone and adjusted within the family (Holm), and whether it beats the control, without repeated answers "
+    "as well; empty without right or without wrong answers",
 }
 """Fields of `dola eval --signals --json`: one object."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,35 @@ class SignalReport:
 
     @property
     def winners(self) -> list[str]:
-        """Signals that beat the control, the best first."""
-        beat = [name for name, found in self.separations.items() if found.beats] if self.enough else []
+        """Signals that beat the control, on all answers and on those whose text no other one has; the best first."""
+        kept = self if self.repeats == 0 else self.once
+        beat = self.beating if kept is self else [name for name in self.beating if name in kept.beating]
         return sorted(beat, key=lambda name: -self.separations[name].auroc)
+
+    @property
+    def beating(self) -> list[str]:
+        """Signals that beat the control on these answers, whether or not some of them have the same text."""
+        return [name for name, found in self.separations.items() if found.beats] if self.enough else []
+
+    @property
+    def repeats(self) -> int:
+        """Number of answers whose text another one has too: a stock phrase, for one, which a signal may recognize."""
+        return sum(count for count in self._texts.values() if count > 1)
+
+    @cached_property
+    def once(self) -> SignalReport:
+        """The same for the answers whose text no other one has."""
+        kept = [i for i, answer in enumerate(self.answers) if self._texts[answer.text] == 1]
+        return replace(
+            self,
+            answers=[self.answers[i] for i in kept],
+            item_ids=[self.item_ids[i] for i in kept],
+            groups=self.groups and [self.groups[i] for i in kept],
+        )
+
+    @cached_property
+    def _texts(self) -> Counter[str]:
+        return Counter(answer.text for answer in self.answers)
 
     @property
     def sentence(self) -> str:
@@ -142,11 +169,26 @@ class SignalReport:
             f"beat is {self.control}, the better of two on these answers. Intervals are of each signal by itself; p-values are "
             f"of all {len(signal_names())} signals together."
         )
+        if self.repeats:
+            found.append(self._repeated())
         if low := [name for name in signal_names() if self.separations[name].high < 0.5]:
             found.append(f"These point the other way than expected, which other data would have to confirm: {'; '.join(low)}.")
         if self.separations[self.control].low <= 0.5:
             found.append("The control itself does not separate right from wrong answers: its interval includes 0.5.")
         return [*found, *self.notes]
+
+    def _repeated(self) -> str:
+        """How many answers have the same text, and what is left of the signals without them."""
+        text, count = self._texts.most_common(1)[0]
+        left = [name for name in self.beating if name in self.once.beating] if self.once.enough else []
+        said = (
+            f"{self.repeats} answers have a text that another one has too ({count} are {text.strip()!r}), which a signal may "
+            "recognize without knowing whether it is right. A signal counts only if it beats the control without them as well."
+        )
+        if not self.beating:
+            return said
+        without = f"Without them, {self.once.right} of {len(self.once.answers)} answers are right"
+        return f"{said} {without}, and {len(left)} of the {len(self.beating)} that beat it with them are left."
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
