@@ -83,8 +83,13 @@ def _section(path: tuple[str, ...], command: Any) -> str:
     if not any("--json" in option.opts for option in command.params):
         return section
     schema = getattr(module, "SCHEMA_NAME", f"dola.{path[0]}/1")
-    rows = "".join(f"| `{field}` | {meaning} |\n" for field, meaning in module.SCHEMA.items())
-    return section + f"\n### JSON: `{schema}`\n\n| field | meaning |\n|---|---|\n{rows}"
+    schemas = {schema: module.SCHEMA, **getattr(module, "OTHER_SCHEMAS", {})}
+    return section + "".join(_fields(name, fields) for name, fields in schemas.items())
+
+
+def _fields(schema: str, fields: dict[str, str]) -> str:
+    rows = "".join(f"| `{field}` | {meaning} |\n" for field, meaning in fields.items())
+    return f"\n### JSON: `{schema}`\n\n| field | meaning |\n|---|---|\n{rows}"
 
 
 if __name__ == "__main__":

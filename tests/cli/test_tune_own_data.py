@@ -5,7 +5,7 @@ from importlib import import_module
 
 import pytest
 
-MODULE = import_module("dola.evidence.tune")
+MODULE = import_module("dola.evidence.chosen")
 EVEN = [(f"Is {i} even?", "yes" if i % 2 == 0 else "no", "no" if i % 2 == 0 else "yes") for i in range(24)]
 CHOICES = "question,answer,wrong\n" + "".join(f"{','.join(row)}\n" for row in EVEN)
 ANSWERS = "question,answer\n" + "".join(f"{question},{answer}\n" for question, answer, _ in EVEN[:6])

@@ -9,6 +9,7 @@ from command import tokenizer as byte_tokenizer
 from families import FAMILIES, spread_logits, tiny
 from families import readout as written_readout
 from reference import dola_float64 as judge
+from reference.methods_float64 import entropy
 from words import word_tokenizer
 
 import dola
@@ -91,6 +92,7 @@ def test_in_float64_the_numbers_are_the_references_to_the_last_digit_kept(config
         mature, candidates = rows[-1], [rows[layer] for layer in trace.candidates]
         divergence = judge.DIVERGENCES[config.divergence]
         assert token.divergence == pytest.approx([divergence(mature, row) for row in rows[:-1]], **near)
+        assert token.entropy == pytest.approx(entropy(mature), **near)
         scores = judge.contrast(mature, candidates, config.relative_top, config.divergence)
         assert [each.contrast for each in token.plausible] == pytest.approx(
             [scores[each.id] for each in token.plausible], **near

@@ -15,7 +15,7 @@ from dola.evidence.verdict import Verdict
 from dola.methods.registry import read_config
 from dola.tasks import TASKS
 
-MODULE = import_module("dola.evidence.tune")  # the attribute of that name is the function
+MODULE = import_module("dola.evidence.chosen")
 FACTOR, GSM8K = TASKS["factor-news"], TASKS["gsm8k"]
 
 

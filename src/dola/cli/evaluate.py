@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dola.cli import course, evaluate_harness, evaluation, judging, options, own_data
+from dola.cli import course, evaluate_harness, evaluation, judging, options, own_data, warning_signs
 from dola.cli.output import note, print_json, stdout
 from dola.cli.values import between
 from dola.errors import UsageError
@@ -65,6 +65,9 @@ SCHEMA = {
 }
 """Fields of `dola eval --json`: one object."""
 
+OTHER_SCHEMAS = {warning_signs.SCHEMA_NAME: warning_signs.SCHEMA}
+"""What `--json` prints with `--signals`."""
+
 
 MoreLayers = Annotated[
     str | None,
@@ -105,6 +108,7 @@ def command(
         typer.Option(help="The difference that matters to you, in points, for the verdicts.", callback=between(0.01, 100)),
     ] = 2.0,
     sequential: course.Sequential = False,
+    signals: warning_signs.Signals = False,
     limit: evaluation.Limit = None,
     seed: evaluation.Seed = 0,
     batch_size: evaluation.BatchSize = None,
@@ -142,7 +146,7 @@ def command(
         evaluation.check_writable({"--markdown": markdown})
         _check_chart(chart)
         unused = {"--data": data, "--check": check, "--judge": judge, "--answers": answers, "--results": results,
-                  "--sequential": sequential}  # fmt: skip
+                  "--sequential": sequential, "--signals": signals}  # fmt: skip
         own_file.check_unused(task)
         evaluate_harness.check(task, unused)
         report = evaluate_harness.run(
@@ -158,6 +162,15 @@ def command(
     sample = own_data.sample_of(task, data, own_file, limit=limit, seed=seed)
     if check:
         _print_check(task, sample)
+        return
+    if signals:
+        refused: dict[str, Any] = {"--ways": ways != "standard", "--smallest": smallest != 2.0, "--chart": chart,
+                                   "--sequential": sequential, "--answers": answers, "--judge": judge,
+                                   "--info-judge": info_judge, "--judge-url": judge_url,
+                                   "--repetition-penalty": repetition_penalty, "--batch-size": batch_size}  # fmt: skip
+        own = _own(sample.task.paper.settings, dola)
+        warning_signs.run(sample, model, own, refused, layers=dola.layers, threads=threads, loading=loading,
+                          results=results, markdown=markdown, json=json)  # fmt: skip
         return
     generated = {"--repetition-penalty": repetition_penalty, "--batch-size": batch_size}
     evaluation.check_use(sample.task, sample.task.generates, generated)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dola.evidence.sample import Sample
 
 SHOWN = 3
+BIG = 50_000_000
+"""Bytes from which a file takes long enough to say so."""
 DISCORDANT = 0.2
 """The share of questions whose outcome a row changes, which `--check` takes where nothing has run yet."""
 
@@ -85,7 +87,13 @@ def is_own(name: str) -> bool:
 
     if name in TASK_NAMES or is_harness(name):
         return False
-    return name == "-" or name.endswith((*TABLE_SUFFIXES, *JSON_SUFFIXES)) or Path(name).is_file() or name.count("/") == 1
+    return (
+        name == "-"
+        or name.startswith("hf:")
+        or name.endswith((*TABLE_SUFFIXES, *JSON_SUFFIXES))
+        or Path(name).is_file()
+        or name.count("/") == 1
+    )
 
 
 def sample_of(task: str, data: list[str] | None, own: OwnData, *, limit: int | None, seed: int) -> Sample:
@@ -117,6 +125,8 @@ def own_sample(name: str, own: OwnData, *, limit: int | None, seed: int) -> Samp
     from dola.tasks.data import open_data
     from dola.tasks.own import MAX_NEW_TOKENS, Asking, Columns, own_task
 
+    if (path := Path(name)).is_file() and path.stat().st_size >= BIG:
+        say(f"reading {name}: {path.stat().st_size / 1e6:,.0f} MB, which takes a while; --limit draws some of its questions")
     data = open_data(name)
     columns = Columns.of(data, _named(own.column))
     shots = () if own.shots is None else _shots(own.shots, columns)

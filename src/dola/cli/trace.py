@@ -47,6 +47,7 @@ SCHEMA = {
     "tokens[].top": "for layers 0 to N: the --top-k likeliest tokens, each as [id, probability]",
     "tokens[].rank": "rank of the token that follows, in layers 0 to N; 1 is the likeliest; null if no token follows",
     "tokens[].probability": "probability of the token that follows, in layers 0 to N; null if no token follows",
+    "tokens[].entropy": "entropy of the last layer's distribution, in nats; null in files of earlier versions",
     "without_lens": "null; with --lens, the same tokens read through the final norm: an object with the fields of this one",
     "texts": "object: the text of each token in the trace, by id; a part of a character as its bytes, \\\\xe6",
 }

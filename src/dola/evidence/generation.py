@@ -86,7 +86,7 @@ def generate_texts(
     for way in ways:  # fail before spending hours on the others
         if way.recipe is not None and way.recipe.dola is not None:
             anatomy.candidates(way.recipe.dola.layers)
-    prompts, truncated = _prompts(model, tokenizer, items, settings.max_new_tokens, chat=chat)
+    prompts, truncated = prompts_of(model, tokenizer, items, settings.max_new_tokens, chat=chat)
     jobs = len(ways) * len(items)
 
     def run() -> dict[str, str]:
@@ -122,10 +122,14 @@ def generate_texts(
     return Texts(by_way, truncated)
 
 
-def _prompts(
+def prompts_of(
     model: Any, tokenizer: Any, items: Sequence[QuestionItem], max_new_tokens: int, *, chat: bool
 ) -> tuple[list[list[int]], list[int]]:
-    """The tokens of each prompt, cut on the left to leave room for the answer, and the indices of those that were cut."""
+    """The tokens of each prompt, cut on the left to leave room for the answer, and the indices of those that were cut.
+
+    Raises:
+        InputError: See `generate_texts`.
+    """
     longest = window(model)
     room = None if longest is None else longest - max_new_tokens
     if room is not None and room < 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -185,14 +185,25 @@ def percentile_interval(
         sizes: The number of items of each unit; one each where it is None.
         seed: Seed of the draws.
     """
-    generator = np.random.default_rng(seed)
-    n = len(sums)
     means = []
-    for _ in range(RESAMPLES // _CHUNK):
-        drawn = generator.integers(n, size=(_CHUNK, n))
+    for drawn in _resamples(len(sums), seed):
         means.append(sums[drawn].mean(axis=1) if sizes is None else sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
     low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def resampled_counts(n: int, *, seed: int = 0) -> Iterator[NDArray[np.float64]]:
+    """How often each of `n` units is in each of RESAMPLES draws, [some draws, n] at a time."""
+    for drawn in _resamples(n, seed):
+        places = drawn + n * np.arange(len(drawn))[:, None]
+        yield np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
+
+
+def _resamples(n: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """RESAMPLES draws of `n` of `n` units with replacement, as indices [some draws, n]."""
+    generator = np.random.default_rng(seed)
+    for _ in range(RESAMPLES // _CHUNK):
+        yield generator.integers(n, size=(_CHUNK, n))
 
 
 def _p(value: float) -> str:

@@ -8,34 +8,26 @@ like any other, and the result unless the one test at the end, of the choice aga
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from dola.errors import ConfigError, InputError
 from dola.evidence.candidates import (
     OFF,
-    Candidates,
     Space,
     choice_candidates,
     generation_candidates,
     settings_for_file,
     to_decode_with,
 )
-from dola.evidence.choice import held_out, measure, score_items
-from dola.evidence.generation import generate_texts
-from dola.evidence.sample import groups_of
+from dola.evidence.chosen import by_folds, by_subset
 from dola.evidence.statistics import Comparison, compare, describe
 from dola.evidence.verdict import SMALLEST, Finding, Verdict, judge
-from dola.evidence.ways import Way
 from dola.files.json_text import dumps
 from dola.methods.config import MethodConfig
-from dola.scoring.recipe import Recipe
 from dola.tasks import TASKS, ChoiceTask, GenerationTask, Task
-from dola.text.chat import has_chat
 
 
 @dataclass(frozen=True)
@@ -185,11 +177,11 @@ def tune(
     run: dict[str, Any] = {"results": results, "facts": facts, "progress": progress}
     if isinstance(task, ChoiceTask):
         candidates = choice_candidates(model, space, **fixed)
-        judged = _by_folds(model, tokenizer, task, items, candidates, metric, folds=folds, seed=seed, run=run)
+        judged = by_folds(model, tokenizer, task, items, candidates, metric, folds=folds, seed=seed, run=run)
     else:
         candidates = generation_candidates(static, space, **fixed)
         run |= {"batch_size": batch_size, "seed": seed}
-        judged = _by_subset(model, tokenizer, task, items, candidates, metric, with_dola, train=train, run=run)
+        judged = by_subset(model, tokenizer, task, items, candidates, metric, with_dola, train=train, run=run)
     binary = next(each.binary for each in task.metrics if each.name == metric)
     gain = compare(judged.off, judged.chosen_values, binary=binary, seed=seed)
     finding = judge(judged.off, {OFF: judged.chosen_values}, smallest=smallest, groups=judged.groups, seed=seed)[OFF]
@@ -213,94 +205,3 @@ def tune(
         seed=seed,
         truncated=judged.truncated,
     )
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """Means by candidate over the items used for choosing; values of off and of the choice on held-out items."""
-
-    means: dict[str, float]
-    chosen: list[str]
-    baseline: str
-    off: list[float]
-    chosen_values: list[float]
-    groups: list[str] | None
-    truncated: int
-
-
-def _by_folds(
-    model: Any,
-    tokenizer: Any,
-    task: ChoiceTask,
-    items: Sequence[Any],
-    candidates: Candidates,
-    metric: str,
-    *,
-    folds: int,
-    seed: int,
-    run: Mapping[str, Any],
-) -> _Judged:
-    if not 2 <= folds <= len(items):
-        raise InputError(
-            f"{len(items)} items cannot be split into {folds} folds. Allowed: 2 to {len(items)}.",
-            hint="use 2, as the paper does",
-        )
-    recipes = {name: Recipe(config) for name, config in candidates.items()}
-    scores = score_items(model, tokenizer, items, recipes, **run)
-    values = {name: measure(task, items, scores, name) for name in candidates}
-    judged, chosen = held_out(values, [metric], len(items), seed=seed, k=folds)
-    return _Judged(
-        means={name: fmean(of[metric]) for name, of in values.items()},
-        chosen=chosen[metric],
-        baseline=OFF,
-        off=values[OFF][metric],
-        chosen_values=judged[metric],
-        groups=groups_of(items),
-        truncated=len(scores.truncated),
-    )
-
-
-def _by_subset(
-    model: Any,
-    tokenizer: Any,
-    task: GenerationTask,
-    items: Sequence[Any],
-    candidates: Candidates,
-    metric: str,
-    penalty: float,
-    *,
-    train: int | None,
-    run: Mapping[str, Any],
-) -> _Judged:
-    train = len(items) // 2 if train is None else train
-    if not 1 <= train < len(items):
-        raise InputError(
-            f"Choosing on {train} of {len(items)} items is not possible. Allowed: 1 to {len(items) - 1}; the rest is held out.",
-            hint="omit it for half of them",
-        )
-    chat = task.chat and has_chat(tokenizer)
-    drawn = set(random.Random(run["seed"]).sample(range(len(items)), train))
-    choosing = [item for i, item in enumerate(items) if i in drawn]
-    rest = [item for i, item in enumerate(items) if i not in drawn]
-    ways = {name: Way(name, name, Recipe(config), penalty if config else 1.0) for name, config in candidates.items()}
-    if penalty != 1.0:
-        name = f"{OFF}, penalty {penalty:g}"
-        ways[name] = Way(name, name, Recipe(None), penalty)
-
-    def values(which: Sequence[Any], names: Sequence[str], file: Any) -> tuple[dict[str, list[float]], int]:
-        assert task.measure is not None
-        texts = generate_texts(
-            model, tokenizer, which, [ways[name] for name in names], task.generation, chat=chat, **{**run, "results": file}
-        )
-        measured = {
-            name: [task.measure(item, text)[metric] for item, text in zip(which, texts.by_way[name], strict=True)]
-            for name in names
-        }
-        return measured, len(texts.truncated)
-
-    first, cut = values(choosing, list(ways), run["results"])
-    means = {name: fmean(of) for name, of in first.items()}
-    off = max((name for name in ways if candidates.get(name) is None), key=lambda name: means[name])
-    best = max(means, key=lambda name: means[name])
-    second, cut_behind = values(rest, list(dict.fromkeys([off, best])), run["results"] and f"{run['results']}.held-out")
-    return _Judged(means, [best], off, second[off], second[best], groups_of(rest), cut + cut_behind)

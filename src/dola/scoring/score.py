@@ -123,7 +123,7 @@ def score(
     anatomy = Anatomy.of(model)
     recipes = {name: config if isinstance(config, Recipe) else Recipe(config) for name, config in configs.items()}
     scorer = LayerScorer(anatomy, recipes)
-    lines, truncated = _lines(anatomy.lm, Encoder.of(model, tokenizer), contexts, continuations)
+    lines, truncated = lines_of(anatomy.lm, Encoder.of(model, tokenizer), contexts, continuations)
     if truncated:
         warnings.warn(
             f"{len(truncated)} of {len(contexts)} contexts do not fit the model's window of {window(anatomy.lm)} tokens with "
@@ -145,7 +145,7 @@ def score(
 
 
 @dataclass(frozen=True)
-class _Scored(Line):
+class ScoredLine(Line):
     """A context with one continuation. `tokens` go through the model: all except the last."""
 
     item: int
@@ -153,10 +153,14 @@ class _Scored(Line):
     targets: tuple[int, ...]
 
 
-def _lines(
+def lines_of(
     lm: Any, encoder: Encoder, contexts: Sequence[Text], continuations: Sequence[Sequence[Text]]
-) -> tuple[list[_Scored], list[int]]:
-    """The lines to score, and the items that had to be cut."""
+) -> tuple[list[ScoredLine], list[int]]:
+    """The lines to score, one for each continuation, and the items that had to be cut.
+
+    Raises:
+        InputError: See `score`.
+    """
     for name, given in (("contexts", contexts), ("continuations", continuations)):
         if not _is_list(given):
             raise InputError(
@@ -193,7 +197,7 @@ def _lines(
                     )
                 before = cut_left(before, len(before) - over, getattr(encoder.tokenizer, "bos_token_id", None))
                 truncated.add(item)
-            lines.append(_Scored((*before, *after[:-1]), len(before) - 1, item, place, tuple(after)))
+            lines.append(ScoredLine((*before, *after[:-1]), len(before) - 1, item, place, tuple(after)))
     return lines, sorted(truncated)
 
 
@@ -212,7 +216,7 @@ def _tokens(encoder: Encoder, context: Text, before: list[int], continuation: Te
 class _Run:
     """The pass over the model."""
 
-    def __init__(self, scorer: LayerScorer, lines: list[_Scored], items: list[int], batch_tokens: int) -> None:
+    def __init__(self, scorer: LayerScorer, lines: list[ScoredLine], items: list[int], batch_tokens: int) -> None:
         self._scorer, self._lines, self._items = scorer, lines, items
         share = shares_prefixes(scorer.anatomy.lm)
         self._tree = plan(lines, batch_tokens=batch_tokens, share=share) if lines else None
@@ -294,7 +298,7 @@ class _Run:
         return [_found(scored, self._scorer.recipes, tokens) for tokens in slices]
 
 
-def _uniform(line: _Scored, seed: int) -> list[float]:
+def _uniform(line: ScoredLine, seed: int) -> list[float]:
     """Numbers in [0, 1) that depend only on the continuation's place and the seed."""
     numbers = random.Random(f"{seed} {line.item} {line.place}")
     return [numbers.random() for _ in line.targets]
@@ -352,7 +356,7 @@ def _sum(counts: list[dict[str, int]]) -> dict[int, int]:
     return dict(total)
 
 
-def _what_is_run(lm: Any, lines: list[_Scored], recipes: Mapping[str, Recipe], batch_tokens: int) -> dict[str, str]:
+def _what_is_run(lm: Any, lines: list[ScoredLine], recipes: Mapping[str, Recipe], batch_tokens: int) -> dict[str, str]:
     """The properties that a results file must match before a run resumes from it: everything that the numbers depend on."""
     sequences = repr([(line.item, line.place, line.tokens, line.targets) for line in lines])
     return {

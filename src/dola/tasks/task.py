@@ -140,7 +140,10 @@ class BaseTask:
         seen: set[str] = set()
         for item in found:
             if item.id in seen:
-                raise DataError(f"Two items of {self.name} have the id {item.id!r}.", hint="give each file once")
+                raise DataError(
+                    f"Two items of {self.name} have the id {item.id!r}.",
+                    hint="give each file once, and each item an id of its own",
+                )
             seen.add(item.id)
         return found
 

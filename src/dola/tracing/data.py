@@ -64,6 +64,7 @@ class TokenTrace:
         top: The likeliest tokens of each layer with their probabilities, [N+1][k].
         rank: Rank of `token` in each layer, [N+1]; 1 is the likeliest. None without a `token`.
         probability: Probability of `token` in each layer, [N+1]; None without a `token`.
+        entropy: Entropy of the mature distribution, in nats. None in files of earlier versions.
     """
 
     position: int
@@ -79,6 +80,7 @@ class TokenTrace:
     top: tuple[tuple[tuple[int, float], ...], ...]
     rank: tuple[int, ...] | None
     probability: tuple[float, ...] | None
+    entropy: float | None = None
 
     def member(self, token: int) -> PlausibleToken | None:
         """The entry of a plausible token, or None if it is not listed."""
@@ -358,7 +360,8 @@ def _parsed(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _token(found: Mapping[str, Any]) -> TokenTrace:
-    fields = {name: found[name] for name in TokenTrace.__dataclass_fields__}
+    fields = {name: found[name] for name in TokenTrace.__dataclass_fields__ if name != "entropy"}
+    fields["entropy"] = found.get("entropy")
     fields["plausible"] = tuple(
         PlausibleToken(each["id"], each["contrast"], tuple(each["probability"]), each.get("log_p"), each.get("log_q"))
         for each in found["plausible"]
@@ -390,6 +393,7 @@ def _check(trace: LayerTrace) -> None:
     for index, token in enumerate(trace.tokens):
         where = f"of token {index}"
         hold(type(token.position) is type(token.plausible_count) is int and type(token.lazy) is bool, f"what is said {where}")
+        hold(token.entropy is None or _is_number(token.entropy), f"entropy {where}")
         hold(token.layer in trace.candidates, f"layer {token.layer} {where} is not a candidate")
         numbers(token.divergence, layers, f"divergences {where}")
         hold((token.rank is None) == (token.probability is None) == (token.token is None), f"what is said {where} is not whole")

@@ -21,6 +21,7 @@ from dola.decoding.step import chunk_rows
 from dola.errors import InputError
 from dola.lens.belongs import maps_of
 from dola.lens.maps import Maps
+from dola.methods.confident import entropy
 from dola.methods.config import MethodConfig
 from dola.methods.contrast import LARGEST_SCORE
 from dola.methods.registry import method_of
@@ -132,6 +133,7 @@ class LayerReader:
             mature.argmax(dim=-1).tolist(),
             best.tolist(),
             self.method.contested(mature).sum(dim=-1).tolist(),
+            entropy(known[2]).tolist(),
             strict=True,
         )
         divergence = self._in_nats(order).T.tolist()
@@ -150,8 +152,9 @@ class LayerReader:
                 top=table.top(row),
                 rank=None if token is None else tuple(table.rank[row]),
                 probability=None if token is None else tuple(map(_rounded, table.token[row])),
+                entropy=_rounded(unsure),
             )
-            for row, (position, previous, token, layer, first, choice, count) in enumerate(rows)
+            for row, (position, previous, token, layer, first, choice, count, unsure) in enumerate(rows)
         ]
 
     def _readout(self, hidden: Mapping[int, Tensor], layer: int) -> Tensor:
