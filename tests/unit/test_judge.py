@@ -1,4 +1,4 @@
-"""Judges: a model on this machine, and a server that answers as it is told."""
+"""Judges: a model on this machine, and a server with scripted answers."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The user's own questions: which column is what, how each item is asked, and what is measured."""
+"""The user's own questions: how columns are found, how each item is asked, and what is measured."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Reading data sets: what comes out of each kind of file and of the hub, and what is said of files that are not right."""
+"""Reading data sets: the rows from each kind of file and from the hub, and the errors for invalid files."""
 
 import hashlib
 import json

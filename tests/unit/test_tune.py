@@ -1,4 +1,4 @@
-"""Tuning: what is tried, that held-out items have no say, and that off is the answer unless the gain is more than noise."""
+"""Tuning: what is tried, that held-out items do not affect the choice, and that it says off unless a gain is significant."""
 
 import json
 from dataclasses import replace
