@@ -1,4 +1,4 @@
-"""`make test-installs`: each install line of the README and the docs in a clean environment, and then what it promises.
+"""`make test-installs`: runs each install line of the README and the docs in a clean environment, then the command it is for.
 
 Runs with any Python, without a package: `python tests/installs.py [NAME ...]`; no names are all. Three things stand in for what
 would take hours or cannot be had:
@@ -40,7 +40,7 @@ def project() -> dict[str, Any]:
 
 
 class FailedError(Exception):
-    """An environment does not do what its line promises."""
+    """An environment cannot run the command that its install line is for."""
 
 
 class Place:

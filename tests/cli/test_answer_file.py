@@ -1,4 +1,4 @@
-"""`dola generate --output`: an interrupted run goes on where it ended, and nothing else is touched."""
+"""`dola generate --output`: an interrupted run resumes where it ended, and other files are never changed."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The command under input that nobody meant: any bytes, any words, wrong types, huge prompts, Ctrl-C at any time.
+"""The command with arbitrary input: any bytes, any words, wrong types, huge prompts, Ctrl-C at any time.
 
 What must hold: it ends with one of its own exit codes, never with a traceback, and what it has written can be read.
 """
@@ -108,7 +108,7 @@ def test_a_huge_prompt_is_refused_in_words(dola_command, folder, stdin):
 
 @pytest.mark.parametrize("seconds", [0.05, 2.0, 5.0])
 def test_ctrl_c_at_any_time(folder, tmp_path, seconds):
-    """While Python starts, torch is imported, the model loads, tokens come: whole lines, and the run goes on."""
+    """Ctrl-C while Python starts, torch loads, the model loads, or tokens arrive: complete lines, and the run resumes."""
     prompts, output = tmp_path / "prompts.txt", tmp_path / "answers.jsonl"
     prompts.write_text("".join(f"Question {number}\n" for number in range(300)))
     options = ["generate", "--file", prompts, "-m", folder, "--output", output, "--batch-size", 4, "--max-new-tokens", 30]

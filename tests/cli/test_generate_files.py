@@ -1,4 +1,4 @@
-"""`dola generate --file`: each file is read as what it is, or refused as what it is."""
+"""`dola generate --file`: each file is read in its format, or refused with the reason."""
 
 import gzip
 import json

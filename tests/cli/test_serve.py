@@ -120,3 +120,31 @@ def test_another_method(dola_command: Any, started: Any, toy: Any):
     ended = dola_command("serve", "owner/model", "--method", "toy", "--set", "rate=0.9")
     assert (ended.code, ended.out) == (0, "")
     assert _dola(started[0]) == {"method": "toy", "rate": 0.9, "default": "on"}
+
+
+def test_what_tune_writes_is_served(dola_command: Any, started: Any, tmp_path: Any):
+    path = tmp_path / "tuned.json"
+    path.write_text('{"method": "sled", "layers": "all", "set": ["rate=1.75"], "final-norm": false, "repetition-penalty": 1.2}')
+    ended = dola_command("serve", "m", "--config", path, "--port", "9000")
+    assert ended.code == 0, ended.err
+    found = _dola(started[0])
+    assert (found["method"], found["layers"], found["rate"]) == ("sled", "all", 1.75)
+    assert "'repetition-penalty' is not used here" in ended.err
+    assert "--config" not in started[0]
+    path.write_text('{"layers": [3], "lens": "x.lens.safetensors", "strength": 0.5}')
+    assert dola_command("serve", "m", "--config", path).code == 0
+    found = _dola(started[1])
+    assert (found["layers"], found["lens"], found["strength"]) == ([3], "x.lens.safetensors", 0.5)
+
+
+def test_a_file_of_vllms_own_options_goes_to_vllm(dola_command: Any, started: Any):
+    assert dola_command("serve", "m", "--config", "vllm.yaml").code == 0
+    assert started[0][started[0].index("--config") + 1] == "vllm.yaml"
+
+
+def test_a_file_that_says_off_is_not_served(dola_command: Any, started: Any, tmp_path: Any):
+    (tmp_path / "tuned.json").write_text('{"layers": "off"}')
+    ended = dola_command("serve", "m", "--config", tmp_path / "tuned.json")
+    assert ended.code == 2
+    assert "--layers off does not name layers to serve" in ended.err
+    assert started == []

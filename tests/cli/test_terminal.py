@@ -1,4 +1,4 @@
-"""The command in a pseudo-terminal, and at the end of a pipe that closes: what a person sees, and what is left behind."""
+"""The command in a pseudo-terminal and with a closed pipe: what a person sees, and what remains afterwards."""
 
 import fcntl
 import os

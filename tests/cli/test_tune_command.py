@@ -13,7 +13,7 @@ from dola import DoLaConfig
 from dola.cli.tune import SCHEMA, SCHEMA_NAME
 from dola.tasks import TASKS
 
-MODULE = import_module("dola.evidence.tune")  # the attribute of that name is the function
+MODULE = import_module("dola.evidence.chosen")
 
 
 @pytest.fixture(scope="session")

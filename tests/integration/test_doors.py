@@ -1,4 +1,4 @@
-"""Every way that transformers generates, with DoLa: same tokens as a model that is plainly DoLa (see oracle.py).
+"""Every generation mode of transformers with DoLa gives the same tokens as a model whose own forward is DoLa (see oracle.py).
 
 Each door is walked through `attach`, `dola.generate` and `install`. On a build that decodes plainly every one of them fails:
 `test_the_doors_tell_dola_from_plain_decoding` is the proof.

@@ -435,6 +435,24 @@ def test_items_are_drawn_and_paired(judged):
         assert report.way(name).items["acc,none"] == [all_values[int(item)] for item in report.item_ids]
 
 
+def test_all_rows_of_a_report_come_from_one_pass(tasks, folder, monkeypatch):
+    """And their numbers are those of a pass for each row."""
+    from dola.integrations import shared_scores
+    from dola.integrations.lm_eval_report import evaluate_harness
+
+    passes, scored = [], shared_scores.score
+    monkeypatch.setattr(shared_scores, "score", lambda *args, **run: passes.append(len(args[4])) or scored(*args, **run))
+    model, tokenizer = dola.load(str(folder))
+    report = evaluate_harness(
+        model, tokenizer, "local_factor", name="tiny", own=DoLaConfig([1, 3]), include_path=tasks, ways="full"
+    )
+    assert passes == [len(report.ways)]
+    lm = DolaLM(model, layers="1+3", tokenizer=tokenizer)
+    alone = simple_evaluate(lm, tasks=["local_factor"], task_manager=TaskManager(include_path=str(tasks)))
+    assert passes == [len(report.ways), 1]
+    assert report.way("DoLa 1,3").estimates["acc,none"].mean == alone["results"]["local_factor"]["acc,none"]
+
+
 def test_a_metric_that_overflows_is_named(judged):
     with pytest.raises(InputError, match="A metric of local_lambada overflows under DoLa low"):
         judged("local_lambada", own=DoLaConfig())

@@ -1,4 +1,4 @@
-"""A method that no file of the product knows goes through every door, as an installed package adds it."""
+"""A method from another installed package works through every interface."""
 
 from __future__ import annotations
 

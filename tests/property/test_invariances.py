@@ -91,7 +91,7 @@ def test_the_sparse_step_equals_the_dense_contrast_lazy_or_not(seed, candidates,
     mature = 4 * torch.randn(3, vocab, generator=generator)
     premature = 4 * torch.randn(candidates, 3, vocab, generator=generator)
     step = Step(Readout(None, None, torch.nn.Identity()), dola.DoLaConfig("high", relative_top=relative_top))
-    scores = step.scores(mature, Reading(torch.cat([mature[None], premature])), lazy=lazy)
+    scores = step.scores(mature, [], Reading(torch.cat([mature[None], premature])), lazy=lazy)
     expected = contrast(mature, premature, relative_top=relative_top)
     alone = plausible(mature, relative_top).sum(-1) == 1
     if lazy:  # a row with one plausible token keeps its choice, whatever its score

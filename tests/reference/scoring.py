@@ -62,7 +62,7 @@ def lm_score(
     readout: Callable[[Tensor], Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Scored:
-    """Score a continuation of a context. The context's tokens are those of the context alone, the answer's what is behind them.
+    """Score a continuation of a context. The context's tokens are those of the context alone; the answer's tokens follow them.
 
     Args:
         readout: From hidden states [T, H] of a premature layer to logits [T, V]; by default the bare LM head, without the final

@@ -1,4 +1,4 @@
-"""The judge is judged: cases small enough to work out by hand."""
+"""The float64 judge itself, on cases small enough to work out by hand."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""attach: what a forward of an attached model returns, for whom, and what it refuses."""
+"""attach: what a forward of an attached model returns, in which threads and calls, and what it refuses."""
 
 import copy
 import importlib

@@ -1,4 +1,4 @@
-"""`make audit` does not take what it could not look up for safe."""
+"""`make audit` does not report packages as safe if it could not look them up."""
 
 from audit import summary
 

@@ -1,4 +1,4 @@
-"""The benchmark: that each side does what it is said to do. No times are asserted, only how they are taken apart."""
+"""The benchmark: each way decodes as described. No times are asserted, only how they are split up."""
 
 import importlib
 import json

@@ -256,7 +256,7 @@ class TestGenerate:
         assert torch.equal(dola.generate(llama, **call, dola_method="sled", dola_layers=[2, 4], dola_rate=5), expected)
         with pytest.raises(ConfigError, match="'relative_top' is not a setting of the method 'sled'"):
             dola.generate(llama, **call, dola_method="sled", dola_relative_top=0.1)
-        with pytest.raises(ConfigError, match="dola_rate was given beside dola_layers=SLEDConfig"):
+        with pytest.raises(ConfigError, match="dola_rate was given with dola_layers=SLEDConfig"):
             dola.generate(llama, **call, dola_layers=dola.SLEDConfig(), dola_rate=2)
 
     def test_lazy_delta_changes_no_token(self, llama):

@@ -1,4 +1,4 @@
-"""All or nothing: whatever fails while DoLa comes or goes leaves the model as it was. And a model that is dropped is gone."""
+"""Attaching and removing are all or nothing: a failure leaves the model unchanged. A deleted model is freed."""
 
 import copy
 import gc
@@ -383,7 +383,7 @@ REMOVALS = {
 
 @pytest.mark.parametrize("take", REMOVALS.values(), ids=REMOVALS)
 def test_hooks_that_somebody_took_off_are_missed(ids, take):
-    """As scripts do that clear all hooks at their end. Without the error the logits are plain, in silence."""
+    """Some scripts clear all hooks at their end. Without the error, the logits would silently be plain."""
     model = tiny("llama")
     plain = model(ids).logits
     with dola.attach(model, "high"):

@@ -1,4 +1,4 @@
-"""check_up: what it finds in whole models, and that it finds what is broken in broken ones."""
+"""check_up: its findings for working models, and that it detects what is broken in others."""
 
 import dataclasses
 import importlib

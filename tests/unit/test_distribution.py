@@ -71,7 +71,7 @@ def test_the_sparse_step_equals_the_formula(strength, divergence, lazy):
     mature, premature = drawn(1, rows=30, dtype=torch.float32)
     how = {"strength": strength, "scores": "distribution", "divergence": divergence}
     step = Step(Readout(None, None, torch.nn.Identity()), DoLaConfig("high", lazy=lazy, **how))
-    found = step.scores(mature, Reading(torch.cat([mature[None], premature])), lazy=lazy)
+    found = step.scores(mature, [], Reading(torch.cat([mature[None], premature])), lazy=lazy)
     torch.testing.assert_close(found, contrast(mature, premature, **how), atol=1e-5, rtol=1e-5)
     alone = plausible(mature).sum(dim=-1) == 1
     assert alone.any()

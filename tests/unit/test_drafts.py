@@ -13,7 +13,7 @@ FREE = lambda rows: 1.0  # noqa: E731
 
 
 class Says(CandidateGenerator):
-    """Proposes what it is told to."""
+    """Proposes the given tokens."""
 
     requires_model_outputs = False
 

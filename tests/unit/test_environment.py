@@ -1,4 +1,4 @@
-"""look_around: what it finds, what it says of what is missing, and what it keeps to itself."""
+"""look_around: what it finds, how it reports what is missing, and which secrets it hides."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Evaluations: the samples, the ways and controls, what is computed of them, and what a report says."""
+"""Evaluations: samples, ways and controls, their numbers, and the texts of a report."""
 
 import io
 import json

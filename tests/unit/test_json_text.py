@@ -1,4 +1,4 @@
-"""JSON that others can read, and what is read of theirs."""
+"""JSON output that other programs can read, and reading of JSON that they write."""
 
 import json
 import re

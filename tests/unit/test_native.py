@@ -1,4 +1,4 @@
-"""The compiled kernels against float64: numbers of rows, odd vocabularies, NaN, infinities; and what is said without them."""
+"""The compiled kernels against float64: numbers of rows, odd vocabularies, NaN, infinities; and the messages without them."""
 
 import math
 

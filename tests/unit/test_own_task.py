@@ -1,4 +1,4 @@
-"""The user's own questions: which column is what, how each item is asked, and what is measured."""
+"""The user's own questions: how columns are found, how each item is asked, and what is measured."""
 
 import json
 
@@ -78,9 +78,11 @@ def test_context_template_and_examples(tmp_path):
         ("text,label\na,b\n", "No column holds questions; there are 'text', 'label'"),
         ("question,note\na,b\n", "No column holds answers; there are 'question', 'note'"),
         ("question,choices\na,b|c\n", "none says which is right"),
-        ("question,answer\na,\n", "row 1: the field 'answer' is empty"),
-        ("question,answer\n,b\n", "row 1: the field 'question' is empty"),
+        ("question,answer\na,\nb,c\n", "row 1: the field 'answer' is empty"),
+        ("question,answer\n,b\nc,d\n", "row 1: the field 'question' is empty"),
         ("question,answer\na,;\n", "has no answer"),
+        ("question,answer\na,\nb, \n", "The column 'answer' is empty in all 2 rows"),
+        ("question,answer,wrong\na,b,\nc,d,\n", "The column 'wrong' is empty in all 2 rows"),
         ("question,answer,wrong\na,The Moon,moon.\n", "is among the right answers and among the wrong ones"),
         ("question,answer,id\na,b,1\nc,d,1\n", "have the id '1'"),
         ("question,choices,label\na,b|c,Z\n", "the label 'Z' names none of the 2 choices"),
@@ -90,6 +92,36 @@ def test_context_template_and_examples(tmp_path):
 def test_mistakes_in_the_data_are_named(tmp_path, content, said):
     with pytest.raises(DataError, match=said):
         items(opened(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ({"text": ["Ann", "Bob"], "answer_start": [1, 2]}, ("Ann", "Bob")),  # SQuAD
+        ({"value": "Ann", "aliases": ["Anna", "Ann"]}, ("Ann", "Anna")),  # TriviaQA
+        (["Ann", " Bob "], ("Ann", "Bob")),
+        ('["Ann", "Bob"]', ("Ann", "Bob")),
+        ("Ann | Bob; B.", ("Ann", "Bob; B.")),
+        (1599, ("1599",)),
+    ],
+)
+def test_answers_in_all_the_forms_that_data_sets_have(tmp_path, answer, found):
+    for name, content in (
+        ("q.json", [{"question": "Who?", "answer": answer}]),
+        ("q.jsonl", {"question": "Who?", "answer": answer}),
+    ):
+        assert items(opened(tmp_path, content, name))[0].answers == found
+
+
+def test_an_answer_without_any_text(tmp_path):
+    with pytest.raises(DataError, match="has no answer"):
+        items(opened(tmp_path, [{"question": "Who?", "answer": {"text": []}}], "q.json"))
+
+
+def test_tables_with_tabs(tmp_path):
+    data = opened(tmp_path, "id\tquestion\tanswer\tgroup\nx\tWho, then?\tAnn\tg\n", "q.tsv")
+    [item] = items(data)
+    assert (item.id, item.question, item.answers, item.group) == ("x", "Who, then?", ("Ann",), "g")
 
 
 @pytest.mark.parametrize(

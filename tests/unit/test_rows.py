@@ -46,7 +46,7 @@ def test_controls_of_likelihoods_are_not_decoded_with(tmp_path):
     listed, _ = chosen_rows("full", DoLaConfig(), {}, 0)
     assert [way.name for way in decoded_rows(listed, "full")] == [way.name for way in listed if way.role is Role.METHOD]
     asked = rows(tmp_path, [{"layers": "low", "control": "sharp"}])
-    with pytest.raises(DolaError, match="'DoLa low, plausible set sharpened' is a control of likelihoods"):
+    with pytest.raises(DolaError, match="'DoLa low, plausible set sharpened' is a control that only scores"):
         decoded_rows(asked, tmp_path / "rows.json")
 
 

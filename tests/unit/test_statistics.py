@@ -1,4 +1,4 @@
-"""Paired comparisons: worked out by hand where that can be done, and by what must hold elsewhere."""
+"""Paired comparisons: against results worked out by hand, and by properties that must hold."""
 
 import math
 

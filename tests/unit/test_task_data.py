@@ -1,9 +1,10 @@
-"""Reading data sets: what comes out of each kind of file and of the hub, and what is said of files that are not right."""
+"""Reading data sets: the rows from each kind of file and from the hub, and the errors for invalid files."""
 
 import hashlib
 import json
 import re
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -240,6 +241,27 @@ def test_a_hub_id_by_itself(hub, tmp_path, monkeypatch):
     (tmp_path / "owner" / "set").write_text("a file of that name goes first")
     with pytest.raises(DataError, match="does not have the name of a data file"):
         open_data("owner/set")
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("hf:owner/set", ("owner/set", None, "test")),
+        ("hf:owner/set:train", ("owner/set", None, "train")),
+        ("hf:owner/set:main:train", ("owner/set", "main", "train")),
+        ("hf:set", ("set", None, "test")),
+    ],
+)
+def test_a_hub_id_with_config_and_split(hub, text, asked):
+    with suppress(DataError):  # this hub has one data set
+        open_data(text)
+    assert hub == [asked]
+
+
+@pytest.mark.parametrize("text", ["hf:", "hf:a/b:", "hf:a/b:c:d:e"])
+def test_a_hub_id_that_is_none(text):
+    with pytest.raises(DataError, match="does not name a hub data set"):
+        open_data(text)
 
 
 def test_a_hub_that_does_not_answer(hub):

@@ -1,4 +1,4 @@
-"""The tasks: prompts to the letter, answers as the protocol extracts them, metrics worked out by hand."""
+"""The tasks: exact prompts, answer extraction by the protocol, and metrics worked out by hand."""
 
 import json
 import math

@@ -1,19 +1,22 @@
-"""Tuning: what is tried, that held-out items have no say, and that off is the answer unless the gain is more than noise."""
+"""Tuning: what is tried, that held-out items do not affect the choice, and that it says off unless a gain is significant."""
 
 import json
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
 import samples
 
 import dola
-from dola import DoLaConfig, Recipe
+from dola import DoLaConfig, Recipe, SLEDConfig
 from dola.errors import ConfigError, InputError
+from dola.evidence.candidates import Space, choice_candidates, generation_candidates
 from dola.evidence.choice import measure, score_items
-from dola.evidence.tune import choice_candidates, generation_candidates
+from dola.evidence.verdict import Verdict
+from dola.methods.registry import read_config
 from dola.tasks import TASKS
 
-MODULE = import_module("dola.evidence.tune")  # the attribute of that name is the function
+MODULE = import_module("dola.evidence.chosen")
 FACTOR, GSM8K = TASKS["factor-news"], TASKS["gsm8k"]
 
 
@@ -190,3 +193,124 @@ def test_mistakes(llama, items, tmp_path):
     problems = GSM8K.items(samples.gsm8k(tmp_path / "test.jsonl", rows=4))
     with pytest.raises(InputError, match=r"Choosing on 4 of 4 items is not possible\. Allowed: 1 to 3"):
         dola.tune(llama, None, GSM8K, problems, train=4, **run)
+
+
+# more than layers
+
+
+def test_methods_strengths_thresholds_and_a_lens_are_tried(llama):
+    space = Space(("dola", "sled", "confident"), (0.5, 1.0), (0.1, 0.3), "x.lens.safetensors")
+    found = choice_candidates(llama, space, relative_top=0.0)
+    assert found["low, relative_top 0.3"].relative_top == 0.3
+    assert {each.relative_top for each in found.values() if isinstance(each, DoLaConfig)} == {0.1, 0.3}
+    assert {each.strength for each in found.values() if isinstance(each, DoLaConfig)} == {0.5, 1.0}
+    assert {each.method for each in found.values() if each is not None} == {"dola", "sled", "confident"}
+    lensed = [each for each in found.values() if each is not None and each.lens is not None]
+    assert {each.method for each in lensed} == {"dola", "sled", "confident"}
+    assert all(each.final_norm for each in lensed)
+    assert found["sled"].lens is None
+    assert {each.rate for each in found.values() if isinstance(each, SLEDConfig)} == {2.0, 1.75, 2.5}
+    assert len({repr(each) for each in found.values()}) == len(found)  # each once
+
+
+def test_without_dola_among_the_methods_other_methods_and_off_are_tried(llama):
+    assert list(choice_candidates(llama, Space(("confident",)), relative_top=0.1)) == ["off", "confident"]
+    assert list(generation_candidates([], Space(("confident",)), relative_top=0.1)) == ["off", "confident"]
+
+
+def test_tasks_that_generate_try_strengths_and_a_lens_where_they_are_asked_for():
+    found = generation_candidates([3], Space(strengths=(0.5,), lens="x.lens.safetensors"), relative_top=0.1)
+    assert len(found) == 1 + 3 * 2 * 2
+    assert found["layer 3, strength 0.5"] == DoLaConfig([3], strength=0.5)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"methods": ("nosuch",)}, "method='nosuch' is unknown"),
+        ({"methods": ()}, "No method is to be tried"),
+        ({"strengths": (-1,)}, "strength"),
+        ({"thresholds": (0.1,), "relative_top": 0.2}, "both given"),
+    ],
+)
+def test_what_cannot_be_tried(llama, items, how, said):
+    with pytest.raises(ConfigError, match=said):
+        dola.tune(llama, None, FACTOR, items, progress=False, **how)
+
+
+def test_another_method_is_chosen_written_and_read(long, items, monkeypatch, tmp_path):
+    scored_as(monkeypatch, lambda name, i: name == "sled, rate 1.75, scale 5" or i % 4 == 0)
+    found = dola.tune(*long, FACTOR, items, methods=("dola", "sled"), progress=False)
+    assert found.config == SLEDConfig(rate=1.75, scale=5)
+    assert found.finding.verdict is Verdict.BETTER
+    found.save(tmp_path / "tuned.json")
+    written = json.loads((tmp_path / "tuned.json").read_text())
+    assert written == {
+        "method": "sled", "layers": "all", "final-norm": False, "set": ["rate=1.75", "scale=5", "steps=10"]
+    }  # fmt: skip
+    assert read_config(tmp_path / "tuned.json") == found.config
+    with pytest.raises(ConfigError, match="settings of the method 'sled', not of DoLa"):
+        DoLaConfig.from_file(tmp_path / "tuned.json")
+
+
+def test_a_lens_is_written_too(long, items, monkeypatch, tmp_path):
+    monkeypatch.setattr(MODULE, "score_items", lambda *args, **run: type("S", (), {"truncated": []}))
+    scored_as(monkeypatch, lambda name, i: name.startswith("layer 3, lens") or i % 4 == 0)
+    found = dola.tune(*long, FACTOR, items, lens=tmp_path / "x.lens.safetensors", progress=False)
+    found.save(tmp_path / "tuned.json")
+    assert found.config.lens == str(tmp_path / "x.lens.safetensors")
+    assert read_config(tmp_path / "tuned.json") == DoLaConfig.from_file(tmp_path / "tuned.json") == found.config
+
+
+def test_the_verdict_has_the_words_of_reports(long, items, monkeypatch):
+    scored_as(monkeypatch, lambda name, i: i % 4 == 0 or (name == "layer 3" and i % 8 == 1))
+    found = dola.tune(*long, FACTOR, items, progress=False, smallest=0.05)
+    assert found.finding.verdict is Verdict.CANNOT_TELL
+    assert "Verdict: cannot tell. +12.5 points" in found.sentence
+    assert "detecting 5 points needs about" in found.sentence
+    assert found.sentence.endswith("So: off.")
+    assert (found.to_json()["finding"]["verdict"], found.to_json()["finding"]["smallest"]) == ("cannot tell", 0.05)
+
+
+def test_where_off_is_chosen_everywhere_nothing_is_tested(long, items, monkeypatch):
+    scored_as(monkeypatch, lambda name, i: i % 2 == 0)
+    found = dola.tune(*long, FACTOR, items, progress=False)
+    assert found.sentence.endswith("Nothing was better than off where it was chosen. So: off.")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"method": "sled", "set": ["rate"]}', "is not a name and a value"),
+        ('{"method": "nosuch"}', "method='nosuch' is unknown"),
+        ('{"lyers": "high"}', "'lyers' is not a setting of the method 'dola'"),
+    ],
+)
+def test_mistakes_in_a_file_of_settings(tmp_path, content, said):
+    (tmp_path / "tuned.json").write_text(content)
+    with pytest.raises(ConfigError, match=said):
+        read_config(tmp_path / "tuned.json")
+
+
+def test_a_file_that_says_off(tmp_path):
+    (tmp_path / "tuned.json").write_text('{"layers": "off", "repetition-penalty": 1.2}')
+    assert read_config(tmp_path / "tuned.json") is None
+
+
+def test_a_group_is_on_one_side_of_a_choice(long, items, monkeypatch):
+    """Its items say something about each other, so none may judge a choice that the others made."""
+    grouped = [replace(item, group=str(i // 4)) for i, item in enumerate(items)]
+    parts = []
+    original = MODULE.held_out
+    monkeypatch.setattr(MODULE, "held_out", lambda *args, **how: parts.extend(how["parts"]) or original(*args, **how))
+    found = dola.tune(*long, FACTOR, grouped, folds=5, methods=("confident",), progress=False)
+    assert found.gain.items == 40
+    assert sorted(i for part in parts for i in part) == list(range(40))
+    assert all({i // 4 for i in part}.isdisjoint({i // 4 for i in other}) for part in parts for other in parts if part != other)
+    drawn = MODULE._drawn(grouped, 18, seed=1)
+    assert len(drawn) == 20
+    assert drawn == {i for i in range(40) if i // 4 in {j // 4 for j in drawn}}
+    with pytest.raises(InputError, match="10 groups cannot be split into 11 folds"):
+        dola.tune(*long, FACTOR, grouped, folds=11, methods=("confident",), progress=False)
+    with pytest.raises(InputError, match="leaves none of the 10 groups"):
+        MODULE._drawn(grouped, 38, seed=1)

@@ -1,4 +1,4 @@
-"""Weights that a checkpoint lacks, by the names of what was read. Real engines on real folders are in tests/serving."""
+"""Detection of weights that a checkpoint lacks, from the names of the tensors read. tests/serving has real engines."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def fault(folder, **settings):
 
 
 def notes(folder, **settings):
-    """What is said of a folder that is loaded with the file's weights."""
+    """The messages for a folder that is loaded with the file's weights."""
     said = []
     model = dola.load(folder, progress=said.append, **settings).model
     assert torch.equal(logits(model), logits(tiny("llama")))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from dola.cli.output import say
 from dola.errors import UsageError
 from dola.files.json_text import dumps
 from dola.files.settings_file import read_object
 
 
-def read_config_file(path: Path, parameters: Sequence[Any]) -> dict[str, Any]:
+def read_config_file(path: Path, parameters: Sequence[Any], *, unused: Collection[str] = ()) -> dict[str, Any]:
     """The settings of a JSON file as click's defaults: parameter names, and values as a user would type them.
+
+    Args:
+        path: The file.
+        parameters: The command's parameters.
+        unused: Options of other commands that files may name; said and left out.
 
     Raises:
         UsageError: The file cannot be read or is not a JSON object, a key is not an option, or a value has the wrong type.
@@ -25,8 +31,14 @@ def read_config_file(path: Path, parameters: Sequence[Any]) -> dict[str, Any]:
     return {
         options[key].name: _typed(path, key, value, options[key])
         for key, value in read_object(path, name=f"--config {str(path)!r}", error=UsageError).items()
-        if _is_option(path, key, options)
+        if not _is_unused(path, key, unused) and _is_option(path, key, options)
     }
+
+
+def _is_unused(path: Path, key: str, unused: Collection[str]) -> bool:
+    if key in unused:
+        say(f"--config {str(path)!r}: {key!r} is not used here.")
+    return key in unused
 
 
 def _is_option(path: Path, key: str, options: dict[str, Any]) -> bool:

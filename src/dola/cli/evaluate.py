@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dola.cli import course, evaluate_harness, evaluation, options, own_data, warning_signs
-from dola.cli.output import note, print_json, say, stdout
+from dola.cli import course, evaluate_harness, evaluation, judging, options, own_data, warning_signs
+from dola.cli.output import note, print_json, stdout
 from dola.cli.values import between
 from dola.errors import UsageError
 
 if TYPE_CHECKING:
-    from dola.evidence.evaluate import Judges
     from dola.evidence.report import Report
     from dola.evidence.sample import Sample
     from dola.evidence.ways import Way
@@ -93,10 +92,7 @@ def command(
     column: own_data.Column = None,
     prompt_template: own_data.Template = None,
     shots: own_data.Shots = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(help="For a file of your own: length of an answer, at most.", show_default="64", callback=between(1)),
-    ] = None,
+    max_new_tokens: own_data.MaxNewTokens = None,
     model: options.Model = "smollm2",
     dola: options.MethodOptions = options.DEFAULTS,
     repetition_penalty: Annotated[
@@ -116,15 +112,9 @@ def command(
     limit: evaluation.Limit = None,
     seed: evaluation.Seed = 0,
     batch_size: evaluation.BatchSize = None,
-    judge: Annotated[str | None, typer.Option(help="For truthfulqa-open: model that judges whether answers are true.")] = None,
-    info_judge: Annotated[
-        str | None,
-        typer.Option(help="Model that judges whether answers are informative.", show_default="the same as --judge"),
-    ] = None,
-    judge_url: Annotated[
-        str | None,
-        typer.Option(help="Server of the judges, with OpenAI's completions interface.", show_default="on this machine"),
-    ] = None,
+    judge: judging.JudgeName = None,
+    info_judge: judging.InfoJudge = None,
+    judge_url: judging.JudgeUrl = None,
     answers: Annotated[
         Path | None, typer.Option(help="For vicuna: folder for FastChat's answer files, one for each way.")
     ] = None,
@@ -150,7 +140,7 @@ def command(
       dola eval factor-news --data news_factor.csv --results run.jsonl --markdown report.md
       dola eval strategyqa --data train.json --data dev.json --limit 50 --batch-size 4
     """
-    own_file = own_data.OwnData(column or (), prompt_template, shots, max_new_tokens)
+    own_file = own_data.OwnData(column or (), prompt_template, shots, max_new_tokens, judged=judge is not None)
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     if evaluate_harness.is_harness(task):
         evaluation.check_writable({"--markdown": markdown})
@@ -169,7 +159,7 @@ def command(
         return
     if include_path is not None:
         raise UsageError(f"--include-path does not apply to {task}.", hint="dola eval lm-eval:TASK --include-path FOLDER")
-    sample = _sample(task, data, own_file, limit, seed)
+    sample = own_data.sample_of(task, data, own_file, limit=limit, seed=seed)
     if check:
         _print_check(task, sample)
         return
@@ -184,8 +174,7 @@ def command(
         return
     generated = {"--repetition-penalty": repetition_penalty, "--batch-size": batch_size}
     evaluation.check_use(sample.task, sample.task.generates, generated)
-    judging = {"--judge": judge, "--info-judge": info_judge, "--judge-url": judge_url}
-    evaluation.check_use(sample.task, sample.task.judged, judging)
+    judging.check(sample.task, judge, info_judge, judge_url)
     evaluation.check_use(sample.task, sample.task.measure is None, {"--answers": answers})
     sample.task.check_means(judge, answers)
     evaluation.check_writable({"--markdown": markdown, "--results": results})
@@ -193,27 +182,29 @@ def command(
     own = _own(sample.task.paper.settings, dola)
     rows = _rows(ways, sample.task.paper.settings)
     _check_chart(chart)
+    judges = judging.judges(sample.task, judge, info_judge, judge_url, loading, results)
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
     if dola.layers is None:
         own = options.settle_layers(own, None, loaded)[0] or own
     from dola.evidence.evaluate import evaluate
 
-    report = evaluate(
-        loaded,
-        tokenizer,
-        sample,
-        name=model,
-        dola=own,
-        repetition_penalty=repetition_penalty,
-        batch_size=batch_size or 8,
-        judges=_judges(judge, info_judge, judge_url, loading),
-        answers=answers,
-        results=results,
-        ways=rows,
-        smallest=smallest / 100,
-        sequential=sequential,
-        tell=course.teller(json=json),
-    )
+    with judging.kept(results):
+        report = evaluate(
+            loaded,
+            tokenizer,
+            sample,
+            name=model,
+            dola=own,
+            repetition_penalty=repetition_penalty,
+            batch_size=batch_size or 8,
+            judges=judges,
+            answers=answers,
+            results=results,
+            ways=rows,
+            smallest=smallest / 100,
+            sequential=sequential,
+            tell=course.teller(json=json),
+        )
     _write(report, markdown, chart)
     _print(report, json=json)
 
@@ -224,19 +215,6 @@ def _own(usual_settings: Mapping[str, Any], dola: options.MethodOptions) -> Meth
     found = replace(dola, layers=usual if dola.layers in (None, "off") else dola.layers).config(usual_settings)
     assert found is not None
     return found
-
-
-def _sample(task: str, data: list[str] | None, own: own_data.OwnData, limit: int | None, seed: int) -> Sample:
-    """The items of a task, or of a file of the user's own; says how those are asked."""
-    if not own_data.is_own(task):
-        own.check_unused(task)
-        return evaluation.find_sample(task, data, limit, seed)
-    if data:
-        raise UsageError(f"{task} is a file of your own, and --data was given too.", hint=f"dola eval {task}")
-    sample = own_data.own_sample(task, own, limit=limit, seed=seed)
-    for line in own_data.understood(sample, shown=1):
-        say(line)
-    return sample
 
 
 def _print_check(task: str, sample: Sample) -> None:
@@ -251,20 +229,6 @@ def _rows(ways: str, usual_settings: Mapping[str, Any]) -> str | list[Way]:
     from dola.evidence.rows import rows_by_name
 
     return rows_by_name(ways, usual_settings)
-
-
-def _judges(judge: str | None, info_judge: str | None, url: str | None, loading: dict[str, Any]) -> Judges | None:
-    if judge is None:
-        return None
-    from dola.evidence.evaluate import Judges
-    from dola.tasks.judge import EndpointJudge, Judge, ModelJudge
-
-    def named(name: str) -> Judge:
-        return ModelJudge(*options.load_model(name, **loading)) if url is None else EndpointJudge(name, url)
-
-    truth = named(judge)
-    info = truth if info_judge is None else named(info_judge)
-    return Judges(truth, info, (judge, info_judge or judge))
 
 
 def _make_folder(answers: Path | None) -> None:

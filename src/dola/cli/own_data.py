@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dola.cli.evaluate_harness import is_harness
+from dola.cli.output import say
+from dola.cli.values import between
 from dola.errors import UsageError
 from dola.files.records import JSON_SUFFIXES, TABLE_SUFFIXES
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from dola.evidence.sample import Sample
 
 SHOWN = 3
+BIG = 50_000_000
+"""Bytes from which a file takes long enough to say so."""
 DISCORDANT = 0.2
 """The share of questions whose outcome a row changes, which `--check` takes where nothing has run yet."""
 
@@ -42,6 +46,10 @@ Shots = Annotated[
         help="For a file of your own: questions with answers, in the same form, to put before each.", show_default=False
     ),
 ]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(help="For a file of your own: length of an answer, at most.", show_default="64", callback=between(1)),
+]
 Check = Annotated[
     bool, typer.Option("--check", help="Print what was understood of a file of your own, and how many questions are needed.")
 ]
@@ -56,12 +64,14 @@ class OwnData:
         template: `--prompt-template`.
         shots: `--shots`.
         max_new_tokens: `--max-new-tokens`.
+        judged: Whether there is `--judge`.
     """
 
     column: Sequence[str] = field(default=())
     template: str | None = None
     shots: Path | None = None
     max_new_tokens: int | None = None
+    judged: bool = False
 
     def check_unused(self, task: str) -> None:
         """Refuse options that mean something for a file alone."""
@@ -77,7 +87,32 @@ def is_own(name: str) -> bool:
 
     if name in TASK_NAMES or is_harness(name):
         return False
-    return name == "-" or name.endswith((*TABLE_SUFFIXES, *JSON_SUFFIXES)) or Path(name).is_file() or name.count("/") == 1
+    return (
+        name == "-"
+        or name.startswith("hf:")
+        or name.endswith((*TABLE_SUFFIXES, *JSON_SUFFIXES))
+        or Path(name).is_file()
+        or name.count("/") == 1
+    )
+
+
+def sample_of(task: str, data: list[str] | None, own: OwnData, *, limit: int | None, seed: int) -> Sample:
+    """The items of a task, or of a file of the user's own; says how those are asked.
+
+    Raises:
+        UsageError, DataError, MissingExtraError: See `own_sample` and `evaluation.find_sample`.
+    """
+    from dola.cli.evaluation import find_sample
+
+    if not is_own(task):
+        own.check_unused(task)
+        return find_sample(task, data, limit, seed)
+    if data:
+        raise UsageError(f"{task} is a file of your own, and --data was given too.", hint=f"leave --data out: dola eval {task}")
+    sample = own_sample(task, own, limit=limit, seed=seed)
+    for line in understood(sample, shown=1):
+        say(line)
+    return sample
 
 
 def own_sample(name: str, own: OwnData, *, limit: int | None, seed: int) -> Sample:
@@ -90,11 +125,13 @@ def own_sample(name: str, own: OwnData, *, limit: int | None, seed: int) -> Samp
     from dola.tasks.data import open_data
     from dola.tasks.own import MAX_NEW_TOKENS, Asking, Columns, own_task
 
+    if (path := Path(name)).is_file() and path.stat().st_size >= BIG:
+        say(f"reading {name}: {path.stat().st_size / 1e6:,.0f} MB, which takes a while; --limit draws some of its questions")
     data = open_data(name)
     columns = Columns.of(data, _named(own.column))
     shots = () if own.shots is None else _shots(own.shots, columns)
     asking = Asking(own.template, shots, own.max_new_tokens or MAX_NEW_TOKENS)
-    task = own_task(data, data.origins[0].name, columns, asking)
+    task = own_task(data, data.origins[0].name, columns, asking, judged=own.judged)
     return Sample.of_items(task, task.items(data), data.origins, limit=limit, seed=seed)
 
 

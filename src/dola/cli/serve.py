@@ -11,11 +11,13 @@ from dataclasses import replace
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dola.cli import options
+from dola.cli.config_file import read_config_file
 from dola.errors import MissingExtraError, UsageError
 from dola.integrations.vllm import SUPPORTED, install_vllm, supports
 from dola.loading.embedded import EMBEDDED
@@ -35,6 +37,25 @@ class Default(str, Enum):
     off = "off"
 
 
+def _apply(context: typer.Context, path: Path | None) -> Path | None:
+    """Read a JSON file of options, as `dola tune` writes it. vLLM has an option of the same name for YAML files."""
+    if path is not None and path.suffix == ".json" and not context.resilient_parsing:
+        read = read_config_file(path, context.command.params, unused=("repetition-penalty",))  # of requests
+        context.default_map = {**(context.default_map or {}), **read}
+    return path
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="JSON file of these options, as dola tune writes it. A file with another ending goes to vLLM.",
+        callback=_apply,
+        is_eager=True,
+    ),
+]
+
+
 @options.method_options()
 def command(
     context: typer.Context,
@@ -49,6 +70,7 @@ def command(
     ] = None,
     default: Annotated[Default, typer.Option(help="Whether to use DoLa for requests that do not mention it.")] = Default.on,
     dola: options.MethodOptions = options.DEFAULTS,
+    config: ConfigFile = None,
 ) -> None:
     """Start vLLM's OpenAI-compatible server with DoLa in it.
 
@@ -84,12 +106,13 @@ def command(
         raise UsageError(
             "--layers off does not name layers to serve.", hint="--default off uses DoLa only for requests that ask for it"
         )
-    config = replace(dola, layers=layers).config()
-    assert config is not None
-    settings = _settings(config, capture, default)
+    method = replace(dola, layers=layers).config()
+    assert method is not None
+    settings = _settings(method, capture, default)
     if getattr(context.get_parameter_source("layers"), "name", "") == "DEFAULT":
         del settings["layers"]  # the plugin looks for some in the model's generation config first
-    arguments = ["--model", model, "--additional-config", json.dumps({"dola": settings}), *context.args]
+    theirs = [] if config is None or config.suffix == ".json" else ["--config", str(config)]
+    arguments = ["--model", model, "--additional-config", json.dumps({"dola": settings}), *theirs, *context.args]
     print(_example(model, context.args, default), file=sys.stderr, flush=True)
     # vLLM replaces this process, so that signals and exit codes are its own.
     os.execv(sys.executable, [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments])

@@ -463,7 +463,7 @@ class Session:
         captures = [call.hidden[layer] for layer in self.layers if layer in call.hidden]
         if len(captures) < len(self.layers) or any(layer.shape[:-1] != hidden.shape[:-1] for layer in captures):
             return None  # the head got other positions; `_close` deals with that
-        if not self._step.reads_together(hidden, len(captures), lazy=self._is_lazy()):
+        if not self._step.reads_together(hidden, lazy=self._is_lazy()):
             return None
         rows, call.head_runs = self._step.rows_to_read(hidden, captures), True
         if (read := self._step.read_by_kernel(rows)) is not None:
@@ -477,7 +477,7 @@ class Session:
             return None
         call.head_runs = False  # a further run of the head in this forward is the model's own
         if call.reading is None:
-            call.reading = Reading(output.unflatten(0, (len(self.layers) + 1, -1)))
+            call.reading = self._step.reading(output.unflatten(0, (self._step.rows_read, -1)))
         return call.reading.logits[0]
 
     def _is_lazy(self) -> bool:
@@ -488,16 +488,14 @@ class Session:
 
     def _contrast(self, call: Call, logits: Tensor) -> Tensor:
         """Scores of all rows of a forward, [..., V], float32 or better."""
-        if call.reading is not None:
-            read: Reading | list[Tensor] = call.reading.of(logits).flat()
-        elif self._readers_hooked:
-            read = self._read_as_the_model_does(call, logits).flat()
-        else:
-            read = [call.hidden[layer].flatten(0, -2).to(logits.device) for layer in self.layers]
+        reading = None if call.reading is None else call.reading.of(logits).flat()
+        if self._readers_hooked:
+            reading = self._read_as_the_model_does(call, logits).flat()
+        hidden = [call.hidden[layer].flatten(0, -2).to(logits.device) for layer in self.layers]
         positions = None
         if call.positions is not None:
             positions = select_positions(call.positions[..., None], call.keep).flatten().to(logits.device)
-        scores = self._step.scores(logits.flatten(0, -2), read, lazy=self._is_lazy(), positions=positions)
+        scores = self._step.scores(logits.flatten(0, -2), hidden, reading, lazy=self._is_lazy(), positions=positions)
         return scores.view(logits.shape)
 
     def _read_as_the_model_does(self, call: Call, logits: Tensor) -> Reading:

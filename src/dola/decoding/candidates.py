@@ -86,6 +86,7 @@ class Captured(Candidates):
             less than 1e-6 nats, it may choose the other layer.
         layers, positions: See `Candidates`.
         maps: The configuration's lens for these layers.
+        reading: What was read along with the mature rows, with one dimension of rows.
     """
 
     def __init__(
@@ -98,9 +99,11 @@ class Captured(Candidates):
         layers: tuple[int, ...] = (),
         positions: Tensor | None = None,
         maps: Maps | None = None,
+        reading: Reading | None = None,
     ) -> None:
         self._readout, self._config, self._hidden, self._kernels = readout, config, hidden, kernels
         self.layers, self.positions, self._maps = layers, positions, maps
+        self._known = {} if reading is None else dict(zip(reading.sums or (), reading.logits[1:], strict=True))
 
     def __len__(self) -> int:
         """K."""
@@ -111,6 +114,8 @@ class Captured(Candidates):
         if len(self) == 1 and k is None:  # not stacked, so not copied
             return self.logits(0, rows)[None]
         if k is not None:
+            if (read := self._known.get(tuple(float(each == k) for each in range(len(self))))) is not None:
+                return self._readout.after_head(_some(read, rows), self._config)
             maps = self._maps and self._maps.of_one(k)
             return self._readout.premature(_some(self._hidden[k], rows), self._config, maps)
         states = torch.stack([_some(layer, rows) for layer in self._hidden])
@@ -119,18 +124,24 @@ class Captured(Candidates):
     def combined(self, mature: Tensor, weights: Tensor, rows: Rows = None) -> Tensor:
         """See `Candidates.combined`. The head gets the sum of the states; the mature layer's logits are known already."""
         readout, scale = self._readout, _scale(self._readout)
-        if not native.is_plain_linear(readout.head) or scale is None:
+        if not sums_states(readout):
             return _combined_logits(self, mature, weights, rows)
         head: Any = readout.head
-        states = torch.stack([_some(layer, rows) for layer in self._hidden])
-        inputs = readout.candidate_input(states, self._config, self._maps)
-        dtype = wide_dtype(inputs.dtype)
-        total = torch.einsum("k,krd->rd", weights[:-1].to(inputs.device, dtype), inputs.to(dtype))
-        logits = wide(readout.after_head(readout.read_head(total.to(inputs.dtype)), self._config))
+        if (read := self._read_combined(weights)) is not None:
+            logits = wide(readout.after_head(_some(read, rows), self._config))
+        else:
+            states = torch.stack([_some(layer, rows) for layer in self._hidden])
+            inputs = readout.candidate_input(states, self._config, self._maps)
+            logits = wide(readout.after_head(readout.read_head(weighted(weights[None, :-1], inputs)[0]), self._config))
+        dtype = logits.dtype
         if head.bias is not None:  # the head added it once, whatever the sum of the weights
-            bias = head.bias.to(dtype) * (scale if readout.transforms(self._config) else 1.0)
+            bias = head.bias.to(dtype) * (scale or 1.0 if readout.transforms(self._config) else 1.0)
             logits = logits + (weights[:-1].sum().to(dtype) - 1) * bias[: logits.shape[-1]]
         return logits.to(mature.device) + weights[-1] * mature
+
+    def _read_combined(self, weights: Tensor) -> Tensor | None:
+        """The head's output for this weighted sum, if it was read along with the mature rows."""
+        return self._known.get(tuple(weights[:-1].float().tolist())) if self._known else None
 
     def compared(
         self, mature: Tensor, log_z: list[Tensor], premature: Tensor, rows: list[int], *, jsd: bool
@@ -155,6 +166,17 @@ def _some(values: Tensor, rows: Rows) -> Tensor:
     if not isinstance(rows, Tensor) and len(rows) == 1:
         return values[..., rows[0] : rows[0] + 1, :]
     return values[..., rows, :]
+
+
+def sums_states(readout: Readout) -> bool:
+    """Whether a weighted sum of layers has the logits of one state: a linear head, and at most a scale after it."""
+    return native.is_plain_linear(readout.head) and _scale(readout) is not None
+
+
+def weighted(weights: Tensor, inputs: Tensor) -> Tensor:
+    """Weighted sums [m, ..., d] of the head's inputs [K, ..., d], in their dtype; summed in float32 or better."""
+    dtype = wide_dtype(inputs.dtype)
+    return torch.einsum("mk,k...d->m...d", weights.to(inputs.device, dtype), inputs.to(dtype)).to(inputs.dtype)
 
 
 def _scale(readout: Readout) -> float | None:

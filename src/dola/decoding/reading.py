@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,10 +15,12 @@ class Reading:
     Attributes:
         logits: The head's output for the mature row and the candidates, [K+1, ..., V].
         log_z: log sum exp of `logits`, float32 [K+1, ...], if the compiled kernel computed it.
+        sums: If weighted sums of the candidates were read instead: their weights, [m][K]. `logits` is [m+1, ..., V] then.
     """
 
     logits: Tensor
     log_z: Tensor | None = None
+    sums: tuple[tuple[float, ...], ...] | None = None
 
     def of(self, logits: Tensor) -> Reading:
         """This reading, without `log_z` if `logits` are not its mature row: a model may run its head for other things first."""
@@ -26,8 +28,9 @@ class Reading:
             return self
         mature = self.logits[0]
         same = logits.data_ptr() == mature.data_ptr() or torch.equal(logits, mature.to(logits))  # False for other shapes
-        return self if same else Reading(self.logits)
+        return self if same else replace(self, log_z=None)
 
     def flat(self) -> Reading:
         """This reading with one dimension of rows: [K+1, R, V] and [K+1, R]."""
-        return Reading(self.logits.flatten(1, -2), None if self.log_z is None else self.log_z.flatten(1))
+        log_z = None if self.log_z is None else self.log_z.flatten(1)
+        return replace(self, logits=self.logits.flatten(1, -2), log_z=log_z)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dola import native
-from dola.decoding.candidates import Captured, Read
+from dola.decoding.candidates import Captured, Read, sums_states, weighted
 from dola.decoding.cost import cheaper_together, native_bound, product_bound
 from dola.decoding.reading import Reading
 from dola.errors import LensError
@@ -63,17 +63,37 @@ class Step:
                 hint="leave it out, or please report how you got here",
             )
         self._vocab, self._kernels = vocab, kernels
+        self._first = self._first_reads()
         self.rows = self.rows_saved = 0
         self._plans: dict[tuple[object, ...], bool] = {}
 
     def forget_plans(self) -> None:
         """Forget which rows to read together, because the model's parts have changed."""
         self._plans.clear()
+        self._first = self._first_reads()
 
-    def reads_together(self, hidden: Tensor, candidates: int, *, lazy: bool) -> bool:
+    @property
+    def rows_read(self) -> int:
+        """Number of the head's inputs for each position if the candidates are read with the mature row."""
+        return 1 + len(self._first)
+
+    def _first_reads(self) -> Tensor:
+        """What is read along with the mature rows if that is cheaper, see `Method.first_reads`; [0, K] if nothing may be.
+
+        The raw head must match the old code exactly, whose tokens depend on its rounding where scores tie.
+        """
+        found = self.method.first_reads(self.layers) if self.layers else torch.zeros(0, 0)
+        single = (found != 0).sum(dim=-1) == 1
+        allowed = self.readout.transforms(self.config) and (sums_states(self.readout) or bool(single.all()))
+        return found if allowed else found[:0]
+
+    def reads_together(self, hidden: Tensor, *, lazy: bool) -> bool:
         """Whether the head should read the candidates with the mature rows, its input `hidden` [..., d]."""
+        candidates = len(self._first)
+        if candidates == 0:
+            return False
         if torch.compiler.is_compiling():
-            return self._compiles_together(hidden, candidates)
+            return self.method.reads_all and self._compiles_together(hidden, candidates)
         rows, kernel = hidden.shape[:-1].numel(), self._suits_kernel(hidden)
         key = (rows, candidates, hidden.device.type, hidden.dtype, kernel, lazy)
         if key not in self._plans:
@@ -86,28 +106,23 @@ class Step:
         A decoding step has one position per row; one read of the head is then always cheaper. The batch size only matters for
         memory.
         """
-        if not self._may_read_together() or hidden.dim() != 3 or hidden.shape[1] != 1:
+        if hidden.dim() != 3 or hidden.shape[1] != 1:
             return False
         return bool(self.readout.vocabulary * candidates * hidden.shape[0] <= _most_elements(hidden.device.type))
 
     def _plan(self, rows: int, candidates: int, device: str, dtype: torch.dtype, kernel: bool, lazy: bool) -> bool:
-        if not self._may_read_together():
-            return False
         if self.readout.vocabulary * rows * candidates > _most_elements(device):
             return False
         apart = product_bound(device, dtype)
         bound = native_bound(dtype) if kernel else apart
         return cheaper_together(rows, candidates, bound=bound, apart_bound=apart, lazy=lazy and device == "cpu")
 
-    def _may_read_together(self) -> bool:
-        """Whether the candidates may be read with the mature rows: if the method reads all of them, and not with the raw head.
-        That head must match the old code exactly, whose tokens depend on its rounding where scores tie."""
-        return self.method.reads_all and self.readout.transforms(self.config)
-
     def rows_to_read(self, mature: Tensor, hidden: list[Tensor]) -> Tensor:
-        """The head's input [..., d] and the K captured states of that shape after the norm, stacked to [K+1, ..., d]."""
+        """The head's input [..., d] and what is read along with it, made of the K captured states: [rows_read, ..., d]."""
         captures = torch.stack([layer.to(mature.device) for layer in hidden])
         premature = self.readout.candidate_input(captures, self.config, self.maps)
+        if not self.method.reads_all:
+            premature = weighted(self._first, premature)
         return torch.cat([mature[None], premature.to(mature.dtype)])
 
     def read_by_kernel(self, rows: Tensor) -> Reading | None:
@@ -116,32 +131,45 @@ class Step:
             return None
         head: Any = self.readout.head
         logits, log_z = native.head_product(head.weight, rows.flatten(0, -2))
-        return Reading(logits.view(*rows.shape[:-1], -1), log_z.view(rows.shape[:-1]))
+        return self.reading(logits.view(*rows.shape[:-1], -1), log_z.view(rows.shape[:-1]))
+
+    def reading(self, logits: Tensor, log_z: Tensor | None = None) -> Reading:
+        """The head's output for `rows_to_read`, [rows_read, ..., V]."""
+        return Reading(logits, log_z, None if self.method.reads_all else tuple(map(tuple, self._first.tolist())))
 
     def _suits_kernel(self, hidden: Tensor) -> bool:
         """Whether the compiled kernel can multiply this head with rows like `hidden`."""
         head: Any = self.readout.head
         return not torch.compiler.is_compiling() and native.suits(head) and hidden.dtype == head.weight.dtype
 
-    def scores(self, mature: Tensor, read: Reading | list[Tensor], *, lazy: bool, positions: Tensor | None = None) -> Tensor:
+    def scores(
+        self,
+        mature: Tensor,
+        hidden: list[Tensor],
+        reading: Reading | None = None,
+        *,
+        lazy: bool,
+        positions: Tensor | None = None,
+    ) -> Tensor:
         """Scores [R, V], float32 or better.
 
         Args:
             mature: Mature logits [R, V].
-            read: The candidates' logits, if they were read together with the mature ones, or the K captured states [R, d].
+            hidden: The K captured states [R, d]. May be empty if `reading` has all candidates.
+            reading: What was read together with the mature rows.
             lazy: Whether to skip the candidates in rows whose token no layer can change.
             positions: Position of each row in its sequence [R], for methods that draw.
         """
         if not torch.compiler.is_compiling():  # a counter would make torch compile again at every step
             self.rows += len(mature)
-        if isinstance(read, Reading):
-            together = Read(self.readout, self.config, read, layers=self.layers, positions=positions)
+        if reading is not None and reading.sums is None:
+            together = Read(self.readout, self.config, reading, layers=self.layers, positions=positions)
             return self._score(mature, together, lazy)
         scores = mature.new_empty(mature.shape, dtype=wide_dtype(mature.dtype))
-        size = chunk_rows(mature.device.type, len(read) * mature.shape[-1])
+        size = chunk_rows(mature.device.type, len(hidden) * mature.shape[-1]) if reading is None else max(1, len(mature))
         for chunk in range(-(-mature.shape[0] // size)):  # compiled code then fits all batches with this number of chunks
             rows = slice(chunk * size, (chunk + 1) * size)
-            states = [layer[rows] for layer in read]
+            states = [layer[rows] for layer in hidden]
             apart = Captured(
                 self.readout,
                 self.config,
@@ -150,6 +178,7 @@ class Step:
                 layers=self.layers,
                 positions=None if positions is None else positions[rows],
                 maps=self.maps,
+                reading=reading,
             )
             scores[rows] = self._score(mature[rows], apart, lazy)
         return scores

@@ -121,17 +121,25 @@ def measure_ways(
 
 
 def held_out(
-    candidates: Mapping[str, Values], metrics: Sequence[str], items: int, *, seed: int, k: int = 2
+    candidates: Mapping[str, Values],
+    metrics: Sequence[str],
+    items: int,
+    *,
+    seed: int,
+    k: int = 2,
+    parts: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Values, dict[str, list[str]]]:
     """Each item's value under the candidate that is best on the other folds: no item influences the choice that judges it.
+
+    `parts` are the folds; None draws `k` of them.
 
     Returns:
         The values, and for each metric the candidate that was chosen for each fold. The first wins a tie. With fewer items
         than folds a choice is impossible: the values are the first candidate's, without choices.
     """
-    if items < k:
+    if parts is None and items < k:
         return {metric: next(iter(candidates.values()))[metric] for metric in metrics}, {metric: [] for metric in metrics}
-    parts = folds(items, k, seed)
+    parts = folds(items, k, seed) if parts is None else parts
     values: Values = {metric: [0.0] * items for metric in metrics}
     chosen: dict[str, list[str]] = {metric: [] for metric in metrics}
     for metric in metrics:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from dola.decoding.attach import as_config
 from dola.evidence.course import Block, Course, Table, Tell, planned
 from dola.evidence.forecast import Forecast
 from dola.evidence.generation import Texts, generate_texts
+from dola.evidence.judging import Judges, Tally, measured
 from dola.evidence.report import Report, make_report
 from dola.evidence.rows import SETS, chosen_rows, decoded_rows
 from dola.evidence.sample import Sample
@@ -25,26 +23,9 @@ from dola.evidence.ways import Way, choice_ways, generation_ways
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import window
-from dola.scoring.results_file import ResultsFile
 from dola.tasks import ChoiceTask, GenerationTask, Task
-from dola.tasks.judge import Judge
 from dola.tasks.vicuna import write_answers
 from dola.text.chat import has_chat
-
-
-@dataclass(frozen=True)
-class Judges:
-    """The judges of open-ended answers.
-
-    Attributes:
-        truth: Judges whether answers are true.
-        info: Judges whether answers are informative.
-        names: Names of the two, for the report.
-    """
-
-    truth: Judge
-    info: Judge
-    names: tuple[str, str]
 
 
 def evaluate(
@@ -124,7 +105,7 @@ def evaluate(
         listed,
         values,
         settings=settings,
-        notes=_cut(sample, written.texts.truncated, room),
+        notes=[*_cut(sample, written.texts.truncated, room), *written.notes],
         texts=written.texts.by_way,
         smallest=smallest,
         looks=course.looks,
@@ -156,6 +137,12 @@ class _Written:
     forecast: Forecast | None = None
     texts: Texts = field(default_factory=lambda: Texts({}, []))
     values: Table = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def notes(self) -> list[str]:
+        """What readers of the report must know of the judge."""
+        return [] if self.judges is None else self.tally.sentences(self.judges.names[0])
 
     def run(self, block: Block, live: list[Way]) -> Table:
         """Write and measure the answers to a block. Returns the values of all items so far."""
@@ -176,10 +163,11 @@ class _Written:
             parts=len(block.sample.items) / len(block.items),
         )
         self.texts.truncated.extend(block.start + item for item in found.truncated)
-        measured = _values(block, self.task, found, self.judges, results=results, progress=self.progress)
+        run: dict[str, Any] = {"results": results, "progress": self.progress, "tally": self.tally}
+        by_way = measured(block, self.task, found, self.judges, **run)
         for way in live:
             self.texts.by_way.setdefault(way.name, []).extend(found.by_way[way.name])
-            for metric, values in measured[way.name].items():
+            for metric, values in by_way[way.name].items():
                 self.values.setdefault(way.name, {}).setdefault(metric, []).extend(values)
             self.values.setdefault(way.name, {})
         return self.values
@@ -212,51 +200,6 @@ def _cut(sample: Sample, truncated: Sequence[int], room: str) -> list[str]:
         return []
     names = ", ".join(sample.items[item].id for item in truncated[:10]) + (", ..." if len(truncated) > 10 else "")
     return [f"{len(truncated)} of {len(sample.items)} contexts were cut on the left: they exceed {room} (items {names})."]
-
-
-def _values(
-    block: Block,
-    task: GenerationTask,
-    texts: Texts,
-    judges: Judges | None,
-    *,
-    results: str | Path | None,
-    progress: bool,
-) -> dict[str, dict[str, list[float]]]:
-    """The metrics of generated texts: way -> metric -> value of each item."""
-    if task.measure is None:
-        return {name: {} for name in texts.by_way}
-    judged = str(results) + ".judged" if results is not None and judges is not None else None
-    jobs = [(name, i) for name in texts.by_way for i in range(len(block.items))]
-
-    def run() -> dict[str, str]:
-        return {**block.facts, "texts": _digest(texts.by_way), "judges": repr(judges and judges.names)}
-
-    def is_result(number: int, found: Any) -> bool:
-        return (
-            0 <= number < len(jobs)
-            and isinstance(found, dict)
-            and all(isinstance(found.get(name), (int, float)) for name in names)
-        )
-
-    names = [metric.name for metric in task.metrics]
-    with ResultsFile.open(judged, run, is_result) as kept:
-        for number, (name, i) in enumerate(
-            tqdm(jobs, unit="answer", disable=None if progress and judges is not None else True)
-        ):
-            if number not in kept.items:
-                by = () if judges is None else (judges.truth, judges.info)
-                kept.add(number, task.measure(block.items[i], texts.by_way[name][i], *by))
-        measured = {job: kept.items[number] for number, job in enumerate(jobs)}
-    return {
-        name: {metric: [measured[name, i][metric] for i in range(len(block.items))] for metric in names}
-        for name in texts.by_way
-    }
-
-
-def _digest(texts: Mapping[str, Sequence[str]]) -> str:
-    """SHA-256 of texts by way."""
-    return hashlib.sha256(repr({name: list(of_way) for name, of_way in texts.items()}).encode()).hexdigest()
 
 
 def _write_answers(folder: Path, sample: Sample, texts: Texts, name: str) -> list[str]:

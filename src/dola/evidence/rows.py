@@ -36,7 +36,7 @@ def rows_by_name(ways: str, usual: Mapping[str, Any]) -> str | list[Way]:
 def chosen_rows(
     ways: str | Path | Sequence[Way], own: MethodConfig, usual: Mapping[str, Any], seed: int
 ) -> tuple[list[Way], bool]:
-    """Further rows, and whether the standard ones are there too.
+    """The chosen rows, and whether the standard ones are included too.
 
     Args:
         ways: The name of a set, a file, or the rows themselves.
@@ -57,15 +57,15 @@ def chosen_rows(
 
 
 def decoded_rows(rows: Sequence[Way], ways: str | Path | Sequence[Way]) -> list[Way]:
-    """The rows that a task can decode with: controls of likelihoods are left out of a set.
+    """The rows that a task can decode with. Controls that only score given texts are dropped from a set.
 
     Raises:
-        UsageError: The user's own rows have such a control.
+        UsageError: The user's own rows contain such a control.
     """
     controls = [way for way in rows if way.recipe is not None and way.recipe.premature != "divergent"]
     if controls and ways not in SETS:
         raise UsageError(
-            f"The row {controls[0].name!r} is a control of likelihoods, and this task generates text.",
+            f"The row {controls[0].name!r} is a control that only scores given texts, and this task generates text.",
             hint="leave it out of --ways, or evaluate a multiple-choice task",
         )
     return [way for way in rows if way not in controls]

@@ -1,43 +1,33 @@
-"""`dola.tune`: finds layers, divergence and readout for a model and a task, judged on held-out items, or recommends none.
+"""`dola.tune`: finds the settings that suit a model and a task, judged on held-out items, or recommends none.
 
 Multiple-choice tasks: all candidates are scored in one pass, and the best on some folds is judged on the rest, as in the
 paper's two-fold validation. Tasks that generate: the best on a training subset is judged on the other items. Off is a candidate
-like any other, and the result unless the held-out gain over it is statistically significant.
+like any other, and the result unless the one test at the end, of the choice against off, says that the choice is better.
 """
 
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from dola.errors import ConfigError, InputError
-from dola.evidence.choice import held_out, measure, score_items
-from dola.evidence.generation import generate_texts
+from dola.evidence.candidates import (
+    OFF,
+    Space,
+    choice_candidates,
+    generation_candidates,
+    settings_for_file,
+    to_decode_with,
+)
+from dola.evidence.chosen import by_folds, by_subset
 from dola.evidence.statistics import Comparison, compare, describe
-from dola.evidence.ways import Way, static_layers, static_name
+from dola.evidence.verdict import SMALLEST, Finding, Verdict, judge
 from dola.files.json_text import dumps
-from dola.methods.config import DoLaConfig
-from dola.methods.names import DIVERGENCES
-from dola.model.anatomy import Anatomy
-from dola.scoring.recipe import Recipe
+from dola.methods.config import MethodConfig
 from dola.tasks import TASKS, ChoiceTask, GenerationTask, Task
-
-OFF = "off"
-
-GRID: list[dict[str, Any]] = [
-    *({"divergence": divergence, "final_norm": normed} for divergence in DIVERGENCES for normed in (True, False)),
-    *({"strength": strength} for strength in (0.25, 0.5)),
-    *({"strength": strength, "scores": "distribution"} for strength in (0.25, 0.5, 1.0)),
-]
-"""The settings that multiple-choice tasks try with all layers."""
-
-Candidates = dict[str, DoLaConfig | None]
-"""Settings by name, None for off."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +37,14 @@ class Tuning:
     Attributes:
         task: Name of the task.
         metric: The maximized metric.
-        config: The recommended configuration; None means without DoLa.
+        config: The recommended configuration, of any method; None means plain decoding.
         settings: The same in the form of the file that `save` writes.
         best: Name of the best candidate on all items used for choosing.
         chosen: The candidates that were judged on the held-out items: for each fold the best on the other folds; only one for
             tasks that generate.
         baseline: What they are compared with: off, or off with the repetition penalty if that is better.
         gain: The chosen candidates compared with the baseline, on held-out items.
+        finding: The verdict on the same. It is the only test; the choice is recommended if it says "better".
         candidates: Mean of the metric by candidate, over the items used for choosing.
         items: Number of items.
         seed: Seed of folds, subsets and intervals.
@@ -62,12 +53,13 @@ class Tuning:
 
     task: str
     metric: str
-    config: DoLaConfig | None
+    config: MethodConfig | None
     settings: dict[str, Any]
     best: str
     chosen: list[str]
     baseline: str
     gain: Comparison
+    finding: Finding
     candidates: dict[str, float]
     items: int
     seed: int
@@ -75,18 +67,25 @@ class Tuning:
 
     @property
     def sentence(self) -> str:
-        """A sentence on the held-out gain, and the recommendation."""
+        """The held-out gain, the verdict on it, and the recommendation."""
         chosen = " / ".join(dict.fromkeys(self.chosen))
         gain = describe(self.gain, f"{self.metric}, held out", method=chosen, baseline=self.baseline)
-        return f"{gain} So: {OFF if self.config is None else self.best}."
+        tested = any(not name.startswith(OFF) for name in self.chosen)
+        verdict = self.finding.sentence("Verdict") if tested else "Nothing was better than off where it was chosen."
+        return f"{gain} {verdict} So: {OFF if self.config is None else self.best}."
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a settings file for the command's `--config` and `DoLaConfig.from_file`."""
+        """Write a settings file for the command's `--config`, and for `dola.methods.registry.read_config`."""
         Path(path).write_text(dumps(self.settings) + "\n", encoding="utf-8")
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain dicts, lists and numbers."""
-        return asdict(self) | {"config": self.config and self.config.as_dict(), "sentence": self.sentence}
+        finding = asdict(self.finding) | {"verdict": self.finding.verdict.value}
+        return asdict(self) | {
+            "config": self.config and self.config.as_dict(),
+            "finding": finding,
+            "sentence": self.sentence,
+        }
 
 
 def tune(
@@ -99,8 +98,13 @@ def tune(
     folds: int = 2,
     train: int | None = None,
     static: Sequence[int] = (),
+    methods: Sequence[str] = ("dola",),
+    strengths: Sequence[float] | None = None,
+    thresholds: Sequence[float] = (),
+    lens: str | os.PathLike[str] | None = None,
     relative_top: float | None = None,
     repetition_penalty: float | None = None,
+    smallest: float = SMALLEST,
     batch_size: int = 8,
     seed: int = 0,
     results: str | os.PathLike[str] | None = None,
@@ -122,10 +126,16 @@ def tune(
         train: Number of items to choose on, for tasks that generate; by default half of them.
         static: Single layers to try in tasks that generate, where each candidate is a separate run. Multiple-choice tasks
             always try the candidates of both buckets.
+        methods: The methods to try. Methods other than DoLa are tried with their defaults and their authors' presets.
+        strengths: DoLa's strengths to try beside 1. By default 0.25 and 0.5 for multiple choice, and none for tasks that
+            generate.
+        thresholds: Plausibility thresholds to try, in place of `relative_top`.
+        lens: A lens to try: with it and without it.
         relative_top: The plausibility threshold of all candidates. By default scoring uses the paper's for the task, and
             `Tuning.config` DoLaConfig's: a threshold of 0, as for TruthfulQA's given answers, does not suit decoding.
         repetition_penalty: Repetition penalty of generated text; by default that of the paper's run. Off is tried with and
             without it.
+        smallest: The difference that matters, for the verdict: 0.02 is 2 points.
         batch_size: Prompts at a time, for generated text.
         seed: Seed of folds, subsets and intervals.
         results: A file that stores results. If it exists, the run resumes from it.
@@ -158,175 +168,40 @@ def tune(
     metric = names[0] if metric is None else metric
     if metric not in names:
         raise ConfigError(f"{metric!r} is not a metric of {task.name}. Metrics: {', '.join(names)}.", hint=f"use {names[0]}")
-    asked = {} if relative_top is None else {"relative_top": relative_top}
-    fixed = {**task.paper.settings, **asked}
+    if thresholds and relative_top is not None:
+        raise ConfigError("relative_top and thresholds were both given.", hint="give one of them")
+    space = Space(tuple(methods), strengths, tuple(thresholds), None if lens is None else os.fspath(lens))
+    fixed = {**task.paper.settings, **({} if relative_top is None else {"relative_top": relative_top})}
+    asked = () if relative_top is None and not thresholds else ("relative_top",)
     with_dola = task.paper.repetition_penalty if repetition_penalty is None else repetition_penalty
     run: dict[str, Any] = {"results": results, "facts": facts, "progress": progress}
     if isinstance(task, ChoiceTask):
-        candidates = choice_candidates(model, **fixed)
-        judged = _by_folds(model, tokenizer, task, items, candidates, metric, folds=folds, seed=seed, run=run)
+        candidates = choice_candidates(model, space, **fixed)
+        judged = by_folds(model, tokenizer, task, items, candidates, metric, folds=folds, seed=seed, run=run)
     else:
-        candidates = generation_candidates(static, **fixed)
+        candidates = generation_candidates(static, space, **fixed)
         run |= {"batch_size": batch_size, "seed": seed}
-        judged = _by_subset(model, tokenizer, task, items, candidates, metric, with_dola, train=train, run=run)
+        judged = by_subset(model, tokenizer, task, items, candidates, metric, with_dola, train=train, run=run)
     binary = next(each.binary for each in task.metrics if each.name == metric)
     gain = compare(judged.off, judged.chosen_values, binary=binary, seed=seed)
+    finding = judge(judged.off, {OFF: judged.chosen_values}, smallest=smallest, groups=judged.groups, seed=seed)[OFF]
     best = max(judged.means, key=lambda name: judged.means[name])
-    config = candidates.get(best) if gain.significant and gain.difference > 0 else None
+    config = candidates.get(best) if finding.verdict is Verdict.BETTER else None
     penalty = None
     if isinstance(task, GenerationTask):
         penalty = with_dola if config is not None or judged.baseline != OFF else 1.0
     return Tuning(
         task=task.name,
         metric=metric,
-        config=None if config is None else _to_decode_with(config, asked),
-        settings=_settings(config, asked, penalty),
+        config=None if config is None else to_decode_with(config, asked),
+        settings=settings_for_file(config, asked, penalty),
         best=best,
         chosen=judged.chosen,
         baseline=judged.baseline,
         gain=gain,
+        finding=finding,
         candidates=judged.means,
         items=len(items),
         seed=seed,
         truncated=judged.truncated,
     )
-
-
-def choice_candidates(model: Any, **fixed: Any) -> Candidates:
-    """Off; low, high, and each single layer of both; each with the settings of GRID that differ.
-
-    Args:
-        model: The model.
-        **fixed: Settings of all candidates.
-    """
-    anatomy = Anatomy.of(model)
-    found: Candidates = {OFF: None}
-    static = [[layer] for layer in static_layers(anatomy.num_layers, tied=anatomy.tied)]
-    tried: list[str | Sequence[int]] = ["low", "high", *static]
-    for layers in tried:
-        for settings in GRID:
-            config = DoLaConfig(layers, **fixed, **settings)
-            # Any divergence chooses a single layer; with the reference's, the bare head also skips a logit transform.
-            another = config.divergence == "jsd" or (config.raw_head and anatomy.logit_transform is not None)
-            if isinstance(layers, str) or another:
-                found[_name(config)] = config
-    return found
-
-
-def generation_candidates(static: Sequence[int], **fixed: Any) -> Candidates:
-    """Off, low, high, and these single layers; for `fixed` see `choice_candidates`."""
-    tried: list[str | Sequence[int]] = ["low", "high", *([layer] for layer in static)]
-    configs = [DoLaConfig(layers, **fixed) for layers in tried]
-    return {OFF: None, **{_name(config): config for config in configs}}
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """Means by candidate over the items used for choosing, and values of off and of the choice on held-out items."""
-
-    means: dict[str, float]
-    chosen: list[str]
-    baseline: str
-    off: list[float]
-    chosen_values: list[float]
-    truncated: int
-
-
-def _by_folds(
-    model: Any,
-    tokenizer: Any,
-    task: ChoiceTask,
-    items: Sequence[Any],
-    candidates: Candidates,
-    metric: str,
-    *,
-    folds: int,
-    seed: int,
-    run: Mapping[str, Any],
-) -> _Judged:
-    if not 2 <= folds <= len(items):
-        raise InputError(
-            f"{len(items)} items cannot be split into {folds} folds. Allowed: 2 to {len(items)}.",
-            hint="use 2, as the paper does",
-        )
-    recipes = {name: Recipe(config) for name, config in candidates.items()}
-    scores = score_items(model, tokenizer, items, recipes, **run)
-    values = {name: measure(task, items, scores, name) for name in candidates}
-    judged, chosen = held_out(values, [metric], len(items), seed=seed, k=folds)
-    return _Judged(
-        means={name: fmean(of[metric]) for name, of in values.items()},
-        chosen=chosen[metric],
-        baseline=OFF,
-        off=values[OFF][metric],
-        chosen_values=judged[metric],
-        truncated=len(scores.truncated),
-    )
-
-
-def _by_subset(
-    model: Any,
-    tokenizer: Any,
-    task: GenerationTask,
-    items: Sequence[Any],
-    candidates: Candidates,
-    metric: str,
-    penalty: float,
-    *,
-    train: int | None,
-    run: Mapping[str, Any],
-) -> _Judged:
-    train = len(items) // 2 if train is None else train
-    if not 1 <= train < len(items):
-        raise InputError(
-            f"Choosing on {train} of {len(items)} items is not possible. Allowed: 1 to {len(items) - 1}; the rest is held out.",
-            hint="omit it for half of them",
-        )
-    drawn = set(random.Random(run["seed"]).sample(range(len(items)), train))
-    choosing = [item for i, item in enumerate(items) if i in drawn]
-    rest = [item for i, item in enumerate(items) if i not in drawn]
-    ways = {name: Way(name, name, Recipe(config), penalty if config else 1.0) for name, config in candidates.items()}
-    if penalty != 1.0:
-        name = f"{OFF}, penalty {penalty:g}"
-        ways[name] = Way(name, name, Recipe(None), penalty)
-
-    def values(which: Sequence[Any], names: Sequence[str], file: Any) -> tuple[dict[str, list[float]], int]:
-        assert task.measure is not None
-        texts = generate_texts(
-            model, tokenizer, which, [ways[name] for name in names], task.generation, **{**run, "results": file}
-        )
-        measured = {
-            name: [task.measure(item, text)[metric] for item, text in zip(which, texts.by_way[name], strict=True)]
-            for name in names
-        }
-        return measured, len(texts.truncated)
-
-    first, cut = values(choosing, list(ways), run["results"])
-    means = {name: fmean(of) for name, of in first.items()}
-    off = max((name for name in ways if candidates.get(name) is None), key=lambda name: means[name])
-    best = max(means, key=lambda name: means[name])
-    second, cut_behind = values(rest, list(dict.fromkeys([off, best])), run["results"] and f"{run['results']}.held-out")
-    return _Judged(means, [best], off, second[off], second[best], cut + cut_behind)
-
-
-def _name(config: DoLaConfig) -> str:
-    """A candidate's name: its layers and unusual settings, without those that all candidates share."""
-    layers = config.layers if isinstance(config.layers, str) else static_name(config.layers[0])
-    others = [each for each in DoLaConfig.options() if not each.facts.by_task]
-    given = [(each, getattr(config, each.name)) for each in others]
-    return ", ".join([layers, *(each.words(value) for each, value in given if value != each.default)])
-
-
-def _to_decode_with(config: DoLaConfig, asked: Mapping[str, Any]) -> DoLaConfig:
-    """The chosen configuration, with the usual values of settings that only the scoring took from the task."""
-    usual = {each.name: each.default for each in DoLaConfig.options() if each.facts.by_task}
-    return replace(config, **{**usual, **asked})
-
-
-def _settings(config: DoLaConfig | None, asked: Mapping[str, Any], penalty: float | None) -> dict[str, Any]:
-    """The settings by the names of the command's options, with the penalty of the judged texts, if any."""
-    judged = {} if penalty is None else {"repetition-penalty": penalty}
-    if config is None:
-        return {"layers": OFF, **judged}
-    names = [each.name for each in DoLaConfig.options() if not each.facts.by_task or each.name in asked]
-    found = {name.replace("_", "-"): getattr(config, name) for name in ("layers", *names)}
-    return {name: value for name, value in found.items() if value is not None} | judged

@@ -25,6 +25,7 @@ from dola.decoding.as_asked import blamed, own_config, refuse, say
 from dola.decoding.attach import as_config
 from dola.errors import ConfigError, ModelFileError
 from dola.integrations.lm_eval_text import CheckedBatches
+from dola.integrations.shared_scores import SharedScores
 from dola.loading.checked import load_weights
 from dola.loading.embedded import EMBEDDED
 from dola.loading.load_errors import in_our_words
@@ -36,7 +37,6 @@ from dola.methods.registry import config_class, config_of, settings_of, with_set
 from dola.model.anatomy import Anatomy
 from dola.model.generation_fields import HARNESS, own_layers, review, shown, switched_off
 from dola.scoring.recipe import Recipe
-from dola.scoring.score import score
 
 logger = logging.getLogger("dola")
 
@@ -95,10 +95,11 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
         if layers is None and method == DoLaConfig.method:
             self.dola_config = self._with_own_layers()
         self._recipe = Recipe(self.dola_config, softmax=NORMALISATIONS[normalisation])
+        self._shared: SharedScores | None = None
 
-    def use(self, recipe: Recipe) -> None:
-        """Score and generate with another recipe from now on."""
-        self.dola_config, self._recipe = recipe.dola, recipe
+    def use(self, recipe: Recipe, shared: SharedScores | None = None) -> None:
+        """Score and generate with another recipe from now on, with likelihoods from a pass that rows share."""
+        self.dola_config, self._recipe, self._shared = recipe.dola, recipe, shared
 
     def _with_own_layers(self) -> MethodConfig | None:
         """The configuration with the layers of the model's generation config, if it names some."""
@@ -150,10 +151,11 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
             places.setdefault(tuple(context[-max(room, 1) :]), []).append(i)
         continuations = [[requests[i][2] for i in of_context] for of_context in places.values()]
         progress = not disable_tqdm and self.rank == 0
-        scores = score(self.model, None, list(places), continuations, {"it": self._recipe}, progress=progress)
+        shared = self._shared or SharedScores()
+        values, greedy = shared.scores(self.model, list(places), continuations, self._recipe, progress=progress)
         found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        for of_context, values, greedy in zip(places.values(), scores.values["it"], scores.greedy["it"], strict=True):
-            for i, value, is_greedy in zip(of_context, values, greedy, strict=True):
+        for of_context, scores, are_greedy in zip(places.values(), values, greedy, strict=True):
+            for i, value, is_greedy in zip(of_context, scores, are_greedy, strict=True):
                 found[i] = value, is_greedy
         for (texts, _, _), answer in zip(requests, found, strict=True):
             if texts is not None:  # it is None for rolling likelihoods

@@ -1,7 +1,8 @@
 """`dola eval lm-eval:TASK`: any task of lm-evaluation-harness, all rows on one loaded model, with verdicts.
 
-The harness asks the questions and computes the metrics. The values of each item are compared across the rows, with the same
-statistics as for dola's own tasks. Metrics that are not a mean over items are listed without a verdict.
+The harness asks the questions and computes the metrics. Likelihoods of all rows come from one pass (`SharedScores`). The values
+of each item are compared across the rows, with the same statistics as for dola's own tasks. Metrics that are not a mean over
+items are listed without a verdict.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dola.evidence.sample import Sample, draw
 from dola.evidence.verdict import SMALLEST
 from dola.evidence.ways import Way, generation_ways, harness_choice_ways
 from dola.integrations.lm_eval import DolaLM
+from dola.integrations.shared_scores import SharedScores
 from dola.methods.config import MethodConfig
 from dola.methods.names import RECOMMENDED_PENALTY
 from dola.scoring.recipe import Recipe
@@ -77,7 +79,8 @@ def evaluate_harness(
         listed = generation_ways(own, repetition_penalty, more=more, standard=standard)
     else:
         listed = harness_choice_ways(own, seed=seed, more=more, standard=standard)
-    found = {way.name: _run(model, tokenizer, way, task, drawn, manager, batch_size, seed) for way in listed}
+    shared = SharedScores([way.recipe or Recipe(None) for way in listed])
+    found = {way.name: _run(model, tokenizer, way, shared, task, drawn, manager, batch_size, seed) for way in listed}
     metrics = _mean_metrics(loaded, found)
     values: Values = {row: {metric.name: of[metric.name] for metric in metrics} for row, (of, _) in found.items()}
     sample = Sample(_as_task(task, metrics), [QuestionItem(str(i), "", "") for i in drawn], [], total, seed)
@@ -101,12 +104,20 @@ def _load(manager: TaskManager, name: str) -> Any:
 
 
 def _run(
-    model: Any, tokenizer: Any, way: Way, task: str, drawn: Sequence[int], manager: TaskManager, batch_size: int, seed: int
+    model: Any,
+    tokenizer: Any,
+    way: Way,
+    shared: SharedScores,
+    task: str,
+    drawn: Sequence[int],
+    manager: TaskManager,
+    batch_size: int,
+    seed: int,
 ) -> tuple[dict[str, list[float]], Mapping[str, Any]]:
     """The values of each item by metric, and the harness's own result for each metric."""
     recipe = way.recipe or Recipe(None)
     lm = DolaLM(model, layers="off", tokenizer=tokenizer, batch_size=batch_size)
-    lm.use(recipe)
+    lm.use(recipe, shared)
     penalty = {} if way.repetition_penalty == 1.0 else {"gen_kwargs": {"repetition_penalty": way.repetition_penalty}}
     try:
         results = simple_evaluate(

@@ -22,11 +22,22 @@ if TYPE_CHECKING:
     from dola.methods.config_confident import ConfidentConfig
 
 
+FIRST = 4
+"""Number of layers that are read along with the mature row. Most walks end within them."""
+
+
 class Confident(Method):
     """Scores: the logits of the layer where the walk ends."""
 
     reads_all = False
     config: ConfidentConfig
+
+    def first_reads(self, layers: tuple[int, ...]) -> Tensor:
+        """The highest layers, where every walk begins."""
+        if self.config.probability < 1:
+            return super().first_reads(layers)
+        downwards = sorted(range(len(layers) - 1), key=lambda k: layers[k], reverse=True)
+        return torch.eye(len(layers) - 1)[downwards[:FIRST]]
 
     def scores(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE, *, lazy: bool = False) -> Tensor:
         """See `Method.scores`."""

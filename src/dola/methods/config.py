@@ -52,9 +52,9 @@ class MethodConfig:
         chooses: Whether the scores are the unchanged logits of one layer. Evaluations then use a random layer as a control.
         layers: The candidate layers, see `layers.candidate_layers`.
         final_norm: Whether candidates pass the model's final norm before the head.
-        lazy: Whether rows that no layer can change may be left unread where only tokens are asked for.
-        lens: A lens through which candidates are read in place of the final norm: a file of `dola lens fit`, or a hub id, with
-            or without "@revision". A path or a loaded `Lens` may be given as well; the field holds its name. See docs/lens.md.
+        lazy: Whether a call that returns only tokens may skip rows that no layer can change.
+        lens: A lens that replaces the final norm when candidates are read: a file from `dola lens fit`, or a hub id with or
+            without "@revision". A path or a loaded `Lens` is accepted too; the field stores its name. See docs/lens.md.
     """
 
     method: ClassVar[str]
@@ -267,6 +267,10 @@ class DoLaConfig(MethodConfig):
         name = f"The file {str(path)!r}"
         given = read_object(path, name=name, example=_FILE)
         given = {key: value for key, value in given.items() if key.replace("-", "_") != "repetition_penalty"}
+        if (method := given.pop("method", cls.method)) != cls.method:
+            raise ConfigError(
+                f"{name} holds settings of the method {method!r}, not of DoLa.", hint="dola.methods.registry.read_config(path)"
+            )
         allowed = [field.name for field in fields(cls)]
         for key in given:
             if key.replace("-", "_") not in allowed:

@@ -30,6 +30,10 @@ class DeLTa(Method):
     reads_all = False
     config: DeLTaConfig
 
+    def first_reads(self, layers: tuple[int, ...]) -> Tensor:
+        """The candidates' part of the line, as one combined state."""
+        return line_weights(layers, self.config.beyond)[None, :-1].float()
+
     def scores(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE, *, lazy: bool = False) -> Tensor:
         """See `Method.scores`."""
         logits = wide(mature, copy=True)

@@ -87,8 +87,7 @@ class Method(ABC):
 
     Attributes:
         config: The settings.
-        reads_all: Whether each undecided row reads all its candidates. If so, reading them along with the mature row may be
-            faster.
+        reads_all: Whether each undecided row reads all its candidates.
         divergence: The divergence that traces show for each layer.
         selects: Whether the scores depend only on the candidate that diverges most. They then equal the scores that this
             candidate gives when it is the only one.
@@ -100,6 +99,17 @@ class Method(ABC):
 
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
+
+    def first_reads(self, layers: tuple[int, ...]) -> Tensor:
+        """What nearly every row reads: weighted sums of the candidates, [m, K]. A row of the identity is a single candidate.
+
+        One product can read these along with the mature row. By default all candidates, or none if `reads_all` is False.
+
+        Args:
+            layers: As `Candidates.layers`.
+        """
+        candidates = len(layers) - 1
+        return torch.eye(candidates)[: candidates if self.reads_all else 0]
 
     @abstractmethod
     def scores(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE, *, lazy: bool = False) -> Tensor:

@@ -9,12 +9,15 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from dola.errors import ConfigError
+from dola.files.json_text import loads
+from dola.files.settings_file import read_object
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.config_confident import ConfidentConfig
 from dola.methods.config_delta import DeLTaConfig
@@ -135,6 +138,32 @@ def config_of(settings: Mapping[str, Any], *, where: str = "") -> MethodConfig:
     if "layers" in given:
         given["layers"] = parse(given["layers"])
     return kind(**given)
+
+
+def read_config(path: str | os.PathLike[str]) -> MethodConfig | None:
+    """Read the settings of any method from a JSON file that `dola tune --output` writes; None if the file says off.
+
+    "set" holds further settings of the method, each as "name=value" as for the command's `--set`. A `repetition-penalty` is
+    ignored: it is an argument of generation, not a setting of a method.
+
+    Raises:
+        ConfigError: The file cannot be read, a key is not a setting of the method, or a value is not allowed.
+    """
+    name = f"The file {str(path)!r}"
+    given = {key.replace("-", "_"): value for key, value in read_object(path, name=name, example='{"method": "dola"}').items()}
+    given.pop("repetition_penalty", None)
+    if given.get("layers") == "off":
+        return None
+    more = given.pop("set", [])
+    for each in more if isinstance(more, list) else [more]:
+        key, equals, text = str(each).partition("=")
+        if not equals:
+            raise ConfigError(f"{name}: {each!r} in 'set' is not a name and a value.", hint='"set": ["rate=2"]')
+        try:
+            given[key.strip()] = loads(text)
+        except ValueError:
+            given[key.strip()] = text
+    return config_of(given, where=name)
 
 
 def with_settings(config: MethodConfig, **changes: Any) -> MethodConfig:

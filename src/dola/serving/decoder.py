@@ -124,7 +124,7 @@ class Decoder:
             self._batch.held = rows, held.float()
 
     def check_lens(self, name: str, *, dtype: torch.dtype, quantized: bool) -> None:
-        """Compare the lens with the weights: once they are loaded, and before the engine packs them.
+        """Compare the lens with the weights. Call this once they are loaded, before the engine packs them.
 
         Raises:
             LensError: The lens belongs to another model.
@@ -133,7 +133,7 @@ class Decoder:
             check_statistics(self._lens, name, self._model.statistics(), dtype=dtype, quantized=quantized)
 
     def _read_through(self, config: MethodConfig, layers: tuple[int, ...], like: Tensor) -> Maps | None:
-        """The lens on these layers, on the device and in the dtype of their states."""
+        """The lens for these layers, on the device and in the dtype of their states."""
         if self._lens is None or config.lens is None:
             return None
         if self._maps is None:

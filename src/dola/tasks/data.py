@@ -22,6 +22,7 @@ from dola.files.text_file import decoded
 from dola.installed.hints import install_line
 from dola.tasks.lists import all_texts, exported_list
 
+HUB = "hf:"
 SUFFIXES = (*TABLE_SUFFIXES, *JSON_SUFFIXES)
 
 
@@ -33,12 +34,20 @@ class HubDataset:
     config: str | None = None
     split: str = "test"
 
+    @classmethod
+    def named(cls, text: str) -> HubDataset:
+        """The data set of "ID", "ID:SPLIT" or "ID:CONFIG:SPLIT"."""
+        name, *more = text.split(":")
+        if not name or len(more) > 2 or not all(more):
+            raise DataError(f"{text!r} does not name a hub data set.", hint="hf:owner/name, hf:owner/name:CONFIG:SPLIT")
+        return cls(name, more[0] if len(more) == 2 else None, more[-1] if more else "test")
+
     def __str__(self) -> str:
         return ":".join(part for part in (self.id, self.config, self.split) if part)
 
 
 Source: TypeAlias = str | os.PathLike[str] | HubDataset
-"""A path, a hub id ("owner/name", the split "test"), or a hub id with config and split."""
+"""A path, a hub id ("owner/name" or "hf:owner/name", the split "test"), or one with config and split ("hf:ID:CONFIG:SPLIT")."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +172,8 @@ def _as_hub(source: Source) -> HubDataset | None:
     if isinstance(source, HubDataset):
         return source
     name = str(source)
+    if name.startswith(HUB):
+        return HubDataset.named(name.removeprefix(HUB))
     is_file = name == "-" or Path(name).exists() or name.endswith(SUFFIXES) or name.startswith((".", "/", "~"))
     return HubDataset(name) if not is_file and isinstance(source, str) and name.count("/") == 1 else None
 
@@ -223,7 +234,7 @@ def _from_hub(hub: HubDataset) -> tuple[str, str, list[dict[str, Any]]]:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
             f"The hub data set {hub} cannot be read: {line}",
-            hint="check its id, config and split on huggingface.co/datasets, or give a file",
+            hint=f"name its config and split as on huggingface.co/datasets: {HUB}{hub.id}:CONFIG:SPLIT; or give a file",
         ) from error
     return str(hub), _digest(rows), rows
 

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import urllib.error
-import urllib.request
-from http.client import HTTPException
 from typing import Any, Protocol
 
-from dola.errors import InputError, JudgeError
-from dola.files.json_text import loads
+from dola.errors import JudgeError
+from dola.tasks.endpoint import Answer, Endpoint
 from dola.text.encoding import Encoder
 
 TRUTH_PROMPT = "Q: {question}\nA: {answer}\nTrue:"
 INFO_PROMPT = "Q: {question}\nA: {answer}\nHelpful:"
+
+WITHOUT_CHAT = (400, 404, 405, 501)
+"""Statuses of servers without an interface for chats, or whose model has no chat template."""
+FEW, MANY = 16, 4096
+"""New tokens for a word, and for a word after thoughts that the server keeps to itself."""
 
 
 class Judge(Protocol):
@@ -32,6 +33,13 @@ class Judge(Protocol):
 
         Raises:
             JudgeError: The judge did not reply, or replied with neither of the two.
+        """
+
+    def reply(self, prompt: str) -> str:
+        """The text that follows the prompt, or answers it: "yes" or "no" from a judge that did as it was asked.
+
+        Raises:
+            JudgeError: The judge did not reply.
         """
 
 
@@ -63,11 +71,16 @@ class ModelJudge:
             logits = self.model(input_ids=torch.tensor([yes[:position]], device=self.model.device)).logits[0, -1]
         return float(logits[[yes[position], no[position]]].double().softmax(dim=-1)[0])
 
+    def reply(self, prompt: str) -> str:
+        """See `Judge`. The likelier of "yes" and "no": small models often write something else, but have a preference."""
+        return "yes" if self.probability_of_yes(prompt) >= 0.5 else "no"
+
 
 class EndpointJudge:
-    """A server with OpenAI's completions interface (`/completions` with `logprobs`), such as vLLM's or llama.cpp's.
+    """A server with OpenAI's interface for completions or chats, such as vLLM's or llama.cpp's.
 
-    The probability is normalized over the two answers, among the five likeliest tokens that the server reports.
+    A probability comes from `/completions` with `logprobs`: it is normalized over the two answers, among the five likeliest
+    tokens that the server reports. A reply comes from `/chat/completions`, or from `/completions` where the server has no chat.
 
     Args:
         model: Name of the model on the server.
@@ -80,17 +93,10 @@ class EndpointJudge:
     """
 
     def __init__(self, model: str, base_url: str, *, api_key: str | None = None, timeout: float = 60.0) -> None:
-        if not base_url.startswith(("http://", "https://")):
-            raise InputError(f"{base_url!r} is not a web address.", hint="use one such as http://localhost:8000/v1")
         self.model = model
-        self.url = base_url.rstrip("/") + "/completions"
-        self.api_key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()  # key files end in a line feed
-        if not self.api_key.isprintable() or not self.api_key.isascii():
-            raise InputError(
-                "The judge's key has characters that are not allowed in an HTTP header.",
-                hint="check api_key, or OPENAI_API_KEY",
-            )
-        self.timeout = timeout
+        self.endpoint = Endpoint(base_url, api_key=api_key, timeout=timeout)
+        self._chats: bool | None = None  # not known yet
+        self._length: dict[str, int | float] = {"max_tokens": FEW, "temperature": 0}
 
     def probability_of_yes(self, prompt: str) -> float:
         """See `Judge`. Sends one request, with temperature 0 and one new token."""
@@ -106,10 +112,31 @@ class EndpointJudge:
             )
         return yes / (yes + no)
 
+    def reply(self, prompt: str) -> str:
+        """See `Judge`. Sends one request with a message; or a text to continue, to a server that has refused messages."""
+        if self._chats is not False:
+            found = self._replied("/chat/completions", {"messages": [{"role": "user", "content": prompt}]})
+            if self._chats or found.status not in WITHOUT_CHAT:
+                self._chats = True
+                return _text(found)
+        continued = self._replied("/completions", {"prompt": prompt, "stop": ["\n"]})
+        if self._chats is None and continued.status != 200:
+            return _text(found)  # which raises: what the first of the two said helps more
+        self._chats = False
+        return _text(continued)
+
+    def _replied(self, path: str, asked: dict[str, Any]) -> Answer:
+        found = self.endpoint.ask(path, {"model": self.model, **self._length, **asked}, patient=True)
+        if found.status == 400 and b"max_completion_tokens" in found.content and "max_tokens" in self._length:
+            self._length = {"max_completion_tokens": MANY}  # a model that thinks first, and chooses its own temperature
+            return self._replied(path, asked)
+        return found
+
     def _likeliest_tokens(self, prompt: str) -> dict[str, float]:
         """The first new token's likeliest values, with their log-probabilities."""
         body = {"model": self.model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 5}
-        answer = self._post(body)
+        answered = self.endpoint.ask("/completions", body)
+        answer = answered.json()
         try:
             found = {str(token): float(value) for token, value in answer["choices"][0]["logprobs"]["top_logprobs"][0].items()}
             if not all(value < 1e-3 for value in found.values()):  # also refuses NaN; a probability of 1 may be rounded
@@ -117,31 +144,26 @@ class EndpointJudge:
             return found
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
             raise JudgeError(
-                f"{self.url} answered without the log-probabilities of tokens: {json.dumps(answer)[:200]}",
+                f"{answered.url} answered without the log-probabilities of tokens: {json.dumps(answer)[:200]}",
                 hint="use a server whose /completions returns logprobs; chat interfaces cannot judge",
             ) from None
 
-    def _post(self, body: dict[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.api_key}"} if self.api_key else {})
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
-        try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                return loads(response.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                said = error.read(200).decode(errors="replace").strip()
-            raise JudgeError(
-                f"{self.url} refused the request with status {error.code}: {said or error.reason}",
-                hint="check the address, the model's name and the key (OPENAI_API_KEY)",
-            ) from None
-        except TimeoutError:
-            raise JudgeError(
-                f"{self.url} did not answer within {self.timeout:g} s.", hint="raise the timeout, or check the server"
-            ) from None
-        except (OSError, HTTPException) as error:  # URLError is an OSError
-            reason = getattr(error, "reason", error)
-            raise JudgeError(
-                f"{self.url} cannot be reached: {reason}", hint="check the address, and that the server runs"
-            ) from None
-        except ValueError:
-            raise JudgeError(f"{self.url} answered with something that is not JSON.", hint="check the address") from None
+
+def _text(found: Answer) -> str:
+    """The text of a chat's or a completion's answer; empty where the server gives none.
+
+    Raises:
+        JudgeError: The request was refused, or the answer has another form.
+    """
+    answer = found.json()
+    try:
+        choice = answer["choices"][0]
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+        if text is not None and not isinstance(text, str):
+            raise TypeError("no text")
+    except (KeyError, IndexError, TypeError):
+        raise JudgeError(
+            f"{found.url} answered without a text: {json.dumps(answer)[:200]}",
+            hint="use a server with OpenAI's interface for chats or completions",
+        ) from None
+    return text or ""

@@ -140,7 +140,10 @@ class BaseTask:
         seen: set[str] = set()
         for item in found:
             if item.id in seen:
-                raise DataError(f"Two items of {self.name} have the id {item.id!r}.", hint="give each file once")
+                raise DataError(
+                    f"Two items of {self.name} have the id {item.id!r}.",
+                    hint="give each file once, and each item an id of its own",
+                )
             seen.add(item.id)
         return found
 
@@ -151,12 +154,13 @@ class ChoiceTask(BaseTask):
 
     Attributes:
         measure: Metric values of one item, by name, from (item, scores, token counts).
-        generates, judged, measured_alone: See GenerationTask.
+        generates, judged, compared, measured_alone: See GenerationTask.
     """
 
     measure: Callable[[ChoiceItem, Sequence[float], Sequence[int]], dict[str, float]]
     generates: ClassVar[bool] = False
     judged: ClassVar[bool] = False
+    compared: ClassVar[bool] = False
     measured_alone: ClassVar[bool] = True
 
     def check_means(self, judge: object, folder: object) -> None:
@@ -172,6 +176,8 @@ class GenerationTask(BaseTask):
         measure: Metric values of one item, by name, from (item, text), or for a `judged` task from (item, text, truth judge,
             info judge). None if another program judges the answers, which are written to files.
         judged: Whether models judge the answers.
+        compared: Whether a judge says which texts mean a right answer (`meaning.JUDGED`); `measure` needs no judge then, and
+            returns the other metrics.
         chat: Whether prompts use the model's chat template, if it has one.
         generates: Whether text is generated.
     """
@@ -180,6 +186,7 @@ class GenerationTask(BaseTask):
     measure: Callable[..., dict[str, float]] | None
     generates: ClassVar[bool] = True
     judged: bool = False
+    compared: bool = False
     chat: bool = False
 
     @property

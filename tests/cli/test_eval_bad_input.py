@@ -1,0 +1,124 @@
+"""Bad input to `dola eval questions.csv`: a clear message and exit 2, never a traceback; what was interrupted continues."""
+
+import io
+import json
+import sys
+
+import pytest
+
+ROWS = [(f"Is {i} even?", "yes" if i % 2 == 0 else "no", "no" if i % 2 == 0 else "yes") for i in range(6)]
+CHOICES = "question,answer,wrong\n" + "".join(f"{','.join(row)}\n" for row in ROWS)
+ANSWERS = "question,answer\n" + "".join(f"{question},{answer}\n" for question, answer, _ in ROWS)
+
+
+@pytest.fixture
+def asked(dola_command, folder, tmp_path):
+    """`dola eval` of a file with this content."""
+
+    def run(content, *options, name="questions.csv"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return dola_command("eval", path, "--model", folder, *options)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("questions.csv", "", "does not contain any rows"),
+        ("questions.csv", "question,answer\n", "does not contain any rows"),
+        ("questions.csv", "\n \n\n", "does not contain any rows"),
+        ("questions.json", "", "does not contain any rows"),
+        ("questions.json", "[]", "does not contain any rows"),
+        ("questions.jsonl", "\n", "does not contain any rows"),
+        ("questions.tsv", "question\tanswer\n", "does not contain any rows"),
+        ("questions.csv", b"\x00\x01\xff\xfe" * 40, "questions.csv"),
+        ("questions.csv", "question,answer\nwhy,\nwho,\n", "The column 'answer' is empty in all 2 rows"),
+        ("questions.csv", "question,answer,id\nwhy,a,7\nwho,b,7\n", "have the id '7'"),
+        ("questions.csv", "question,answer,wrong\nwhy,Paris,Rome|paris.\n", "among the right answers and among the wrong ones"),
+        ("questions.csv", 'question,answer\nwhy,"a\n', "has an unclosed quote"),
+        ("questions.json", '{"question": ["a"], "answer": ["b"]}', "holds one object, not a list of objects"),
+        ("questions.json", '[{"question": "a", "ans', "is not JSON"),
+    ],
+)
+def test_files_that_cannot_be_used(asked, name, content, said):
+    ended = asked(content, name=name)
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err
+    assert "Hint: " in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_column_that_does_not_exist_is_named_with_those_that_do(asked):
+    ended = asked(ANSWERS, "--column", "answer=Antwort")
+    assert ended.code == 2
+    assert "The data have no column 'Antwort'. Columns: 'question', 'answer'." in ended.err
+
+
+def test_empty_standard_input(dola_command, folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    ended = dola_command("eval", "-", "-m", folder)
+    assert ended.code == 2
+    assert "standard input does not contain any rows" in ended.err
+
+
+def test_a_question_that_is_longer_than_the_window_is_cut_and_named(asked):
+    long = "why " * 400
+    ended = asked(f"{CHOICES}{long},yes,no\n", "--json")
+    assert ended.code == 0, ended.err
+    assert any(
+        "1 of 7 contexts were cut on the left" in note and "(items 7)" in note for note in json.loads(ended.out)["notes"]
+    )
+    ended = asked(f"{ANSWERS}{long},yes\n", "--json", "--max-new-tokens", 2)
+    assert ended.code == 0, ended.err
+    assert any("1 of 7 contexts were cut on the left" in note for note in json.loads(ended.out)["notes"])
+
+
+def test_an_answer_that_is_longer_than_the_window_is_refused(asked):
+    ended = asked(f"{CHOICES}why?,{'yes ' * 400},no\n", "--json")
+    assert (ended.code, ended.out) == (2, "")
+    assert "window" in ended.err or "positions" in ended.err
+    ended = asked(ANSWERS, "--max-new-tokens", 100_000)
+    assert (ended.code, ended.out) == (2, "")
+    assert "Hint: " in ended.err
+
+
+@pytest.mark.parametrize(("content", "step"), [(CHOICES, "dola.scoring.results_file.ResultsFile.add"),
+                                              (ANSWERS, "dola.scoring.results_file.ResultsFile.add")])  # fmt: skip
+def test_ctrl_c_says_how_to_continue_and_the_next_run_does(asked, tmp_path, monkeypatch, content, step):
+    from dola.scoring.results_file import ResultsFile
+
+    more = () if content is CHOICES else ("--max-new-tokens", 2)
+    whole = asked(content, "--json", *more).out
+    add, added = ResultsFile.add, []
+
+    def interrupted(self, item, found):
+        if len(added) == 3:
+            raise KeyboardInterrupt
+        added.append(item)
+        add(self, item, found)
+
+    results = tmp_path / "run.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr(step, interrupted)
+        ended = asked(content, "--results", results, *more)
+        assert (ended.code, ended.out) == (130, "")
+        assert f"{results} keeps what is done: re-run the same command to continue" in ended.err
+        added.clear()
+        ended = asked(content, *more)
+        assert ended.code == 130
+        assert "with --results FILE, the next run continues where this one ends" in ended.err
+    kept = len(results.read_text().splitlines())
+    assert kept == 4  # the head, and three results
+    assert asked(content, "--results", results, "--json", *more).out == whole
+    assert len(results.read_text().splitlines()) > kept
+
+
+def test_a_big_file_is_announced_and_only_what_was_drawn_is_asked(asked, monkeypatch):
+    monkeypatch.setattr("dola.cli.own_data.BIG", 1_000_000)
+    content = "question,answer,wrong,note\n" + "".join(f"Is {i} even?,yes,no,{'x' * 200}\n" for i in range(10_000))
+    ended = asked(content, "--limit", 2, "--check")
+    assert ended.code == 0, ended.err
+    assert "questions.csv: 2 MB, which takes a while; --limit draws some" in ended.err
+    assert "2 of 10000 questions" in ended.out
