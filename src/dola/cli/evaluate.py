@@ -51,16 +51,28 @@ SCHEMA = {
     "ways[].implausible": "mean number of tokens of a continuation outside the plausible set, or null",
     "ways[].items": "by metric: the value of each item",
     "ways[].texts": "generated text of each item; empty for tasks that score",
+    "ways[].chosen": "answer that the row chose for each item; empty for tasks that generate",
+    "ways[].mass": "probability of the right answers of each item among all its answers; empty for tasks that generate",
+    "ways[].isolates": "what a control shows by itself: penalty, length, random (layer), none (no contrast), flat or sharp "
+    "(plausible set); else null",
     "versions": "versions of dola, torch, transformers and python",
     "notes": "what a reader must know: contexts that were cut, data that differ from the published ones",
     "files": "written files, for tasks whose answers another program judges",
     "groups": "the group of each item if the data have groups, else null",
     "smallest": "--smallest: the difference in the first metric that matters, as a share",
+    "items[].question": "what is asked, without what all items have in common",
+    "items[].right": "right answers, the best one first; empty where none is known",
+    "items[].wrong": "wrong answers that are scored beside them",
+    "items[].group": "group of the item, or null",
+    "descriptions": "by metric: one line on it",
     "higher_is_better": "whether a higher value of the first metric is better",
     "verdict": "the answer in one sentence",
     "findings": "by row that is proposed for use: its verdict on the first metric (better, worse, no difference, cannot tell), "
     "difference with interval, p-value alone and within the family (Holm), items that would detect `smallest`",
-    "sentences": "the verdicts, how they were made, and what explains them: length, the repetition penalty",
+    "verdicts": "the verdict on each row that is proposed for use, a sentence each",
+    "sentences": "the verdicts, then all sentences of `details`",
+    "details[].title": "title of a section: how to read the report, reasons, what was run",
+    "details[].lines": "its sentences",
 }
 """Fields of `dola eval --json`: one object."""
 
@@ -265,7 +277,7 @@ def _check_chart(chart: Path | None) -> None:
 def _write(report: Report, markdown: Path | None, chart: Path | None) -> None:
     """Write the requested files."""
     if markdown is not None:
-        from dola.evidence.report import markdown as as_markdown
+        from dola.evidence.markdown_page import markdown as as_markdown
 
         markdown.write_text(as_markdown(report), encoding="utf-8")
         note(f"wrote {markdown}")
