@@ -10,6 +10,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from dola import DoLaConfig, Recipe
+from dola.evidence.changed import shortened
+from dola.evidence.chosen import Chosen
 from dola.evidence.items import item_texts
 from dola.evidence.markdown_page import markdown
 from dola.evidence.power import power_line, shown_difference
@@ -178,3 +181,151 @@ def test_json_of_a_report_has_the_words_too():
     assert {section["title"] for section in found["details"]} == {section.title for section in report.details}
     assert found["items"][0] == {"question": "What is 0?", "right": ["Paris"], "wrong": [], "group": None}
     assert set(report.metrics) == set(found["descriptions"]) == {metric.name for metric in TASKS["nq-open"].metrics}
+
+
+# reasons
+
+
+def test_counts_of_length_refusals_empty_answers_and_changes_beside_vanilla_and_its_control():
+    texts = {
+        VANILLA: [" Paris"] * 20 + [" I don't know"] * 10,
+        PENALTY: [" Paris"] * 20 + [""] * 10,
+        "DoLa": [" It is Paris"] * 14 + ["", " I cannot answer that", *[" Rome"] * 4] + [" Paris"] * 4 + [""] * 6,
+    }
+    report = asked(texts)
+    counts = report.counts["DoLa"]
+    assert (counts.better, counts.worse, counts.changed) == (4, 6, 30)
+    assert (counts.empty, counts.refused, counts.formless) == (7, 1, 0)
+    assert (counts.unanswered_better, counts.unanswered_worse) == (4, 2)
+    assert (counts.longer_better, counts.longer_worse) == (0, 1)
+    said = under(report, "Reasons")
+    assert 'Answers of "DoLa" ("vanilla" and "vanilla, penalty 1.2" in parentheses): 1.8 words on average (1.7; 0.7)' in said
+    assert "7 empty (0; 10), 1 decline (10; 0)" in said
+    assert (
+        '"DoLa" changes 30 of 30 answers: 4 for the better, 6 for the worse; in 2 of the worse the new answer is empty' in said
+    )
+    assert "in 4 of the better vanilla's did so" in said
+    assert report.to_json()["counts"]["DoLa"]["refused"] == 1
+
+
+def test_answers_in_which_the_task_finds_no_answer_are_counted():
+    task = TASKS["gsm8k"]
+    items = [QuestionItem(str(i), "", f"What is {i}?", gold=str(i)) for i in range(4)]
+    texts = {VANILLA: [f" The answer is {i}." for i in range(4)], "DoLa": [" It is easy.", " The answer is 1.", "", " Hm."]}
+    values = {
+        name: {
+            metric.name: [task.measure(item, text)[metric.name] for item, text in zip(items, of, strict=True)]
+            for metric in task.metrics
+        }
+        for name, of in texts.items()
+    }
+    ways = [Way(name, name, role=ROLES.get(name, Role.METHOD)) for name in texts]
+    report = make_report(Sample(task, items, [], 4), MODEL, "m", ways, values, settings={}, texts=texts)
+    counts = report.counts["DoLa"]
+    assert (counts.formless, counts.empty, counts.unanswered_worse) == (2, 1, 3)
+    assert "2 without the form asked for (0)" in under(report, "Reasons")
+
+
+def scored(masses, controls=None, count=40):
+    """A report of a scored task with two answers: the probability of the right one by row."""
+    task = TASKS["memotrap"]
+    items = [ChoiceItem(str(i), f"Say {i}", (" short", " a longer ending"), (False, True), best=1) for i in range(count)]
+    values = {name: {m.name: [float(mass > 0.5) for mass in of] for m in task.metrics} for name, of in masses.items()}
+    chosen = {
+        name: Chosen(["a longer ending" if mass > 0.5 else "short" for mass in of], list(of)) for name, of in masses.items()
+    }
+    ways = [
+        Way(name, name, Recipe(DoLaConfig(), premature=controls[name]) if name in (controls or {}) else None,
+            role=Role.CONTROL if name in (controls or {}) else ROLES.get(name, Role.METHOD))
+        for name in masses
+    ]  # fmt: skip
+    return make_report(Sample(task, items, [], count), MODEL, "m", ways, values, settings={}, chosen=chosen)
+
+
+LOST = [0.9] * 10 + [0.2] * 30
+
+
+def test_a_control_that_loses_as_much_explains_a_loss():
+    masses = {VANILLA: [0.9] * 40, "DoLa": LOST, "random layer": LOST[::-1], "flat": [0.9] * 38 + [0.1] * 2}
+    report = scored(masses, {"random layer": "random", "flat": "flat"})
+    said = under(report, "Reasons")
+    assert 'accuracy of "DoLa" less that of controls: "random layer" +0.0' in said
+    assert 'A layer drawn at random explains the difference of "DoLa", as far as these items show: alone it has -75.0' in said
+    assert "Making the plausible set flat explains" not in said
+    assert "was not run" not in said
+    assert {way.name: way.isolates for way in report.ways}["random layer"] == "random"
+
+
+def test_a_control_of_flattening_that_was_not_run_is_named():
+    assert "--ways full adds that control" in under(scored({VANILLA: [0.9] * 40, "DoLa": LOST}), "Reasons")
+    assert "--ways full" not in under(scored({VANILLA: [0.9] * 40, "DoLa": [0.9] * 40}), "Reasons")
+
+
+# groups
+
+
+def grouped(worse):
+    """Three groups of 40 and one of 4; a row that is wrong on so many of the first."""
+    names = [f"g{i // 40}" for i in range(120)] + ["tiny"] * 4
+    draw = random.Random(3)
+    before = [draw.random() < 0.9 for _ in names]
+    after = [right and not (i < worse) for i, right in enumerate(before)]
+    texts = {name: [RIGHT if right else WRONG for right in of] for name, of in ((VANILLA, before), ("DoLa", after))}
+    return asked({**texts, "other": texts[VANILLA]}, groups=names)
+
+
+def test_the_group_that_differs_is_named_after_correction_for_all_groups_and_rows():
+    report = grouped(20)
+    said = under(report, "Groups")
+    assert said.startswith("3 groups were compared (1 with fewer than 10 items were left out), 6 tests (3 groups times 2 rows)")
+    assert 'these differ from vanilla. g0: "DoLa" -' in said
+    assert [each.group for each in report.by_group if each.differs] == ["g0"]
+    tested = sorted(each.p_value for each in report.by_group)
+    assert min(each.adjusted for each in report.by_group) == pytest.approx(6 * tested[0])
+    assert "none differs from vanilla" in under(grouped(4), "Groups")
+
+
+def test_without_groups_or_with_small_ones_none_is_compared():
+    assert under(asked({VANILLA: mixed(0.5), "a": mixed(0.6)}), "Groups") == ""
+    pairs = asked({VANILLA: mixed(0.5), "a": mixed(0.6)}, groups=[str(i // 2) for i in range(60)])
+    assert under(pairs, "Groups") == "30 groups; fewer than two have 10 items or more, so they were not compared."
+
+
+# answers that changed most
+
+
+def test_the_items_that_changed_most_are_listed_by_metric_then_by_probability():
+    before, after = [0.5] * 40, [0.5] * 40
+    before[:4], after[:4] = [0.4, 0.1, 0.45, 0.6], [0.6, 0.95, 0.2, 0.3]
+    changed = scored({VANILLA: before, "DoLa": after}).changed["DoLa"]
+    assert [each.id for each in changed.better] == ["1", "0"]
+    assert [each.id for each in changed.worse] == ["3", "2"]
+    first = changed.better[0]
+    assert (first.before, first.after, first.right) == ("short", "a longer ending", ["a longer ending"])
+    assert (first.values, first.mass) == ((0.0, 1.0), (0.1, 0.95))
+
+
+def test_ten_of_each_kind_at_most_and_only_what_changed():
+    report = asked({VANILLA: [RIGHT] * 15 + [WRONG] * 15, "DoLa": [WRONG] * 15 + [RIGHT] * 3 + [WRONG] * 12})
+    changed = report.changed["DoLa"]
+    assert (len(changed.better), len(changed.worse)) == (3, 10)
+    assert {each.after for each in changed.worse} == {"London"}  # up to the stop string
+    for text in (shown_at(report, 200), markdown(report)):
+        assert "What is 15?" in text
+        assert "London" in text
+    assert report.to_json()["changed"]["DoLa"]["better"][0]["question"] == "What is 15?"
+
+
+def test_markdown_of_answers_is_text_and_not_markup():
+    wicked = " <script>|*x*\\ `y`"
+    report = asked({VANILLA: [wicked] * 30, "a|b": [RIGHT] * 30})
+    (row,) = [line for line in markdown(report).splitlines() if line.startswith("| 0 |")]
+    assert r"&lt;script&gt;\|\*x\*\\ \`y\`" in row
+    assert len(re.findall(r"(?<!\\)\|", row)) == 7
+
+
+def test_a_long_answer_is_cut_in_its_middle():
+    text = shortened("a" * 500 + " end")
+    assert len(text) <= 120
+    assert text.endswith(" end")
+    assert shortened(" \n") == "(empty)"

@@ -60,6 +60,12 @@ SCHEMA = {
     "files": "written files, for tasks whose answers another program judges",
     "groups": "the group of each item if the data have groups, else null",
     "smallest": "--smallest: the difference in the first metric that matters, as a share",
+    "counts": "by row: what its answers are like: mean words, items that changed, better, worse, longer; for written answers "
+    "also empty, refused, without the form asked for",
+    "by_group": "row, group, items, difference in the first metric, p-value, p-value among all groups and rows (Holm), "
+    "interval where that is below 5%; groups of 10 items or more",
+    "changed": "by judged row: better and worse, up to ten items each whose answers changed most, with id, question, right "
+    "answers, answers before (vanilla) and after, values, and mass (probability of the right answers) under both",
     "items[].question": "what is asked, without what all items have in common",
     "items[].right": "right answers, the best one first; empty where none is known",
     "items[].wrong": "wrong answers that are scored beside them",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dola.evidence.figures import summary
 from dola.evidence.reading import check_first, how_to_read
 from dola.evidence.reasons import reasons
+from dola.evidence.subgroups import group_lines
 from dola.evidence.ways import Role
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def details(report: Report) -> list[Section]:
         Section("Check this first", check_first(report)),
         Section("How to read it", how_to_read(report)),
         Section("Reasons", reasons(report)),
+        Section("Groups", group_lines(report)),
         Section("Layers", layers_chosen(report)),
         Section("Rows", [f"{way.name}{' (control)' if way.control else ''}: {way.description}." for way in report.ways]),
         Section("What was run", [summary(report), *report.notes]),

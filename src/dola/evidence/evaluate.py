@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from dola.decoding.attach import as_config
 from dola.evidence.choice import measure_ways, score_items, static_recipes
+from dola.evidence.chosen import chosen_answers
 from dola.evidence.generation import Texts, generate_texts
 from dola.evidence.report import Report, make_report
 from dola.evidence.rows import chosen_rows, decoded_rows
@@ -154,6 +155,8 @@ def _choice(
     recipes = {way.name: way.recipe for way in ways if way.recipe is not None} | static
     scores = score_items(model, tokenizer, sample.items, recipes, results=results, facts=sample.facts, progress=progress)
     values, chosen = measure_ways(task, sample.items, scores, ways, static=static, seed=sample.seed)
+    folded = chosen.get(task.metrics[0].name, [])
+    answers = chosen_answers(task, sample.items, scores, ways, values, static=static, folded=folded, seed=sample.seed)
     layers = {way.name: scores.layer_shares(way.name) for way in ways if way.name in scores.values}
     notes = [
         *_cut(sample, scores.truncated, f"{window(model)} tokens with the continuations"),
@@ -172,6 +175,7 @@ def _choice(
         layers=layers,
         implausible={name: _implausible(scores, name) for name in layers},
         notes=notes,
+        chosen=answers,
         smallest=smallest,
     )
 

@@ -14,10 +14,16 @@ import torch
 import transformers
 
 import dola
+from dola.evidence.answer_counts import Counts, count_answers
+from dola.evidence.changed import Changed, changed_by
+from dola.evidence.chosen import Chosen
 from dola.evidence.details import Section, details
 from dola.evidence.items import ItemText, item_texts
-from dola.evidence.row_result import WayResult, row_result
+from dola.evidence.paired import Labels
+from dola.evidence.row_result import WayResult, compared, row_result
 from dola.evidence.sample import Sample
+from dola.evidence.statistics import Comparison
+from dola.evidence.subgroups import GroupFinding, by_group
 from dola.evidence.verdict import SMALLEST, Finding, headline, judge
 from dola.evidence.ways import Role, Way
 from dola.tasks.data import Origin
@@ -108,6 +114,32 @@ class Report:
         """The verdicts, then all sentences of the details."""
         return [*self.verdicts, *(line for section in self.details for line in section.lines)]
 
+    @cached_property
+    def counts(self) -> dict[str, Counts]:
+        """What the answers of each row are like, where they are known."""
+        plain = self.with_role(Role.VANILLA)
+        found = {} if plain is None else {way.name: count_answers(self, way, plain) for way in self.ways}
+        return {name: each for name, each in found.items() if each is not None}
+
+    @cached_property
+    def changed(self) -> dict[str, Changed]:
+        """The items that each judged row changed most."""
+        return changed_by(self)
+
+    @cached_property
+    def by_group(self) -> list[GroupFinding]:
+        """Each judged row on each group of items, where the data name groups."""
+        return by_group(self)
+
+    def against(self, base: WayResult, way: WayResult, metric: str) -> Comparison:
+        """A row compared with another one than vanilla."""
+        values = base.items[metric], way.items[metric]
+        return compared(*values, all(value in (0, 1) for of in values for value in of), labels_of(self.groups), self.seed)
+
+    def named(self, name: str) -> WayResult:
+        """The result of a name that exists."""
+        return next(way for way in self.ways if way.name == name)
+
     def short_verdict(self, way: WayResult) -> str:
         """The verdict on a row for a table's cell; empty for rows that are not judged."""
         return self.findings[way.name].verdict.value if way.name in self.findings else ""
@@ -134,6 +166,9 @@ class Report:
             "verdicts": self.verdicts,
             "sentences": self.sentences,
             "details": [asdict(section) for section in self.details],
+            "counts": {name: asdict(each) for name, each in self.counts.items()},
+            "by_group": [asdict(each) for each in self.by_group],
+            "changed": {name: asdict(each) for name, each in self.changed.items()},
         }
 
 
@@ -149,13 +184,14 @@ def make_report(
     implausible: Mapping[str, float] | None = None,
     notes: Sequence[str] = (),
     texts: Mapping[str, list[str]] | None = None,
+    chosen: Mapping[str, Chosen] | None = None,
     smallest: float = SMALLEST,
     higher_is_better: bool = True,
 ) -> Report:
     """Make a report from the values of each item: way -> metric -> values."""
     task, seed = sample.task, sample.seed
     groups = _groups(sample.items)
-    labels = None if groups is None else np.unique(np.array(groups), return_inverse=True)[1]
+    labels = labels_of(groups)
     plain = next(values[way.name] for way in ways if way.role is Role.VANILLA)
     results = [
         replace(
@@ -163,6 +199,8 @@ def make_report(
             layers=dict((layers or {}).get(way.name, {})),
             implausible=(implausible or {}).get(way.name),
             texts=list((texts or {}).get(way.name, [])),
+            chosen=chosen[way.name].texts if chosen else [],
+            mass=chosen[way.name].mass if chosen else [],
         )
         for way in ways
     ]
@@ -196,6 +234,11 @@ def make_report(
         items=item_texts(sample.items),
         descriptions={metric.name: metric.description for metric in task.metrics},
     )
+
+
+def labels_of(groups: Sequence[str] | None) -> Labels | None:
+    """Groups as integers from 0."""
+    return None if groups is None else np.unique(np.array(groups), return_inverse=True)[1]
 
 
 def _groups(items: Sequence[Any]) -> list[str] | None:

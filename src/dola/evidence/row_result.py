@@ -70,15 +70,12 @@ def row_result(
     for metric in metrics:
         mine, base = values[metric.name], plain[metric.name]
         found = estimate(mine, seed=seed)
-        against = compare(base, mine, binary=metric.binary, seed=seed)
         if labels is not None:
             low, high = interval(np.asarray(mine), labels, seed=seed)
             found = replace(found, low=low, high=high)
-            low, high = interval(np.asarray(mine) - np.asarray(base), labels, seed=seed)
-            against = replace(against, low=low, high=high, p_value=None)
         estimates[metric.name] = found
         if way.role is not Role.VANILLA:
-            comparisons[metric.name] = against
+            comparisons[metric.name] = compared(base, mine, metric.binary, labels, seed)
     return WayResult(
         name=way.name,
         description=way.description,
@@ -88,6 +85,15 @@ def row_result(
         items={metric.name: list(values[metric.name]) for metric in metrics},
         isolates=_isolates(way),
     )
+
+
+def compared(base: Sequence[float], mine: Sequence[float], binary: bool, labels: Labels | None, seed: int) -> Comparison:
+    """`compare`; where items come in groups, its interval draws whole groups, and McNemar's test does not apply."""
+    found = compare(base, mine, binary=binary, seed=seed)
+    if labels is None:
+        return found
+    low, high = interval(np.asarray(mine) - np.asarray(base), labels, seed=seed)
+    return replace(found, low=low, high=high, p_value=None)
 
 
 def _isolates(way: Way) -> str | None:

@@ -10,11 +10,14 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from dola.evidence.details import details
+from dola.evidence.changed import Change, shortened, telling_row
 from dola.evidence.figures import cell
 from dola.evidence.report import Report
 from dola.evidence.row_result import WayResult
 from dola.evidence.statistics import Comparison
+
+FEW = 3
+"""Changed items of each kind that fit a terminal."""
 
 
 def render(console: Console, report: Report) -> None:
@@ -29,11 +32,30 @@ def render(console: Console, report: Report) -> None:
         _print_table(console, report)
     console.print()
     console.print(Text("Details", style="bold"))
-    for section in details(report):
+    for section in report.details:
         console.print(Text(section.title, style="bold"))
         _print_list(console, section.lines)
+    _print_changes(console, report)
     for path in report.files:
         console.print(Text(path), soft_wrap=True)
+
+
+def _print_changes(console: Console, report: Report) -> None:
+    """Print a few of the items that one row changed most."""
+    if (row := telling_row(report)) is None:
+        return
+    console.print(Text(f'Answers that "{row}" changed most', style="bold"))
+    for kind, changes in (("better", report.changed[row].better), ("worse", report.changed[row].worse)):
+        _print_list(console, [_change(each, kind) for each in changes[:FEW]])
+    console.print(Text("--html FILE shows all items and rows; --markdown and --json have ten of each kind for each row."))
+
+
+def _change(change: Change, kind: str) -> str:
+    moved = "" if change.mass is None else f", probability of right answers {change.mass[0]:.0%} to {change.mass[1]:.0%}"
+    right = " | ".join(change.right) or "not known"
+    before, after = shortened(change.before), shortened(change.after)
+    answers = f'both: "{before}"' if before == after else f'vanilla: "{before}"; now: "{after}"'
+    return f'{kind}, item {change.id}: "{shortened(change.question)}" {answers}; right: "{shortened(right)}"{moved}'
 
 
 def _print_list(console: Console, lines: list[str]) -> None:
@@ -66,7 +88,7 @@ def _table(report: Report, metrics: list[str], intervals: bool, verdicts: bool) 
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("", overflow="fold")
     for metric in metrics:
-        table.add_column(metric.replace("_", "_\n").replace(",", ",\n"), justify="right", no_wrap=True, vertical="bottom")
+        table.add_column(metric.replace("_", "_\n", 1).replace(",", ",\n"), justify="right", no_wrap=True, vertical="bottom")
     table.add_column(f"{report.metrics[0]}\nagainst vanilla", no_wrap=True, vertical="bottom")
     if verdicts:
         table.add_column("verdict", no_wrap=True, vertical="bottom")
