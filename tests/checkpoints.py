@@ -72,6 +72,7 @@ def write_gguf(
     more: Mapping[str, Any] | None = None,
     blocks: int | None = None,
     metadata: Mapping[str, int | str] | None = None,
+    matrices: str = "F32",
 ) -> Path:
     """A tiny llama as a GGUF file with a tokenizer.
 
@@ -82,6 +83,7 @@ def write_gguf(
         more: Tensors that are added.
         blocks: The number of blocks that the metadata give.
         metadata: More of it.
+        matrices: The type that weights of two dimensions are stored in, "Q4_1" for instance.
     """
     config, writer = model.config, gguf.GGUFWriter(path, "llama")
     writer.add_block_count(blocks or config.num_hidden_layers)
@@ -112,7 +114,8 @@ def write_gguf(
         if heads := {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2]):
             array = _rotated(array, heads)
         if not gguf_name(name).startswith(lost or ("never",)):
-            writer.add_tensor(gguf_name(name), array)
+            kind = gguf.GGMLQuantizationType[matrices if array.ndim == 2 else "F32"]
+            writer.add_tensor(gguf_name(name), gguf.quantize(array, kind), raw_dtype=kind)
     for name, array in (more or {}).items():
         writer.add_tensor(name, array)
     writer.write_header_to_file()

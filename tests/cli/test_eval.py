@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -223,6 +224,27 @@ def test_killed_in_the_middle_it_ends_with_the_same_numbers(long_folder, tmp_pat
     assert sorted(items) == list(range(300))
 
 
+def test_a_sequential_run_says_at_which_look_each_row_was_decided(evaluated, dola_command, long_folder, data):
+    found = evaluated("factor-news", "--sequential", "--smallest", 90)
+    assert found["looks"] == [3, 6, 9, 12]
+    assert all(each["look"] in (None, 1, 2, 3, 4) for each in found["findings"].values())
+    assert {name: len(way(found, name)["items"]["factor"]) for name in found["findings"]} == {
+        name: each["items"] for name, each in found["findings"].items()
+    }
+    told = dola_command("eval", "factor-news", "--data", data, "-m", long_folder, "--sequential", "--smallest", 90)
+    assert told.code == 0
+    assert told.err.startswith("dola: look 1 of 4, after 3 items: ")
+    assert "Sequential: items in an order drawn with seed 0" in " ".join(told.out.split())
+
+
+def test_the_time_of_a_long_run_is_announced_on_stderr(dola_command, evaluated, long_folder, data, monkeypatch):
+    monkeypatch.setattr("dola.evidence.scored.LEAST", 0.0)
+    command = ["eval", "factor-news", "--data", data, "-m", long_folder]
+    said = dola_command(*command).err
+    assert re.fullmatch(r"dola: about \d+ seconds? for these rows \(standard \d+, methods \d+, full \d+\)\n", said)
+    evaluated("factor-news")  # with --json nothing is written there, unless that is a terminal
+
+
 # judges and answers
 
 
@@ -283,6 +305,8 @@ MISTAKES = [
     (["factor-news", "--data", "DATA", "--repetition-penalty", "1.2"], "--repetition-penalty does not apply", "omit --rep"),
     (["gsm8k", "--data", "DATA", "--judge", "x"], "--judge does not apply to gsm8k.", "omit --judge"),
     (["gsm8k", "--data", "DATA", "--answers", "x"], "--answers does not apply to gsm8k.", "omit --answers"),
+    (["vicuna", "--data", "DATA", "-m", "MODEL", "--answers", ".", "--sequential"], "another program judges", "omit --seq"),
+    (["lm-eval:arc_easy", "--sequential"], "--sequential does not apply to lm-eval:arc_easy.", "omit --sequential"),
     (["truthfulqa-open", "--data", "DATA"], "truthfulqa-open needs a judge of answers.", "--judge MODEL"),
     (
         ["truthfulqa-open", "--data", "DATA", "-m", "MODEL", "--judge", "x", "--judge-url", "x"],

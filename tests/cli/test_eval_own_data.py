@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import sys
+import threading
 
 import pytest
 
@@ -68,6 +70,24 @@ def test_rows_of_a_file_and_groups(asked, tmp_path):
     assert list(found["findings"]) == ["DoLa 2"]
     assert (len(set(found["groups"])), found["smallest"]) == (6, 0.05)
     assert "6 groups" in ended.err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe with a name")
+def test_a_file_of_rows_is_read_once(asked, tmp_path):
+    """So it may be a pipe, as `--ways <(jq ...)` makes one."""
+    pipe = tmp_path / "rows.fifo"
+    os.mkfifo(pipe)
+    threading.Thread(target=lambda: pipe.write_text(json.dumps([{"layers": [2]}])), daemon=True).start()
+    found = json.loads(asked(CHOICES, "--ways", pipe, "--json").out)
+    assert [each["name"] for each in found["ways"]] == ["vanilla", "DoLa 2", "length alone"]
+
+
+def test_own_questions_run_sequentially(asked):
+    grouped = "question,answer,wrong,group\n" + "".join(f"{','.join(row)},{i // 4}\n" for i, row in enumerate(EVEN))
+    found = json.loads(asked(grouped, "--sequential", "--smallest", 90, "--json").out)
+    assert found["looks"] == [8, 12, 20, 24]  # a quarter is 6, and a group of 4 is not split
+    assert len(found["item_ids"]) in found["looks"]
+    assert all(each["items"] in found["looks"] for each in found["findings"].values())
 
 
 def test_columns_template_and_shots(asked, tmp_path):

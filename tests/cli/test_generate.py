@@ -271,7 +271,7 @@ def test_another_method(dola_command, folder, toy):
         (("--method", "toy", "--reference"), "--reference cannot be used with --method toy"),
         (("--method", "toy", "--layers", "off"), "--method cannot be used with --layers off"),
         (("--set", "relative_top=0.2", "--relative-top", "0.1"), "relative_top was given by --set and by its option."),
-        (("--set", "layers=low"), "--set layers=... is --layers."),
+        (("--set", "layers=low"), "--set cannot set layers: it has its own option, --layers."),
         (("--set", "relative_top=2"), "out of range"),
     ],
 )

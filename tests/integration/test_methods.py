@@ -77,7 +77,7 @@ class TestPython:
         assert found.values["toy"] != found.values["vanilla"]
 
     def test_score_refuses_what_is_of_dola(self):
-        with pytest.raises(ConfigError, match=r"softmax='none' is of DoLa; the method here is 'toy'"):
+        with pytest.raises(ConfigError, match=r"softmax='none' works with DoLa only; the method here is 'toy'"):
             dola.Recipe(ToyConfig(), softmax="none")
 
     def test_trace(self, llama):

@@ -11,6 +11,7 @@ import torch
 from families import spread_logits, tiny
 
 import dola
+from dola.methods import MethodConfig
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
 """vLLM's attention on CPUs takes heads of 32 and more."""
@@ -46,9 +47,20 @@ def save_real(loaded: Any, folder: Path) -> Path:
     return folder
 
 
-def options_for(layers: Any) -> dict[str, Any]:
-    """A request's options for these layers; none for a plain request."""
-    return {} if layers is None else {"dola_layers": layers}
+METHODS: dict[str, MethodConfig] = {
+    "confident": dola.ConfidentConfig("last:4"),
+    "sled": dola.SLEDConfig(rate=3.0, scale=20),
+    "delta": dola.DeLTaConfig("last:4", relative_top=0.05),
+}
+"""The methods besides DoLa, each with a setting that is not its default."""
+
+
+def options_for(way: Any) -> dict[str, Any]:
+    """A request's options for these layers or this configuration, as flat values; none for a plain request."""
+    if not isinstance(way, MethodConfig):
+        return {} if way is None else {"dola_layers": way}
+    given = {name: value for name, value in way.as_dict().items() if name not in ("lazy", "lens")}
+    return {f"dola_{name}": int(value) if isinstance(value, bool) else value for name, value in given.items()}
 
 
 class Engine:

@@ -191,6 +191,9 @@ def test_sampling_draws_from_the_contrast(tiny_engine: Engine, judge: Judge):
         ({"dloa_layers": "high"}, "is not an option of DoLa"),
         ({"layers": "high"}, "is not an option of DoLa"),
         ({"dola_layers": "off", "dola_relative_top": 0.2}, "omit one of the two"),
+        ({"dola_method": "slde"}, "method='slde' is unknown"),
+        ({"dola_method": "sled", "dola_relative_top": 0.2}, "is not an option of the method 'sled'"),
+        ({"dola_method": "confident", "dola_probability": 0.5}, "'confident' draws at each position"),
     ],
 )
 def test_bad_options_are_refused_at_the_door(options: dict[str, Any], words: str, tiny_engine: Engine):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import Judge, options_for
+from engines import METHODS, Judge, options_for
 from servers import Server
 from setups import decode
 
@@ -66,6 +66,13 @@ def test_neighbours_of_a_batch_decode_their_own_way(penalty: float, real_engine:
     ways = _mixed()
     found = real_engine.tokens(PROMPTS, [options_for(WAYS[way]) for way in ways], repetition_penalty=penalty)
     assert found == [expected[way, penalty][i] for i, way in enumerate(ways)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods(name: str, real_engine: Any, judge: Judge):
+    config, prompts = METHODS[name], PROMPTS[:3]
+    found = real_engine.tokens(prompts, options_for(config), max_tokens=8, repetition_penalty=1.2)
+    assert found == [judge.tokens(prompt, config, max_new_tokens=8, repetition_penalty=1.2) for prompt in prompts]
 
 
 def test_one_at_a_time_is_as_in_a_batch(real_engine: Any, expected: Any):

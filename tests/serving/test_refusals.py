@@ -30,6 +30,8 @@ def _config(folder: Path, additional: Any = DOLA, **settings: Any) -> Any:
         ({"layer": "high"}, "is not a setting. Settings: layers"),
         ({"default": "maybe"}, 'Allowed: "on" and "off"'),
         ({"relative_top": 2}, "out of range"),
+        ({"method": "confident", "probability": 0.5}, "'confident' draws at each position"),
+        ({"method": "sled", "relative_top": 0.1}, "is not a setting. Settings: layers, rate"),
         ("high", "not an object of settings"),
     ],
 )

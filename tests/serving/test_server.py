@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import Judge
+from engines import METHODS, Judge, options_for
 from servers import Server
 
 PROMPTS = ["abc def", "Hello there", "1 2 3 4", "xyz", "What is it?", "the end"]
@@ -40,6 +40,15 @@ def test_answers_are_those_of_transformers(way: str, penalty: float, server: Ser
         assert server.tokens(prompt, WAYS[way], repetition_penalty=penalty) == expected
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_by_flat_names(name: str, server: Server, judge: Judge):
+    config = METHODS[name]
+    for prompt in PROMPTS[:3]:
+        status, answer = server.post(prompt=prompt, vllm_xargs=options_for(config))
+        assert status == 200, answer
+        assert answer["choices"][0]["token_ids"] == judge.tokens(prompt, config)
+
+
 def test_the_command_has_shown_a_request(server: Server):
     assert f"curl http://localhost:{server.port}/v1/completions" in server.log.read_text()
 
@@ -53,6 +62,7 @@ def test_the_command_has_shown_a_request(server: Server):
         ({"dola_relative_top": 0.3}, "DoLa is off for requests that do not name layers"),
         ({"dola_divergence": "kl", "dola_layers": "high"}, "'jsd', 'reference'"),
         ({"dola_penalty": 1}, "is not an option of DoLa"),
+        ({"dola_method": "confident", "dola_probability": 0.5}, "'confident' draws at each position"),
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from engines import Judge, options_for, save_tiny
+from engines import METHODS, Judge, options_for, save_tiny
 from setups import SETUPS, decode
 
 import dola
 
 PROMPTS = ["abc def", "Hello there", "1 2 3 4", "xyz", "What is it?", "the end"]
-WAYS: list[Any] = [None, "high", "low", [2, 4]]
+WAYS: list[Any] = [None, "high", "low", [2, 4], *METHODS.values()]
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SETUPS if name != "tensor parallel"]
 
 
@@ -23,22 +23,22 @@ def judge(tiny_folder: Path) -> Judge:
 
 
 def _requests_and_tokens(judge: Judge) -> tuple[list[Any], list[list[list[int]]]]:
-    """All ways, with a penalty and without, and a batch of all of them."""
+    """All ways, DoLa's with a penalty too, and a batch of all of them."""
     requests, expected = [], []
-    for penalty in (1.0, 1.2):
-        for layers in WAYS:
+    for penalty, ways in ((1.0, WAYS), (1.2, WAYS[: -len(METHODS)])):
+        for layers in ways:
             requests.append({"prompts": PROMPTS, "options": options_for(layers), "sampling": {"repetition_penalty": penalty}})
             expected.append([judge.tokens(prompt, layers, repetition_penalty=penalty) for prompt in PROMPTS])
     assert all(found != expected[0] for found in expected[1 : len(WAYS)])  # or all ways would seem right
-    mixed = [WAYS[i % len(WAYS)] for i in range(len(PROMPTS))]
+    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(len(WAYS))]
     requests.append(
         {
-            "prompts": PROMPTS,
-            "options": [options_for(layers) for layers in mixed],
-            "sampling": {"prompt_logprobs": [1 if layers is None else None for layers in mixed]},
+            "prompts": prompts,
+            "options": [options_for(layers) for layers in WAYS],
+            "sampling": {"prompt_logprobs": [1 if layers is None else None for layers in WAYS]},
         }
     )
-    expected.append([judge.tokens(prompt, layers) for prompt, layers in zip(PROMPTS, mixed, strict=True)])
+    expected.append([judge.tokens(prompt, layers) for prompt, layers in zip(prompts, WAYS, strict=True)])
     old = dola.DoLaConfig("high", divergence="reference", final_norm=False)
     options = {"dola_layers": "high", "dola_divergence": "reference", "dola_final_norm": 0}
     requests.append({"prompts": PROMPTS, "options": options, "sampling": {}})

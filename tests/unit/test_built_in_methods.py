@@ -386,10 +386,10 @@ class TestServed:
         assert served.of_request({"dola_method": config.method, "dola_layers": "4,5"}).layers == (4, 5)
 
     def test_draws_are_refused(self):
-        with pytest.raises(ConfigError, match="an engine does not say which positions"):
+        with pytest.raises(ConfigError, match="an engine does not report the positions"):
             Served.of({"method": "confident", "probability": 0.5}, num_layers=6, tied=False)
         served = Served.of({"method": "confident"}, num_layers=6, tied=False)
-        with pytest.raises(ConfigError, match="an engine does not say which positions"):
+        with pytest.raises(ConfigError, match="an engine does not report the positions"):
             served.of_request({"dola_probability": 0.5})
 
 

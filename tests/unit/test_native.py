@@ -263,3 +263,20 @@ def test_layers_of_two_dtypes_are_not_compared_by_the_kernel():
     assert native.compares(one, one) is (native.why_not() is None)
     assert not native.compares(one, one.bfloat16())
     assert not native.compares(one.double(), one.double())
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("vocabulary", [1, 255, 700])
+def test_sums_outside_a_set_of_tokens(dtype, vocabulary):
+    """Against float64; the layers are rows of a wider tensor, and one column has no token."""
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = (4 * torch.randn(4, 2, vocabulary + 3, generator=generator)).to(dtype)[..., :vocabulary]
+    if vocabulary > 1:
+        logits[..., 1] = -torch.inf
+    mature, premature = logits[0], logits[1:]
+    inside = torch.rand(2, vocabulary, generator=generator) < 0.3
+    found = native.sums_outside(mature, premature, native.log_z(premature), inside)
+    d = torch.where(mature == -torch.inf, 0, premature.double() - mature.double())
+    q = premature.double().softmax(-1).masked_fill(inside, 0)
+    torch.testing.assert_close(found, torch.stack([each.sum(-1) for each in (q, q**2, q * d, d**2)]), atol=1e-6, rtol=2e-5)

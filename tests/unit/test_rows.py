@@ -6,7 +6,7 @@ import pytest
 
 from dola.errors import DolaError
 from dola.evidence.rows import chosen_rows, decoded_rows, name_of, read_rows
-from dola.evidence.ways import Role, choice_ways
+from dola.evidence.ways import Role, choice_ways, harness_choice_ways
 from dola.methods.config import DoLaConfig
 from dola.tasks import TASKS
 
@@ -57,6 +57,8 @@ def test_the_standard_rows_of_a_distribution():
     assert "constraint alone" not in ways
     assert ways["DoLa low, not normalized"].recipe.dola == DoLaConfig("low", strength=0.5)
     assert ways["DoLa low"].recipe.dola == DoLaConfig("low", scores="distribution", strength=0.5)
+    assert "constraint alone" not in [way.name for way in harness_choice_ways(own, seed=0)]
+    assert "constraint alone" in [way.name for way in harness_choice_ways(DoLaConfig("high"), seed=0)]
 
 
 def test_sets(toy):

@@ -240,8 +240,8 @@ def test_texts_are_those_of_the_tokens(llama):
         ({"top_k": 0}, "top_k=0 is out of range; the minimum is 1"),
         ({"decode": "beam", "generate": 1}, "decode='beam' is not supported"),
         ({"min_new_tokens": 3}, "min_new_tokens given without generate="),
-        ({"generate": 2, "max_new_tokens": 300}, "max_new_tokens=300 is not taken"),
-        ({"generate": 2, "num_return_sequences": 2}, "num_return_sequences=2 is not taken"),
+        ({"generate": 2, "max_new_tokens": 300}, "max_new_tokens=300 is not supported"),
+        ({"generate": 2, "num_return_sequences": 2}, "num_return_sequences=2 is not supported"),
     ],
 )
 def test_what_has_no_meaning_is_refused(llama, settings, message):

@@ -40,9 +40,8 @@ def render(console: Console, prompt: str, found: Sequence[Answer]) -> None:
     for group in _groups(found, console.width):
         # Compact tables: two of them with their legend should fit on a screen of 24 lines.
         table = Table(box=box.MINIMAL_HEAVY_HEAD, show_edge=False, expand=True, padding=(0, 1))
-        for answer in group:
-            speed = Text(f"  {answer.tokens_per_second:.1f} tokens/s", style="dim not bold")
-            table.add_column(Text(answer.title) + speed, ratio=1, overflow="fold")
+        for header in _headers(group, console.width // len(group) - 3):
+            table.add_column(header, ratio=1, overflow="fold")
         table.add_row(*(_marked(answer, plain) for answer in group))
         console.print(table)
         console.print()
@@ -56,6 +55,14 @@ def _groups(found: Sequence[Answer], width: int) -> Iterator[Sequence[Answer]]:
     size = -(-len(found) // rows)
     for start in range(0, len(found), size):
         yield found[start : start + size]
+
+
+def _headers(group: Sequence[Answer], width: int) -> list[Text]:
+    """Titles with speeds: on one line where every one of them fits into `width`, else below each other."""
+    speeds = [f"{answer.tokens_per_second:.1f} tokens/s" for answer in group]
+    fits = all(len(answer.title) + 2 + len(speed) <= width for answer, speed in zip(group, speeds, strict=True))
+    gap = "  " if fits else "\n"
+    return [Text(answer.title) + Text(gap + speed, style="dim not bold") for answer, speed in zip(group, speeds, strict=True)]
 
 
 def _marked(answer: Answer, plain: bool) -> Text:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dola.cli import evaluate_harness, evaluation, options, own_data
+from dola.cli import course, evaluate_harness, evaluation, options, own_data, report_files
 from dola.cli.output import note, print_json, say, stdout
 from dola.cli.values import between
 from dola.errors import UsageError
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from dola.evidence.evaluate import Judges
     from dola.evidence.report import Report
     from dola.evidence.sample import Sample
+    from dola.evidence.ways import Way
     from dola.methods.config import MethodConfig
-    from dola.tasks import Task
 
 SCHEMA_NAME = "dola.eval/1"
 SCHEMA = {
@@ -49,7 +49,7 @@ SCHEMA = {
     "that are higher and lower, McNemar's p_value or null; empty for vanilla",
     "ways[].layers": "by premature layer: share of tokens at which it was contrasted",
     "ways[].implausible": "mean number of tokens of a continuation outside the plausible set, or null",
-    "ways[].items": "by metric: the value of each item",
+    "ways[].items": "by metric: the value of each item; of the first items if --sequential decided the row early",
     "ways[].texts": "generated text of each item; empty for tasks that score",
     "ways[].chosen": "answer that the row chose for each item; empty for tasks that generate",
     "ways[].mass": "probability of the right answers of each item among all its answers; empty for tasks that generate",
@@ -72,9 +72,11 @@ SCHEMA = {
     "items[].group": "group of the item, or null",
     "descriptions": "by metric: one line on it",
     "higher_is_better": "whether a higher value of the first metric is better",
+    "looks": "with --sequential: number of items before each planned look; else empty",
     "verdict": "the answer in one sentence",
     "findings": "by row that is proposed for use: its verdict on the first metric (better, worse, no difference, cannot tell), "
-    "difference with interval, p-value alone and within the family (Holm), items that would detect `smallest`",
+    "difference with interval, p-value alone and within the family (Holm), items that it rests on, items that would detect "
+    "`smallest`, and the look that decided (with --sequential, from 1; else null)",
     "verdicts": "the verdict on each row that is proposed for use, a sentence each",
     "sentences": "the verdicts, then all sentences of `details`",
     "details[].title": "title of a section: how to read the report, reasons, what was run",
@@ -124,6 +126,7 @@ def command(
         float,
         typer.Option(help="The difference that matters to you, in points, for the verdicts.", callback=between(0.01, 100)),
     ] = 2.0,
+    sequential: course.Sequential = False,
     limit: evaluation.Limit = None,
     seed: evaluation.Seed = 0,
     batch_size: evaluation.BatchSize = None,
@@ -141,6 +144,7 @@ def command(
     ] = None,
     results: evaluation.Results = None,
     markdown: Annotated[Path | None, typer.Option(help="Also write the report as Markdown to this file.")] = None,
+    html: report_files.Html = None,
     chart: Annotated[Path | None, typer.Option(help="Also write a chart: .png, .svg or .pdf.")] = None,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
@@ -164,16 +168,18 @@ def command(
     own_file = own_data.OwnData(column or (), prompt_template, shots, max_new_tokens)
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     if evaluate_harness.is_harness(task):
-        evaluation.check_writable({"--markdown": markdown})
+        evaluation.check_writable({"--html": html, "--markdown": markdown})
         _check_chart(chart)
-        unused = {"--data": data, "--check": check, "--judge": judge, "--answers": answers, "--results": results}
+        unused = {"--data": data, "--check": check, "--judge": judge, "--answers": answers, "--results": results,
+                  "--sequential": sequential}  # fmt: skip
         own_file.check_unused(task)
         evaluate_harness.check(task, unused)
         report = evaluate_harness.run(
-            task, model, _own({}, dola), include_path=include_path, limit=limit, seed=seed, ways=ways, smallest=smallest / 100,
+            task, model, _own({}, dola), include_path=include_path, limit=limit, seed=seed,
+            ways=_rows(ways, {}), smallest=smallest / 100,
             repetition_penalty=repetition_penalty, batch_size=batch_size, threads=threads, loading=loading,
         )  # fmt: skip
-        _write(report, markdown, chart)
+        _write(report, markdown, html, chart)
         _print(report, json=json)
         return
     if include_path is not None:
@@ -188,10 +194,10 @@ def command(
     evaluation.check_use(sample.task, sample.task.judged, judging)
     evaluation.check_use(sample.task, sample.task.measure is None, {"--answers": answers})
     sample.task.check_means(judge, answers)
-    evaluation.check_writable({"--markdown": markdown, "--results": results})
+    evaluation.check_writable({"--html": html, "--markdown": markdown, "--results": results})
     _make_folder(answers)
     own = _own(sample.task.paper.settings, dola)
-    _check_ways(ways, own, sample.task)
+    rows = _rows(ways, sample.task.paper.settings)
     _check_chart(chart)
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
     if dola.layers is None:
@@ -209,10 +215,12 @@ def command(
         judges=_judges(judge, info_judge, judge_url, loading),
         answers=answers,
         results=results,
-        ways=ways,
+        ways=rows,
         smallest=smallest / 100,
+        sequential=sequential,
+        tell=course.teller(json=json),
     )
-    _write(report, markdown, chart)
+    _write(report, markdown, html, chart)
     _print(report, json=json)
 
 
@@ -244,11 +252,11 @@ def _print_check(task: str, sample: Sample) -> None:
         typer.echo(line)
 
 
-def _check_ways(ways: str, own: MethodConfig, task: Task) -> None:
-    """Read a file of rows before the model is loaded: mistakes in it are found at once."""
-    from dola.evidence.rows import chosen_rows
+def _rows(ways: str, usual_settings: Mapping[str, Any]) -> str | list[Way]:
+    """A set's name, or the rows of a file. It is read once, before the model is loaded: mistakes in it are found at once."""
+    from dola.evidence.rows import rows_by_name
 
-    chosen_rows(ways, own, task.paper.settings, 0)
+    return rows_by_name(ways, usual_settings)
 
 
 def _judges(judge: str | None, info_judge: str | None, url: str | None, loading: dict[str, Any]) -> Judges | None:
@@ -280,13 +288,14 @@ def _check_chart(chart: Path | None) -> None:
         check_chart(chart)
 
 
-def _write(report: Report, markdown: Path | None, chart: Path | None) -> None:
+def _write(report: Report, markdown: Path | None, html: Path | None, chart: Path | None) -> None:
     """Write the requested files."""
     if markdown is not None:
         from dola.evidence.markdown_page import markdown as as_markdown
 
         markdown.write_text(as_markdown(report), encoding="utf-8")
         note(f"wrote {markdown}")
+    report_files.write_html(report, html)
     if chart is not None:
         from dola.evidence.chart import save_chart
 

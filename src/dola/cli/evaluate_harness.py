@@ -1,8 +1,8 @@
-"""`dola eval lm-eval:TASK`: what of the options applies, and the run."""
+"""`dola eval lm-eval:TASK`: checks which options apply, and runs the task."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,18 +14,19 @@ from dola.installed.hints import install_line
 
 if TYPE_CHECKING:
     from dola.evidence.report import Report
+    from dola.evidence.ways import Way
     from dola.methods.config import MethodConfig
 
 PREFIX = "lm-eval:"
 
 
 def is_harness(task: str) -> bool:
-    """Whether a task's name is that of a task of lm-evaluation-harness."""
+    """Whether a name is that of a task in lm-evaluation-harness."""
     return task.startswith(PREFIX)
 
 
 def check_installed(what: str) -> None:
-    """Raise MissingExtraError, in which `what` needs them, for packages of lm-evaluation-harness that are not installed."""
+    """Raise MissingExtraError if packages of lm-evaluation-harness are not installed. `what` needs them, for the message."""
     missing = [package for module, package in (("lm_eval", "lm-eval"), ("datasets", "datasets")) if find_spec(module) is None]
     if missing:
         raise MissingExtraError(
@@ -34,11 +35,11 @@ def check_installed(what: str) -> None:
 
 
 def check(task: str, unused: Mapping[str, Any]) -> None:
-    """Find out before anything is loaded whether a task can be run with the given options.
+    """Check before anything is loaded that a task can run with the given options.
 
     Args:
         task: The task's name with PREFIX.
-        unused: Options that mean nothing for it, by flag.
+        unused: Options that do not apply to it, by flag.
 
     Raises:
         UsageError: One of them was given.
@@ -57,14 +58,14 @@ def run(
     include_path: Path | None,
     limit: int | None,
     seed: int,
-    ways: str,
+    ways: str | Sequence[Way],
     smallest: float,
     repetition_penalty: float | None,
     batch_size: int | None,
     threads: int | None,
     loading: Mapping[str, Any],
 ) -> Report:
-    """The report of a task.
+    """Run a task and return its report.
 
     Args:
         task: The task's name with PREFIX.

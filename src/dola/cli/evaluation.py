@@ -50,7 +50,7 @@ Seed = Annotated[
     int, typer.Option(help="Seed of all draws: items, folds, random layers, intervals.", callback=options.between(0, 2**31))
 ]
 BY_TASK = "as in the paper's run of the task"
-"""The default of settings in which the paper's runs of the tasks differ."""
+"""The default shown for settings in which the paper's runs of the tasks differ."""
 Results = Annotated[
     Path | None,
     typer.Option(help="Save results to this file. Re-run the command to resume after an interruption."),

@@ -99,7 +99,7 @@ def _renamed(own: dict[str, Any]) -> dict[str, Any]:
 
 
 def option(setting: Setting, *, by_task: str | None = None) -> Any:
-    """The option of a setting: its type annotated with typer's description. Without the option its value is None."""
+    """The option of a setting: its type with typer's annotation. If the option is not given, its value is None."""
     facts = setting.facts
     shown = by_task if by_task and facts.by_task else _usual(setting)
     if setting.kind is bool:

@@ -31,7 +31,7 @@ _GROUP_OF = {name: group for group, names in GROUPS.items() for name in names.sp
 _FEW = 6
 """With fewer options than this a verb has one group."""
 _IN_BRACKETS = re.compile(r"default: \((.*)\)\]")
-"""Matches a default that is a description, to drop its second pair of brackets."""
+"""Matches a default that is a description, whose second pair of brackets is dropped."""
 
 
 def group_of(verb: str | None, name: str) -> str:

@@ -22,7 +22,7 @@ def command(context: typer.Context) -> None:
     """Run lm-evaluation-harness on models that decode with DoLa.
 
     All arguments after lm-eval go unchanged to the harness's own command line: its subcommands (run, ls, validate), options
-    and tasks. It gets two more model types: dola, a Hugging Face model that scores and generates with DoLa, and dola-vllm,
+    and tasks. Two model types are added: dola, a Hugging Face model that scores and generates with DoLa, and dola-vllm,
     which generates on vLLM if that is installed.
 
     In --model_args, dola accepts everything that "hf" does, and: layers (high, low, all, off, or numbers joined by +:
@@ -84,7 +84,7 @@ def _models(args: list[str]) -> list[str]:
 
 
 def _decodes_plainly(args: list[str]) -> bool:
-    """Whether tasks will run with a model type that is not dola's; the harness's default is "hf"."""
+    """Whether tasks will run with a model type other than dola's; the harness's default is "hf"."""
     flags = {arg.split("=")[0] for arg in args}
     return (
         not flags.isdisjoint({"--tasks", "-t"})

@@ -1,4 +1,4 @@
-"""What the options of a method mean: a configuration. `field_options.py` makes the options."""
+"""Turns the options of a method into a configuration. `field_options.py` makes the options."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """What a command line says of the method.
+    """The options of a command line that concern the method.
 
     Attributes:
-        layers: `--layers`; None where it was not given.
-        reference: `--reference`.
-        method: `--method`; None is DoLa.
-        named: `--set`, as it was typed.
-        given: The values of the options that are made from DoLa's fields, by field; those that were given.
+        layers: Value of `--layers`; None if not given.
+        reference: Whether `--reference` was given.
+        method: Value of `--method`; None means DoLa.
+        named: Values of `--set`, as typed.
+        given: Values of the given options that are made from DoLa's fields, by field.
     """
 
     layers: str | None = None
@@ -40,14 +40,14 @@ class MethodOptions:
         return is_dola(self.method)
 
     def config(self, usual: Mapping[str, Any] | None = None) -> MethodConfig | None:
-        """The configuration that the options mean; None for `--layers off`. Without layers it has those of the method.
+        """The configuration for these options; None for `--layers off`. Without `--layers` it has the method's own layers.
 
         Args:
-            usual: Defaults of DoLa's settings, where they are not those of its fields.
+            usual: Defaults of DoLa's settings that replace those of its fields.
 
         Raises:
-            UsageError: Options that contradict each other.
-            ConfigError: A value that is not allowed.
+            UsageError: The options contradict each other.
+            ConfigError: A value is not allowed.
         """
         if self.layers == "off":
             self._check_off()
@@ -71,7 +71,7 @@ class MethodOptions:
         return {**layers, **self.given}
 
     def _asked_of_another(self) -> dict[str, Any]:
-        """The same for another method than DoLa. What only DoLa has is refused."""
+        """The given settings for a method other than DoLa. Options that only DoLa has are refused."""
         from dola.methods.registry import config_class, settings_of
 
         theirs = settings_of(config_class(self.method))
@@ -79,12 +79,12 @@ class MethodOptions:
         if own := [*own, *(["--reference"] if self.reference else [])]:
             raise UsageError(
                 f"{' and '.join(own)} cannot be used with --method {self.method}: only DoLa has it.",
-                hint=f"leave it out; settings of {self.method} are given by --set name=value",
+                hint=f"leave it out; give settings of {self.method} with --set name=value",
             )
         return self._asked()
 
     def _flags(self) -> dict[str, str]:
-        """The options that were given, by field, as they were spelled."""
+        """The given options as typed, by field."""
         return {name: flag(name, off=value is False) for name, value in self.given.items()}
 
     def _check_off(self) -> None:
@@ -106,11 +106,11 @@ class MethodOptions:
 
 
 DEFAULTS = MethodOptions()
-"""What a command line says that says nothing."""
+"""The options if none was given."""
 
 
 def flag(name: str, *, off: bool = False) -> str:
-    """The option of a setting, or the one that switches it off."""
+    """The flag of a setting, or the one that switches it off."""
     return f"--{'no-' if off else ''}{name.replace('_', '-')}"
 
 
@@ -128,10 +128,10 @@ def named_config(layers: str | None, method: str | None, set_: list[str] | None)
 
 
 def settings_by_name(given: Sequence[str] | None) -> dict[str, Any]:
-    """What `--set` says: values as JSON has them, and else text.
+    """The settings in `--set`, with values parsed as JSON if possible, otherwise as text.
 
     Raises:
-        UsageError: No "=", a name given twice, or layers, which have an option.
+        UsageError: A value has no "=", a name is given twice, or it is layers, which have their own option.
     """
     found: dict[str, Any] = {}
     for each in given or ():
@@ -143,7 +143,7 @@ def settings_by_name(given: Sequence[str] | None) -> dict[str, Any]:
         if name in found:
             raise UsageError(f"--set gives {name} twice.", hint="give it once")
         if name in ("layers", "method"):
-            raise UsageError(f"--set {name}=... is --{name}.", hint=f"--{name} {text}")
+            raise UsageError(f"--set cannot set {name}: it has its own option, --{name}.", hint=f"--{name} {text}")
         try:
             found[name] = loads(text.strip())
         except ValueError:
@@ -152,7 +152,7 @@ def settings_by_name(given: Sequence[str] | None) -> dict[str, Any]:
 
 
 def settings_beside_layers(config: MethodConfig | None) -> dict[str, Any]:
-    """The other settings of the method, for JSON: those of DoLa as null without one."""
+    """The method's settings other than its layers, for JSON; without a method, DoLa's settings as null."""
     kind = DoLaConfig if config is None else type(config)
     hidden = {each.name for each in kind.settings() if each.facts.hidden}
     found = (config or DoLaConfig()).as_dict()
@@ -160,28 +160,28 @@ def settings_beside_layers(config: MethodConfig | None) -> dict[str, Any]:
 
 
 def documented(prefix: str, meaning: str, *, hidden: Sequence[str] = ()) -> dict[str, str]:
-    """Rows of a verb's SCHEMA for the settings that `settings_beside_layers` gives.
+    """Rows of a verb's SCHEMA for the settings from `settings_beside_layers`.
 
     Args:
-        prefix: The object that holds them.
-        meaning: What is said of each.
-        hidden: Further ones.
+        prefix: Path of the object that holds them.
+        meaning: The description of each.
+        hidden: Names of further settings.
     """
     return {f"{prefix}.{name}": meaning for name in (*(each.name for each in DoLaConfig.options()), *hidden)}
 
 
 def parse_layers(text: str) -> str | tuple[int, ...]:
-    """`--layers` as DoLaConfig takes it: the name of layers, or their indices.
+    """Parse `--layers` to a name of layers or a tuple of indices, as DoLaConfig expects it.
 
     Raises:
-        UsageError: Neither.
+        UsageError: It is neither.
     """
     layers = parse(text)
     if isinstance(layers, str) and is_named(layers):
         return layers
     if not isinstance(layers, tuple):
         raise UsageError(
-            f"--layers {text!r} is not known; allowed are high, low, all, off, last:10, or numbers with commas between them.",
+            f"--layers {text!r} is not known; allowed are high, low, all, off, last:10, or numbers separated by commas.",
             hint="--layers high, or for instance --layers 24,28",
         )
     return layers

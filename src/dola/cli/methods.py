@@ -1,4 +1,4 @@
-"""`dola methods`: the methods that there are, and what their settings are."""
+"""`dola methods`: lists the methods and their settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEMA = {
     "methods[].method": "what --method takes",
     "methods[].summary": "what it does",
     "methods[].settings": "its settings with their defaults",
-    "methods[].presets": "settings by the task that its authors use them for",
+    "methods[].presets": "the settings that its authors use, by task",
 }
 """Fields of `dola methods --json`."""
 
@@ -21,7 +21,7 @@ SCHEMA = {
 def command(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, schema dola.methods/1.")] = False,
 ) -> None:
-    """List the methods: what each does, and its settings.
+    """List the methods, with what each does and its settings.
 
     \b
     Examples:

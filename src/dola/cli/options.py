@@ -1,6 +1,6 @@
-"""Options that several verbs share, defined once, and their meaning: a configuration (method_options.py), a loaded model.
+"""Options that several verbs share, and what verbs make of them: a configuration (method_options.py), a loaded model.
 
-An option without its own default is None if it was not given, so that contradictions are distinguishable from defaults.
+An option without its own default is None if it was not given. So a default never counts as a contradiction.
 """
 
 from __future__ import annotations

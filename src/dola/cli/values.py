@@ -1,4 +1,4 @@
-"""What options are made with: checks of values, and completions."""
+"""Helpers for options: checks of values, and completions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dola.errors import UsageError
 
 
 def complete(*values: str) -> Any:
-    """A completion that offers these values."""
+    """A shell completion that offers these values."""
     return lambda incomplete: [value for value in values if value.startswith(incomplete)]
 
 

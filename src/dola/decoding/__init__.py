@@ -1,1 +1,1 @@
-"""How the contrast gets into `generate`: hooks, the step, and what decodes with them."""
+"""Decoding with DoLa: the hooks on a model, the work of one step, and `generate` on top of them."""

@@ -1,4 +1,4 @@
-"""One call of `generate` for the verbs: further settings of a model's own generation config are kept, or reported.
+"""One call of `generate` for the command's verbs. Other fields of the model's generation config are kept or reported.
 
     generate_as_asked -> FIELDS (generation_fields.py) -> model.generate(...) -> rows, each up to what ended it
 
@@ -70,7 +70,7 @@ def generate_as_asked(
     stop = [each for given in wanted for each in (given if isinstance(given, (list, tuple)) else [given])]
     call = {**switched_off(found, call), **call, "pad_token_id": Encoder.of(model, tokenizer).pad_token_id}
     if "stop_strings" in {**found.kept, **call}:
-        call["stop_strings"] = None  # `_Stops` does it
+        call["stop_strings"] = None  # `_Stops` handles them
 
     def run(**changed: Any) -> tuple[Tensor, _Stops | None]:
         stops = _Stops(tokenizer, stop) if wanted and "stop_strings" not in changed else None
@@ -86,13 +86,13 @@ def generate_as_asked(
             raise ours from error
         raise
     length = inputs["input_ids"].shape[1]
-    beams = (call.get("num_beams") or 1) > 1  # whose rows are not those of the output
+    beams = (call.get("num_beams") or 1) > 1  # the rows of beams are not those of the output
     lengths = {} if stops is None or beams else stops.lengths
     return _cut(sequences[:, length:].tolist(), {row: at - length for row, at in lengths.items()}, ends)
 
 
 def as_generate(model: Any, config: MethodConfig | None) -> Callable[..., Any]:
-    """The model's `generate`, with DoLa if there is a config, whatever a call's `dola_layers`."""
+    """The model's `generate`, with DoLa if `config` is given, ignoring a call's `dola_layers`."""
     from dola.decoding.generate import generate
 
     if config is not None:
@@ -172,7 +172,7 @@ class _Stops(StoppingCriteria):  # type: ignore[misc]
         self.lengths: dict[int, int] = {}
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        """As StopStringCriteria's: the rows of [B, T] that a stop string ends, bool [B]."""
+        """See `StopStringCriteria`: the rows of [B, T] that a stop string ends, bool [B]."""
         done: Tensor = self._criterion(input_ids, scores, **kwargs)
         for row in done.nonzero().flatten().tolist():
             self.lengths.setdefault(row, input_ids.shape[1])
@@ -197,7 +197,7 @@ def blamed(error: Exception, found: Review, run: Callable[..., Any]) -> DolaErro
     So the call is tried without these fields, to find the one at fault instead of guessing.
 
     Args:
-        error: What the call raised.
+        error: The exception from the call.
         found: The review of the generation config.
         run: The call, with arguments of `generate` to change.
     """

@@ -1,13 +1,13 @@
-"""The one mechanism: hooks that make a model's own forward return contrastive logits.
+"""Attach DoLa to a model: hooks that make the model's own forward return contrastive logits.
 
-A forward of an attached model goes
-    open (pre-hook of the causal LM)   reads which positions are asked for
-    -> capture (pre-hooks of the candidate blocks)   keeps these positions of the residual stream
+A forward of an attached model runs these hooks:
+    open (pre-hook of the causal LM)   notes the positions whose logits are needed
+    -> capture (pre-hooks of the candidate blocks)   stores the residual stream at these positions
     -> read (hooks of the LM head)   reads them out together with the mature rows, where that is cheaper
-    -> close (hook of the causal LM)   contrasts, and puts the result where the logits were.
+    -> close (hook of the causal LM)   computes the contrast and replaces the logits with it.
 So everything that reads logits works unchanged: greedy, sampling, beams, caches, streaming, pipelines.
 
-What a forward captures belongs to that forward: it lives in the thread that runs it, never on a module.
+Captured states belong to one forward. They are stored in the thread that runs it, never on a module.
 """
 
 from __future__ import annotations
@@ -58,27 +58,26 @@ def attach(
 ) -> Attachment:
     """Make `model` decode with DoLa until the returned attachment is removed.
 
-    Every forward then returns the contrast in place of its logits, for every thread that uses the model; `generate` is
-    wrapped so that a row whose plausible tokens are all banned (grammars, bad words) is decided by the mature scores.
+    Every forward then returns the contrast in place of its logits, in every thread that uses the model. `generate` is wrapped:
+    if a grammar or bad words ban all plausible tokens of a row, the mature scores decide it.
 
         with dola.attach(model, "high"):
             out = model.generate(**inputs, repetition_penalty=1.2)
 
     Args:
-        model: Any decoder-only Hugging Face model with a language-modelling head, in eval mode.
+        model: Any decoder-only Hugging Face model with a language-modeling head, in eval mode.
         config: A DoLaConfig or another method's settings, or just the `layers` of DoLa: "high", "low", "all", or indices (0 is
-            the embedding output). Without it the layers are `model.generation_config.dola_layers` where that is set, and else
-            "high".
-        anatomy: The parts of a model in which they are not found by themselves.
+            the embedding output). Defaults to the layers in `model.generation_config.dola_layers` if set, otherwise "high".
+        anatomy: The parts of the model, if dola cannot find them itself.
 
     Returns:
         The attachment: a context manager with `.remove()`, also available as `model.dola`.
 
     Raises:
         AttachError: DoLa is attached to this model already.
-        ModelError: The model has no decoder blocks or no head, is an encoder-decoder, or is a wrapper (FSDP, DataParallel):
-            the error says where in it the causal LM is. After any exception the model is as it was.
-        LayersError: Layers that this model does not have.
+        ModelError: The model has no decoder blocks or no head, is an encoder-decoder, or is a wrapper (FSDP, DataParallel); the
+            error says where in the wrapper the causal LM is. Any exception leaves the model unchanged.
+        LayersError: The model does not have these layers.
 
     Examples:
         >>> model, tokenizer = dola.load()
@@ -95,23 +94,23 @@ def attach(
 def as_config(
     config: MethodConfig | str | Sequence[int] | None, anatomy: Anatomy, *, generation_config: Any = None
 ) -> MethodConfig:
-    """The configuration that a user's `config` or bare `layers` means.
+    """The configuration for a user's `config` or bare `layers`.
 
-    Without one the layers are the `dola_layers` of the call's `generation_config`, then those of the model's, then "high".
+    If it is None, the layers are the `dola_layers` of the call's `generation_config`, then of the model's, then "high".
 
     Raises:
-        ConfigError: Layers that are not allowed.
+        ConfigError: The layers are not allowed.
     """
     if config is None:
         return _own_config(own_layers(generation_config, getattr(anatomy.lm, "generation_config", None)), anatomy)
     if isinstance(config, MethodConfig):
         return config
-    # Indices are checked before DoLaConfig does it without knowing the depth.
+    # Check indices here, where the model's depth is known; DoLaConfig alone would give a less precise error.
     return DoLaConfig(config if isinstance(config, str) else check_indices(config, anatomy.num_layers))
 
 
 def _own_config(layers: Any, anatomy: Anatomy) -> MethodConfig:
-    """The DoLaConfig of a generation config's `dola_layers`."""
+    """The DoLaConfig for a generation config's `dola_layers`."""
     if layers is None:
         return DoLaConfig()
     try:
@@ -127,16 +126,16 @@ def _own_config(layers: Any, anatomy: Anatomy) -> MethodConfig:
 
 @dataclass
 class Call:
-    """One forward: which positions it was asked for, what was captured at them, and what the head has read of it so far."""
+    """The state of one forward: the positions that are kept, the states captured there, and what the head has read of them."""
 
     keep: Any
     attention_mask: Any
     hidden: dict[int, Tensor] = field(default_factory=dict)
     last_block_ran: bool = False
     reading: Reading | None = None
-    head_runs: bool = False  # with the candidates' rows in its input
-    positions: Tensor | None = None  # of all tokens of the forward [B, T], for methods that draw
-    last_output: Any = None  # where a backward pass could follow: what the last block returned
+    head_runs: bool = False  # whether the head runs with the candidates' rows in its input
+    positions: Tensor | None = None  # of all tokens in the forward [B, T], for methods that draw
+    last_output: Any = None  # the last block's output, kept if a backward pass could follow
 
 
 class _State:
@@ -144,7 +143,7 @@ class _State:
 
 
 class _ThreadState(threading.local, _State):
-    """What the current thread is doing with the model."""
+    """The forward that the current thread is running."""
 
 
 class Session:
@@ -152,10 +151,10 @@ class Session:
 
     Attributes:
         config: The configuration in use.
-        layers: The candidate premature layers it means for this model, in Hugging Face's numbering.
+        layers: The candidate premature layers in this model, in Hugging Face's numbering.
         anatomy: The parts of the model.
 
-    `outer` is the model that holds `anatomy.lm` as the part that generates, where a user passed such a one.
+    `outer` is the user's model if it wraps `anatomy.lm`, the part that generates.
     """
 
     def __init__(self, anatomy: Anatomy, config: MethodConfig, outer: nn.Module | None = None, *, named: bool = False) -> None:
@@ -165,7 +164,7 @@ class Session:
         self._lm, self._named = anatomy.lm, named
         self._arguments = _Arguments(anatomy.lm.forward)
         self._state, self._traced = _ThreadState(), _State()
-        self._traced.call = None  # in its dict from the start: compiled code is made again where a name comes up later
+        self._traced.call = None  # set from the start: an attribute that appears later would make torch compile again
         if (other := getattr(self._lm, "dola", None)) is not None:
             raise AttachError(
                 f"{type(self._lm).__name__} has DoLa attached already: {other!r}.",
@@ -180,7 +179,7 @@ class Session:
             raise
 
     def _change_model(self) -> None:
-        """Put the hooks on. An exception undoes all of them."""
+        """Add the hooks. An exception removes all of them."""
         changes = self._changes
         if self._outer is not None:
             given = _Arguments(self._outer.forward)
@@ -191,7 +190,7 @@ class Session:
         self._hook_parts(self.anatomy)
 
     def _hook_parts(self, anatomy: Anatomy) -> None:
-        """Put hooks on the parts of the model, and take note of where these are."""
+        """Add hooks to the parts of the model, and remember where these parts are."""
         changes, blocks, head = self._part_changes, anatomy.blocks, anatomy.head
         ordered = [self._closes, changes.after(blocks[-1], _Hook(self, self._capture_last))]
         for j in self.layers:
@@ -201,7 +200,7 @@ class Session:
             changes.after(head, _Hook(self, self._after_head))
         self._ordered: list[tuple[Any, int]] = [(handle.hooks_dict_ref(), handle.id) for handle in ordered]
         self._places = Places(anatomy)
-        _ = anatomy.vocabulary  # worked out now: torch.compile cannot trace it
+        _ = anatomy.vocabulary  # computed now, because torch.compile cannot trace it
         self._readers = readers_of(anatomy)
         self._others = Watch([*self._places.owners, blocks[-1], *self._readers])
         self._look_at_hooks()
@@ -211,11 +210,11 @@ class Session:
         self._changes.undo()
 
     def _keep_up(self) -> None:
-        """Follow what others did to the model since the last forward: parts that they replaced, hooks that they put on.
+        """Adapt to changes that other code made to the model since the last forward: replaced parts, additional hooks.
 
         Raises:
-            AttachError: They took DoLa's own hooks off.
-            ModelError: As `_follow`.
+            AttachError: Other code removed DoLa's hooks.
+            ModelError: See `_follow`.
         """
         if self._changes.are_lost() or self._part_changes.are_lost():
             raise AttachError(
@@ -230,7 +229,7 @@ class Session:
             self._look_at_hooks()
 
     def _look_at_hooks(self) -> None:
-        """Whether others have hooks that may change what lies between the last block and the logits."""
+        """Note whether other code has hooks that may change what happens between the last block and the logits."""
         self._readers_hooked = bool(foreign_hooks(self._readers))
         self._hooked = self._readers_hooked or bool(foreign_hooks(self._places.owners))
         self._readout_checked = False
@@ -239,11 +238,11 @@ class Session:
         """Find the parts of the model again after one of them was replaced.
 
         Raises:
-            ModelError: The caller of `attach` named the parts, or the number of blocks has changed.
+            ModelError: The caller of `attach` specified the parts, or the number of blocks has changed.
         """
         found = None if self._named else Anatomy.of(self._lm)
         if found is not None and self.anatomy.blocks[-1] not in found.blocks and found.num_layers < self.anatomy.num_layers:
-            return  # a list of blocks that was cut, perhaps for one forward: `_check_captures` says which layer did not run
+            return  # the list of blocks was shortened, perhaps for one forward: `_check_captures` reports the missing layer
         if found is None or found.num_layers != self.anatomy.num_layers:
             raise self._changed(path)
         self._part_changes.undo()
@@ -263,24 +262,24 @@ class Session:
 
     @property
     def rows(self) -> int:
-        """How many positions were contrasted so far."""
+        """Number of positions contrasted so far."""
         return self._step.rows
 
     @property
     def rows_saved(self) -> int:
-        """How many of them needed no contrast, because a single token was plausible (`config.lazy`)."""
+        """Number of positions that needed no contrast, because a single token was plausible (`config.lazy`)."""
         return self._step.rows_saved
 
     def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the model's own `generate` under this session."""
-        self._keep_up()  # compiled code, which cannot follow, is thrown away here
+        self._keep_up()  # also discards compiled code, which cannot adapt to changes of the model
         try:
             return run(Generation(self._lm, self, self._step.method), original, args, kwargs)
         finally:
             self._call = None  # torch runs no hooks after Ctrl-C
 
     def forward_cost(self) -> Callable[[int], float]:
-        """Modelled time of a forward over so many tokens after a cache, relative to one token."""
+        """A function from a number of tokens after a cache to the modeled time of their forward, relative to one token."""
         weight = next(self._lm.parameters())
         return functools.partial(
             forward_cost,
@@ -295,7 +294,7 @@ class Session:
         self._undo()
         self._forget_compiled_code()
 
-    def __enter__(self: Self) -> Self:  # typing.Self is of Python 3.11
+    def __enter__(self: Self) -> Self:  # typing.Self needs Python 3.11
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -308,23 +307,23 @@ class Session:
         )
 
     def is_active(self) -> bool:
-        """Whether a forward in this thread is to be contrasted: here, in this session's own `generate` call."""
+        """Whether to contrast a forward in this thread. Here: inside this session's own `generate` call."""
         generation = current_generation(self._lm)
         return generation is not None and generation.owner is self and not generation.is_aside()
 
     def is_concerned(self) -> bool:
-        """Whether a hook that runs in this thread is this session's to act on: in a forward that it has opened, or may open.
+        """Whether a hook that runs in this thread belongs to a forward that this session has opened, or may open.
 
-        The forward comes first: compiled code is made again where something that it has looked at becomes another. A hook that
-        is not traced looks at its own thread's forward alone: the traced one may be another thread's.
+        The open forward is checked first, because torch compiles again when a value that compiled code has read changes. A hook
+        that is not traced checks its own thread's forward only: the traced one may belong to another thread.
         """
         call = self._call if torch.compiler.is_compiling() else self._state.call
         return call is not None or self.is_active()
 
     @property
     def _call(self) -> Call | None:
-        """The forward that this thread is in. torch.compile does not follow what is written to a thread's own state while it
-        traces (seen in torch 2.11), so a traced forward, whose state is gone from the compiled code, has a place of its own."""
+        """The forward that this thread is running. torch.compile does not track writes to thread-local state while it traces
+        (seen in torch 2.11), so a traced forward is stored separately; its state does not exist in the compiled code."""
         if torch.compiler.is_compiling():
             return self._traced.call or self._state.call
         return self._state.call or self._traced.call
@@ -335,7 +334,7 @@ class Session:
             self._traced.call = call
         else:
             self._state.call = call
-            if call is None or not FOLLOWS_THREADS:  # this hook runs beside the compiled code, the next ones inside it
+            if call is None or not FOLLOWS_THREADS:  # this hook runs outside the compiled code, the next ones inside it
                 self._traced.call = call
 
     def _forget_compiled_code(self) -> None:
@@ -347,7 +346,7 @@ class Session:
         return is_compiled(self._lm)
 
     def _open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before the forward: refuse what has no meaning, and note the positions asked for."""
+        """Before the forward: refuse arguments that DoLa does not support, and note which positions to keep."""
         given = self._arguments.of(args, kwargs)
         _check_labels(given("labels"))
         check_eval(module)
@@ -361,7 +360,7 @@ class Session:
         self._call = Call(given("logits_to_keep"), given("attention_mask"), positions=positions)
 
     def _check_traced(self) -> None:
-        """What `_keep_up` does, while a forward is traced: code holds the parts as they are now, and hooks stay in place."""
+        """`_keep_up` for a traced forward: the compiled code stores the current parts, and the hooks stay in place."""
         if self._places.moved():
             raise self._changed("one of the parts that are read")
 
@@ -376,12 +375,12 @@ class Session:
         call.last_block_ran = True
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             call.last_output = output
-        # Compiled code would be made again once the readout is checked.
+        # Also in compiled code: a condition that changes after the readout check would make torch compile again.
         if torch.compiler.is_compiling() or self._hooked or not self._readout_checked:
             self._keep_hidden(self.anatomy.num_layers, output)
 
     def _call_of(self, layer: int) -> Call:
-        """The forward that runs a layer."""
+        """The forward in which a layer runs."""
         if (call := self._call) is None:
             raise CaptureError(
                 f"Layer {layer} of {type(self._lm).__name__} ran outside a call of the model, so its logits would be plain.",
@@ -395,14 +394,14 @@ class Session:
         call.hidden[layer] = select_positions(self.anatomy.residual(passed).detach(), call.keep).clone()
 
     def _hint_outside(self) -> str:
-        """What to do where a part of the model has run by itself: its own `generate`, if it has one, may be what runs."""
+        """The hint for a part of the model that ran by itself, perhaps through its own `generate`."""
         found = inside(self._lm)
         other = f"attach to {found}" if found else "remove DoLa first"
         return f"call model(...), not model.forward(...) or an inner module, or {other}"
 
     @torch.no_grad()
     def _close(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """After the forward: contrast, and put the scores where the logits were."""
+        """After the forward: compute the contrast and replace the logits with it."""
         call, self._call = self._call, None
         if output is None or call is None:  # the forward, or the hook before it, raised
             return None
@@ -411,7 +410,7 @@ class Session:
         self._check_captures(call, logits)
         generation = current_generation(self._lm)
         scores = self._contrast(call, logits)
-        # Where a look would make the host wait, or break a traced graph, Generation.watch looks instead.
+        # Where reading a value would make the host wait or break a traced graph, Generation.watch checks instead.
         watched = generation is not None and (scores.device.type != "cpu" or torch.compiler.is_compiling())
         if not watched and not scores.amax(dim=-1).isfinite().all():
             self._explain_not_finite(call, logits, scores)
@@ -445,50 +444,50 @@ class Session:
             )
         if (last := call.hidden.pop(self.anatomy.num_layers, None)) is None:
             return
-        if self._hooked and logits.isfinite().any():  # whatever these hooks go by, positions and shapes included
+        if self._hooked and logits.isfinite().any():  # others' hooks may depend on anything, even positions and shapes
             self.anatomy.check_readout(last, logits)
         if self._readers_hooked or self._readout_checked:
             return
         row = logits.flatten(0, -2)[-1:]
-        if row.amax().isfinite():  # padding may be NaN, and then says nothing
+        if row.amax().isfinite():  # padding may be NaN, and then proves nothing
             self.anatomy.check_readout(last.flatten(0, -2)[-1:], row)
             self._readout_checked = True
 
     @torch.no_grad()
     def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Pass the candidates to the head with the mature rows, if that is cheaper than reading them afterwards."""
+        """Pass the candidates through the head with the mature rows, if that is cheaper than reading them afterwards."""
         call = self._call
         if call is None or not args or call.head_runs or call.reading is not None or self._readers_hooked:
             return None
         hidden = args[0]
         captures = [call.hidden[layer] for layer in self.layers if layer in call.hidden]
         if len(captures) < len(self.layers) or any(layer.shape[:-1] != hidden.shape[:-1] for layer in captures):
-            return None  # the head was given other positions; what that means is found out after the forward
+            return None  # the head got other positions; `_close` deals with that
         if not self._step.reads_together(hidden, len(captures), lazy=self._is_lazy()):
             return None
         rows, call.head_runs = self._step.rows_to_read(hidden, captures), True
         if (read := self._step.read_by_kernel(rows)) is not None:
             call.reading = read
-            return hidden[:0], *args[1:]  # nothing is left to do for the module
+            return hidden[:0], *args[1:]  # the kernel has done the module's work
         return rows.flatten(0, 1), *args[1:]
 
     def _after_head(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         call = self._call
         if call is None or not call.head_runs:
             return None
-        call.head_runs = False  # another run of the head in this forward is the model's own
+        call.head_runs = False  # a further run of the head in this forward is the model's own
         if call.reading is None:
             call.reading = Reading(output.unflatten(0, (len(self.layers) + 1, -1)))
         return call.reading.logits[0]
 
     def _is_lazy(self) -> bool:
-        if torch.compiler.is_compiling():  # nothing is skipped in a graph, and a look would have it compiled for either
+        if torch.compiler.is_compiling():  # a graph skips nothing, and reading the flag would compile a version for each value
             return False
         generation = current_generation(self._lm)
         return self.config.lazy and generation is not None and generation.lazy
 
     def _contrast(self, call: Call, logits: Tensor) -> Tensor:
-        """Scores for all rows of a forward: [..., V], float32 or better."""
+        """Scores of all rows of a forward, [..., V], float32 or better."""
         if call.reading is not None:
             read: Reading | list[Tensor] = call.reading.of(logits).flat()
         elif self._readers_hooked:
@@ -502,13 +501,13 @@ class Session:
         return scores.view(logits.shape)
 
     def _read_as_the_model_does(self, call: Call, logits: Tensor) -> Reading:
-        """The candidates' logits, one layer after the other in the shape [B, T, d] that the model's own has: hooks of others on
-        the norm or the head see what they would see if that layer were the last."""
+        """Read the candidates one layer at a time, in the model's own shape [B, T, d]. Others' hooks on the norm or the head
+        then see what they would see if that layer were the last."""
         read = [self._step.read_layer(call.hidden[layer].to(logits.device), k) for k, layer in enumerate(self.layers)]
         return Reading(torch.stack([logits, *(layer.to(logits) for layer in read)]))
 
     def _explain_not_finite(self, call: Call, logits: Tensor, scores: Tensor) -> None:
-        """Raise for positions without a usable distribution. Padding has none in some models, and nobody reads it."""
+        """Raise for positions without a usable distribution, except padding, which lacks one in some models."""
         broken = ~scores.amax(dim=-1).isfinite()
         if isinstance(call.attention_mask, Tensor) and call.attention_mask.dim() == 2:
             real = select_positions(call.attention_mask[..., None], call.keep)[..., 0].bool()
@@ -530,9 +529,9 @@ class Session:
 
 @dataclass(frozen=True)
 class _Hook:
-    """A hook that is called in its session's forwards only.
+    """A hook that acts only in its session's forwards.
 
-    Forwards of other threads pass by while hooks come and go, and torch may then call a hook with fewer arguments.
+    Other threads may run forwards while hooks are added and removed; torch may then call a hook with fewer arguments.
     """
 
     session: Session
@@ -543,14 +542,14 @@ class _Hook:
         return self.hook(module, *arguments) if self.session.is_concerned() else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        return _nothing  # of a part, as PEFT makes one of what it trains; of the whole model, `model.dola` refuses a copy
+        return _nothing  # PEFT copies parts that it trains; `model.dola` refuses a copy of the whole model
 
     def __reduce__(self) -> NoReturn:
         self.session.__reduce__()
 
 
 def _nothing(*arguments: Any) -> None:
-    """What a copy of a part has in place of a hook."""
+    """Takes the place of a hook in a copied part."""
 
 
 def _check_labels(labels: Any) -> None:
@@ -562,14 +561,14 @@ def _check_labels(labels: Any) -> None:
 
 
 class Attachment(Session):
-    """DoLa on a model for everybody who uses it, until removed. Made by `attach`; the model has it as `model.dola`.
+    """DoLa on a model, for all its users until removed. `attach` returns it; it is also available as `model.dola`.
 
     Attributes:
         config: The configuration in use.
-        layers: The candidate layers it means for this model, in Hugging Face's numbering.
+        layers: The candidate layers in this model, in Hugging Face's numbering.
         anatomy: The parts of the model.
-        rows: How many positions were contrasted so far.
-        rows_saved: How many of them needed no contrast (`config.lazy`).
+        rows: Number of positions contrasted so far.
+        rows_saved: Number of positions that needed no contrast (`config.lazy`).
 
     Examples:
         >>> model, tokenizer = dola.load()
@@ -590,7 +589,7 @@ class Attachment(Session):
         super()._change_model()
 
     def remove(self) -> None:
-        """Give the model back as it was. Calling it again does nothing."""
+        """Restore the model. Further calls do nothing."""
         if self._is_attached():
             super().remove()
 
@@ -602,14 +601,14 @@ class Attachment(Session):
         return f"<dola on {type(self._lm).__name__}: layers {layers} of {self.anatomy.num_layers}, {self.config}>"
 
     def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run the model's own `generate` with DoLa, whose layers a call cannot change.
+        """Run the model's own `generate` with the attached layers, which a call cannot change.
 
-        A call that a processor of another one makes is plain, as its forwards are, unless it asks for `dola_layers`.
+        A call from a processor of another call is plain, as its forwards are, unless it sets `dola_layers`.
 
         Raises:
-            InputError: `dola_layers` of the call, or of its generation config, that are not the attached ones.
+            InputError: The call, or its generation config, has other `dola_layers` than the attached ones.
         """
-        if not self._is_attached():  # somebody has kept this `generate`
+        if not self._is_attached():  # the caller kept this `generate` after removal
             return original(*args, **kwargs)
         config = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
         asked = kwargs.pop("dola_layers", None)
@@ -625,17 +624,17 @@ class Attachment(Session):
         return super().generate(original, *args, **kwargs)
 
     def is_active(self) -> bool:
-        """Everywhere but in a call-scoped session's own calls, which began before this was attached, and in forwards that the
-        processors of a `generate` call make."""
+        """True except in calls of a call-scoped session that began before this was attached, and in forwards made by the
+        processors of a `generate` call."""
         generation = current_generation(self._lm)
         return generation is None or (generation.owner is self and not generation.is_aside())
 
     def _may_be_compiled(self) -> bool:
-        return True  # by a torch.compile wrapper that cannot be seen from here
+        return True  # a torch.compile wrapper cannot be detected from here
 
 
 class _Arguments:
-    """Reads arguments of one model's forward by name, however they were passed."""
+    """Looks up arguments of a model's forward by name, whether they were passed by position or by keyword."""
 
     def __init__(self, forward: Callable[..., Any]) -> None:
         parameters = inspect.signature(forward).parameters
@@ -643,7 +642,7 @@ class _Arguments:
         self._defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
 
     def of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[str], Any]:
-        """A function from an argument's name to its value in this call: the default, or None, where it was not passed."""
+        """A function from an argument's name to its value in this call; if not passed, its default or None."""
 
         def given(name: str) -> Any:
             position = self._positions.get(name, len(args))
@@ -653,7 +652,7 @@ class _Arguments:
 
 
 def positions_of(given: Callable[[str], Any]) -> Tensor | None:
-    """The position of each token of a forward in its own sequence [B, T], padding left out; None where nothing says so.
+    """The position of each token of a forward in its own sequence [B, T], without padding; None if the call does not say.
 
     Args:
         given: A function from an argument's name to its value.
@@ -674,8 +673,8 @@ def positions_of(given: Callable[[str], Any]) -> Tensor | None:
 def select_positions(hidden: Tensor, keep: Any) -> Tensor:
     """The positions of `hidden` [B, T, d] that a forward with `logits_to_keep=keep` returns logits for.
 
-    The last n (0 is all, and so is None, for models without the argument), a list or slice of positions, or what transformers
-    makes of a tensor: 1-D indices and, in its later versions, per-row indices [B, n] or a mask [B, T].
+    `keep` is the number of last positions (0 means all, as does None for models without the argument), a list or slice of
+    positions, or a tensor as in transformers: 1-D indices and, in later versions, indices per row [B, n] or a mask [B, T].
     """
     if keep is None or isinstance(keep, int):
         return hidden[:, -keep:] if keep and hidden.shape[1] > keep else hidden

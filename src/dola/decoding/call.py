@@ -229,7 +229,7 @@ def is_compiled(lm: Any) -> bool:
 def run(generation: Generation, generate: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call `generate(*args, **kwargs)` of the model as one contrasted call in this thread."""
     _check_call(generation.lm, args, kwargs)
-    if kwargs.get("cache_implementation") == "paged":  # runs in a thread of its own, where no call of this one is seen
+    if kwargs.get("cache_implementation") == "paged":  # runs in a separate thread, which does not see this call
         return generate(*args, **kwargs)
     generation.drafted = kwargs.get("assistant_model") is not None
     outer, _thread.generation = _thread.generation, generation
@@ -426,20 +426,20 @@ class Criteria(StoppingCriteriaList):  # type: ignore[misc]
         self._generation = generation
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        """As StoppingCriteriaList's: whether each row [B] ends here."""
+        """See `StoppingCriteriaList`: whether each row [B] ends here."""
         with self._generation.stepping_aside():
             return super().__call__(input_ids, scores, **kwargs)  # type: ignore[no-any-return]
 
 
 class Watch(LogitsProcessorList):  # type: ignore[misc]
-    """The processors of one `generate` call, with a check for NaN that does not make the host wait or enter compiled code."""
+    """The processors of one `generate` call, with a check for NaN that neither makes the host wait nor enters compiled code."""
 
     def __init__(self, processors: LogitsProcessorList, generation: Generation) -> None:
         super().__init__(processors)
         self._generation = generation
 
     def _watch(self, scores: Tensor) -> None:
-        if scores.device.type != "cpu" or is_compiled(self._generation.lm):  # elsewhere the forward's hook has looked
+        if scores.device.type != "cpu" or is_compiled(self._generation.lm):  # otherwise the forward's hook has checked
             self._generation.watch(scores)
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
@@ -512,7 +512,7 @@ class _Applied:
     def on(self, scores: Tensor, input_ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """Its result on other scores."""
         changed = self.after != self.before
-        if (self.after[changed] <= BANNED).all():  # it did nothing but ban
+        if (self.after[changed] <= BANNED).all():  # it only banned tokens
             return torch.where(changed, self.after, scores)
         if self.ran_model:
             name = type(self.processor).__name__

@@ -1,4 +1,4 @@
-"""The candidates of a step, as a method asks for them: read with the mature rows already, or captured and read on demand."""
+"""The candidates that a step passes to the method: already read with the mature rows, or captured and read on demand."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Read(Candidates):
 
     Args:
         readout: The readout of the model.
-        config: How candidates are read out.
+        config: The settings, which say how candidates are read out.
         reading: The head's output for mature rows and candidates, with one dimension of rows.
-        layers, positions: As Candidates.
+        layers, positions: See `Candidates`.
     """
 
     def __init__(
@@ -40,19 +40,19 @@ class Read(Candidates):
     ) -> None:
         self._readout, self._config, self._reading = readout, config, reading
         self.layers, self.positions = layers, positions
-        self._log_z = reading.log_z if readout.logit_transform is None else None  # else they are of other logits
+        self._log_z = reading.log_z if readout.logit_transform is None else None  # with a transform they belong to other logits
 
     def __len__(self) -> int:
         """K."""
         return len(self._reading.logits) - 1
 
     def logits(self, k: int | None = None, rows: Rows = None) -> Tensor:
-        """As Candidates."""
+        """See `Candidates.logits`."""
         read = self._reading.logits[1:] if k is None else self._reading.logits[1 + k]
         return self._readout.after_head(_some(read, rows), self._config)
 
     def combined(self, mature: Tensor, weights: Tensor, rows: Rows = None) -> Tensor:
-        """As Candidates."""
+        """See `Candidates.combined`."""
         return _combined_logits(self, mature, weights, rows)
 
     def mature_log_z(self) -> Tensor | None:
@@ -60,13 +60,13 @@ class Read(Candidates):
         return None if self._log_z is None else self._log_z[0]
 
     def blocks(self, rows: list[int]) -> Iterator[list[int]]:
-        """One by one: a row is a view then, where several would be a copy."""
+        """One row at a time: a single row is a view, several would be a copy."""
         yield from ([row] for row in rows)
 
     def compared(
         self, mature: Tensor, log_z: list[Tensor], premature: Tensor, rows: list[int], *, jsd: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Where the kernel has read."""
+        """See `Candidates.compared`; available if the kernel has read the rows."""
         if self._log_z is None:
             return None, None
         [row] = rows
@@ -76,16 +76,16 @@ class Read(Candidates):
 
 
 class Captured(Candidates):
-    """Candidates whose states were captured; each read is a product with the head.
+    """Candidates whose hidden states were captured. Each read multiplies states with the head.
 
     Args:
         readout: The readout of the model, or of this worker's columns.
-        config: How candidates are read out.
+        config: The settings, which say how candidates are read out.
         hidden: The states of each candidate, [R, d].
-        kernels: Whether a compiled kernel may compare all rows of a batch with the mature ones. Where divergences tie (closer
-            than 1e-6 nats), it may choose the other layer.
-        layers, positions: As Candidates.
-        maps: The configuration's lens on these layers.
+        kernels: Whether a compiled kernel may compare all rows of a batch with the mature ones. If two divergences differ by
+            less than 1e-6 nats, it may choose the other layer.
+        layers, positions: See `Candidates`.
+        maps: The configuration's lens for these layers.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Captured(Candidates):
         return len(self._hidden)
 
     def logits(self, k: int | None = None, rows: Rows = None) -> Tensor:
-        """As Candidates."""
+        """See `Candidates.logits`."""
         if len(self) == 1 and k is None:  # not stacked, so not copied
             return self.logits(0, rows)[None]
         if k is not None:
@@ -117,7 +117,7 @@ class Captured(Candidates):
         return self._readout.premature(states, self._config, self._maps)
 
     def combined(self, mature: Tensor, weights: Tensor, rows: Rows = None) -> Tensor:
-        """As Candidates: the head is given the sum of its inputs, and the mature layer's logits are there."""
+        """See `Candidates.combined`. The head gets the sum of the states; the mature layer's logits are known already."""
         readout, scale = self._readout, _scale(self._readout)
         if not native.is_plain_linear(readout.head) or scale is None:
             return _combined_logits(self, mature, weights, rows)
@@ -127,7 +127,7 @@ class Captured(Candidates):
         dtype = wide_dtype(inputs.dtype)
         total = torch.einsum("k,krd->rd", weights[:-1].to(inputs.device, dtype), inputs.to(dtype))
         logits = wide(readout.after_head(readout.read_head(total.to(inputs.dtype)), self._config))
-        if head.bias is not None:  # it came once, for weights that sum to something else than 1
+        if head.bias is not None:  # the head added it once, whatever the sum of the weights
             bias = head.bias.to(dtype) * (scale if readout.transforms(self._config) else 1.0)
             logits = logits + (weights[:-1].sum().to(dtype) - 1) * bias[: logits.shape[-1]]
         return logits.to(mature.device) + weights[-1] * mature
@@ -135,7 +135,7 @@ class Captured(Candidates):
     def compared(
         self, mature: Tensor, log_z: list[Tensor], premature: Tensor, rows: list[int], *, jsd: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        """By the kernel for many rows, in an engine."""
+        """See `Candidates.compared`; available with the kernel for many rows, which serving engines use."""
         if not self._kernels or not native.compares(mature, premature):
             return None, None
         if not jsd:
@@ -149,7 +149,7 @@ class Captured(Candidates):
 
 
 def _some(values: Tensor, rows: Rows) -> Tensor:
-    """Rows of [..., R, x]; a single one as a view."""
+    """The given rows of [..., R, x]; a single row is a view."""
     if rows is None:
         return values
     if not isinstance(rows, Tensor) and len(rows) == 1:
@@ -158,7 +158,7 @@ def _some(values: Tensor, rows: Rows) -> Tensor:
 
 
 def _scale(readout: Readout) -> float | None:
-    """By how much the model multiplies the head's output; None where it does something that is not linear."""
+    """The factor by which the model multiplies the head's output; None if its transform is not linear."""
     transform = readout.logit_transform
     if isinstance(transform, Scale):
         return transform.factor
@@ -166,7 +166,7 @@ def _scale(readout: Readout) -> float | None:
 
 
 def _combined_logits(candidates: Candidates, mature: Tensor, weights: Tensor, rows: Rows) -> Tensor:
-    """The combination of logits, a layer at a time."""
+    """The weighted sum of logits, computed one layer at a time."""
     total = weights[-1] * wide(mature)
     for k in range(len(candidates)):
         total = total + weights[k] * candidates.logits(k, rows).to(total)

@@ -1,8 +1,8 @@
-"""How the hooks get along with torch.compile: a part of the graph inside it, left as they are beside it.
+"""How the hooks work with torch.compile: inside the compiled graph they are part of it, outside they stay uncompiled.
 
 torch runs the hooks of the outermost module outside the code that it compiles, for `generate` as for `torch.compile(model)`.
-It then compiles each of these hooks by itself. That multiplies compilations (one for each hook and shape), and what decodes in
-chunks and looks at values does not compile well. A hook that is reached while torch traces the model is still traced.
+It then compiles each of these hooks by itself. That multiplies compilations (one for each hook and shape), and code that works
+in chunks and reads values does not compile well. A hook that is reached while torch traces the model is still traced.
 """
 
 from __future__ import annotations

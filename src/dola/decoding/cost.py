@@ -1,8 +1,8 @@
-"""What a step is modelled to cost, in reads of the weights: a product is bound by memory up to some rows, then by arithmetic.
+"""A cost model of a step, in reads of the weights: a product is memory-bound up to some number of rows, then compute-bound.
 
-Two choices hang on it: whether the candidates' rows go through the LM head together with the mature row (step.py), and how
-many drafted tokens one forward tries (drafts.py). The constants are read off measurements, named beside each; that they are
-constants keeps what is decoded the same from run to run, which timing at run time would not.
+Two decisions use it: whether the candidates' rows go through the LM head together with the mature row (step.py), and how many
+drafted tokens one forward tries (drafts.py). The constants come from the measurements named beside them. Constants give the
+same tokens in every run, which timing at run time would not.
 """
 
 from __future__ import annotations
@@ -10,37 +10,37 @@ from __future__ import annotations
 import torch
 
 ARITHMETIC_BOUND = {("cpu", torch.bfloat16): 8, ("cpu", torch.float32): 4, ("cuda", torch.bfloat16): 300}
-"""Rows from which a product takes time in proportion to its rows; below, it takes that of reading the weights. On CPUs read off
-such tables as benchmarks/head_product.py prints; on CUDA the ratio of an H100's rate to its bandwidth."""
+"""Number of rows above which a product's time grows with its rows; below, it is the time of reading the weights. On CPUs from
+tables as benchmarks/head_product.py prints them; on CUDA the ratio of an H100's arithmetic rate to its bandwidth."""
 ARITHMETIC_BOUND_ELSEWHERE = 16
 NATIVE_BOUND = {torch.bfloat16: 8, torch.float32: 9}
-"""The same for the compiled kernel of the LM head."""
+"""The same limit for the compiled kernel of the LM head."""
 FORWARD_BOUND = {("cpu", torch.bfloat16): 20, ("cpu", torch.float32): 13, ("cuda", torch.bfloat16): 300}
-"""Tokens whose arithmetic takes as long as a whole step with one token does: a step is bound by memory and by what the host
-does between products, not by arithmetic. On CPUs read off benchmarks/forward_rows.py, on CUDA as above."""
+"""Number of tokens whose arithmetic takes as long as a whole step with one token, which is bound by memory and by the host's
+work between products. On CPUs from benchmarks/forward_rows.py, on CUDA as above."""
 FORWARD_BOUND_ELSEWHERE = 16
 UNDECIDED = 0.6
 """Share of rows with more than one plausible token: 0.69 on SmolLM2, 0.24 to 0.42 on Gemma 3 (five prompts, high layers)."""
 
 
 def product_bound(device: str, dtype: torch.dtype) -> float:
-    """Rows up to which torch's product of weights in `dtype` with a few rows takes as long as with one."""
+    """Number of rows up to which torch's product with weights in `dtype` takes as long as with one row."""
     return ARITHMETIC_BOUND.get((device, dtype), ARITHMETIC_BOUND_ELSEWHERE)
 
 
 def native_bound(dtype: torch.dtype) -> float:
-    """The same of the compiled kernel."""
+    """`product_bound` for the compiled kernel."""
     return NATIVE_BOUND[dtype]
 
 
 def product_cost(rows: float, bound: float) -> float:
-    """Modelled time of a product with `rows` rows, in reads of its weights."""
+    """Modeled time of a product with `rows` rows, in reads of its weights."""
     return max(1.0, rows / bound)
 
 
 def cheaper_together(rows: int, candidates: int, *, bound: float, apart_bound: float, lazy: bool) -> bool:
-    """Whether one product with K + 1 rows for each row is modelled to take less time than the mature rows' and, after it, the
-    premature ones', which are fewer where rows with a single plausible token are left out (`lazy`)."""
+    """Whether one product with K + 1 rows per row should be faster than two: one for the mature rows, then one for the
+    premature rows. With `lazy` the second skips rows with a single plausible token."""
     undecided = UNDECIDED if lazy else 1.0
     some = 1 - (1 - undecided) ** rows
     together = product_cost(rows * (candidates + 1), bound)

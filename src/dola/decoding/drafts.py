@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.generation import CandidateGenerator
 
 FORGET = 0.9
-"""The weight of an earlier judgment relative to the next one: about ten count."""
+"""Weight of an earlier judgment relative to the next one, so that about ten count."""
 PRIOR = {"fresh": (0.5, 1.0), "running": (0.9, 1.0)}
 """Share of drafted tokens that are right, and the weight of this guess in judgments: for the first token of a proposal, and
 for one that follows a right one. Hopeful, so that the first proposal is tried."""
@@ -69,7 +69,7 @@ class Drafts(CandidateGenerator):  # type: ignore[misc]
         self._run = "fresh"
 
     def get_candidates(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-        """As CandidateGenerator's: the tokens so far [1, T] followed by the drafts to try, [1, T + n]."""
+        """See `CandidateGenerator`: the tokens so far [1, T] followed by the drafts to try, [1, T + n]."""
         length = input_ids.shape[1]
         self._judge(input_ids[0, self._length :].tolist() if self._pending else [])
         candidates, _ = self._source.get_candidates(input_ids, *args, **kwargs)
@@ -79,7 +79,7 @@ class Drafts(CandidateGenerator):  # type: ignore[misc]
         return candidates[:, : length + count], None
 
     def update_candidate_strategy(self, input_ids: Tensor, scores: Tensor, num_matches: int) -> None:
-        """As CandidateGenerator's: `generate` reports how many drafts of the last step were right."""
+        """See `CandidateGenerator`: `generate` reports how many drafts of the last step were right."""
         self._source.update_candidate_strategy(input_ids, scores, num_matches)
 
     def _judge(self, came: list[int]) -> None:

@@ -1,7 +1,7 @@
-"""DoLa for one call: `dola.generate`, and `install`, which lets code written for transformers 4 run as it is.
+"""DoLa for one call: `dola.generate`, and `install`, which runs code written for transformers 4 without changes.
 
-Both are call-scoped. Hooks are on the model while the call runs and act in its thread alone: a plain call on the same model
-in another thread stays plain, and concurrent calls with different layers do not see each other.
+Both affect single calls. The hooks are on the model while the call runs and act only in its thread: a plain call on the same
+model in another thread stays plain, and concurrent calls with different layers do not affect each other.
 """
 
 from __future__ import annotations
@@ -26,25 +26,24 @@ logger = logging.getLogger("dola")
 
 
 def generate(model: Any, *args: Any, dola_layers: MethodConfig | str | Sequence[int] | None = None, **kwargs: Any) -> Any:
-    """`model.generate(...)` with DoLa, for this call only.
+    """Call `model.generate(...)` with DoLa, for this call only.
 
         out = dola.generate(model, **inputs, dola_layers="high", repetition_penalty=1.2)
 
     Args:
-        model: Any decoder-only Hugging Face model with a language-modelling head, wrapped by PEFT or torch.compile or not.
-        *args: All of `generate`'s arguments.
-        **kwargs: All of `generate`'s arguments. `dola_method="sled"` among them names another method, `dola_rate=2` one of its
-            settings; `dola_layers` are then the layers of that method.
+        model: Any decoder-only Hugging Face model with a language-modeling head; PEFT and torch.compile wrappers work too.
+        *args: Any arguments of `generate`.
+        **kwargs: Any arguments of `generate`. `dola_method="sled"` selects another method, and `dola_rate=2` one of its
+            settings; `dola_layers` then are the layers of that method.
         dola_layers: "high", "low", "all", layer indices (0 is the embedding output), or a DoLaConfig or another method's
-            settings. Without it the layers are the `dola_layers` of `generation_config=`, then those of
-            `model.generation_config`, then "high".
+            settings. Defaults to the `dola_layers` of `generation_config=`, then of `model.generation_config`, then "high".
 
     Returns:
-        What `model.generate` returns. `scores` are the contrast after the processors, `logits` the model's own.
+        The result of `model.generate`. `scores` are the contrast after the processors, `logits` the model's own.
 
     Raises:
         AttachError: DoLa is attached to this model already.
-        ConfigError, ModelError, InputError: As `attach`.
+        ConfigError, ModelError, InputError: As for `attach`.
 
     Examples:
         >>> model, tokenizer = dola.load()
@@ -58,14 +57,14 @@ def generate(model: Any, *args: Any, dola_layers: MethodConfig | str | Sequence[
 
 
 def _named(layers: Any, asked: dict[str, Any]) -> MethodConfig:
-    """The configuration that `dola_layers` and the other `dola_...` arguments of a call mean.
+    """The configuration for `dola_layers` and the other `dola_...` arguments of a call.
 
     Raises:
-        ConfigError: A whole configuration with settings beside it, or as `config_of`.
+        ConfigError: A whole configuration and single settings were both given, or see `config_of`.
     """
     if isinstance(layers, MethodConfig):
         raise ConfigError(
-            f"dola_{next(iter(asked))} was given beside dola_layers={layers!r}, which says all of it.",
+            f"dola_{next(iter(asked))} was given with dola_layers={layers!r}, which already contains all settings.",
             hint="put it into the configuration, or give dola_layers only the layers",
         )
     return config_of({**asked, **({} if layers is None else {"layers": layers})}, where="dola.generate")
@@ -74,12 +73,12 @@ def _named(layers: Any, asked: dict[str, Any]) -> MethodConfig:
 def install(config: MethodConfig | None = None) -> None:
     """Make `model.generate(..., dola_layers=...)` work on every model, as it did in transformers 4.
 
-    `dola_layers` is honored as a keyword, in `generation_config=`, and in `model.generation_config`; a call without it stays
-    plain. Installing twice with the same config does nothing.
+    `dola_layers` is read from the keyword, from `generation_config=`, and from `model.generation_config`. A call without it
+    stays plain. Installing twice with the same config does nothing.
 
     Args:
-        config: The settings besides `layers`. `DoLaConfig.reference()` gives the tokens of transformers 4.55.4; the default
-            is the method as the paper defines it, whose tokens differ from version 4's, which is said once.
+        config: All settings except `layers`. `DoLaConfig.reference()` gives the tokens of transformers 4.55.4. The default
+            is the method of the paper, whose tokens differ from version 4's; a warning says so once.
 
     Raises:
         ConfigError: `config` is not the settings of a method.
@@ -171,7 +170,7 @@ def _generate_of(model: Any) -> Any:
 def _generate_with_dola_layers(original: Any) -> Any:
     @functools.wraps(original)
     def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(kwargs.get("custom_generate"), str):  # somebody's own decoding, which may take dola_layers itself
+        if isinstance(kwargs.get("custom_generate"), str):  # the caller's own decoding code, which may take dola_layers itself
             return original(self, *args, **kwargs)
         layers = kwargs.pop("dola_layers", None)
         if layers is None:
@@ -193,7 +192,7 @@ def _with_layers(layers: Any, anatomy: Anatomy) -> MethodConfig:
 
 
 def _mode_without_dola(original: Any) -> Any:
-    """transformers 5 takes `dola_layers` in a GenerationConfig for a mode that it no longer has."""
+    """Hide `dola_layers` in a GenerationConfig, which transformers 5 would take for a mode that it no longer has."""
 
     @functools.wraps(original)
     def get_generation_mode(self: Any, *args: Any, **kwargs: Any) -> Any:

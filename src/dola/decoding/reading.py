@@ -14,14 +14,14 @@ class Reading:
 
     Attributes:
         logits: The head's output for the mature row and the candidates, [K+1, ..., V].
-        log_z: log sum exp of it, float32 [K+1, ...], if the compiled kernel has read.
+        log_z: log sum exp of `logits`, float32 [K+1, ...], if the compiled kernel computed it.
     """
 
     logits: Tensor
     log_z: Tensor | None = None
 
     def of(self, logits: Tensor) -> Reading:
-        """The same, without `log_z` if `logits` are not the mature row: a model may first run its head for other things."""
+        """This reading, without `log_z` if `logits` are not its mature row: a model may run its head for other things first."""
         if self.log_z is None:
             return self
         mature = self.logits[0]
@@ -29,5 +29,5 @@ class Reading:
         return self if same else Reading(self.logits)
 
     def flat(self) -> Reading:
-        """The same with one dimension of rows: [K+1, R, V] and [K+1, R]."""
+        """This reading with one dimension of rows: [K+1, R, V] and [K+1, R]."""
         return Reading(self.logits.flatten(1, -2), None if self.log_z is None else self.log_z.flatten(1))

@@ -1,8 +1,8 @@
-"""One step of decoding: from the mature logits and the captures of a forward to its scores, for the least work.
+"""One step of decoding: compute scores from a forward's mature logits and captured states, with as little work as possible.
 
-What a step costs on top of plain decoding is reading the LM head's weights for the candidate layers, and passes over [K, V].
-The candidates' rows can go through the head together with the mature row, in one read of its weights, or apart, after it, and
-then only for rows that need them: `cost.cheaper_together` models both. What is computed is the method's affair.
+Compared with plain decoding, a step also reads the LM head's weights for the candidate layers and makes passes over [K, V].
+The candidates' rows can go through the head together with the mature row, in one read of its weights. Or they are read
+afterwards, only for rows that need them. `cost.cheaper_together` models both. The formulas belong to the method.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from dola.methods.vocabulary import WHOLE, Vocabulary, wide_dtype
 from dola.model.readout import Readout
 
 CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**26}
-"""Premature logits are made for so many rows at a time that K * rows * V stays below this (one row is the least): 64 MiB in
-float32 on a CPU, 256 MiB with CUDA, half of that elsewhere. The dense contrast needs about six such buffers at its peak."""
+"""Upper limit of K * rows * V for the premature logits computed at a time (at least one row): 64 MiB in float32 on a CPU,
+256 MiB with CUDA, half of that elsewhere. The dense contrast needs about six such buffers at its peak."""
 CHUNK_ELEMENTS_ELSEWHERE = 2**25
 
 
 class Step:
-    """How one configuration scores the rows of a model.
+    """Scores the rows of a model with one configuration.
 
     Args:
         readout: The readout of the model, or of this worker's columns.
         config: The settings of a method.
         vocab: The vocabulary, or this worker's part of it.
-        layers: The numbers of the candidates, and last that of the mature layer.
-        kernels: Whether kernels may compare all rows of a batch: see `candidates.Captured`.
-        maps: The configuration's lens on the candidate layers.
+        layers: Numbers of the candidates, followed by that of the mature layer.
+        kernels: Whether kernels may compare all rows of a batch, see `candidates.Captured`.
+        maps: The configuration's lens for the candidate layers.
 
     Attributes:
-        rows: How many positions were scored so far.
-        rows_saved: How many of them needed no premature layer, because a single token was plausible.
+        rows: Number of positions scored so far.
+        rows_saved: Number of positions that needed no premature layer, because a single token was plausible.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Step:
         self._plans: dict[tuple[object, ...], bool] = {}
 
     def forget_plans(self) -> None:
-        """Decide again what to read together: the model has other parts now."""
+        """Forget which rows to read together, because the model's parts have changed."""
         self._plans.clear()
 
     def reads_together(self, hidden: Tensor, candidates: int, *, lazy: bool) -> bool:
-        """Whether the head is to read the candidates with the mature rows, its input `hidden` [..., d]."""
+        """Whether the head should read the candidates with the mature rows, its input `hidden` [..., d]."""
         if torch.compiler.is_compiling():
             return self._compiles_together(hidden, candidates)
         rows, kernel = hidden.shape[:-1].numel(), self._suits_kernel(hidden)
@@ -81,10 +81,10 @@ class Step:
         return self._plans[key]
 
     def _compiles_together(self, hidden: Tensor, candidates: int) -> bool:
-        """The same while torch.compile traces: by what holds for any number of rows, or each number would be compiled for.
+        """`reads_together` while torch.compile traces. The rule holds for any number of rows, so that one compilation suffices.
 
-        A step of decoding has one position a row, and one read of the head is then the cheaper one, whatever the rows. What is
-        left of the batch is one comparison: its memory.
+        A decoding step has one position per row; one read of the head is then always cheaper. The batch size only matters for
+        memory.
         """
         if not self._may_read_together() or hidden.dim() != 3 or hidden.shape[1] != 1:
             return False
@@ -100,18 +100,18 @@ class Step:
         return cheaper_together(rows, candidates, bound=bound, apart_bound=apart, lazy=lazy and device == "cpu")
 
     def _may_read_together(self) -> bool:
-        """Whether the method reads all candidates. With the raw head parity comes first: the old code's tokens depend on its
-        rounding where scores tie."""
+        """Whether the candidates may be read with the mature rows: if the method reads all of them, and not with the raw head.
+        That head must match the old code exactly, whose tokens depend on its rounding where scores tie."""
         return self.method.reads_all and self.readout.transforms(self.config)
 
     def rows_to_read(self, mature: Tensor, hidden: list[Tensor]) -> Tensor:
-        """The head's input [..., d] and the K captures of the same shape, normed: [K+1, ..., d]."""
+        """The head's input [..., d] and the K captured states of that shape after the norm, stacked to [K+1, ..., d]."""
         captures = torch.stack([layer.to(mature.device) for layer in hidden])
         premature = self.readout.candidate_input(captures, self.config, self.maps)
         return torch.cat([mature[None], premature.to(mature.dtype)])
 
     def read_by_kernel(self, rows: Tensor) -> Reading | None:
-        """Reading of `rows` [K+1, ..., d] by the compiled kernel, where it suits this head."""
+        """Read `rows` [K+1, ..., d] with the compiled kernel; None if it does not suit this head."""
         if not self._suits_kernel(rows):
             return None
         head: Any = self.readout.head
@@ -119,7 +119,7 @@ class Step:
         return Reading(logits.view(*rows.shape[:-1], -1), log_z.view(rows.shape[:-1]))
 
     def _suits_kernel(self, hidden: Tensor) -> bool:
-        """Whether the compiled kernel does this head's product with rows like `hidden`."""
+        """Whether the compiled kernel can multiply this head with rows like `hidden`."""
         head: Any = self.readout.head
         return not torch.compiler.is_compiling() and native.suits(head) and hidden.dtype == head.weight.dtype
 
@@ -128,18 +128,18 @@ class Step:
 
         Args:
             mature: Mature logits [R, V].
-            read: The candidates' logits, where they have been read together with the mature ones, or the K captures [R, d].
-            lazy: Whether rows whose token no layer can change may go without one.
+            read: The candidates' logits, if they were read together with the mature ones, or the K captured states [R, d].
+            lazy: Whether to skip the candidates in rows whose token no layer can change.
             positions: Position of each row in its sequence [R], for methods that draw.
         """
-        if not torch.compiler.is_compiling():  # a counter would have torch compile again at every step
+        if not torch.compiler.is_compiling():  # a counter would make torch compile again at every step
             self.rows += len(mature)
         if isinstance(read, Reading):
             together = Read(self.readout, self.config, read, layers=self.layers, positions=positions)
             return self._score(mature, together, lazy)
         scores = mature.new_empty(mature.shape, dtype=wide_dtype(mature.dtype))
         size = chunk_rows(mature.device.type, len(read) * mature.shape[-1])
-        for chunk in range(-(-mature.shape[0] // size)):  # compiled code then holds for all batches of so many chunks
+        for chunk in range(-(-mature.shape[0] // size)):  # compiled code then fits all batches with this number of chunks
             rows = slice(chunk * size, (chunk + 1) * size)
             states = [layer[rows] for layer in read]
             apart = Captured(
@@ -167,7 +167,7 @@ class Step:
 
 
 def chunk_rows(device: str, elements: int) -> int:
-    """How many rows of so many elements are dealt with at a time: one is the least."""
+    """Number of rows with this many elements to process at a time, at least one."""
     return max(1, _most_elements(device) // elements)
 
 

@@ -82,7 +82,7 @@ def check_up(
     """Examine a model.
 
     Args:
-        model, tokenizer: As `dola.load` returns them.
+        model, tokenizer: The result of `dola.load`.
         config: The configuration to test: a DoLaConfig, another method's settings, or layers. The default is that of
             `dola.attach`.
         weights: The reports that `dola.load(..., on_weights=weights.append)` collected. They are available only while a model

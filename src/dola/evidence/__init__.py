@@ -2,7 +2,10 @@
 
 sample.py      the items: all of a task's data, or some of them drawn with a seed
 ways.py        the ways that are compared: vanilla, DoLa, the paper's recipe, and the controls
-choice.py      multiple-choice tasks: every way from one pass over the model
+course.py      the course of a run: all items at once, or in blocks with a look after each
+scored.py      multiple-choice tasks, block by block
+choice.py      every way from one pass over the model, and the metrics of each item
+forecast.py    how long a run takes, said after its first seconds
 generation.py  tasks that are answered with generated text
 evaluate.py    the evaluation of a model on a task, whichever kind it is
 row_result.py  one row: its means and its comparison with vanilla

@@ -43,15 +43,15 @@ class Counts:
 
 
 def count_answers(report: Report, way: WayResult, plain: WayResult) -> Counts | None:
-    """The counts of a row beside vanilla's answers; None where answers are not known."""
+    """The counts of a row beside vanilla's answers to the same items; None where answers are not known."""
     answers, before = report.answers(way), report.answers(plain)
     if not answers or not before or not report.metrics:
         return None
     better, worse = changed_for(report, way, plain)
-    longer = [len(text.split()) > len(other.split()) for text, other in zip(answers, before, strict=True)]
+    longer = [len(text.split()) > len(other.split()) for text, other in zip(answers, before, strict=False)]
     found = Counts(
         words=fmean(len(text.split()) for text in answers),
-        changed=sum(text != other for text, other in zip(answers, before, strict=True)),
+        changed=sum(text != other for text, other in zip(answers, before, strict=False)),
         better=len(better),
         worse=len(worse),
         longer_better=sum(longer[i] for i in better),
@@ -64,7 +64,7 @@ def changed_for(report: Report, way: WayResult, plain: WayResult) -> tuple[list[
     """The items whose first metric is better than vanilla's, and those whose is worse."""
     first = report.metrics[0]
     sign = 1 if report.higher_is_better else -1
-    apart = [sign * (mine - other) for mine, other in zip(way.items[first], plain.items[first], strict=True)]
+    apart = [sign * (mine - other) for mine, other in zip(way.items[first], plain.items[first], strict=False)]
     return [i for i, each in enumerate(apart) if each > 0], [i for i, each in enumerate(apart) if each < 0]
 
 

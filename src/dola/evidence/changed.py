@@ -74,7 +74,7 @@ def changed_by(report: Report) -> dict[str, Changed]:
 
 def _changed(report: Report, way: WayResult, plain: WayResult) -> Changed:
     """Order: the first metric, then the probability of the right answers or, in written answers, the other metrics."""
-    sizes = [_size(report, way, plain, i) for i in range(len(report.item_ids))]
+    sizes = [_size(report, way, plain, i) for i in range(len(way.items[report.metrics[0]]))]
     places = range(len(sizes))
     better = sorted((i for i in places if _counts(sizes[i])), key=lambda i: (-sizes[i][0], -sizes[i][1], i))[:MOST]
     worse = sorted((i for i in places if _counts((-sizes[i][0], -sizes[i][1]))), key=lambda i: (*sizes[i], i))[:MOST]

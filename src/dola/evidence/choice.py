@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,6 +14,7 @@ from dola.evidence.statistics import folds
 from dola.evidence.ways import LENGTH_NATS, Role, Way, static_layers, static_name
 from dola.methods.config import DoLaConfig
 from dola.model.anatomy import Anatomy
+from dola.scoring.gauge import Gauge
 from dola.scoring.recipe import Recipe
 from dola.scoring.score import Scores, score
 from dola.tasks import ChoiceTask
@@ -31,10 +33,12 @@ def score_items(
     results: str | Path | None = None,
     facts: Mapping[str, str] | None = None,
     progress: bool = True,
+    gauge: Gauge | None = None,
 ) -> Scores:
     """`dola.score` of a task's items."""
     contexts, continuations = [item.context for item in items], [item.continuations for item in items]
-    return score(model, tokenizer, contexts, continuations, recipes, results=results, facts=facts, progress=progress)
+    run: dict[str, Any] = {"results": results, "facts": facts, "progress": progress, "gauge": gauge}
+    return score(model, tokenizer, contexts, continuations, recipes, **run)
 
 
 def static_recipes(model: Any, own: DoLaConfig) -> dict[str, Recipe]:
@@ -45,8 +49,8 @@ def static_recipes(model: Any, own: DoLaConfig) -> dict[str, Recipe]:
 
 
 def measure(task: ChoiceTask, items: Sequence[ChoiceItem], scores: Scores, name: str) -> Values:
-    """The task's metrics under one of the scored recipes."""
-    return _measured(task, items, lambda i: scores.values[name][i], scores.tokens)
+    """The task's metrics under one of the scored recipes, of the items that it has."""
+    return _measured(task, items[: len(scores.values[name])], lambda i: scores.values[name][i], scores.tokens)
 
 
 def measure_length(task: ChoiceTask, items: Sequence[ChoiceItem], scores: Scores, *, seed: int) -> Values:
@@ -64,18 +68,54 @@ def length_scores(item: ChoiceItem, tokens: Sequence[int], seed: int) -> list[fl
     return [count * (LENGTH_NATS + 1e-3 * chance.random()) for count in tokens]
 
 
+def joined(first: Scores, then: Scores) -> Scores:
+    """The scores of some items and of further ones. A recipe that the further ones lack keeps the items that it has."""
+
+    def both(of: Mapping[str, list[Any]], more: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        return {name: [*found, *more.get(name, [])] for name, found in of.items()}
+
+    return Scores(
+        tokens=first.tokens + then.tokens,
+        values=both(first.values, then.values),
+        greedy=both(first.greedy, then.greedy),
+        implausible=both(first.implausible, then.implausible),
+        layers=both(first.layers, then.layers),
+        truncated=[*first.truncated, *(len(first.tokens) + item for item in then.truncated)],
+    )
+
+
 def measure_ways(
-    task: ChoiceTask, items: Sequence[ChoiceItem], scores: Scores, ways: Sequence[Way], *, static: Iterable[str], seed: int
+    task: ChoiceTask,
+    items: Sequence[ChoiceItem],
+    scores: Scores,
+    ways: Sequence[Way],
+    *,
+    static: Iterable[str],
+    seed: int,
+    ends: Sequence[int] = (),
 ) -> tuple[dict[str, Values], dict[str, list[str]]]:
-    """The metrics of all ways, by name, and for each metric the layer of `static` that was chosen for each fold."""
+    """The metrics of all ways, by name, and for each metric the layers of `static` that were chosen.
+
+    Args:
+        task: The task.
+        items: The items that were scored. A way may have scores of the first ones alone.
+        scores: Their scores.
+        ways: The ways.
+        static: The names of the recipes that the static way chooses from.
+        seed: Seed of folds, and of ties of the length control.
+        ends: For a sequential run: the number of items before each look; see `held_out_by_looks`.
+    """
     found: dict[str, Values] = {}
     chosen: dict[str, list[str]] = {}
+    metrics = [metric.name for metric in task.metrics]
     for way in ways:
         if way.role is Role.LENGTH:
             found[way.name] = measure_length(task, items, scores, seed=seed)
         elif way.role is Role.STATIC:
             candidates = {name: measure(task, items, scores, name) for name in static}
-            found[way.name], chosen = held_out(candidates, [metric.name for metric in task.metrics], len(items), seed=seed)
+            count = len(next(iter(candidates.values()))[metrics[0]])
+            taken = [end for end in ends if end < count]
+            found[way.name], chosen = held_out_by_looks(candidates, metrics, [*taken, count], seed=seed)
         else:
             found[way.name] = measure(task, items, scores, way.name)
     return found, chosen
@@ -99,11 +139,35 @@ def held_out(
         for part in parts:
             inside = set(part)
             others = [i for i in range(items) if i not in inside]
-            best = max(candidates, key=lambda name: fmean(candidates[name][metric][i] for i in others))
+            best = _best(candidates, metric, others)
             chosen[metric].append(best)
             for i in part:
                 values[metric][i] = candidates[best][metric][i]
     return values, chosen
+
+
+def held_out_by_looks(
+    candidates: Mapping[str, Values], metrics: Sequence[str], ends: Sequence[int], *, seed: int
+) -> tuple[Values, dict[str, list[str]]]:
+    """`held_out` on the items before the first look; after it, the candidate that is best on all items of earlier looks.
+
+    So no look changes the values of earlier items, and no item influences the choice that judges it.
+    """
+    start = ends[0]
+    before = {name: {metric: of[metric][:start] for metric in metrics} for name, of in candidates.items()}
+    values, chosen = held_out(before, metrics, start, seed=seed)
+    values = {metric: list(of) for metric, of in values.items()}
+    for start, end in pairwise(ends):
+        for metric in metrics:
+            best = _best(candidates, metric, range(start))
+            chosen[metric].append(best)
+            values[metric] += candidates[best][metric][start:end]
+    return values, chosen
+
+
+def _best(candidates: Mapping[str, Values], metric: str, items: Sequence[int]) -> str:
+    """The candidate with the highest mean over some items; the first of equals."""
+    return max(candidates, key=lambda name: fmean(candidates[name][metric][i] for i in items))
 
 
 def _measured(

@@ -5,28 +5,28 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from dola.decoding.attach import as_config
-from dola.evidence.choice import measure_ways, score_items, static_recipes
-from dola.evidence.chosen import chosen_answers
+from dola.evidence.course import Block, Course, Table, Tell, planned
+from dola.evidence.forecast import Forecast
 from dola.evidence.generation import Texts, generate_texts
 from dola.evidence.report import Report, make_report
-from dola.evidence.rows import chosen_rows, decoded_rows
+from dola.evidence.rows import SETS, chosen_rows, decoded_rows
 from dola.evidence.sample import Sample
+from dola.evidence.scored import ScoredRun
 from dola.evidence.verdict import SMALLEST
-from dola.evidence.ways import LENGTH, LENGTH_NATS, STATIC, Role, Way, choice_ways, generation_ways
+from dola.evidence.ways import Way, choice_ways, generation_ways
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import window
 from dola.scoring.results_file import ResultsFile
-from dola.scoring.score import Scores
-from dola.tasks import ChoiceTask, GenerationTask
+from dola.tasks import ChoiceTask, GenerationTask, Task
 from dola.tasks.judge import Judge
 from dola.tasks.vicuna import write_answers
 from dola.text.chat import has_chat
@@ -59,8 +59,10 @@ def evaluate(
     judges: Judges | None = None,
     answers: Path | None = None,
     results: str | Path | None = None,
-    ways: str | Path = "standard",
+    ways: str | Path | Sequence[Way] = "standard",
     smallest: float = SMALLEST,
+    sequential: bool = False,
+    tell: Tell | None = None,
     progress: bool = True,
 ) -> Report:
     """Evaluate vanilla, DoLa and the controls on the same items.
@@ -78,14 +80,17 @@ def evaluate(
         judges: The judges, for tasks that need them.
         answers: The folder for answers that another program judges, for tasks that have them.
         results: A file that stores results. If it exists, the run resumes from it.
-        ways: "standard"; "methods", each method with its defaults; "full", both and DoLa's other settings; or a JSON file
-            that lists rows (`rows.read_rows`).
+        ways: "standard"; "methods", each method with its defaults; "full", both and DoLa's other settings; a JSON file that
+            lists rows (`rows.read_rows`); or rows.
         smallest: The difference in the first metric that matters, for verdicts: 0.02 is 2 points.
+        sequential: Whether to look at the results after 25, 50 and 75% of the items, in an order drawn with the sample's
+            seed, and to stop rows that are decided.
+        tell: Prints lines for people who watch the run: how long it will take, and what each look decided.
         progress: Whether to show progress on stderr.
 
     Raises:
         InputError: See `dola.score` and `generate_texts`.
-        UsageError: The task needs judges or a folder for answers that were not given.
+        UsageError: The task needs judges or a folder for answers that were not given; or a sequential run decides nothing.
         JudgeError: A judge does not reply.
         LayersError: This model does not have the layers.
     """
@@ -93,78 +98,99 @@ def evaluate(
     if dola is None:
         dola = DoLaConfig(as_config(None, Anatomy.of(model)).layers, **task.paper.settings)
     task.check_means(judges, answers)
-    more, standard = chosen_rows(ways, dola, task.paper.settings, sample.seed)
-    if isinstance(task, ChoiceTask):
-        listed = choice_ways(task, dola, seed=sample.seed, more=more, standard=standard)
-        run: dict[str, Any] = {"name": name, "results": results, "smallest": smallest, "progress": progress}
-        return _choice(model, tokenizer, sample, task, dola, listed, **run)
     penalty = task.paper.repetition_penalty if repetition_penalty is None else repetition_penalty
-    listed = generation_ways(dola, penalty, more=decoded_rows(more, ways), standard=standard)
-    texts = generate_texts(
-        model,
-        tokenizer,
-        sample.items,
-        listed,
-        task.generation,
-        chat=task.chat and has_chat(tokenizer),
-        batch_size=batch_size,
-        seed=sample.seed,
-        results=results,
-        facts=sample.facts,
-        progress=progress,
-    )
-    judges = judges if task.judged else None
+    rows = partial(_rows, task, dola, penalty, sample.seed)
+    listed = rows(ways)
+    sample, course = planned(sample, listed, smallest=smallest, sequential=sequential, tell=tell)
+    forecast = None if tell is None else Forecast(lambda: {each: rows(each) for each in SETS}, tell, most=sequential)
+    if isinstance(task, ChoiceTask):
+        run = ScoredRun(model, tokenizer, task, dola, results=results, progress=progress, forecast=forecast)
+        return _choice(sample, course, run, dola, model, name)
+    written = _Written(model, tokenizer, task, judges if task.judged else None, batch_size, results, progress, forecast)
+    values, done = course.follow(sample, written.run)
+    sample = replace(sample, items=sample.items[:done])
     settings = {
         "dola": dola.as_dict(),
         "repetition_penalty": penalty,
         "batch_size": batch_size,
         **asdict(task.generation),
-        "judges": judges and list(judges.names),
+        "judges": list(judges.names) if judges is not None and task.judged else None,
     }
+    room = f"{window(model)} tokens with {task.generation.max_new_tokens} for the answer"
     report = make_report(
         sample,
         model,
         name,
         listed,
-        _values(sample, task, texts, judges, results=results, progress=progress),
+        values,
         settings=settings,
-        notes=_cut(sample, texts.truncated, f"{window(model)} tokens with {task.generation.max_new_tokens} for the answer"),
-        texts=texts.by_way,
+        notes=_cut(sample, written.texts.truncated, room),
+        texts=written.texts.by_way,
         smallest=smallest,
+        looks=course.looks,
     )
     if task.measure is None and answers is not None:
-        return replace(report, files=_write_answers(answers, sample, texts, name))
+        return replace(report, files=_write_answers(answers, sample, written.texts, name))
     return report
 
 
-def _choice(
-    model: Any,
-    tokenizer: Any,
-    sample: Sample,
-    task: ChoiceTask,
-    own: MethodConfig,
-    ways: Sequence[Way],
-    *,
-    name: str,
-    results: str | Path | None,
-    smallest: float,
-    progress: bool,
-) -> Report:
-    by_layer = any(way.role is Role.STATIC for way in ways)
-    static = static_recipes(model, own) if by_layer and isinstance(own, DoLaConfig) else {}
-    recipes = {way.name: way.recipe for way in ways if way.recipe is not None} | static
-    scores = score_items(model, tokenizer, sample.items, recipes, results=results, facts=sample.facts, progress=progress)
-    values, chosen = measure_ways(task, sample.items, scores, ways, static=static, seed=sample.seed)
-    folded = chosen.get(task.metrics[0].name, [])
-    answers = chosen_answers(task, sample.items, scores, ways, values, static=static, folded=folded, seed=sample.seed)
-    layers = {way.name: scores.layer_shares(way.name) for way in ways if way.name in scores.values}
-    notes = [
-        *_cut(sample, scores.truncated, f"{window(model)} tokens with the continuations"),
-        *_ties(scores, [way.name for way in ways if way.name in scores.values]),
-        *(f"{STATIC}: for {metric}, {' and '.join(names)} were chosen." for metric, names in chosen.items() if names),
-    ]
-    if "mc2" in values[LENGTH]:
-        notes.append(f"{LENGTH} gives each token {LENGTH_NATS:g} nats; mc2 of such a scorer depends on that number.")
+def _rows(task: Task, own: MethodConfig, penalty: float, seed: int, ways: str | Path | Sequence[Way]) -> list[Way]:
+    """All rows of a report on a task, by the name of a set or by what was chosen."""
+    more, standard = chosen_rows(ways, own, task.paper.settings, seed)
+    if isinstance(task, ChoiceTask):
+        return choice_ways(task, own, seed=seed, more=more, standard=standard)
+    return generation_ways(own, penalty, more=decoded_rows(more, ways), standard=standard)
+
+
+@dataclass
+class _Written:
+    """The run of a task with generated text, block by block: the live ways write, and their texts are measured."""
+
+    model: Any
+    tokenizer: Any
+    task: GenerationTask
+    judges: Judges | None
+    batch_size: int
+    results: str | Path | None
+    progress: bool
+    forecast: Forecast | None = None
+    texts: Texts = field(default_factory=lambda: Texts({}, []))
+    values: Table = field(default_factory=dict)
+
+    def run(self, block: Block, live: list[Way]) -> Table:
+        """Write and measure the answers to a block. Returns the values of all items so far."""
+        results = block.results(self.results)
+        found = generate_texts(
+            self.model,
+            self.tokenizer,
+            block.items,
+            live,
+            self.task.generation,
+            chat=self.task.chat and has_chat(self.tokenizer),
+            batch_size=self.batch_size,
+            seed=block.seed(len(live)),
+            results=results,
+            facts=block.facts,
+            progress=self.progress,
+            forecast=None if block.number else self.forecast,
+            parts=len(block.sample.items) / len(block.items),
+        )
+        self.texts.truncated.extend(block.start + item for item in found.truncated)
+        measured = _values(block, self.task, found, self.judges, results=results, progress=self.progress)
+        for way in live:
+            self.texts.by_way.setdefault(way.name, []).extend(found.by_way[way.name])
+            for metric, values in measured[way.name].items():
+                self.values.setdefault(way.name, {}).setdefault(metric, []).extend(values)
+            self.values.setdefault(way.name, {})
+        return self.values
+
+
+def _choice(sample: Sample, course: Course, run: ScoredRun, own: MethodConfig, model: Any, name: str) -> Report:
+    """The report of a multiple-choice task."""
+    values, done = course.follow(sample, run.run)
+    assert run.scores is not None
+    sample, ways = replace(sample, items=sample.items[:done]), course.ways
+    layers = run.layers(ways)
     return make_report(
         sample,
         model,
@@ -173,25 +199,12 @@ def _choice(
         values,
         settings={"dola": own.as_dict()},
         layers=layers,
-        implausible={name: _implausible(scores, name) for name in layers},
-        notes=notes,
-        chosen=answers,
-        smallest=smallest,
+        implausible=run.implausible(layers),
+        notes=[*_cut(sample, run.scores.truncated, f"{window(model)} tokens with the continuations"), *run.notes(ways)],
+        chosen=run.answers(sample, ways, values),
+        smallest=course.smallest,
+        looks=course.looks,
     )
-
-
-def _implausible(scores: Scores, name: str) -> float:
-    return fmean(count for item in scores.implausible[name] for count in item)
-
-
-def _ties(scores: Scores, ways: Sequence[str]) -> list[str]:
-    """Ways under which answers tie for the best score, usually all at the floor. FACTOR counts them as right."""
-    found = []
-    for name in ways:
-        tied = sum(sorted(values)[-2:].count(max(values)) > 1 for values in scores.values[name])
-        if tied:
-            found.append(f"{name}: in {tied} of {len(scores.tokens)} items answers tie for the best score.")
-    return found
 
 
 def _cut(sample: Sample, truncated: Sequence[int], room: str) -> list[str]:
@@ -203,7 +216,7 @@ def _cut(sample: Sample, truncated: Sequence[int], room: str) -> list[str]:
 
 
 def _values(
-    sample: Sample,
+    block: Block,
     task: GenerationTask,
     texts: Texts,
     judges: Judges | None,
@@ -215,10 +228,10 @@ def _values(
     if task.measure is None:
         return {name: {} for name in texts.by_way}
     judged = str(results) + ".judged" if results is not None and judges is not None else None
-    jobs = [(name, i) for name in texts.by_way for i in range(len(sample.items))]
+    jobs = [(name, i) for name in texts.by_way for i in range(len(block.items))]
 
     def run() -> dict[str, str]:
-        return {**sample.facts, "texts": _digest(texts.by_way), "judges": repr(judges and judges.names)}
+        return {**block.facts, "texts": _digest(texts.by_way), "judges": repr(judges and judges.names)}
 
     def is_result(number: int, found: Any) -> bool:
         return (
@@ -234,10 +247,10 @@ def _values(
         ):
             if number not in kept.items:
                 by = () if judges is None else (judges.truth, judges.info)
-                kept.add(number, task.measure(sample.items[i], texts.by_way[name][i], *by))
+                kept.add(number, task.measure(block.items[i], texts.by_way[name][i], *by))
         measured = {job: kept.items[number] for number, job in enumerate(jobs)}
     return {
-        name: {metric: [measured[name, i][metric] for i in range(len(sample.items))] for metric in names}
+        name: {metric: [measured[name, i][metric] for i in range(len(block.items))] for metric in names}
         for name in texts.by_way
     }
 

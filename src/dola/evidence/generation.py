@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,19 @@ import torch
 from tqdm.auto import tqdm
 
 from dola.decoding.as_asked import as_generate, generate_as_asked
-from dola.errors import InputError
-from dola.evidence.ways import Way
+from dola.errors import DolaError, InputError
+from dola.evidence.forecast import LEAST, Forecast
+from dola.evidence.ways import Role, Way
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import check_eval, cut_left, window
+from dola.scoring.gauge import unsaid
 from dola.scoring.results_file import ResultsFile, what_model
 from dola.tasks import Generation
 from dola.tasks.items import QuestionItem
 from dola.text.encoding import Encoder
 
+PROBED, MORE = 2, 4
+"""Prompts and tokens of the answers by which the cost of a way is measured."""
 FIX_TEMPLATE = "fix the chat template in the model's folder (chat_template.jinja or tokenizer_config.json)"
 
 
@@ -50,6 +56,8 @@ def generate_texts(
     results: str | Path | None = None,
     facts: Mapping[str, str] | None = None,
     progress: bool = True,
+    forecast: Forecast | None = None,
+    parts: float = 1.0,
 ) -> Texts:
     """Generate a text with each way for each item.
 
@@ -65,6 +73,8 @@ def generate_texts(
         results: A file that stores each text. If it exists, the run resumes from it.
         facts: Further properties that `results` must match, by name.
         progress: Whether to show a progress bar on stderr.
+        forecast: Announces how long the run takes, if it is to be announced.
+        parts: The items of the run by those of this call.
 
     Raises:
         InputError: A prompt has no tokens or one that the model has no embedding for, the chat template fails or loses words,
@@ -92,18 +102,22 @@ def generate_texts(
         ResultsFile.open(results, run, lambda number, found: 0 <= number < jobs and isinstance(found, str)) as kept,
         tqdm(total=jobs, initial=len(kept.items), unit="text", disable=None if progress else True) as bar,
     ):
-        for number, way in enumerate(ways):
-            for batch in _batches(prompts, batch_size):
-                # A batch runs as a whole, so that an interrupted run ends with the same texts.
-                places = [number * len(items) + item for item in batch]
-                if all(place in kept.items for place in places):
-                    continue
-                torch.manual_seed(seed + places[0])
-                texts = _written(model, tokenizer, [prompts[item] for item in batch], way, settings)
-                for place, text in zip(places, texts, strict=True):
-                    if place not in kept.items:
-                        kept.add(place, text)
-                        bar.update()
+        begun = _Begun(model, tokenizer, settings, ways)
+        for number, batch in _order(prompts, batch_size, len(ways)):
+            # A batch runs as a whole, so that an interrupted run ends with the same texts.
+            places = [number * len(items) + item for item in batch]
+            if all(place in kept.items for place in places):
+                continue
+            torch.manual_seed(seed + places[0])
+            start, asked = time.perf_counter(), [prompts[item] for item in batch]
+            texts = _written(model, tokenizer, asked, ways[number], settings)
+            for place, text in zip(places, texts, strict=True):
+                if place not in kept.items:
+                    kept.add(place, text)
+                    bar.update()
+            if forecast is not None and ways[number].role is Role.VANILLA:
+                begun.announce(forecast, time.perf_counter() - start, asked, texts, parts * len(items) / len(batch))
+                forecast = None
         by_way = {way.name: [kept.items[i * len(items) + j] for j in range(len(items))] for i, way in enumerate(ways)}
     return Texts(by_way, truncated)
 
@@ -128,6 +142,61 @@ def _prompts(
     for i in truncated:
         prompts[i] = cut_left(prompts[i], room, tokenizer.bos_token_id)
     return prompts, truncated
+
+
+def _order(prompts: Sequence[Sequence[int]], size: int, ways: int) -> Iterator[tuple[int, list[int]]]:
+    """The batches of each way. Each way begins with prompts of middle length, from which its time is extrapolated."""
+    batches = list(_batches(prompts, size))
+    if batches:
+        batches.insert(0, batches.pop(len(batches) // 2))
+    for number in range(ways):
+        for batch in batches:
+            yield number, batch
+
+
+class _Begun:
+    """A run that has written its first batch.
+
+    The ways differ in what a token of the prompt and a token of the answer cost. Both are measured for each by answers of one
+    token and of some tokens, which are thrown away.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, settings: Generation, ways: Sequence[Way]) -> None:
+        self._model, self._tokenizer, self._settings, self._ways = model, tokenizer, settings, ways
+
+    def announce(
+        self, forecast: Forecast, seconds: float, prompts: list[list[int]], texts: Sequence[str], batches: float
+    ) -> None:
+        """Say how long all batches take, given the seconds and the texts of vanilla's first one."""
+        if seconds * batches * len(self._ways) < LEAST:
+            return
+        length = max(1, *(len(self._tokenizer(text)["input_ids"]) for text in texts))
+        known: dict[str, float] = {}
+
+        def total(ways: Sequence[Way]) -> float:
+            for way in ways:
+                if way.name not in known:
+                    known[way.name] = self._seconds(way, prompts[:PROBED], length)
+            vanilla = next(known[way.name] for way in ways if way.role is Role.VANILLA)
+            return seconds * batches * sum(known[way.name] for way in ways) / vanilla
+
+        sets = {}
+        for name, ways in forecast.sets().items():
+            with suppress(DolaError), unsaid():  # a method that this model cannot have, for one
+                sets[name] = total(ways)
+        forecast.say(total(self._ways), sets)
+
+    def _seconds(self, way: Way, prompts: list[list[int]], length: int) -> float:
+        """Seconds of an answer of so many tokens to some prompts."""
+
+        def timed(tokens: int) -> float:
+            settings = replace(self._settings, max_new_tokens=tokens, stop=())
+            start = time.perf_counter()
+            _written(self._model, self._tokenizer, prompts, way, settings)
+            return time.perf_counter() - start
+
+        first, some = timed(1), timed(1 + MORE)
+        return first + max(some - first, 0.0) / MORE * (length - 1)
 
 
 def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:

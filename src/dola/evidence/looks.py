@@ -1,4 +1,5 @@
-"""Looks at a run before its end: how much of the level each may spend, so that looking often does not find what is not there.
+"""Tests at several looks before a run ends: how much of the significance level each may spend, so that looking often does not
+cause false positives.
 
 With two-sided level a, O'Brien and Fleming's rule as a spending function (Lan and DeMets 1983) has spent
 
@@ -26,12 +27,12 @@ _GRID = np.linspace(-9, 9, 3601)
 
 
 def ends(items: int, fractions: Sequence[float] = LOOKS) -> list[int]:
-    """After how many items each look is; none is before the first item, and the last is after all."""
+    """Number of items after which each look takes place: at least one, and all items for the last look."""
     return sorted({max(1, math.ceil(share * items)) for share in fractions} | {items})
 
 
 def spent(alpha: float, share: float) -> float:
-    """The part of the level that is spent after a share of the items."""
+    """The part of the level that has been spent after a share of the items."""
     if share >= 1:
         return alpha
     return 4 * (1 - _NORMAL.cdf(_NORMAL.inv_cdf(1 - alpha / 4) / math.sqrt(share)))
@@ -41,7 +42,7 @@ def nominal_levels(alpha: float, shares: Sequence[float]) -> tuple[float, ...]:
     """The two-sided p-value that each look's test must not exceed, for looks after these shares of the items.
 
     Raises:
-        InputError: A level outside (0, 1), or shares that do not rise within (0, 1].
+        InputError: The level is outside (0, 1), or the shares do not rise within (0, 1].
     """
     if not 0 < alpha < 1:
         raise InputError(f"The level {alpha} is out of range; allowed are numbers between 0 and 1.", hint="0.05")

@@ -1,4 +1,4 @@
-"""Paired differences between rows and a baseline on the same items: tests and intervals, by items or groups of items."""
+"""Paired differences between rows and a baseline on the same items, with tests and intervals over items or groups of items."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dola.evidence.statistics import mcnemar, percentile_interval
 
 FLIPS = 20_000
 EXACT_UNITS = 14
-"""Up to so many units all 2^n sign patterns are tried; above, `FLIPS` random ones."""
+"""Largest number of units n for which all 2^n sign patterns are tried; above it, `FLIPS` random ones."""
 _CHUNK = 500
 
 Floats = NDArray[np.float64]
@@ -21,10 +21,10 @@ Labels = NDArray[np.intp]
 
 
 def differences(baseline: Sequence[float], rows: Mapping[str, Sequence[float]]) -> Floats:
-    """Row less baseline, [items, rows].
+    """Row minus baseline, [items, rows].
 
     Raises:
-        InputError: No items, different numbers of them, or a value that is not finite.
+        InputError: The baseline is empty, the numbers of items differ, or a value is not finite.
     """
     first = np.asarray(baseline, dtype=np.float64)
     if not first.size:
@@ -45,7 +45,7 @@ def differences(baseline: Sequence[float], rows: Mapping[str, Sequence[float]]) 
 def p_values(apart: Floats, labels: Labels | None = None, *, binary: bool, seed: int = 0) -> Floats:
     """Two-sided p-value of each row, [rows]: does it differ from the baseline?
 
-    McNemar's exact test if values are right or wrong and items are independent; else random sign flips of items or groups.
+    McNemar's exact test if values are 0 or 1 and items are independent; otherwise random sign flips of items or groups.
 
     Args:
         apart: Differences [items, rows].
@@ -59,7 +59,7 @@ def p_values(apart: Floats, labels: Labels | None = None, *, binary: bool, seed:
 
 
 def group_sums(apart: Floats, labels: Labels) -> Floats:
-    """Sums of each group, [groups, rows], for groups that occur."""
+    """Sum of each group that occurs, [groups, rows]."""
     order, places = np.unique(labels, return_inverse=True)
     found = np.zeros((len(order), apart.shape[1]))
     np.add.at(found, places, apart)
@@ -67,14 +67,14 @@ def group_sums(apart: Floats, labels: Labels) -> Floats:
 
 
 def sign_flip(units: Floats, *, seed: int = 0) -> Floats:
-    """Two-sided p-values of the sum of each column: how often is it as large where each unit's sign is a coin's?
+    """Two-sided p-values of each column's sum: how often is it at least as large if the sign of each unit is random?
 
-    Valid where, without an effect, a unit's difference is as likely to point one way as the other (Fisher 1935).
+    Valid if, without an effect, a unit's difference is equally likely to be positive or negative (Fisher 1935).
     """
     n = len(units)
     signs = _all_signs(n) if n <= EXACT_UNITS else _drawn_signs(n, seed)
     observed = np.abs(units.sum(axis=0))
-    slack = 1e-9 * np.abs(units).sum(axis=0)  # sums of the same terms in another order are the same
+    slack = 1e-9 * np.abs(units).sum(axis=0)  # sums of the same terms in another order count as equal
     as_large = np.zeros(units.shape[1], dtype=np.int64)
     for start in range(0, len(signs), _CHUNK):
         as_large += (np.abs(signs[start : start + _CHUNK].astype(np.float64) @ units) >= observed - slack).sum(axis=0)
@@ -84,7 +84,7 @@ def sign_flip(units: Floats, *, seed: int = 0) -> Floats:
 
 
 def interval(values: Floats, labels: Labels | None = None, *, seed: int = 0) -> tuple[float, float]:
-    """95% percentile bootstrap interval (Efron 1979) of the mean of [items]. Where there are labels, whole groups are drawn."""
+    """95% percentile bootstrap interval (Efron 1979) of the mean of [items]. With labels, whole groups are drawn."""
     if labels is None:
         return percentile_interval(values, seed=seed)
     both = group_sums(np.stack([values, np.ones(len(values))], axis=1), labels)
@@ -92,7 +92,7 @@ def interval(values: Floats, labels: Labels | None = None, *, seed: int = 0) -> 
 
 
 def variance(values: Floats, labels: Labels | None = None) -> float:
-    """Variance of the mean's sampling error, times the number of items. It grows if the items of a group agree."""
+    """Sampling variance of the mean, times the number of items. It is larger if the items of a group agree."""
     centered = values - values.mean()
     if labels is None:
         return float((centered**2).mean())

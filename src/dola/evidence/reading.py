@@ -33,6 +33,7 @@ def how_to_read(report: Report) -> list[str]:
         f"Differences under {100 * report.smallest:g} points count as none; --smallest sets that size to what matters to you. "
         f'"No difference" means that the interval lies inside ±{100 * report.smallest:g} points.',
         _family(count),
+        *_looked(report),
         *(apart(name, each, count) for name, each in report.findings.items() if each.disagrees),
     ]
 
@@ -45,6 +46,21 @@ def _family(count: int) -> str:
         "correction): the chance that any row is called better or worse without an effect is 5%. So a verdict may be more "
         "cautious than its interval."
     )
+
+
+def _looked(report: Report) -> list[str]:
+    """How a sequential run went."""
+    if not report.looks:
+        return []
+    *some, last = (f"{end:,}" for end in report.looks)
+    planned = f"{', '.join(some)} and {last}" if some else last
+    done = len(report.item_ids)
+    ended = "all items ran" if done == report.looks[-1] else f"the run ended after {done:,}, when every row was decided"
+    return [
+        f"Sequential: items in an order drawn with seed {report.seed}, looks after {planned} items; {ended}. Rows stop when "
+        "they are decided. Their figures and comparisons are over the items that they have, which the verdicts name.",
+        "A row that stops early overstates its difference on average; its interval takes the number of items as fixed.",
+    ]
 
 
 def apart(name: str, found: Finding, count: int) -> str:
@@ -64,8 +80,9 @@ def check_first(report: Report) -> list[str]:
     rows = [way for way in report.ways if not way.control]
     if not report.metrics or len(rows) < 2 or not report.item_ids:
         return []
-    answers = [report.answers(way) for way in rows]
-    found = _same(rows, answers, len(report.item_ids)) if all(answers) else []
+    shared = min(len(way.items[report.metrics[0]]) for way in rows)  # rows of a sequential run may have ended early
+    answers = [report.answers(way)[:shared] for way in rows]
+    found = _same(rows, answers, shared) if all(answers) else []
     if _binary(report) and report.higher_is_better:
         found += _levels(report, rows)
     return found
@@ -80,7 +97,7 @@ def _same(rows: Sequence[WayResult], answers: Sequence[Sequence[str]], items: in
 
 
 def _levels(report: Report, rows: Sequence[WayResult]) -> list[str]:
-    values = list(zip(*(way.items[report.metrics[0]] for way in rows), strict=True))
+    values = list(zip(*(way.items[report.metrics[0]] for way in rows), strict=False))
     items = len(values)
     if all(all(each) for each in values):
         return [f"Every row is right on all {items} items: they are too easy to show a difference."]

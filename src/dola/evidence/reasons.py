@@ -28,7 +28,7 @@ def reasons(report: Report) -> list[str]:
     plain = report.with_role(Role.VANILLA)
     if plain is None or not report.metrics:
         return []
-    rows = [way for way in report.ways if not way.control and way is not plain]
+    rows = [way for way in report.ways if way.role.judged]
     found = [line for way in rows for line in _of_row(report, way, plain)]
     decided = [each for each in report.findings.values() if each.verdict in (Verdict.BETTER, Verdict.WORSE)]
     scored = any(way.mass for way in rows)
@@ -62,7 +62,7 @@ def _answers(report: Report, way: WayResult, plain: WayResult) -> list[str]:
     said = ", ".join(_beside(what, of) for what, of in values.items() if any(of))
     return [
         f'Answers of "{way.name}" ({quoted([name for name, _ in beside])} in parentheses): {said}.',
-        *_changes(way.name, mine, len(report.item_ids)),
+        *_changes(way.name, mine, len(report.answers(way))),
     ]
 
 

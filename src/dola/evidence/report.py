@@ -21,7 +21,7 @@ from dola.evidence.details import Section, details
 from dola.evidence.items import ItemText, item_texts
 from dola.evidence.paired import Labels
 from dola.evidence.row_result import WayResult, compared, row_result
-from dola.evidence.sample import Sample
+from dola.evidence.sample import Sample, groups_of
 from dola.evidence.statistics import Comparison
 from dola.evidence.subgroups import GroupFinding, by_group
 from dola.evidence.verdict import SMALLEST, Finding, headline, judge
@@ -54,6 +54,8 @@ class Report:
         higher_is_better: Whether a higher value of the first metric is the better one.
         items: The texts of the items, in the order of `item_ids`.
         descriptions: One line on each metric.
+        looks: Number of items before each planned look of a sequential run; empty where all items were judged once. A row that
+            was decided early has the values of the first items alone.
     """
 
     task: str
@@ -75,12 +77,13 @@ class Report:
     higher_is_better: bool = True
     items: list[ItemText] = field(default_factory=list)
     descriptions: dict[str, str] = field(default_factory=dict)
+    looks: list[int] = field(default_factory=list)
 
     @cached_property
     def findings(self) -> dict[str, Finding]:
         """The verdict on each row that is proposed for use, on the first metric: one family (`verdict.judge`)."""
         vanilla = self.with_role(Role.VANILLA)
-        rows = [way for way in self.ways if not way.control and way.role is not Role.VANILLA]
+        rows = [way for way in self.ways if way.role.judged]
         if vanilla is None or not self.metrics or not rows:
             return {}
         first = self.metrics[0]
@@ -91,6 +94,7 @@ class Report:
             groups=self.groups,
             smallest=self.smallest,
             higher_is_better=self.higher_is_better,
+            looks=self.looks,
             seed=self.seed,
         )
 
@@ -132,8 +136,9 @@ class Report:
         return by_group(self)
 
     def against(self, base: WayResult, way: WayResult, metric: str) -> Comparison:
-        """A row compared with another one than vanilla."""
-        values = base.items[metric], way.items[metric]
+        """A row compared with another one than vanilla, on the items that both have: rows may stop early (`looks`)."""
+        count = min(len(base.items[metric]), len(way.items[metric]))
+        values = base.items[metric][:count], way.items[metric][:count]
         return compared(*values, all(value in (0, 1) for of in values for value in of), labels_of(self.groups), self.seed)
 
     def named(self, name: str) -> WayResult:
@@ -187,15 +192,16 @@ def make_report(
     chosen: Mapping[str, Chosen] | None = None,
     smallest: float = SMALLEST,
     higher_is_better: bool = True,
+    looks: Sequence[int] = (),
 ) -> Report:
     """Make a report from the values of each item: way -> metric -> values."""
     task, seed = sample.task, sample.seed
-    groups = _groups(sample.items)
+    groups = groups_of(sample.items)
     labels = labels_of(groups)
     plain = next(values[way.name] for way in ways if way.role is Role.VANILLA)
     results = [
         replace(
-            row_result(way, values[way.name], plain, task.metrics, labels, seed),
+            row_result(way, values[way.name], plain, task.metrics, labels, seed, cut=bool(looks)),
             layers=dict((layers or {}).get(way.name, {})),
             implausible=(implausible or {}).get(way.name),
             texts=list((texts or {}).get(way.name, [])),
@@ -231,6 +237,7 @@ def make_report(
         groups=groups,
         smallest=smallest,
         higher_is_better=higher_is_better,
+        looks=list(looks),
         items=item_texts(sample.items),
         descriptions={metric.name: metric.description for metric in task.metrics},
     )
@@ -239,11 +246,3 @@ def make_report(
 def labels_of(groups: Sequence[str] | None) -> Labels | None:
     """Groups as integers from 0."""
     return None if groups is None else np.unique(np.array(groups), return_inverse=True)[1]
-
-
-def _groups(items: Sequence[Any]) -> list[str] | None:
-    """The group of each item, if there are any. An item without one is its own group."""
-    named = [getattr(item, "group", None) for item in items]
-    if all(group is None for group in named):
-        return None
-    return [f"item {i}" if group is None else f"group {group}" for i, group in enumerate(named)]

@@ -64,14 +64,20 @@ def row_result(
     metrics: Sequence[Metric],
     labels: Labels | None,
     seed: int,
+    *,
+    cut: bool = False,
 ) -> WayResult:
-    """A row's means and its comparison with vanilla. Where items come in groups, intervals draw whole groups."""
+    """A row's means and its comparison with vanilla. Where items come in groups, intervals draw whole groups.
+
+    With `cut`, a row may have ended early: it is compared with vanilla on the items that it has.
+    """
     estimates, comparisons = {}, {}
     for metric in metrics:
         mine, base = values[metric.name], plain[metric.name]
+        base = base[: len(mine)] if cut else base
         found = estimate(mine, seed=seed)
         if labels is not None:
-            low, high = interval(np.asarray(mine), labels, seed=seed)
+            low, high = interval(np.asarray(mine), labels[: len(mine)], seed=seed)
             found = replace(found, low=low, high=high)
         estimates[metric.name] = found
         if way.role is not Role.VANILLA:
@@ -92,7 +98,7 @@ def compared(base: Sequence[float], mine: Sequence[float], binary: bool, labels:
     found = compare(base, mine, binary=binary, seed=seed)
     if labels is None:
         return found
-    low, high = interval(np.asarray(mine) - np.asarray(base), labels, seed=seed)
+    low, high = interval(np.asarray(mine) - np.asarray(base), labels[: len(mine)], seed=seed)
     return replace(found, low=low, high=high, p_value=None)
 
 

@@ -1,4 +1,4 @@
-"""The rows of a report by the user's choice: sets by name, or the settings of each row in a file.
+"""The rows of a report that the user chooses: a named set, or a file with the settings of each row.
 
 [{"layers": "high", "scores": "distribution"}, {"method": "sled", "rate": 2}, {"layers": [25], "name": "mine"},
  {"layers": "high", "control": "random"}]
@@ -24,11 +24,22 @@ SETS = ("standard", "methods", "full")
 _EXAMPLE = '[{"layers": "high"}, {"layers": [25], "name": "layer 25"}]'
 
 
-def chosen_rows(ways: str | Path, own: MethodConfig, usual: Mapping[str, Any], seed: int) -> tuple[list[Way], bool]:
+def rows_by_name(ways: str, usual: Mapping[str, Any]) -> str | list[Way]:
+    """What `--ways` says before a model is loaded: a set stays a name, a file is read, once.
+
+    Raises:
+        UsageError, ConfigError: See `read_rows`.
+    """
+    return ways if ways in SETS else read_rows(Path(ways), usual)
+
+
+def chosen_rows(
+    ways: str | Path | Sequence[Way], own: MethodConfig, usual: Mapping[str, Any], seed: int
+) -> tuple[list[Way], bool]:
     """Further rows, and whether the standard ones are there too.
 
     Args:
-        ways: The name of a set, or a file.
+        ways: The name of a set, a file, or the rows themselves.
         own: The settings of DoLa's rows.
         usual: See `read_rows`.
         seed: Seed of random layers.
@@ -42,31 +53,31 @@ def chosen_rows(ways: str | Path, own: MethodConfig, usual: Mapping[str, Any], s
         return [_row(own), *rows_of_methods(_shared(own))], False
     if ways == "full":
         return [*_variants(own), *_reshaped(own), *rows_of_methods(_shared(own))], True
-    return with_seed(read_rows(Path(ways), usual), seed), False
+    return with_seed(read_rows(Path(ways), usual) if isinstance(ways, (str, Path)) else ways, seed), False
 
 
-def decoded_rows(rows: Sequence[Way], ways: str | Path) -> list[Way]:
+def decoded_rows(rows: Sequence[Way], ways: str | Path | Sequence[Way]) -> list[Way]:
     """The rows that a task can decode with: controls of likelihoods are left out of a set.
 
     Raises:
-        UsageError: A file asks for such a control.
+        UsageError: The user's own rows have such a control.
     """
     controls = [way for way in rows if way.recipe is not None and way.recipe.premature != "divergent"]
     if controls and ways not in SETS:
         raise UsageError(
             f"The row {controls[0].name!r} is a control of likelihoods, and this task generates text.",
-            hint=f"leave it out of {str(ways)!r}, or evaluate a multiple-choice task",
+            hint="leave it out of --ways, or evaluate a multiple-choice task",
         )
     return [way for way in rows if way not in controls]
 
 
 def _shared(own: MethodConfig) -> dict[str, Any]:
-    """What other methods take over from the DoLa rows: how layers are read out."""
+    """The settings that other methods share with the DoLa rows: how layers are read out."""
     return own.lens_settings(own.lens)
 
 
 def _variants(own: MethodConfig) -> list[Way]:
-    """DoLa at other strengths, with the other kind of scores, and without its lens where it has one."""
+    """DoLa at other strengths, with the other kind of scores and, if it has a lens, without it."""
     if not isinstance(own, DoLaConfig):
         return []
     settings = own.as_dict()
@@ -79,7 +90,7 @@ def _variants(own: MethodConfig) -> list[Way]:
 
 
 def _reshaped(own: MethodConfig) -> list[Way]:
-    """Controls that read no layer: what making the plausible set flatter or sharper does alone. They need a threshold."""
+    """Controls that read no layer but make the plausible set flatter or sharper. They need a threshold."""
     if not isinstance(own, DoLaConfig):
         return []
     usual = [each for each in DoLaConfig.options() if each.facts.by_task]
@@ -101,7 +112,7 @@ def _row(config: MethodConfig) -> Way:
 
 
 def name_of(config: MethodConfig) -> str:
-    """A row's name: the method, its layers, and the settings that are not the usual ones."""
+    """A row's name: the method, its layers, and the settings that differ from the defaults."""
     kind = type(config)
     label = "DoLa" if isinstance(config, DoLaConfig) else config.method
     layers = spelled(config.layers)
@@ -115,7 +126,7 @@ def name_of(config: MethodConfig) -> str:
 
 
 def rows_of_methods(own: Mapping[str, Any]) -> list[Way]:
-    """Each method that is known beside DoLa, with its defaults, and with those of the settings `own` that it has."""
+    """Each method other than DoLa, with its defaults and those settings in `own` that it has."""
     found = []
     for name, kind in METHODS.items():
         if name == DoLaConfig.method or required_settings(kind) not in ([], ["layers"]):
@@ -129,14 +140,14 @@ def read_rows(path: Path, usual: Mapping[str, Any]) -> list[Way]:
     """The rows that a file lists.
 
     Args:
-        path: A JSON file that holds a list of objects: the settings of a method each. Beside them there may be "name", and
-            "control" ("random": a candidate drawn for each token; "none": no contrast; "flat" or "sharp": no contrast, the
-            plausible set made uniform or sharpened), which makes the row a control.
-        usual: Settings of DoLa's rows that do not name them: those that the paper's runs of the task have.
+        path: A JSON file that holds a list of objects, each with the settings of a method. An object may also have a "name",
+            and a "control" that makes the row a control: "random" draws a candidate for each token; "none" does not contrast;
+            "flat" and "sharp" do not contrast either and make the plausible set uniform or sharper.
+        usual: Defaults for settings that DoLa's rows omit: those of the paper's runs of the task.
 
     Raises:
-        UsageError: A file that cannot be read, or a row that is not one.
-        ConfigError: A setting that is not allowed.
+        UsageError: The file cannot be read, or an entry is not a row.
+        ConfigError: A setting is not allowed.
     """
     try:
         given = loads(decoded(path.read_bytes(), path, name=f"--ways {str(path)!r}", error=UsageError))
@@ -175,7 +186,7 @@ _CONTROLS = {
 
 
 def with_seed(ways: Sequence[Way], seed: int) -> list[Way]:
-    """The same with the seed of random layers."""
+    """The rows with this seed for random layers."""
     return [
         way if way.recipe is None or way.recipe.premature != "random" else replace(way, recipe=replace(way.recipe, seed=seed))
         for way in ways

@@ -54,10 +54,10 @@ class Sample:
     def of_items(
         cls, task: Task, items: Sequence[Any], origins: Sequence[Origin], *, limit: int | None = None, seed: int = 0
     ) -> Sample:
-        """All items, or so many of them; arguments as of `of`.
+        """Make a sample from items. Arguments: see `of`.
 
         Raises:
-            InputError: A limit below 1.
+            InputError: The limit is below 1.
         """
         if limit is not None and limit < 1:
             raise InputError(f"limit={limit} leaves no item; at least 1 is required.", hint="omit it for all items")
@@ -69,6 +69,14 @@ class Sample:
         """Properties that results of this sample must match (`ResultsFile`)."""
         data = ", ".join(f"{origin.name} with SHA-256 {origin.sha256}" for origin in self.origins)
         return {"task": self.task.name, "data": data, "items": f"{len(self.items)} of {self.total}, seed {self.seed}"}
+
+
+def groups_of(items: Sequence[Any]) -> list[str] | None:
+    """The group of each item, if there are any. An item without one is its own group."""
+    named = [getattr(item, "group", None) for item in items]
+    if all(group is None for group in named):
+        return None
+    return [f"item {i}" if group is None else f"group {group}" for i, group in enumerate(named)]
 
 
 def draw(items: Sequence[Any], count: int, seed: int) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Simulated reports: how often verdicts claim a difference that is not there, and find one that is."""
+"""Simulates reports, to count how often verdicts claim a difference that does not exist and how often they find a real one."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def claims(
     cluster: int = 1,
     seed: int = 0,
 ) -> int:
-    """How many of so many simulated reports call a row better or worse; the row with the effect, where there is one.
+    """Count the simulated reports that call a row better or worse. With an effect, only the row that has it counts.
 
     Args:
-        runs: Reports.
+        runs: Number of reports.
         rows: Rows of each report; the first has the effect.
         items: Items of each report.
-        effect: The mean difference of the first row.
-        discordant: Share of items on which a row and the baseline differ; the spread of values that are not 0 or 1.
-        binary: Whether values are right or wrong.
-        sequential: Whether the items are looked at after 25, 50, 75 and 100%.
-        cluster: Items of a group; their differences agree in part.
+        effect: Mean difference of the first row.
+        discordant: Share of items on which a row and the baseline differ; for values other than 0 and 1, their spread.
+        binary: Whether values are 0 or 1.
+        sequential: Whether to test after 25, 50, 75 and 100% of the items.
+        cluster: Items in a group, whose differences partly agree.
         seed: Seed of the simulation.
     """
     generator = np.random.default_rng(seed)
@@ -56,7 +56,7 @@ def _apart(
     binary: bool,
     labels: Labels | None,
 ) -> Floats:
-    """Differences [items, rows]. In a group two of three items are like its first one."""
+    """Differences [items, rows]. Each item of a group equals its first one with probability 2/3."""
     means = np.zeros(rows)
     means[0] = effect
     if binary:

@@ -54,7 +54,7 @@ def by_group(report: Report) -> list[GroupFinding]:
     """The findings of all judged rows on all groups that are large enough; empty without groups."""
     plain = report.with_role(Role.VANILLA)
     places = _places(report.items, FEWEST)
-    if plain is None or not report.findings or len(places) < 2:
+    if plain is None or not report.findings or len(places) < 2 or report.looks:
         return []
     first = report.metrics[0]
     rows = {name: report.named(name).items[first] for name in report.findings}
@@ -80,6 +80,8 @@ def group_lines(report: Report) -> list[str]:
     if not named or not report.findings:
         return []
     tested = report.by_group
+    if report.looks:
+        return ["Groups are not compared in a sequential run, whose rows end at different items."]
     if not tested:
         return [f"{len(named)} groups; fewer than two have {FEWEST} items or more, so they were not compared."]
     groups, rows = len({each.group for each in tested}), len({each.row for each in tested})

@@ -48,9 +48,10 @@ class Finding:
         low: Lower end of its 95% interval, of this row by itself.
         high: Upper end.
         p_value: Two-sided p-value of this row by itself.
-        adjusted: The same within the family, by Holm's procedure; at the last look of a sequential run.
+        adjusted: The same within the family, by Holm's procedure; in a sequential run, of the looks that rows rest on.
         needed: Items at which a difference of `smallest` would be found with 80% power; None where values never differ.
         smallest: The size of difference that matters.
+        look: The look of a sequential run that decided, from 1; None where none did, or where items were judged once.
     """
 
     verdict: Verdict
@@ -62,6 +63,12 @@ class Finding:
     adjusted: float
     needed: int | None
     smallest: float
+    look: int | None = None
+
+    @property
+    def decided(self) -> bool:
+        """Whether a row may stop: more items would not change what is said of it."""
+        return self.verdict is not Verdict.CANNOT_TELL
 
     @property
     def disagrees(self) -> bool:
@@ -74,7 +81,7 @@ class Finding:
         points = f"{100 * self.smallest:g} points"
         said = f"no difference of {points} or more" if self.verdict is Verdict.NO_DIFFERENCE else self.verdict.value
         numbers = f"{100 * self.difference:+.1f} points ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
-        tail = ""
+        tail = "" if self.look is None else f", decided at look {self.look}"
         if self.verdict is Verdict.CANNOT_TELL and self.needed is not None:
             tail = f"; detecting {points} needs about {_rounded(self.needed):,}"
         return f"{name}: {said}. {numbers} on {self.items:,} {unit}{tail}."
@@ -94,7 +101,7 @@ def judge(
 
     Args:
         baseline: The baseline's value of each item; in [0, 1] where a hundredth is to be a point.
-        rows: By name, the values of the same items in the same order.
+        rows: By name, the values of the same items in the same order. In a sequential run a row may end at an earlier look.
         smallest: The size of difference that matters, on the scale of the values.
         groups: The group of each item, where items belong together (questions on one text). Groups are the units then.
         higher_is_better: What "better" means.
@@ -109,32 +116,31 @@ def judge(
         raise InputError(f"smallest={smallest} is out of range; allowed are numbers above 0.", hint="0.02 is 2 points")
     if not rows:
         return {}
-    apart = differences(baseline, rows)
-    labels = _labels(groups, len(apart))
-    planned = list(looks) or [len(apart)]
-    done = [end for end in planned if end <= len(apart)]
-    if not done or done[-1] != len(apart):
-        raise InputError(f"{len(apart)} items end between the looks {planned}.", hint="judge after a whole look")
-    binary = all(value in (0, 1) for values in (baseline, *rows.values()) for value in values)
-    tested = np.stack([p_values(apart[:end], _part(labels, end), binary=binary, seed=seed) for end in done])
+    planned = list(looks) or [len(baseline)]
+    apart = [_apart(baseline, name, values, planned) for name, values in rows.items()]
+    labels = _labels(groups, len(baseline))
+    done = [end for end in planned if end <= len(baseline)]
+    if not done or done[-1] != len(baseline):
+        raise InputError(f"{len(baseline)} items end between the looks {planned}.", hint="judge after a whole look")
+    tested = _tested((baseline, *rows.values()), apart, labels, done, seed)
     shares = [end / planned[-1] for end in planned]
+    inside = [_first_inside(values, labels, done, shares, smallest, seed) for values in apart]
+    for column, at in enumerate(inside):
+        if at is not None:  # the row has stopped: what it would have shown later has no say
+            tested[at + 1 :, column] = 1.0
     decided = decide(tested, shares)
-    adjusted = holm(tested[-1])
+    ended = [_ended(at, stopped, len(of), done) for at, stopped, of in zip(decided, inside, apart, strict=True)]
+    adjusted = holm(tested[ended, range(len(rows))])
     found = {}
     for column, name in enumerate(rows):
-        at = decided[column]
-        inside = next(
-            (k for k, end in enumerate(done) if _inside(apart[:end, column], _part(labels, end), shares, k, smallest, seed)),
-            None,
-        )
-        look = min((k for k in (at, inside) if k is not None), default=len(done) - 1)
-        values, mine = apart[: done[look], column], _part(labels, done[look])
+        look = ended[column]
+        values, mine = apart[column][: done[look]], _part(labels, done[look])
         low, high = interval(values, mine, seed=seed)
         difference = float(values.mean())
-        if at is not None and at == look:
+        if decided[column] == look:
             verdict = Verdict.BETTER if (difference > 0) == higher_is_better else Verdict.WORSE
         else:
-            verdict = Verdict.CANNOT_TELL if inside is None else Verdict.NO_DIFFERENCE
+            verdict = Verdict.CANNOT_TELL if inside[column] is None else Verdict.NO_DIFFERENCE
         found[name] = Finding(
             verdict=verdict,
             items=len(values),
@@ -145,8 +151,48 @@ def judge(
             adjusted=float(adjusted[column]),
             needed=items_needed(variance(values, mine), smallest, family=len(rows)),
             smallest=smallest,
+            look=None if not looks or verdict is Verdict.CANNOT_TELL else look + 1,
         )
     return found
+
+
+def _apart(baseline: Sequence[float], name: str, values: Sequence[float], planned: Sequence[int]) -> Floats:
+    """A row less the baseline, on the items that the row has: all, or those up to a look."""
+    shared = baseline[: len(values)] if len(values) in planned else baseline
+    return differences(shared, {name: values})[:, 0]
+
+
+def _tested(
+    given: Sequence[Sequence[float]], apart: Sequence[Floats], labels: Labels | None, done: Sequence[int], seed: int
+) -> Floats:
+    """p-values [looks, rows] at the looks that were taken; 1 where a row has ended.
+
+    Whether values are right or wrong is asked of the items up to each look, so that later items change no earlier decision.
+    """
+    found = np.ones((len(done), len(apart)))
+    for look, end in enumerate(done):
+        there = [column for column, values in enumerate(apart) if len(values) >= end]
+        if there:
+            binary = all(value in (0, 1) for values in given for value in values[:end])
+            columns = np.stack([apart[column][:end] for column in there], axis=1)
+            found[look, there] = p_values(columns, _part(labels, end), binary=binary, seed=seed)
+    return found
+
+
+def _first_inside(
+    values: Floats, labels: Labels | None, done: Sequence[int], shares: Sequence[float], smallest: float, seed: int
+) -> int | None:
+    """The first look at which a row's interval lies inside ±smallest."""
+    for look, end in enumerate(done):
+        if end <= len(values) and _inside(values[:end], _part(labels, end), shares, look, smallest, seed):
+            return look
+    return None
+
+
+def _ended(decided: int | None, inside: int | None, items: int, done: Sequence[int]) -> int:
+    """The look that a row's finding rests on: the first that decided it, or its last."""
+    last = max(look for look, end in enumerate(done) if end <= items)
+    return min((look for look in (decided, inside) if look is not None), default=last)
 
 
 def headline(findings: Mapping[str, Finding], metric: str) -> str:
@@ -159,7 +205,7 @@ def headline(findings: Mapping[str, Finding], metric: str) -> str:
         Verdict.CANNOT_TELL: "undecided",
     }
     if better := by[Verdict.BETTER]:
-        best = max(better, key=lambda name: findings[name].difference)
+        best = max(better, key=lambda name: abs(findings[name].difference))  # all on the better side, be it above or below
         others = [name for name in better if name != best]
         also = f" So {'is' if len(others) == 1 else 'are'} {', '.join(others)}." if others else ""
         return f"{metric}: {findings[best].sentence(best)}{also}"

@@ -46,6 +46,11 @@ class Role(Enum):
         """Whether it is a control, which explains the others and is not proposed for use."""
         return self in (Role.LENGTH, Role.PENALTY, Role.CONTROL)
 
+    @property
+    def judged(self) -> bool:
+        """Whether it gets a verdict: it is proposed for use, so it belongs to the family."""
+        return self in (Role.METHOD, Role.STATIC)
+
 
 @dataclass(frozen=True)
 class Way:
@@ -119,8 +124,7 @@ def choice_ways(
         control(f"DoLa {bucket}, not normalized", "F as it is: it favors long answers",
                 Recipe(replace(config, scores="contrast"), softmax="none")),
         control(f"random layer of {bucket}", "a candidate drawn for each token", Recipe(config, premature="random", seed=seed)),
-        *([control("constraint alone", "the mature scores on the plausible set, no contrast", Recipe(config, premature="none"))]
-          if Recipe(own).constrained and not Recipe(own).keeps_mass else []),  # else it is vanilla
+        *_constraint(config),
         _length(),
     ]  # fmt: skip
 
@@ -149,9 +153,16 @@ def harness_choice_ways(own: MethodConfig, *, seed: int, more: Sequence[Way] = (
         *_dola_rows(own),
         *more,
         Way("random layer of high", "a candidate drawn for each token", random, role=Role.CONTROL),
-        *([Way("constraint alone", "the mature scores on the plausible set", Recipe(own, premature="none"), role=Role.CONTROL)]
-          if Recipe(own).constrained else []),
-    ]  # fmt: skip
+        *_constraint(own),
+    ]
+
+
+def _constraint(own: DoLaConfig) -> list[Way]:
+    """The plausibility constraint alone, where it differs from vanilla: tokens are left out, and their mass with them."""
+    recipe = Recipe(own, premature="none")
+    if not recipe.constrained or recipe.keeps_mass:
+        return []
+    return [Way("constraint alone", "the mature scores on the plausible set, no contrast", recipe, role=Role.CONTROL)]
 
 
 def _dola_rows(own: DoLaConfig) -> list[Way]:

@@ -43,7 +43,7 @@ def read_text(path: Path, *, name: str, error: type[DolaError]) -> str:
 
 
 def decoded(content: bytes, path: Path | None, *, name: str, error: type[DolaError]) -> str:
-    """The text of a file's bytes; without a path they do not come from a file. Otherwise as `read_text`."""
+    """Decode a file's bytes, with the checks of `read_text`. Without a path, they do not come from a file."""
     for start, (what, hint) in _BINARY.items():
         if content.startswith(start) and not _is_text(content):
             raise error(f"{name} is {what}, not text.", hint=hint.format(**_names(path)) if path else "give its text")
@@ -58,7 +58,7 @@ def decoded(content: bytes, path: Path | None, *, name: str, error: type[DolaErr
 
 
 def _is_text(content: bytes) -> bool:
-    """Whether bytes are text nevertheless: a question about the gene PAR1 begins like a Parquet file."""
+    """Whether bytes are text despite their beginning: a question about the gene PAR1 begins like a Parquet file."""
     try:
         return re.search(r"[\0-\x08]", content.decode("utf-8")) is None
     except UnicodeDecodeError:

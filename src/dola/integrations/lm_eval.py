@@ -55,7 +55,7 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
 
     Args:
         pretrained: A hub id, a folder, a model object, or one of dola's embedded models.
-        layers: As in DoLaConfig; in --model_args indices are joined by "+" ("layers=16+18"); "off" means without DoLa. The
+        layers: See DoLaConfig. In --model_args, indices are joined by "+" ("layers=16+18"); "off" means without DoLa. The
             default is `dola_layers` of the model's generation config, otherwise "high".
         method: Name of a method other than DoLa.
         normalisation: "decoding", "full" or "none": see NORMALISATIONS.
@@ -120,7 +120,7 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
     def _create_model(
         self, pretrained: str, *args: Any, peft: str | None = None, delta: str | None = None, **kwargs: Any
     ) -> None:
-        """As HFLM's, with checked weights: load a model, then an adapter or a difference of weights onto it."""
+        """Override HFLM's to check weights: load a model, then an adapter or a difference of weights onto it."""
         auto = self.AUTO_MODEL_CLASS
         self.AUTO_MODEL_CLASS = Checked(auto)
         try:
@@ -143,7 +143,7 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
         disable_tqdm: bool = False,
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
-        """As HFLM's: log-likelihood in nats of each continuation, and whether greedy decoding generates it."""
+        """Override HFLM's: log-likelihood in nats of each continuation, and whether greedy decoding generates it."""
         places: dict[tuple[int, ...], list[int]] = {}
         for i, (_, context, continuation) in enumerate(requests):
             room = self.max_length + 1 - len(continuation)  # HFLM cuts on the left, too; with `max_length` given, further
@@ -161,7 +161,7 @@ class DolaLM(CheckedBatches, HFLM):  # type: ignore[misc]
         return found
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
-        """As HFLM's, with DoLa and without unsupported fields of the generation config: tokens after a context [B, T]."""
+        """Override HFLM's to use DoLa and drop unsupported fields of the generation config: tokens after a context [B, T]."""
         found = review(own_config(self.model))
         refuse(found)
         say(self.model, found, generation_kwargs, kept=HARNESS)
@@ -191,7 +191,7 @@ class Checked:
         self._auto = auto
 
     def from_pretrained(self, pretrained: str, **kwargs: Any) -> Any:
-        """As the class's own method, with checks.
+        """Call the class's own method, with checks.
 
         Raises:
             ModelFileError: Weights are missing or do not fit, or the model cannot be loaded for another reason.

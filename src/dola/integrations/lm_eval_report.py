@@ -1,7 +1,7 @@
 """`dola eval lm-eval:TASK`: any task of lm-evaluation-harness, all rows on one loaded model, with verdicts.
 
-The harness asks the questions and computes the metrics. The values of each item are paired across the rows, and judged as those
-of our own tasks are. Metrics that are not a mean over items are listed and get no verdict.
+The harness asks the questions and computes the metrics. The values of each item are compared across the rows, with the same
+statistics as for dola's own tasks. Metrics that are not a mean over items are listed without a verdict.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def evaluate_harness(
     *,
     name: str,
     own: MethodConfig,
-    ways: str = "standard",
+    ways: str | Sequence[Way] = "standard",
     limit: int | None = None,
     seed: int = 0,
     include_path: Path | None = None,
@@ -50,22 +50,22 @@ def evaluate_harness(
     """Evaluate vanilla, DoLa and controls on a task of lm-evaluation-harness.
 
     Args:
-        model: A Hugging Face model, without DoLa on it.
-        tokenizer: Its tokenizer.
-        task: The task's name, as the harness has it.
-        name: The model's name, for the report.
-        own: The settings of DoLa's rows.
-        ways: As of `evaluate`.
-        limit: How many items to draw; all by default.
+        model: A Hugging Face model, without DoLa attached.
+        tokenizer: The model's tokenizer.
+        task: Name of the task in the harness.
+        name: Name of the model, for the report.
+        own: Settings of DoLa's rows.
+        ways: See `evaluate`.
+        limit: Number of items to draw; all by default.
         seed: Seed of the draw, of the harness, and of the report.
         include_path: A folder with tasks as YAML files.
-        repetition_penalty: That of DoLa and its control, in tasks that generate.
+        repetition_penalty: Repetition penalty of DoLa and its control, in tasks that generate.
         batch_size: Prompts at a time.
         smallest: The difference in the first metric that matters.
 
     Raises:
-        UsageError: A task that the harness does not have, or a group of tasks.
-        InputError: A task without a metric that is a mean over items.
+        UsageError: The harness does not have the task, or it is a group of tasks.
+        InputError: The task has no metric that is a mean over items.
     """
     manager = TaskManager(include_path=None if include_path is None else str(include_path))
     loaded = _load(manager, task)
@@ -103,7 +103,7 @@ def _load(manager: TaskManager, name: str) -> Any:
 def _run(
     model: Any, tokenizer: Any, way: Way, task: str, drawn: Sequence[int], manager: TaskManager, batch_size: int, seed: int
 ) -> tuple[dict[str, list[float]], Mapping[str, Any]]:
-    """The values of each item by metric, and what the harness itself says of each metric."""
+    """The values of each item by metric, and the harness's own result for each metric."""
     recipe = way.recipe or Recipe(None)
     lm = DolaLM(model, layers="off", tokenizer=tokenizer, batch_size=batch_size)
     lm.use(recipe)
@@ -151,7 +151,7 @@ def _mean_metrics(loaded: Any, found: Mapping[str, tuple[dict[str, list[float]],
 def _others(
     loaded: Any, metrics: Sequence[Metric], found: Mapping[str, tuple[dict[str, list[float]], Mapping[str, Any]]]
 ) -> list[str]:
-    """What the harness says of metrics that are not a mean over items."""
+    """Sentences with the harness's results for metrics that are not a mean over items."""
     taken = {metric.name for metric in metrics}
     said = []
     first = next(iter(found.values()))[1]
@@ -165,7 +165,7 @@ def _others(
 
 
 def _as_task(name: str, metrics: tuple[Metric, ...]) -> ChoiceTask:
-    """What a report needs to know of a task."""
+    """The task with the facts that a report needs."""
     return ChoiceTask(
         name=f"{PREFIX}{name}",
         description="a task of lm-evaluation-harness",

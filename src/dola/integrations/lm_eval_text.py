@@ -15,10 +15,10 @@ logger = logging.getLogger("dola")
 
 
 class CheckedText:
-    """A mixin, before the harness's classes, with the differences of dola's model types.
+    """A mixin that changes how the harness's classes treat texts; it goes before them.
 
-    Tokens that a tokenizer appends to a text are removed. Tokens without an embedding are refused, and so is a chat template
-    that loses words of the user or of the system; the harness drops a system text that a template refuses.
+    Tokens that a tokenizer appends to a text are removed. Tokens without an embedding are refused, and so are chat templates
+    that lose words of the user or of the system. The harness itself drops a system text that a template refuses.
     """
 
     tokenizer: Any
@@ -28,7 +28,7 @@ class CheckedText:
         return Encoder.of(getattr(self, "model", None), self.tokenizer)
 
     def tok_encode(self, string: str | list[str], *args: Any, left_truncate_len: int | None = None, **kwargs: Any) -> Any:
-        """As the harness's, without the tokens that the tokenizer appends: the tokens of a text, or of several."""
+        """Override the harness's: the tokens of a text, or of several, without those that the tokenizer appends."""
         found = super().tok_encode(string, *args, **kwargs)  # type: ignore[misc]
         if not isinstance(string, str):
             return [self._encoder.without_appended(each, ids) for each, ids in zip(string, found, strict=True)]
@@ -36,7 +36,7 @@ class CheckedText:
         return ids[-left_truncate_len:] if left_truncate_len else ids
 
     def apply_chat_template(self, chat_history: Sequence[Message], *args: Any, **kwargs: Any) -> str:
-        """As the harness's: the prompt of a chat.
+        """Override the harness's: the prompt of a chat.
 
         Raises:
             InputError: The chat template fails, or loses words.
@@ -46,12 +46,12 @@ class CheckedText:
 
 
 class CheckedBatches(CheckedText):
-    """The same for model types of `HFLM`, which pads its batches."""
+    """`CheckedText` for model types of `HFLM`, which pads its batches."""
 
     def tok_batch_encode(
         self, strings: Sequence[str], padding_side: str = "left", left_truncate_len: int | None = None, truncation: bool = False
     ) -> tuple[Any, Any]:
-        """As the harness's, with a mask made from lengths: ids and mask [B, T] of texts.
+        """Override the harness's: ids and mask [B, T] of texts, with the mask made from lengths.
 
         Raises:
             InputError: A text has no tokens, or a token that the model has no embedding for.

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from dola.errors import LensError
-from dola.lens.fingerprint import QUANTIZED, SAME, difference, statistics
+from dola.lens.fingerprint import QUANTIZED, SAME, difference, samples, statistics
 from dola.lens.lens import Lens
 from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
 from dola.model.anatomy import Anatomy
+from dola.model.stored import is_quantized
 
-_checked: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
-"""The lenses that each model was found to fit."""
+_checked: WeakKeyDictionary[Any, dict[str, Tensor]] = WeakKeyDictionary()
+"""The lenses that each model was found to fit, by digest, with the samples of its weights at that time."""
 
 
 def maps_of(
@@ -56,25 +57,21 @@ def name_of(anatomy: Anatomy) -> str:
     return str(anatomy.lm.config.name_or_path or type(anatomy.lm).__name__)
 
 
-def is_quantized(anatomy: Anatomy) -> bool:
-    """Whether the weights are quantized, or were read from a file of quantized weights."""
-    config = anatomy.lm.config
-    return getattr(config, "quantization_config", None) is not None or name_of(anatomy).lower().endswith(".gguf")
-
-
 def check(lens: Lens, anatomy: Anatomy) -> None:
-    """Raise LensError for a lens of another model; warn for another number type or quantization. Once for each model.
+    """Raise LensError for a lens of another model; warn for another number type or quantization.
+
+    Done again only when the model's weights have changed: by training, by an adapter that was merged.
 
     Raises:
         LensError: As said.
     """
-    known = _checked.setdefault(anatomy.lm, set())
-    if lens.digest and lens.digest in known:
+    known, now = _checked.setdefault(anatomy.lm, {}), samples(anatomy)
+    if lens.digest in known and torch.equal(known[lens.digest], now):
         return
     check_sizes(lens, name_of(anatomy), num_layers=anatomy.num_layers, width=anatomy.lm.config.get_text_config().hidden_size)
     _check_weights(lens, anatomy)
     if lens.digest:
-        known.add(lens.digest)
+        known[lens.digest] = now
 
 
 def check_sizes(lens: Lens, name: str, *, num_layers: int, width: int) -> None:
@@ -89,27 +86,44 @@ def check_sizes(lens: Lens, name: str, *, num_layers: int, width: int) -> None:
 
 
 def _check_weights(lens: Lens, anatomy: Anatomy) -> None:
-    check_statistics(lens, name_of(anatomy), statistics(anatomy), dtype=anatomy.lm.dtype, is_quantized=is_quantized(anatomy))
+    check_statistics(lens, name_of(anatomy), statistics(anatomy), dtype=anatomy.lm.dtype, quantized=is_quantized(anatomy.lm))
 
 
-def check_statistics(lens: Lens, name: str, mine: Mapping[str, Tensor], *, dtype: torch.dtype, is_quantized: bool) -> None:
+def check_statistics(lens: Lens, name: str, mine: Mapping[str, Tensor], *, dtype: torch.dtype, quantized: bool) -> None:
     """Compare a lens with the statistics of a model's weights, as `fingerprint` makes them.
+
+    Args:
+        lens: The lens.
+        name: The model's name.
+        mine: The statistics of its weights.
+        dtype: The number type of its weights.
+        quantized: Whether they are quantized, or were.
 
     Raises:
         LensError: The lens belongs to another model.
     """
-    quantized = is_quantized or bool(lens.facts.get("quantized"))
+    theirs = bool(lens.facts.get("quantized"))
     common = {key: difference(lens.statistics[key], mine[key]) for key in mine.keys() & lens.statistics.keys()}
     most = max(common, key=lambda key: common[key], default=None)
-    if most is not None and not common[most] <= (QUANTIZED if quantized else SAME):
+    far = 0.0 if most is None else common[most]
+    if not far <= (QUANTIZED if quantized or theirs else SAME):
         raise LensError(
-            f"The lens belongs to {lens.model}, and {name} has other weights: {most} differs by {common[most]:.1%}.",
+            f"The lens belongs to {lens.model}, and {name} has other weights: {most} differs by {far:.1%}.",
             hint=f"fit one for this model: dola lens fit {name} --output FILE",
         )
     unknown = sorted({_part(key) for key in lens.statistics} - {_part(key) for key in common})
     here = str(dtype).removeprefix("torch.")
-    if quantized and (is_quantized != bool(lens.facts.get("quantized")) or unknown):
-        warnings.warn(f"The lens belongs to {lens.model}; {name} is another quantization of it, or not compared.", stacklevel=3)
+    if far > SAME:
+        warnings.warn(
+            f"The lens was fitted on {lens.model}, and {name} is quantized in another way: {most} differs by {far:.1%}.",
+            stacklevel=3,
+        )
+    elif quantized != theirs and mine.keys() != lens.statistics.keys():
+        which = name if quantized else lens.model
+        warnings.warn(
+            f"The lens was fitted on {lens.model}; {which} is quantized, so that its weights could not be compared.",
+            stacklevel=3,
+        )
     elif unknown or not lens.statistics:
         what = f"{len(unknown)} parts ({unknown[0]}, ...)" if unknown else "the weights"
         warnings.warn(f"Whether the lens of {lens.model} belongs to {name} could not be checked for {what}.", stacklevel=3)

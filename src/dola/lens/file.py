@@ -17,8 +17,11 @@ from dola.files.json_text import BrokenJSONError, dumps, loads
 SCHEMA = "dola.lens/1"
 
 
-def write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any], *, schema: str = SCHEMA) -> None:
+def write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any], *, schema: str = SCHEMA) -> str:
     """Write tensors and facts to a new file that then takes the place of an older one.
+
+    Returns:
+        The SHA-256 of its content.
 
     Raises:
         LensError: The file cannot be written.
@@ -33,6 +36,7 @@ def write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any], *, sche
         raise LensError(
             f"The lens cannot be written to {str(path)!r}: {error.strerror}.", hint="name a file in a folder that exists"
         ) from None
+    return hashlib.sha256(content).hexdigest()
 
 
 def read(path: Path, *, schema: str = SCHEMA) -> tuple[dict[str, Tensor], dict[str, Any], str]:

@@ -20,12 +20,13 @@ from tqdm.auto import tqdm
 
 from dola._version import __version__
 from dola.errors import InputError, LensError
-from dola.lens.belongs import is_quantized, name_of
+from dola.lens.belongs import name_of
 from dola.lens.fingerprint import statistics
 from dola.lens.lens import Lens
 from dola.lens.quality import Table
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import captured, few_logits, window
+from dola.model.stored import is_quantized
 from dola.text.encoding import Encoder
 
 RIDGE = 1e-5
@@ -203,7 +204,7 @@ def _facts(anatomy: Anatomy, parts: tuple[list[Sequence[int]], list[Sequence[int
         "revision": getattr(anatomy.lm.config, "_commit_hash", None),
         "num_layers": anatomy.num_layers,
         "dtype": str(anatomy.lm.dtype).removeprefix("torch."),
-        "quantized": is_quantized(anatomy),
+        "quantized": is_quantized(anatomy.lm),
         "tokens": sum(map(len, parts[0])),
         "held_out": sum(map(len, parts[1])),
         "text": "the model's own samples" if own else "given texts",

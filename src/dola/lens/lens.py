@@ -37,6 +37,8 @@ class Lens:
         facts: Facts about the lens, for JSON: model, revision, num_layers, dtype, tokens, text, text_sha256, table, dola.
         statistics: What tells the model from others, see `fingerprint`.
         digest: SHA-256 of the file; "" before the lens was saved.
+        source: The file or hub id that it was loaded from, or saved to. Wherever a file is expected, such as the `lens` of a
+            configuration, the lens stands for it.
 
     Examples:
         >>> model, tokenizer = dola.load()
@@ -45,6 +47,8 @@ class Lens:
         >>> dola.Lens.load("smollm2.lens.safetensors").layers
         (25,)
         >>> config = dola.DoLaConfig([25], lens="smollm2.lens.safetensors")
+        >>> dola.DoLaConfig([25], lens=lens) == config
+        True
     """
 
     kind: str
@@ -55,6 +59,7 @@ class Lens:
     facts: dict[str, Any] = field(default_factory=dict)
     statistics: dict[str, Tensor] = field(default_factory=dict)
     digest: str = ""
+    source: str = ""
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> Lens:
@@ -63,12 +68,30 @@ class Lens:
         Raises:
             LensError: It cannot be found or read, or it is not a lens.
         """
-        path = located(os.fspath(source))
+        name = os.fspath(source)
+        path = located(name)
         try:
             state = path.stat()
         except OSError as error:
             raise LensError(f"The lens {str(path)!r} cannot be read: {error.strerror}.", hint="dola lens show FILE") from None
-        return _loaded(path, state.st_mtime_ns, state.st_size)
+        return _loaded(name, path, state.st_mtime_ns, state.st_size)
+
+    def __fspath__(self) -> str:
+        """`source`: settings hold the name of a lens, as they hold nothing that JSON cannot.
+
+        Raises:
+            LensError: The lens was not saved, or its file has changed since.
+        """
+        if not self.source:
+            raise LensError(
+                f"This lens of {self.model} has no file yet, and settings hold the name of a file.",
+                hint='save it first: lens.save("model.lens.safetensors")',
+            )
+        if Lens.load(self.source).digest != self.digest:
+            raise LensError(
+                f"The lens {self.source!r} has changed since it was loaded.", hint=f"load it again: Lens.load({self.source!r})"
+            )
+        return self.source
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the lens to a file. An existing file is replaced once the new one is complete.
@@ -79,7 +102,9 @@ class Lens:
         tensors = {"weight": self.weight, "bias": self.bias, **{f"model.{k}": v for k, v in self.statistics.items()}}
         if self.mean is not None:
             tensors["mean"] = self.mean
-        write(Path(path), tensors, {"kind": self.kind, "layers": list(self.layers), **self.facts})
+        digest = write(Path(path), tensors, {"kind": self.kind, "layers": list(self.layers), **self.facts})
+        object.__setattr__(self, "digest", digest)  # frozen: what the file says of itself is all that may change
+        object.__setattr__(self, "source", os.fspath(path))
 
     @property
     def width(self) -> int:
@@ -132,7 +157,7 @@ def _maps(lens: Lens, layers: tuple[int, ...], device: torch.device, dtype: torc
 
 
 @functools.lru_cache(maxsize=4)
-def _loaded(path: Path, changed: int, size: int) -> Lens:
+def _loaded(source: str, path: Path, changed: int, size: int) -> Lens:
     """A file is read once, and again when it has changed."""
     tensors, facts, digest = read(path)
     kind, layers = facts.pop("kind", None), facts.pop("layers", None)
@@ -155,4 +180,4 @@ def _loaded(path: Path, changed: int, size: int) -> Lens:
     if not (weight.isfinite().all() and bias.isfinite().all()):
         raise LensError(f"The lens {str(path)!r} has NaN or infinite numbers.", hint="fit it again on other text")
     statistics = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    return Lens(kind, tuple(layers), weight.float(), bias.float(), mean, facts, statistics, digest)
+    return Lens(kind, tuple(layers), weight.float(), bias.float(), mean, facts, statistics, digest, source)

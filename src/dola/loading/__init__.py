@@ -1,1 +1,1 @@
-"""From a name to a model with the weights of its files."""
+"""Loads models by name and checks that they have the weights of their files."""

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dola.files.json_text import loads
 from dola.loading.adapter_folder import HUB, Adapter, as_base_of, base_alone, find_adapter, put_on
 from dola.loading.embedded import Progress, to_stderr
 from dola.loading.generation_file import checked_generation_config, folder_of
 from dola.loading.load_errors import in_our_words
 from dola.loading.names import check_gguf, gguf_settings, resolve
 from dola.loading.weights import WeightsReport
+from dola.model.stored import note_dequantized
 
 OnWeights = Callable[[WeightsReport], None]
 
@@ -76,7 +78,24 @@ def _load_checked(auto: Any, source: str, shown: str, judge: _Judge, kwargs: dic
     folder = None if gguf or kwargs.get("variant") else folder_of(source, kwargs)
     judge(WeightsReport.of(shown, model, info, cut_on_purpose=on_purpose, header=header, folder=folder))
     _give_outputs_names(model)
+    if header.is_quantized if header else _was_dequantized(model, folder, kwargs):
+        note_dequantized(model)
     return model
+
+
+def _was_dequantized(model: Any, folder: Path | None, kwargs: dict[str, Any]) -> bool:
+    """Whether the weights of a folder are quantized and those of the model are not: transformers drops the setting then."""
+    if getattr(model.config, "quantization_config", None) is not None:
+        return False
+    return kwargs.get("quantization_config") is not None or _config_says_quantized(folder)
+
+
+def _config_says_quantized(folder: Path | None) -> bool:
+    try:
+        found = loads((folder / "config.json").read_text(encoding="utf-8")) if folder else None
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("quantization_config") is not None
 
 
 def _give_outputs_names(model: Any) -> None:

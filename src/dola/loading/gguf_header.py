@@ -1,4 +1,4 @@
-"""Reads the header of a GGUF file: its metadata and the names of its tensors.
+"""Reads the header of a GGUF file: its metadata, and the names and types of its tensors.
 
 The gguf package reads headers too, but takes seconds for a vocabulary of 100,000 tokens. This reader skips the lists.
 """
@@ -13,12 +13,21 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 """Metadata types of a fixed length, as format characters of `struct`. Type 8 is a string, type 9 a list."""
 TEXT, LIST = 8, 9
 
+PLAIN = frozenset({0, 1, 28, 30})
+"""Types of tensors that are not quantized: float32, float16, float64, bfloat16."""
+
 
 class GgufHeader(NamedTuple):
-    """The metadata of a GGUF file without its lists, and the names of its tensors."""
+    """The metadata of a GGUF file without its lists, and the names and types of its tensors."""
 
     metadata: dict[str, Any]
     tensors: tuple[str, ...]
+    types: frozenset[int]
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether any of the weights are quantized."""
+        return not self.types <= PLAIN
 
     @property
     def parts(self) -> int:
@@ -43,7 +52,8 @@ def read_header(path: Path) -> GgufHeader | None:
                 return None
             tensors, values = _read(file, "QQ")
             metadata = dict(_metadata(file) for _ in range(values))
-            return GgufHeader({key: value for key, value in metadata.items() if value is not None}, _names(file, tensors))
+            names, types = _tensors(file, tensors)
+            return GgufHeader({key: value for key, value in metadata.items() if value is not None}, names, types)
     except (struct.error, UnicodeDecodeError, KeyError, OverflowError, MemoryError, RecursionError, ValueError):
         return None
 
@@ -80,11 +90,13 @@ def _value(file: BinaryIO, kind: int) -> Any:
     return None
 
 
-def _names(file: BinaryIO, count: int) -> tuple[str, ...]:
-    """The names of the tensors; their shapes, types and places are skipped."""
-    names = []
+def _tensors(file: BinaryIO, count: int) -> tuple[tuple[str, ...], frozenset[int]]:
+    """The names of the tensors, and the types that occur; their shapes and places are skipped."""
+    names, types = [], set()
     for _ in range(count):
         names.append(_text(file))
         (dimensions,) = _read(file, "I")
-        file.seek(8 * dimensions + 4 + 8, 1)
-    return tuple(names)
+        file.seek(8 * dimensions, 1)
+        types.add(_read(file, "I")[0])
+        file.seek(8, 1)
+    return tuple(names), frozenset(types)

@@ -22,9 +22,9 @@ class Known(NamedTuple):
     """A failure that is recognized by transformers' message.
 
     Attributes:
-        said: A part of its message in transformers 5.0.0 to 5.23.0.
+        said: A part of transformers' message, in versions 5.0.0 to 5.23.0.
         kind: The class of dola's error.
-        message, hint: Those of dola's error; `{source}` is the model, `{line}` the first line of transformers' message,
+        message, hint: Texts of dola's error. `{source}` is the model, `{line}` the first line of transformers' message,
             `{upgrade}` and `{old_tokenizers}` are install commands.
     """
 

@@ -1,8 +1,8 @@
 """Models by name: a hub id, a folder, a GGUF file, an adapter, or the alias of an embedded model.
 
-The normal path is `from_pretrained`. Before it, `load` checks that the name can mean a model (`names.py`), that dtype and
-device exist, and that the needed packages are installed. After it, `load` turns exceptions into dola's errors
-(`load_errors.py`) and checks that the model has the weights of its file (`checked.py`).
+`load` calls `from_pretrained`. Before, it checks that the name can be a model's (`names.py`), that dtype and device exist, and
+that the needed packages are installed. Afterwards, it turns exceptions into dola's errors (`load_errors.py`) and checks that
+the model has the weights of its file (`checked.py`).
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def load(
             loads its base model with the adapter applied.
         progress: Called with one line for each step of a download and each note on the model. By default the lines go to
             standard error.
-        on_weights: Called with the report on the weights: for a base model first, then for its adapter. `load` then does not
-            refuse the model for its weights.
+        on_weights: Called with the report on the weights, first for a base model, then for its adapter. If given, `load` does
+            not refuse a model because of its weights.
         **kwargs: Passed to `AutoModelForCausalLM.from_pretrained` (dtype, device_map, revision, ...). GGUF weights are
             dequantized, to float32 unless `dtype` says otherwise.
 
@@ -65,7 +65,7 @@ def load(
             do not fit; the model is gated or needs `trust_remote_code=True`; the hub cannot be reached.
         ModelError: Not a causal language model, or an architecture that transformers does not know.
         DownloadError: An embedded model could not be fetched.
-        MissingExtraError: A package that this model or `device_map` needs.
+        MissingExtraError: A package that this model or `device_map` needs is not installed.
 
     Examples:
         >>> import dola

@@ -20,7 +20,7 @@ from dola.loading.weight_lists import SHOWN, Lists, cut_layers, listed, numbered
 
 
 class Fault(NamedTuple):
-    """What is wrong and why, and how to fix it."""
+    """A problem with its cause, and how to fix it."""
 
     message: str
     hint: str

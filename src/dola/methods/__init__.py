@@ -1,6 +1,6 @@
-"""What is computed. `MethodConfig`, `Method` and `Candidates` are what a method of one's own derives from: docs/methods.md.
+"""Decoding methods and their settings. Derive from `MethodConfig` and `Method` to add your own: docs/methods.md.
 
-Names are imported when they are first used: settings need no torch.
+Names are imported when they are first used, so settings can be read without torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Rows that the mature scores decide, because the contrast says nothing of what is left to choose from.
+"""Find rows in which bans or biases leave only tokens that the contrast cannot rank.
 
-Bans and biases work on scores, and below the plausible set scores only say that a token is implausible. So two kinds of rows
-are decided as plain decoding decides them, by the mature scores under the same bans and biases: `lost` ones and `forced` ones.
+Scores below the plausible set only say that a token is implausible. Two kinds of rows therefore use the mature scores, under
+the same bans and biases, as plain decoding does: `lost` rows and `forced` rows.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 def lost(scores: Tensor, support: Tensor) -> Tensor:
-    """Rows [R] in which no plausible token leads any more: all are banned, or pushed below the implausible ones.
+    """Rows [R] in which no plausible token ranks first: all are banned, or pushed below an implausible one.
 
     Args:
-        scores: The contrast [R, V] with bans and biases on it.
+        scores: The contrast [R, V] after bans and biases.
         support: Which tokens were plausible, bool [R, V].
     """
     best_plausible = scores.masked_fill(~support, -torch.inf).amax(dim=-1)
@@ -23,12 +23,12 @@ def lost(scores: Tensor, support: Tensor) -> Tensor:
 
 
 def forced(biased: Tensor, support: Tensor) -> Tensor:
-    """Rows [R] in which plain decoding chooses an implausible token: a bias lifts it that high.
+    """Rows [R] in which plain decoding would choose an implausible token, because a bias raises it.
 
-    A bias of 100 was not meant to bridge the gap below the plausible set. Ask only where something has lifted a token.
+    A bias of 100 cannot bridge the gap below the plausible set. Call this only if a bias raised some token.
 
     Args:
-        biased: The mature scores [R, V] under the same bans and biases.
+        biased: Mature scores [R, V] under the same bans and biases.
         support: Which tokens were plausible, bool [R, V].
     """
     return ~support.gather(-1, biased.argmax(dim=-1, keepdim=True))[:, 0]

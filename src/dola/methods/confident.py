@@ -1,9 +1,9 @@
-"""Confident Decoding: from the last layer down, as long as each layer is surer than the one above it (arXiv 2606.21906).
+"""Confident Decoding: walk down from the last layer while each layer is more certain than the one above (arXiv 2606.21906).
 
     H_l = entropy of softmax(z_l);  l* = N;  for l = N-1, N-2, ...: if H_l < H_{l+1} then l* = l, else stop
     scores = z_{l*}
 
-Most rows stop at once, so one layer is read for all rows, the next one for those that are still open, and so on.
+Most rows stop at the first layer. So the first layer is read for all rows, the next one only for rows that continue, and so on.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 
 
 class Confident(Method):
-    """Scores: the logits of the layer at which the walk ends."""
+    """Scores: the logits of the layer where the walk ends."""
 
     reads_all = False
     config: ConfidentConfig
 
     def scores(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE, *, lazy: bool = False) -> Tensor:
-        """As Method."""
+        """See `Method.scores`."""
         return self._walk(mature, candidates, vocab)[0]
 
     def weights(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE) -> Tensor:
-        """1 for the layer at which the walk ends."""
+        """1 for the layer where the walk ends, 0 for all others."""
         return self.decide(mature, candidates, vocab)[1]
 
     def decide(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE) -> tuple[Tensor, Tensor]:
-        """As Method."""
+        """See `Method.decide`."""
         scores, chosen = self._walk(mature, candidates, vocab)
         weights = scores.new_zeros(len(candidates) + 1, len(mature))
         return scores, weights.scatter_(0, chosen[None], 1)
 
     def _walk(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary) -> tuple[Tensor, Tensor]:
-        """Scores [R, V], and which candidate they are of [R]; K is the mature layer."""
+        """Scores [R, V], and the index of the candidate that gave them [R]; K is the mature layer."""
         downwards = sorted(range(len(candidates)), key=lambda k: candidates.layers[k], reverse=True)
         chosen = torch.full(mature.shape[:1], len(candidates), device=mature.device)
         scores = wide(mature, copy=True)
@@ -72,7 +72,7 @@ class Confident(Method):
         candidates: Candidates,
         vocab: Vocabulary,
     ) -> tuple[Tensor, Tensor]:
-        """The same with every layer read for all rows: a graph cannot depend on values."""
+        """`_walk` for a compiled graph, which cannot depend on values: every layer is read for all rows."""
         still, highest = torch.ones_like(chosen, dtype=torch.bool) if walked is None else walked, entropy(scores, vocab)
         for k in downwards:
             logits = candidates.logits(k).to(scores)
@@ -82,7 +82,7 @@ class Confident(Method):
         return scores, chosen
 
     def _walked(self, mature: Tensor, candidates: Candidates) -> Tensor | None:
-        """Which rows are walked, bool [R]; None for all."""
+        """Rows in which the walk takes place, bool [R]; None for all."""
         if self.config.probability == 1:
             return None
         if self.config.probability == 0:

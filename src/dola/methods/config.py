@@ -1,4 +1,4 @@
-"""Settings of methods: frozen dataclasses that check themselves, shared by every door of the package."""
+"""Settings of methods: frozen dataclasses that validate themselves, shared by every interface of the package."""
 
 from __future__ import annotations
 
@@ -34,26 +34,27 @@ COMMON: Mapping[str, Facts] = {
         hint='lens="model.lens.safetensors"',
     ),
 }
-"""What people need to know of the fields that methods share. Doors have an input of their own for `layers`; `lazy` follows
-from what is asked for."""
+"""Descriptions of the fields that all methods share. `layers` is hidden because every interface has its own input for it,
+`lazy` because it follows from what the call returns."""
 
 
 class MethodConfig:
-    """The settings of a method. Each method derives a frozen dataclass from it, whose fields are its options everywhere.
+    """The settings of a method. Each method derives a frozen dataclass from it, whose fields become options everywhere.
 
-    A field may leave out what it does not change: `layers` alone is needed. Fields hold what JSON can: text, numbers, booleans,
-    lists of them. `__post_init__` calls `check_common`, and then checks what `setting(...)` of a field does not say.
+    A subclass must define `layers`; it may omit the other fields and keep their defaults. Field values must fit into JSON:
+    text, numbers, booleans, and lists of them. `__post_init__` calls `check_common`, then checks whatever the fields'
+    `setting(...)` does not cover.
 
     Attributes:
-        method: The method's name, in `registry.METHODS`.
-        summary: What it does, in one line without a subject: "moves ...".
-        presets: Settings by the name of the task that the method's authors use them for.
-        chooses: Whether the scores are the logits of one layer as they are. A layer drawn at random is then a control.
+        method: The method's name in `registry.METHODS`.
+        summary: What it does, in one line that starts with a verb: "moves ...".
+        presets: The settings that the method's authors use, by task name.
+        chooses: Whether the scores are the unchanged logits of one layer. Evaluations then use a random layer as a control.
         layers: The candidate layers, see `layers.candidate_layers`.
         final_norm: Whether candidates pass the model's final norm before the head.
         lazy: Whether rows that no layer can change may be left unread where only tokens are asked for.
         lens: A lens through which candidates are read in place of the final norm: a file of `dola lens fit`, or a hub id, with
-            or without "@revision". See docs/lens.md.
+            or without "@revision". A path or a loaded `Lens` may be given as well; the field holds its name. See docs/lens.md.
     """
 
     method: ClassVar[str]
@@ -71,21 +72,21 @@ class MethodConfig:
         return False
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings by name, for JSON; `config_of` makes the same configuration of them."""
+        """The settings by name, ready for JSON. `config_of` turns them back into the same configuration."""
         return {"method": self.method, **asdict(self)}  # type: ignore[call-overload]  # each is a dataclass
 
     def build(self) -> Method:
-        """The method with these settings. Imported here: settings need no torch."""
+        """The method with these settings. Subclasses import it here, so that settings do not need torch."""
         raise NotImplementedError(f"{type(self).__name__} has to define build().")
 
     @classmethod
     def settings(cls) -> tuple[Setting, ...]:
-        """What people need to know of each field."""
+        """A description of each field."""
         return _settings(cls)  # type: ignore[arg-type]  # mypy takes the instance's __hash__ for the class's
 
     @classmethod
     def options(cls) -> tuple[Setting, ...]:
-        """The settings that every door offers: all but the layers, which have an input of their own, and hidden ones."""
+        """The settings that every interface offers: all except hidden ones and `layers`, which has its own input."""
         return tuple(each for each in cls.settings() if not each.facts.hidden)
 
     @classmethod
@@ -93,13 +94,13 @@ class MethodConfig:
         """The configuration that the method's authors use for a task.
 
         Raises:
-            ConfigError: A task for which there is none.
+            ConfigError: The method has no preset of this name.
         """
         return cls(**cls.preset_settings(name))
 
     @classmethod
     def preset_settings(cls, name: object) -> Mapping[str, Any]:
-        """The settings of `preset` by name."""
+        """The settings of `preset`, by field name."""
         found = cls.presets.get(name) if isinstance(name, str) else None
         if found is None:
             allowed = ", ".join(cls.presets)
@@ -111,23 +112,23 @@ class MethodConfig:
 
     @staticmethod
     def lens_settings(lens: str | None) -> dict[str, Any]:
-        """What a configuration of any method needs to read through a lens: it takes the place of the final norm."""
+        """The settings that make any method read through a lens, which replaces the final norm. Empty for None."""
         return {} if lens is None else {"lens": lens, "final_norm": True}
 
     @property
     def draws(self) -> bool:
-        """Whether it is drawn at each position if the method acts. What has no positions to give refuses such settings."""
+        """Whether a random draw at each position decides if the method acts. Callers without positions refuse such settings."""
         return False
 
     def check_common(self) -> None:
-        """Check the fields that methods share, and those that are made by `setting`; indices become a tuple of int.
+        """Check the shared fields and those made by `setting`, and turn layer indices into a tuple of int.
 
         Raises:
             ConfigError: A value that is not allowed.
         """
         if not is_named(self.layers):
             object.__setattr__(self, "layers", check_indices(self.layers))  # frozen, and hashable with a tuple
-        if isinstance(self.lens, os.PathLike):
+        if isinstance(self.lens, os.PathLike):  # a path, or a loaded lens
             object.__setattr__(self, "lens", os.fspath(self.lens))
         for each in self.settings():
             if each.described:
@@ -146,30 +147,31 @@ def _settings(kind: type[MethodConfig]) -> tuple[Setting, ...]:
 
 @dataclass(frozen=True)
 class DoLaConfig(MethodConfig):
-    """The settings of the method (paper: arXiv 2309.03883).
+    """The settings of DoLa (paper: arXiv 2309.03883).
 
-    Checked on construction against nothing but itself, and against a model's depth when it is attached to one.
+    Values are validated on construction. Layers are checked against a model's depth when the settings are used with one.
 
     Attributes:
         layers: Candidate premature layers: "high" (for short answers), "low" (for longer reasoning), "all", a window of the
             last ones ("last:10"), or layer indices in Hugging Face's numbering (0 is the embedding output). One index is
             static DoLa.
         relative_top: Tokens below this fraction of the likeliest token's probability are ruled out. In [0, 1]; 0 keeps all.
-        divergence: How the premature layer is chosen: "jsd" is the Jensen-Shannon divergence of the paper, "reference" what
-            transformers 4 and voidism/DoLa compute in its place (see `contrast.reference_divergence`).
-        strength: How much of the premature layer is subtracted: F = log p - strength * log q. Any finite number from 0; 1 is
-            the paper's. It does not change which layer is chosen.
-        scores: "contrast" is F, with all tokens outside the plausible set 1,000 nats below it. "distribution" is a
-            distribution beside the model's own, as logits: inside the plausible set softmax(F), scaled to the mass that the
-            model gives the set; outside it the model's own. At strength 0 it is the model's own everywhere.
-        final_norm: Whether premature layers pass the model's final norm before the head, as the mature one does. The old
-            implementations left it out.
-        lazy: Skip the premature readout where it cannot change the token: in a `generate` call that returns neither scores
-            nor logits, for positions with a single plausible token.
-        lens: A lens through which premature layers are read in place of the final norm: a file, or a hub id ("id@revision").
+        divergence: How the premature layer is chosen: "jsd" is the Jensen-Shannon divergence of the paper; "reference" is
+            what transformers 4 and voidism/DoLa compute instead (see `contrast.reference_divergence`).
+        strength: How much of the premature layer is subtracted: F = log p - strength * log q. Any finite number from 0; the
+            paper uses 1. It does not affect which layer is chosen.
+        scores: "contrast" gives F, with all tokens outside the plausible set 1,000 nats below it. "distribution" gives the
+            logits of a distribution comparable with the model's own: inside the plausible set softmax(F), scaled to the mass
+            that the model gives the set; outside it the model's own probabilities. At strength 0 it is the model's own
+            everywhere.
+        final_norm: Whether premature layers pass the model's final norm before the head, as the mature layer does. The old
+            implementations skipped it.
+        lazy: Skip the premature readout where it cannot change the token: for positions with a single plausible token, in a
+            `generate` call that returns neither scores nor logits.
+        lens: A lens that replaces the final norm when premature layers are read: a file, or a hub id ("id@revision").
 
     Raises:
-        ConfigError: A value that is not allowed.
+        ConfigError: A value is not allowed.
 
     Examples:
         >>> config = dola.DoLaConfig("low", relative_top=0.05)
@@ -227,40 +229,40 @@ class DoLaConfig(MethodConfig):
         self.check_common()
 
     def build(self) -> Method:
-        """As MethodConfig."""
+        """See `MethodConfig.build`."""
         from dola.methods.dola import DoLa
 
         return DoLa(self)
 
     @classmethod
     def transformers4(cls, layers: str | Sequence[int] = "high") -> DoLaConfig:
-        """`reference`, by the name of what it repeats. The divergence has this name too; settings keep it as "reference"."""
+        """Alias of `reference`. The divergence has the same alias, "transformers4"; settings store it as "reference"."""
         return cls.reference(layers)
 
     @classmethod
     def reference(cls, layers: str | Sequence[int] = "high") -> DoLaConfig:
-        """The method as transformers 4.55.4 decoded it, token for token in float32 at batch size one.
+        """Settings that reproduce transformers 4.55.4 token for token, in float32 at batch size one.
 
-        Premature layers are read out by the bare head: no final norm, no soft-cap or logit scale; the divergence is
-        `contrast.reference_divergence`. Not taken over: one layer for a whole batch, dropped out-of-range layers, the
-        contrast of the last layer with itself.
+        Premature layers are read out by the bare head, without final norm, soft-cap or logit scale. The divergence is
+        `contrast.reference_divergence`. Three of its behaviors are not reproduced: one layer for a whole batch, silently
+        dropped out-of-range layers, and the contrast of the last layer with itself.
         """
         return cls(layers, divergence="reference", final_norm=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """As MethodConfig, without the method's name; `DoLaConfig(**settings)` is the same configuration."""
+        """The settings by name, without the method's: `DoLaConfig(**settings)` is the same configuration."""
         return asdict(self)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> DoLaConfig:
-        """The settings of a JSON file, as `dola tune --output` writes it and `--config` of the command reads it.
+        """Read the settings from a JSON file that `dola tune --output` writes and `--config` of the command reads.
 
-        Names are those of the fields, with "-" or "_" between words; `layers` may be written as numbers with commas, too. A
-        `repetition-penalty`, with which a task's texts were judged, is not a setting of the method and is left to the caller.
+        Keys are field names, with "-" or "_" between words. `layers` may also be text with comma-separated numbers. A
+        `repetition-penalty` is ignored: it is an argument of generation, not a setting of the method.
 
         Raises:
-            ConfigError: The file cannot be read, a name is not a setting, a value is not allowed; or the file has
-                `"layers": "off"`, which `dola tune` writes if DoLa does not help and no DoLaConfig can express.
+            ConfigError: The file cannot be read, a key is not a setting, or a value is not allowed. Also if the file says
+                `"layers": "off"`, which `dola tune` writes if DoLa does not help; no DoLaConfig means that.
         """
         name = f"The file {str(path)!r}"
         given = read_object(path, name=name, example=_FILE)
@@ -278,7 +280,7 @@ class DoLaConfig(MethodConfig):
 
     @property
     def raw_head(self) -> bool:
-        """Whether premature layers skip the logit transform as well: only in the old implementation's readout."""
+        """Whether premature layers also skip the logit transform, as only the old implementation's readout does."""
         return self.divergence == "reference" and not self.final_norm
 
 

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConfidentConfig(MethodConfig):
-    """The settings of Confident Decoding: from the last layer down, as long as each layer is surer than the one above it.
+    """The settings of Confident Decoding, which walks down from the last layer while each layer is more certain than the one
+    above.
 
     Attributes:
-        layers: The layers that the walk may reach: a window of the last ones, without gaps. It begins at the highest.
-        probability: The share of positions that are walked; the others are decoded plainly. 0 is plain decoding.
-        seed: Seed of the draw. It depends on this and on the position in the sequence, and on nothing else.
+        layers: The layers that the walk may reach: a window of the last ones, without gaps. The walk starts at the highest.
+        probability: Share of positions at which the method is used; the others are decoded plainly. 0 is plain decoding.
+        seed: Seed of the draw, which depends only on the seed and on the position in the sequence.
         final_norm: Whether the layers pass the model's final norm before the head, as the last one does.
-        lens: A lens through which the layers are read in place of the final norm: a file, or a hub id ("id@revision").
+        lens: A lens that replaces the final norm when the layers are read: a file, or a hub id ("id@revision").
 
     Examples:
         >>> config = dola.ConfidentConfig(layers="last:5")
@@ -37,9 +38,9 @@ class ConfidentConfig(MethodConfig):
     layers: str | Sequence[int] = "last:10"
     _: KW_ONLY
     probability: float = setting(
-        1.0, help="The share of positions that are walked; the others are decoded plainly.", low=0, high=1, hint="probability=1"
+        1.0, help="Share of positions that use the method; the others are decoded plainly.", low=0, high=1, hint="probability=1"
     )
-    seed: int = setting(0, help="The seed of the draw, where the probability is below 1.", low=0, high=2**32 - 1, hint="seed=0")
+    seed: int = setting(0, help="Seed of the draw, used if the probability is below 1.", low=0, high=2**32 - 1, hint="seed=0")
     final_norm: bool = True
     lens: str | None = None
 
@@ -48,11 +49,11 @@ class ConfidentConfig(MethodConfig):
 
     @property
     def draws(self) -> bool:
-        """As MethodConfig."""
+        """See `MethodConfig.draws`."""
         return 0 < self.probability < 1
 
     def build(self) -> Method:
-        """As MethodConfig."""
+        """See `MethodConfig.build`."""
         from dola.methods.confident import Confident
 
         return Confident(self)

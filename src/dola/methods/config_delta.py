@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DeLTaConfig(MethodConfig):
-    """The settings of DeLTa: the line through each token's logits over the layers, read at a layer that does not exist.
+    """The settings of DeLTa, which extrapolates each token's logits beyond the last layer along a fitted line.
 
     Attributes:
-        layers: The layers that the line is fitted to, besides the last one.
-        beyond: How far above the last layer the line is read; the official code reads the next layer, or a part of one.
+        layers: The layers that the line is fitted to, in addition to the last one.
+        beyond: How far above the last layer the line is evaluated, in layers. The official code uses one layer or less.
         relative_top: Tokens below this fraction of the likeliest token's probability are ruled out. In [0, 1]; 0 keeps all.
         final_norm: Whether the layers pass the model's final norm before the head, as the last one does.
-        lazy: Leave positions with a single plausible token unread where only tokens are asked for.
-        lens: A lens through which the layers are read in place of the final norm: a file, or a hub id ("id@revision").
+        lazy: Skip positions with a single plausible token in calls that return only tokens.
+        lens: A lens that replaces the final norm when the layers are read: a file, or a hub id ("id@revision").
 
     Examples:
         >>> config = dola.DeLTaConfig(beyond=0.5)
@@ -32,11 +32,11 @@ class DeLTaConfig(MethodConfig):
     """
 
     method: ClassVar[str] = "delta"
-    summary: ClassVar[str] = "fits a line to each token's logits over the last layers and reads it beyond the last one"
+    summary: ClassVar[str] = "fits a line to each token's logits over the last layers and extrapolates it beyond the last one"
 
     layers: str | Sequence[int] = "last:16"
     _: KW_ONLY
-    beyond: float = setting(1.0, help="How far above the last layer the line is read, in layers.", hint="beyond=1")
+    beyond: float = setting(1.0, help="How far above the last layer the line is evaluated, in layers.", hint="beyond=1")
     relative_top: float = setting(
         0.1,
         help="Rule out tokens below this fraction of the likeliest one's probability; 0 rules out none.",
@@ -52,7 +52,7 @@ class DeLTaConfig(MethodConfig):
         self.check_common()
 
     def build(self) -> Method:
-        """As MethodConfig."""
+        """See `MethodConfig.build`."""
         from dola.methods.delta import DeLTa
 
         return DeLTa(self)

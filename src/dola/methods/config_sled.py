@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SLEDConfig(MethodConfig):
-    """The settings of SLED: the likeliest tokens' logits move toward what the layers together imply.
+    """The settings of SLED, which moves the likeliest tokens' logits toward a distribution estimated from all layers.
 
     Attributes:
-        layers: The layers that are compared with the last one; all of them in the official code.
-        rate: The evolution rate: how far one step moves.
-        scale: The evolution scale: how many of the likeliest tokens are considered. All others are ruled out.
-        steps: How many steps are taken, each smaller than the one before. The official code takes ten where it scores given
-            texts, and one where it generates.
+        layers: The layers that are compared with the last one. The official code uses all of them.
+        rate: Evolution rate: how far one step moves the logits.
+        scale: Evolution scale: how many of the likeliest tokens are considered. All others are ruled out.
+        steps: Number of steps, each smaller than the one before. The official code takes ten when it scores given texts and
+            one when it generates.
         final_norm: Whether the layers pass the model's final norm before the head. In the official code they do not.
-        lens: A lens through which the layers are read in place of the final norm: a file, or a hub id ("id@revision").
-            It needs final_norm=True.
+        lens: A lens that replaces the final norm when the layers are read: a file, or a hub id ("id@revision"). It needs
+            final_norm=True.
 
     Examples:
         >>> config = dola.SLEDConfig.preset("strategyqa")
@@ -34,14 +34,14 @@ class SLEDConfig(MethodConfig):
     """
 
     method: ClassVar[str] = "sled"
-    summary: ClassVar[str] = "moves the likeliest tokens' logits toward what all layers together imply"
+    summary: ClassVar[str] = "moves the likeliest tokens' logits toward a distribution estimated from all layers"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "factor": {"rate": 2.0, "scale": 10},
         "gsm8k": {"rate": 2.0, "scale": 10},
         "strategyqa": {"rate": 1.75, "scale": 5},
         "truthfulqa": {"rate": 2.5, "scale": 75},
     }
-    """The commands in the README of JayZhang42/SLED (commit 00067af), for Llama 2 7B: docs/methods/sled.md has others'."""
+    """From the commands for Llama 2 7B in the README of JayZhang42/SLED (commit 00067af). docs/methods/sled.md has more."""
 
     layers: str | Sequence[int] = "all"
     _: KW_ONLY
@@ -57,7 +57,7 @@ class SLEDConfig(MethodConfig):
         self.check_common()
 
     def build(self) -> Method:
-        """As MethodConfig."""
+        """See `MethodConfig.build`."""
         from dola.methods.sled import SLED
 
         return SLED(self)

@@ -1,14 +1,14 @@
-"""The idea of DoLa, as pure functions on logits (paper: arXiv 2309.03883, section 2).
+"""The formulas of DoLa, as pure functions on logits (paper: arXiv 2309.03883, section 2).
 
 The last layer's next-token distribution is the *mature* one, p. Reading an earlier layer out through the same head gives a
-*premature* one, q. Facts emerge in the later layers, so what a token gained between the two is evidence for it:
+*premature* one, q. Facts emerge in the later layers, so a token that gains probability between the two is favored:
 
     M    = argmax_j JSD(p, q_j)                            select_premature    (eq. 5)
     V    = {x : p(x) >= relative_top * max p}              plausible           (eq. 4)
     F(x) = log p(x) - strength * log q_M(x)  on V          gain                (eq. 3, whose strength is 1)
 
-`mature` is [..., V] and `premature` [K, ..., V], a row for each candidate: logits or log-probabilities. Arithmetic is float32
-or better. This is the one definition; `sparse.py`, `folds.py` and the kernels are faster forms, which tests hold equal to it.
+`mature` is [..., V] and `premature` [K, ..., V], one row per candidate: logits or log-probabilities. Arithmetic is float32
+or better. This is the definition; `sparse.py`, `folds.py` and the kernels are faster forms, and tests compare them with it.
 """
 
 import math
@@ -21,17 +21,17 @@ from dola.methods.divergences import DIVERGENCES
 from dola.methods.floors import floor
 from dola.methods.vocabulary import WHOLE, Vocabulary, wide
 
-LARGEST_SCORE = 1e30  # where q_M(x) is 0: finite, so that a penalty or a temperature cannot make a NaN of it
+LARGEST_SCORE = 1e30  # where q_M(x) is 0: finite, so that a penalty or a temperature cannot turn it into NaN
 
 
 def contrast(mature: Tensor, premature: Tensor, *, relative_top: float = 0.1, divergence: str = "jsd", strength: float = 1.0,
              scores: str = "contrast", vocab: Vocabulary = WHOLE) -> Tensor:  # fmt: skip
-    """Scores of the next token, [..., V]: F on V, and below it the others in the mature order; or as distribution.py says."""
+    """Next-token scores [..., V]: F on V, all other tokens below it in the mature order; or the form in distribution.py."""
     chosen = select_premature(mature, premature, divergence=divergence, vocab=vocab)[None, ..., None]
     log_p, log_q = vocab.log_softmax(mature), vocab.log_softmax(premature.gather(0, chosen.expand(1, *mature.shape))[0])
     inside, gained = plausible(mature, relative_top, vocab=vocab), gain(log_p, log_q, strength)
     if scores == "distribution":
-        return wide(mature) if strength == 0 else distribution(mature, gained, inside, vocab)  # 0: without any rounding
+        return wide(mature) if strength == 0 else distribution(mature, gained, inside, vocab)  # 0: no rounding at all
     return torch.where(inside, gained, floor(log_p))
 
 
@@ -53,6 +53,6 @@ def threshold(largest: Tensor, relative_top: float) -> Tensor:
 
 
 def gain(log_p: Tensor, log_q: Tensor, strength: float = 1.0) -> Tensor:
-    """F: how much likelier a token has become from the premature layer to the mature one, in nats. At most LARGEST_SCORE."""
+    """F: a token's gain in log-probability from the premature layer to the mature one, in nats. At most LARGEST_SCORE."""
     strength = min(strength, LARGEST_SCORE)
     return log_p - strength * log_q.clamp(min=-LARGEST_SCORE / max(strength, 1.0))

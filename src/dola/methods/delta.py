@@ -1,11 +1,11 @@
-"""DeLTa: the line through each token's logits over the layers, read at a layer that does not exist (arXiv 2503.02343).
+"""DeLTa: extrapolate each token's logits beyond the last layer along a fitted line (arXiv 2503.02343).
 
-With the layers x_1 .. x_n, the mature one among them, and L = N + beyond, least squares give
+For layers x_1 .. x_n, including the mature one, and L = N + beyond, least squares give
 
     z = sum_l w_l z_l,    w_l = 1/n + (x_l - mean x)(L - mean x) / sum_l (x_l - mean x)^2,    sum_l w_l = 1
 
-on the plausible set of the mature layer. The weights are the same for all tokens, so with a linear head the whole line is one
-product of the head with a combination of states, whatever the number of layers.
+on the plausible set of the mature layer. The weights are the same for all tokens. So a linear head is applied only once, to a
+weighted sum of hidden states, whatever the number of layers.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 class DeLTa(Method):
-    """Scores: the line's value, and a floor below the plausible set. One plausible token settles a row."""
+    """Scores: the line's value on the plausible set, and a floor below it. A row with one plausible token is settled."""
 
     reads_all = False
     config: DeLTaConfig
 
     def scores(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE, *, lazy: bool = False) -> Tensor:
-        """As Method."""
+        """See `Method.scores`."""
         logits = wide(mature, copy=True)
         support = self.support(mature, vocab)
         line = line_weights(candidates.layers, self.config.beyond).to(logits)
@@ -39,7 +39,7 @@ class DeLTa(Method):
             return with_floor(candidates.combined(logits, line), support, logits, vocab)
         open_rows = (~self.settled(mature, vocab)).nonzero()[:, 0]
         candidates.saved += len(mature) - len(open_rows)
-        scores = logits.clone()  # one plausible token is the choice, whatever it scores
+        scores = logits.clone()  # a single plausible token is chosen, whatever its score
         if len(open_rows):
             scores[open_rows] = candidates.combined(logits[open_rows], line, open_rows)
         return with_floor(scores, support, logits, vocab)
@@ -49,13 +49,13 @@ class DeLTa(Method):
         return plausible(mature, self.config.relative_top, vocab=vocab)
 
     def weights(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE) -> Tensor:
-        """Those of the line, the same in each row."""
+        """The line's weights, the same in each row."""
         line = line_weights(candidates.layers, self.config.beyond)
         return line.to(mature.device, torch.float32)[:, None].expand(-1, len(mature))
 
 
 def line_weights(layers: tuple[int, ...], beyond: float) -> Tensor:
-    """w_l, float64 [n], of layers, the last being the mature one."""
+    """The weights w_l, float64 [n]. The last layer is the mature one."""
     x = torch.tensor(layers, dtype=torch.float64)
     away = x - x.mean()
     return 1 / len(x) + away * (layers[-1] + beyond - x.mean()) / (away**2).sum()

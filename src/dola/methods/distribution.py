@@ -1,14 +1,14 @@
-"""The contrast as a distribution, beside the model's own (after Gera et al. 2023, auto-contrastive decoding).
+"""The contrast as a distribution comparable with the model's own (after Gera et al. 2023, auto-contrastive decoding).
 
 Inside the plausible set V the proportions are softmax(F), and V keeps the mass that the model gives it; outside V nothing
-changes. So it sums to 1, has no floor, and log-likelihoods compare with the model's own. It is returned as logits on the
-model's scale:
+changes. So the distribution sums to 1, has no floor, and its log-likelihoods are comparable with the model's own. It is
+returned as logits on the model's scale:
 
     outside V    z(x)                                                  the model's own logit
     inside V     log softmax_V(F)(x) + log sum_{y in V} exp z(y)
 
-A repetition penalty, which a shift of all logits would change, then means what it means for the model. A row with one plausible
-token is the model's own row.
+On that scale a repetition penalty has the same effect as on the model's own logits. A row with one plausible token is the
+model's own row.
 """
 
 import torch
@@ -24,5 +24,5 @@ def distribution(mature: Tensor, gained: Tensor, inside: Tensor, vocab: Vocabula
 
 
 def share_out(logits: Tensor, gained: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
-    """Plausible tokens' logits with the mass of the model's own, and the proportions of softmax(F). Others are -inf in both."""
+    """Plausible tokens' logits with the model's total mass and the proportions of softmax(F). Others are -inf in both."""
     return vocab.log_softmax(gained) + vocab.logsumexp(logits)[..., None]

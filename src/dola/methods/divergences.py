@@ -1,7 +1,7 @@
-"""How far a premature distribution is from the mature one: what chooses the layer that is contrasted.
+"""Divergences between a premature distribution and the mature one. The layer with the largest divergence is contrasted.
 
-A divergence takes log-probabilities, mature [..., V] and premature [K, ..., V], and gives [K, ...]. The layer with the largest
-one is chosen. To add one: write its function here, and its name into `names.DIVERGENCES`.
+A divergence takes log-probabilities, mature [..., V] and premature [K, ..., V], and returns [K, ...]. To add one, write its
+function here and its name into `names.DIVERGENCES`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def reference_divergence(mature: Tensor, premature: Tensor) -> Tensor:
 def jsd(log_p: Tensor, log_q: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
     """JSD - ln 2 = -1/2 sum_x [p ln((p+q)/p) + q ln((p+q)/q)]: what p and q share, negated, in [-ln 2, 0] nats.
 
-    Far layers share next to nothing with the mature one: their JSD is ln 2 to the last digit of float32. This tells them apart.
+    Early layers share almost nothing with the mature one: in float32 their JSD rounds to ln 2. This form tells them apart.
     """
     log_sum = torch.logaddexp(log_p, log_q)
     return 0.5 * vocab.sum(_weighted_gap(log_p, log_sum) + _weighted_gap(log_q, log_sum))

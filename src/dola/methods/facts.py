@@ -1,8 +1,8 @@
-"""What people need to know of a method's setting. Each door makes its input from this: an option, a widget, an argument.
+"""Descriptions of a method's settings. Each interface builds its input from them: an option, a widget, an argument.
 
     rate: float = setting(0.5, help="How much the candidates count.", low=0, high=1)
 
-A field without it works too: its type comes from the annotation. Needs no torch.
+A field without `setting` works too: its type comes from the annotation. This module does not need torch.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import Any
 from dola.errors import ConfigError
 
 KEY = "dola"
-"""Where a dataclass field keeps its Facts."""
+"""Key of the Facts in a dataclass field's metadata."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a field's annotation does not say.
+    """The description of a field, beyond its annotation.
 
     Attributes:
-        help: One sentence, for the command's help.
-        info: One sentence, for the page; without one it is `help`.
-        label: The name on the page; without one it is the field's.
-        low, high: The allowed range, both ends included; None is open.
-        choices: The allowed values of a text.
+        help: One sentence for the command's help.
+        info: One sentence for the web page; defaults to `help`.
+        label: Name on the web page; defaults to the field's name.
+        low, high: Allowed range, both ends included; None is unlimited.
+        choices: Allowed values of a text field.
         hint: How to correct a value that is not allowed.
-        hidden: Doors leave it out, or have an input of their own for it.
-        by_task: The paper's runs of the tasks differ in it, so `eval` and `tune` take its default from the task.
+        hidden: Whether interfaces omit the field, or have an input of their own for it.
+        by_task: Whether `eval` and `tune` take the default from the task, because the paper's runs differ in it.
     """
 
     help: str = ""
@@ -47,12 +47,12 @@ class Facts:
 
     @property
     def lowest(self) -> float:
-        """`low`, as a number."""
+        """`low` as a number, -inf if unlimited."""
         return -math.inf if self.low is None else self.low
 
     @property
     def highest(self) -> float:
-        """`high`, as a number."""
+        """`high` as a number, inf if unlimited."""
         return math.inf if self.high is None else self.high
 
 
@@ -67,11 +67,11 @@ class Setting:
 
     Attributes:
         name: The field's name.
-        kind: bool, int, float or str; object where values may be something else.
-        default: The field's default; None where it has none.
+        kind: bool, int, float or str; object if other types are allowed.
+        default: The field's default; None if it has none.
         optional: Whether None is allowed.
-        facts: What else is known.
-        described: Whether its class describes it, so that values are checked here.
+        facts: The field's description.
+        described: Whether the field has a description, so that `check_common` checks its values.
     """
 
     name: str
@@ -83,21 +83,21 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """The name for people."""
+        """Name shown to users."""
         return self.facts.label or self.name
 
     @property
     def info(self) -> str:
-        """One sentence, for the page."""
+        """One sentence for the web page."""
         return self.facts.info or self.facts.help
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The allowed values of a text; empty where any text is allowed."""
+        """Allowed values of a text field; empty if any text is allowed."""
         return self.facts.choices
 
     def words(self, value: Any) -> str:
-        """A value in a few words, for names of what has it: "no final norm", "reference divergence", "rate 0.5"."""
+        """A short phrase for a value, used in names: "no final norm", "reference divergence", "rate 0.5"."""
         label = self.label.lower()
         if self.kind is bool:
             return label if value else f"no {label}"
@@ -105,7 +105,7 @@ class Setting:
 
     @property
     def allowed(self) -> str:
-        """The allowed numbers."""
+        """The allowed numbers, as text."""
         low, high = self.facts.low, self.facts.high
         if low is None:
             return "any number" if high is None else f"{high:g} or less"
@@ -123,7 +123,7 @@ class Setting:
         """Refuse a value that is not allowed.
 
         Raises:
-            ConfigError: A value of another type, outside the range, or none of the choices.
+            ConfigError: The value has another type, is out of range, or is not one of the choices.
         """
         if self.kind is object or (value is None and self.optional):
             return
@@ -157,11 +157,11 @@ def read_settings(kind: type, common: Mapping[str, Facts]) -> tuple[Setting, ...
 
     Args:
         kind: A dataclass.
-        common: Facts of fields that many classes have, for those that say nothing themselves.
+        common: Facts of shared fields, used for fields without their own.
     """
     try:
         hints = typing.get_type_hints(kind)
-    except Exception:  # annotations that exist only while types are checked
+    except Exception:  # an annotation may name something that is imported only for type checking
         hints = {}
     found = []
     for each in fields(kind):

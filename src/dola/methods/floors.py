@@ -1,4 +1,4 @@
-"""Scores of tokens that a method rules out: far below all that it can choose, in the order of the mature layer."""
+"""Scores of tokens that a method rules out: far below those it can choose, in the order of the mature layer."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 from dola.methods.vocabulary import WHOLE, Vocabulary
 
-IMPLAUSIBLE = 1000.0  # nats. A plausible score is above -30, so the gap is never bridged, and float32 keeps the mature order
+IMPLAUSIBLE = 1000.0  # nats. Plausible scores are above -30, so the gap always suffices, and float32 keeps the mature order
 
 
 def floor(log_p: Tensor) -> Tensor:
-    """The score of an implausible token."""
+    """Score of an implausible token."""
     return log_p - IMPLAUSIBLE
 
 
 def with_floor(scores: Tensor, support: Tensor, mature: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
-    """Scores [..., V] of the tokens in `support`; all others lie 1,000 nats and more below the least of them.
+    """Scores [..., V] of the tokens in `support`, with all others at least 1,000 nats below the smallest of them.
 
     Args:
-        scores: On any scale, [..., V].
+        scores: Scores on any scale, [..., V].
         support: The tokens that can be chosen, bool [..., V], never empty.
         mature: The mature logits [..., V].
         vocab: The vocabulary, or this worker's part of it.

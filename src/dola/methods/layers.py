@@ -1,4 +1,4 @@
-"""Which layers are contrasted: "low" | "high" | "all" | "last:10" | indices -> the candidate layers of a model.
+"""Resolve "low" | "high" | "all" | "last:10" | indices to the candidate layers of a model.
 
 Layers are numbered as in Hugging Face's `hidden_states`: 0 is the embedding output, j is the residual stream after j blocks,
 N (the number of blocks) is the mature layer. Candidates are therefore in 0 .. N-1.
@@ -18,13 +18,13 @@ logger = logging.getLogger("dola")
 BUCKETS = ("low", "high", "all")
 
 WINDOW = re.compile(r"last:([1-9][0-9]*)")
-"""A window: so many layers below the last one, without gaps. Where a model has fewer, it is all of them."""
+"""A window: this many consecutive layers below the last one, or all of them in a model with fewer."""
 
 
 def parse(given: object) -> Any:
-    """Layers as somebody wrote them, as a configuration takes them: text that lists numbers ("24,28" or "24+28") as a tuple.
+    """Convert text that lists layer numbers ("24,28" or "24+28") to a tuple, as a configuration expects it.
 
-    All else is handed back as it is, for the configuration to judge.
+    Any other value is returned unchanged; the configuration checks it.
     """
     if not isinstance(given, str):
         return given
@@ -36,12 +36,12 @@ def parse(given: object) -> Any:
 
 
 def is_named(layers: object) -> bool:
-    """Whether this is the name of layers, and neither indices nor a mistake: a bucket, or a window such as "last:10"."""
+    """Whether this is a valid name of layers: a bucket, or a window such as "last:10"."""
     return isinstance(layers, str) and (layers in BUCKETS or WINDOW.fullmatch(layers) is not None)
 
 
 def spelled(layers: object) -> str:
-    """Layers as people write them, the opposite of `parse`."""
+    """Layers as text, the inverse of `parse`."""
     return ",".join(map(str, layers)) if isinstance(layers, (list, tuple)) else str(layers)
 
 
@@ -54,8 +54,8 @@ def candidate_layers(layers: str | Iterable[object], num_layers: int, *, tied: b
     Args:
         layers: "low", "high", "all" (every layer below the last), a window such as "last:10", or indices.
         num_layers: N, the number of blocks.
-        tied: Whether the head shares the embedding's weights. Then the readout of layer 0 is nearly the identity, and the
-            low bucket starts higher up.
+        tied: Whether the head shares the embedding's weights. The readout of layer 0 is then nearly the identity, so the low
+            bucket starts higher up.
 
     Raises:
         LayersError: An index outside 0 .. N-1, a duplicate, or a bucket that is empty for this depth.
@@ -84,9 +84,9 @@ def candidate_layers(layers: str | Iterable[object], num_layers: int, *, tied: b
     return tuple(found)
 
 
-@functools.cache  # said once for each window and model
+@functools.cache  # one warning for each window and model depth
 def _say_if_deeper(layers: str, window: int, num_layers: int) -> None:
-    """Say that a window is all layers of a model."""
+    """Log a warning if the window is larger than the model."""
     if window > num_layers:
         logger.warning(
             'layers="%s": the model has %d layers below the last one, and all of them are taken.', layers, num_layers
@@ -94,7 +94,7 @@ def _say_if_deeper(layers: str, window: int, num_layers: int) -> None:
 
 
 def check_indices(layers: object, num_layers: int | None = None) -> tuple[int, ...]:
-    """Layer indices as a tuple of int, checked as far as is known: against a model's depth where it is given.
+    """Layer indices as a tuple of int, checked against the model's depth if it is given.
 
     Raises:
         LayersError: Not a sequence of integers; empty; duplicates; negative; or, for a known depth N, above N-1.

@@ -1,13 +1,12 @@
-"""Names that settings may have, and a number that goes with them. Read where nothing heavy may be imported."""
+"""Allowed names in settings, and the paper's repetition penalty. Importing this module does not import torch."""
 
 DIVERGENCES = ("jsd", "reference")
-"""How the premature layer is chosen: the functions of these names in `divergences.py`. One more is a function there, and its
-name here."""
+"""Divergences that choose the premature layer. Each is a function of this name in `divergences.py`."""
 
 DIVERGENCE_ALIASES = {"transformers4": "reference"}
-"""Other names of divergences, and the one that files hold."""
+"""Aliases of divergences, and the names that files store."""
 SCORES = ("contrast", "distribution")
-"""What DoLa's scores are: the contrast with a floor below it, or logits of a distribution beside the model's own."""
+"""Forms of DoLa's scores: the contrast with a floor, or logits of a distribution comparable with the model's own."""
 
 RECOMMENDED_PENALTY = 1.2
-"""The repetition penalty of the paper (section 3.1): without one the contrast loops in long texts."""
+"""The paper's repetition penalty (section 3.1). Without one the contrast tends to loop in long texts."""

@@ -1,9 +1,9 @@
-"""Methods by name: those of the product, and those that installed packages add by the entry point group `dola.methods`.
+"""Methods by name: the built-in ones, and those that installed packages add through the entry point group `dola.methods`.
 
     [project.entry-points."dola.methods"]
     mine = "my_package:MyConfig"          # a MethodConfig, with `method = "mine"`
 
-Settings that people write, on a command line, in a file, to a server, become a configuration here: `config_of`.
+`config_of` turns settings from a command line, a file or a server request into a configuration.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ BUILT_IN: dict[str, type[MethodConfig]] = {
     "delta": DeLTaConfig,
     "sled": SLEDConfig,
 }
-"""One line for each method of the product."""
+"""The built-in methods."""
 
 
 class _Methods(Mapping[str, type[MethodConfig]]):
-    """Configurations by the name of their method. An entry point is loaded when its name is asked for."""
+    """Configuration classes by method name. An entry point is loaded when its name is looked up."""
 
     def __getitem__(self, name: str) -> type[MethodConfig]:
         if name in BUILT_IN:
@@ -59,10 +59,10 @@ METHODS: Mapping[str, type[MethodConfig]] = _Methods()
 
 
 def _loaded(point: metadata.EntryPoint) -> type[MethodConfig]:
-    """What an entry point adds.
+    """Load the configuration class of an entry point.
 
     Raises:
-        ConfigError: It cannot be imported, or is something else than a MethodConfig of this name.
+        ConfigError: It cannot be imported, or is not a MethodConfig with the entry point's name.
     """
     hint = f"update or uninstall the package that adds it: {getattr(point.dist, 'name', 'unknown')}"
     try:
@@ -94,7 +94,7 @@ def settings_of(kind: type[MethodConfig]) -> tuple[str, ...]:
 
 
 def required_settings(kind: type[MethodConfig]) -> list[str]:
-    """The names of those without a default."""
+    """The names of a method's settings that have no default."""
     return [
         field.name
         for field in fields(kind)  # type: ignore[arg-type]
@@ -103,16 +103,17 @@ def required_settings(kind: type[MethodConfig]) -> list[str]:
 
 
 def config_of(settings: Mapping[str, Any], *, where: str = "") -> MethodConfig:
-    """The configuration that settings mean, with "-" or "_" between words; "method" among them names another than DoLa.
+    """Build a configuration from settings by name, with "-" or "_" between words.
 
-    "preset" stands for the settings that the authors of a method use for a task; settings beside it come over them.
+    "method" selects the method; without it, DoLa. "preset" adds the settings that the method's authors use for a task; the
+    other settings override it.
 
     Args:
-        settings: As people wrote them. Layers may be text.
-        where: What they were read from, to begin an error with.
+        settings: Settings as a user wrote them. Layers may be text.
+        where: Where they were read from; error messages start with it.
 
     Raises:
-        ConfigError: An unknown method, a name that none of its settings has, a value that is not allowed.
+        ConfigError: An unknown method, a name that is not one of its settings, or a value that is not allowed.
     """
     given = {str(key).replace("-", "_"): value for key, value in settings.items()}
     kind = config_class(given.pop("method", DoLaConfig.method))
@@ -137,12 +138,12 @@ def config_of(settings: Mapping[str, Any], *, where: str = "") -> MethodConfig:
 
 
 def with_settings(config: MethodConfig, **changes: Any) -> MethodConfig:
-    """The same configuration with other values of some settings."""
+    """A copy of the configuration with some settings changed."""
     changed: MethodConfig = replace(config, **changes)  # type: ignore[type-var]
     return changed
 
 
 @functools.lru_cache(maxsize=64)
 def method_of(config: MethodConfig) -> Method:
-    """The method of a configuration, made once for equal ones."""
+    """The method of a configuration. Equal configurations share one."""
     return config.build()

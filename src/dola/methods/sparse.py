@@ -1,13 +1,13 @@
-"""The contrast on a CPU, computed where the row is plausible and nowhere else: the scores of `contrast.contrast`.
+"""The contrast on a CPU, computed for plausible tokens only. The scores equal those of `contrast.contrast`.
 
-Few tokens are plausible (3 of 49,152 on average), so F is needed at few places. What is left is to find the premature layer.
-The divergence is a sum over the vocabulary of what the mature distribution p and a candidate q share:
+Few tokens are plausible (3 of 49,152 on average), so computing F is cheap. The cost is in choosing the premature layer. The
+divergence is a sum over the vocabulary of what the mature distribution p and a candidate q share:
 
     JSD(p, q) = ln 2 - 1/2 sum_x f(p_x, q_x),    f(a, b) = (a+b) ln(a+b) - a ln a - b ln b >= 0
 
-f is concave and homogeneous, so over any set of tokens its sum is at most f(sum of p, sum of q): where p has little mass left,
-a candidate cannot share much. The exact sum over the tokens with p >= HEAD_MASS, and that bound for all the others, leave one
-candidate or few, and only these are compared over the whole vocabulary.
+f is concave and homogeneous, so its sum over any set of tokens is at most f(sum of p, sum of q): where p has little mass left,
+a candidate cannot share much. The exact sum over tokens with p >= HEAD_MASS plus this bound for all others rule out most
+candidates. Only the remaining ones are compared over the whole vocabulary.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from dola.methods.method import Candidates
 from dola.methods.vocabulary import WHOLE, wide_dtype
 
 HEAD_MASS = 1e-6
-"""Tokens of at least this mature probability are looked at first: some 2,000, which leave 1.9 of 8 candidates on SmolLM2 and
-1.1 of 5 on Gemma 3 (high layers, rows with several plausible tokens)."""
+"""Tokens with at least this mature probability, about 2,000, enter the exact sum. They leave 1.9 of 8 candidates on SmolLM2
+and 1.1 of 5 on Gemma 3 (high layers, rows with several plausible tokens)."""
 
 ROUNDING = 1e-5
 MASS_ROUNDING = 1e-6
-"""Allowances for float32 in a bound: of a divergence, in nats, and of a probability mass."""
+"""Allowances for float32 rounding in the bound: for a divergence, in nats, and for a probability mass."""
 
 
 def sparse(
     mature: Tensor, candidates: Candidates, *, relative_top: float, divergence: str, strength: float, scores: str, lazy: bool
 ) -> Tensor:
-    """`contrast.contrast` on a CPU, [R, V]: row by row, and only rows that need it.
+    """`contrast.contrast` on a CPU, [R, V], row by row and only for rows that need it.
 
     Args:
         mature: Mature logits [R, V].
-        candidates: The premature layers; only undecided rows of them are read.
-        relative_top, divergence, strength, scores: As `contrast.contrast`.
-        lazy: Whether rows with a single plausible token may go without a contrast.
+        candidates: The premature layers, read for undecided rows only.
+        relative_top, divergence, strength, scores: As for `contrast.contrast`.
+        lazy: Whether to skip the contrast in rows with a single plausible token.
     """
     found = mature.new_empty(mature.shape, dtype=wide_dtype(mature.dtype))
     how: dict[str, Any] = {"relative_top": relative_top, "strength": strength, "scores": scores}
@@ -67,12 +67,12 @@ def sparse(
 
 
 class Row:
-    """One position: its mature logits, and its scores in the making.
+    """The mature logits of one position, and its scores, filled in step by step.
 
     Args:
         mature: Mature logits [V].
-        found: Where the scores go, [V], float32 or better.
-        relative_top, strength, scores: As `contrast.contrast`.
+        found: Receives the scores [V], float32 or better.
+        relative_top, strength, scores: As for `contrast.contrast`.
         log_z: log sum exp of `mature`, if it is known.
     """
 
@@ -94,7 +94,7 @@ class Row:
         return len(self.plausible) == 1 or (self._is_distribution and self._strength == 0)
 
     def settle(self) -> None:
-        """Score the plausible token as the contrast of the mature layer with itself would. A distribution is there already."""
+        """Score the plausible token as if the mature layer were contrasted with itself. A distribution is already complete."""
         if not self._is_distribution:
             log_p = self._wide(self.mature[self.plausible]) - self.log_z
             self.scores[self.plausible] = gain(log_p, log_p, self._strength)
@@ -133,7 +133,7 @@ class Row:
         return first if isinstance(left, slice) else left[first]
 
     def _contenders(self, premature: Tensor, log_z: Tensor) -> list[int]:
-        """Candidates that may share least with the mature distribution. None where something is NaN."""
+        """Candidates that may share least with the mature distribution. Empty if a logit is NaN."""
         least = math.log(HEAD_MASS) + (self.log_z if self._is_distribution else -IMPLAUSIBLE)
         head = (self.scores >= least).nonzero()[:, 0]
         log_p = self._wide(self.mature[head]) - self.log_z

@@ -1,9 +1,9 @@
-"""Sums over the vocabulary: over all of it, or by several workers that have a part each. The last dimension is the tokens'.
+"""Reductions over the vocabulary, in one process or across workers that hold a part each. Tokens are the last dimension.
 
-`WHOLE` is the vocabulary of one process. A `Shard` is the part that one of several workers has: all workers call the same
-functions, each with its own columns, and what crosses between them are a few numbers for each distribution, never the
-distributions. Conditions of loops have to be made of such numbers: all workers then go round equally often. So formulas are
-written once, and none of them asks which of the two it has.
+`WHOLE` is the vocabulary of one process. A `Shard` is the part that one of several workers holds. All workers call the same
+functions, each with its own columns, and exchange a few numbers per distribution, never whole distributions. A loop's condition
+must depend on such exchanged numbers only, so that all workers run the same number of iterations. Each formula is then written
+once for both cases.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 or better: what scores are computed in."""
+    """The dtype that scores are computed in: float32 or better."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def wide(values: Tensor, *, copy: bool = False) -> Tensor:
-    """Values in float32 or better; a tensor of its own where a copy is asked for."""
+    """Values in float32 or better; with `copy`, always a new tensor."""
     return values.to(wide_dtype(values.dtype), copy=copy)
 
 
@@ -30,19 +30,19 @@ class Vocabulary:
     """All columns in one process."""
 
     def amax(self, values: Tensor) -> Tensor:
-        """The largest, from [..., V] to [...]."""
+        """Largest value, from [..., V] to [...]."""
         return values.amax(dim=-1)
 
     def sum(self, values: Tensor) -> Tensor:
-        """From [..., V] to [...]."""
+        """Sum, from [..., V] to [...]."""
         return values.sum(dim=-1)
 
     def mean(self, values: Tensor) -> Tensor:
-        """From [..., V] to [...]."""
+        """Mean, from [..., V] to [...]."""
         return values.mean(dim=-1)
 
     def logsumexp(self, values: Tensor) -> Tensor:
-        """From [..., V] to [...]."""
+        """Log sum exp, from [..., V] to [...]."""
         return values.logsumexp(dim=-1)
 
     def log_softmax(self, logits: Tensor) -> Tensor:
@@ -50,16 +50,16 @@ class Vocabulary:
         return logits.log_softmax(dim=-1, dtype=wide_dtype(logits.dtype))
 
     def topk(self, values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k largest of [..., V], or all where there are fewer: values and their ids, [..., k] each, the largest first."""
+        """The k largest values of [..., V], or all if there are fewer, and their ids, [..., k] each, in descending order."""
         found = values.topk(min(k, values.shape[-1]))
         return found.values, found.indices
 
     def at(self, values: Tensor, ids: Tensor) -> Tensor:
-        """The values [..., k] of [..., V] at ids that `topk` gave."""
+        """The values [..., k] at ids from `topk`."""
         return values.gather(-1, ids)
 
     def put(self, values: Tensor, ids: Tensor, new: Tensor | float) -> Tensor:
-        """[..., V] with `new` [..., k], or one number, in the place of the values at these ids. A copy."""
+        """A copy of [..., V] with the values at these ids replaced by `new` [..., k] or by one number."""
         return values.scatter(-1, ids, new)
 
 
@@ -68,33 +68,33 @@ WHOLE = Vocabulary()
 
 @dataclass(frozen=True)
 class Shard(Vocabulary):
-    """One worker's columns. Columns without a token are -inf.
+    """One worker's columns. Padding columns, which have no token, are -inf.
 
-    Ids of tokens count columns, those of the first worker first, as if every worker had as many as the widest.
+    Token ids number the columns worker by worker, as if every worker had as many columns as the widest.
 
     Attributes:
-        gather: What every worker has of a value: from [...] to [workers, ...], the same on all of them.
-        rank: Which of the workers this one is, from 0. Needed where single tokens are asked for (`at`, `put`).
+        gather: Collects a value from all workers: from [...] to [workers, ...], with the same result on each.
+        rank: Number of this worker, from 0. Needed by `at` and `put`.
     """
 
     gather: Callable[[Tensor], Tensor]
     rank: int | None = None
 
     def amax(self, values: Tensor) -> Tensor:
-        """The largest of all workers' columns."""
+        """Largest value over all workers' columns."""
         return self.gather(values.amax(dim=-1)).amax(dim=0)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Over all workers' columns, in the order of the workers, so that all of them have the same number."""
+        """Sum over all workers' columns, always in worker order, so that every worker gets the same number."""
         return self.gather(values.sum(dim=-1)).sum(dim=0)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Over all workers' columns; those without a token count."""
+        """Mean over all workers' columns, padding included."""
         columns = self.gather(torch.full(values.shape[:-1], float(values.shape[-1]), device=values.device))
         return self.sum(values) / columns.sum(dim=0)
 
     def logsumexp(self, values: Tensor) -> Tensor:
-        """Over all workers' columns."""
+        """Log sum exp over all workers' columns."""
         return self.gather(values.logsumexp(dim=-1)).logsumexp(dim=0)
 
     def log_softmax(self, logits: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class Shard(Vocabulary):
         return values - self.logsumexp(values)[..., None]
 
     def topk(self, values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k largest of all workers' columns: each worker's own k are enough to find them."""
+        """The k largest over all workers' columns, found among each worker's own k largest."""
         columns = self._columns(values)
         mine = values.topk(min(k, values.shape[-1]))
         behind = (0, k - mine.values.shape[-1])
@@ -116,18 +116,18 @@ class Shard(Vocabulary):
         return found.values, (workers * self._stride(columns) + places.long()).gather(-1, found.indices)
 
     def at(self, values: Tensor, ids: Tensor) -> Tensor:
-        """From the workers that have them."""
+        """The values at these ids, from the workers that hold them."""
         mine, column = self._mine(values, ids)
         return self.gather(torch.where(mine, values.gather(-1, column), 0)).sum(dim=0)
 
     def put(self, values: Tensor, ids: Tensor, new: Tensor | float) -> Tensor:
-        """Into this worker's columns; the others put theirs."""
+        """Replace the values in this worker's columns; the other workers replace theirs."""
         mine, column = self._mine(values, ids)
-        one_more = torch.nn.functional.pad(values, (0, 1))  # takes what is another worker's
+        one_more = torch.nn.functional.pad(values, (0, 1))  # receives the values that belong to other workers
         return one_more.scatter(-1, torch.where(mine, column, values.shape[-1]), new)[..., :-1]
 
     def _mine(self, values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Which ids are of this worker's columns, and the columns; 0 for the others."""
+        """Which ids are in this worker's columns, and their columns; 0 for all other ids."""
         if self.rank is None:
             raise ValueError("A Shard without a rank cannot tell which tokens are its own.")
         stride = self._stride(self._columns(values))
@@ -135,7 +135,7 @@ class Shard(Vocabulary):
         return mine, torch.where(mine, ids % stride, 0)
 
     def _columns(self, values: Tensor) -> Tensor:
-        """How many columns each worker has, [workers]."""
+        """Number of columns of each worker, [workers]."""
         return self.gather(torch.full((), float(values.shape[-1]), device=values.device))
 
     @staticmethod
@@ -143,7 +143,7 @@ class Shard(Vocabulary):
         return int(columns.max())
 
     def _side_by_side(self, values: Tensor) -> Tensor:
-        """All workers' values, from [..., k] to [..., workers * k]."""
+        """All workers' values in one row, from [..., k] to [..., workers * k]."""
         return self.gather(values).movedim(0, -2).flatten(-2)
 
 

@@ -87,7 +87,7 @@ class Anatomy(Readout):
         return len(self.blocks)
 
     def candidates(self, layers: str | Iterable[object]) -> tuple[int, ...]:
-        """The candidate layers that `layers` means in this model: see `candidate_layers`.
+        """The candidate layers that `layers` selects in this model, see `candidate_layers`.
 
         Raises:
             LayersError: This model does not have these layers.
@@ -116,7 +116,7 @@ class Anatomy(Readout):
 
     @classmethod
     def by_structure(cls, model: Any) -> Anatomy:
-        """The same without registered factories. A factory that corrects one part can start from this.
+        """Like `of`, but without registered factories. A factory that corrects one part can start from this.
 
         Raises:
             ModelError: See `of`.
@@ -170,9 +170,9 @@ class Anatomy(Readout):
     def _check_rows(self, hidden: Tensor) -> None:
         """Raise ModelError if the head's logits of a row depend on other rows: then a layer cannot be read out by itself.
 
-        One cause is a head that rounds all its inputs by one scale, made from the largest of them (int8 activations "per
-        tensor"): next to a row that is a hundred times larger, little is left of a row. A head that rounds each row by itself
-        keeps it. Another cause is a hook that changes some of its rows.
+        One cause is a head that rounds all its inputs by one scale, derived from the largest of them (int8 activations "per
+        tensor"). Next to a row that is a hundred times larger, a row loses nearly all its digits; a head that rounds each row
+        separately keeps them. Another cause is a hook that changes some of the rows.
         """
         hooked = foreign_hooks(readers_of(self))
         if native.is_plain_linear(self.head) and not hooked:

@@ -64,7 +64,7 @@ def _check(lm: Any) -> None:
     config = getattr(lm, "config", None)
     if config is None or not hasattr(lm, "get_output_embeddings"):
         raise ModelError(f"{name} is not a Hugging Face model.", hint=_use(inside(lm)))
-    # InstructBLIP says it in its text config alone.
+    # InstructBLIP says so only in its text config.
     if any(getattr(part, "is_encoder_decoder", False) for part in (config, config.get_text_config())):
         raise ModelError(
             f"{name} is an encoder-decoder; DoLa contrasts the layers of a decoder-only model.",

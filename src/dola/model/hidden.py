@@ -20,7 +20,7 @@ def captured(
 ) -> Iterator[dict[int, Tensor]]:
     """Collect the residual streams of this thread's forward passes inside: layer -> the part of [B, T, d] that `select` keeps.
 
-    Layers are numbered as everywhere: the input of block j is layer j, and N is the last block's output, before the final norm.
+    Layer j is the input of block j, and N is the last block's output, before the final norm.
 
     Raises:
         AttachError: DoLa is attached to the model, so that its forward passes would contrast needlessly.

@@ -1,8 +1,8 @@
-"""Runs many sequences through a model so that each shared beginning runs only once.
+"""Runs many sequences through a model so that each shared prefix runs only once.
 
-The sequences are sorted, so that those with a common beginning are adjacent, and run as a tree. Tokens that some of them
-share go through the model once, in a batch of one, and their cache is copied for what follows. The tokens that a sequence does
-not share run after that cache in a batch with its siblings, padded on the right, where nothing reads the padding.
+The sequences are sorted, so that those with a common prefix are adjacent, and run as a tree. Shared tokens go through the model
+once, in a batch of one, and their cache is copied for the tokens that follow. The tokens that a sequence does not share run
+after that cache in a batch with its siblings, padded on the right, where nothing reads the padding.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences whose ends run together after the beginning that they share.
+    """Sequences whose ends run together after their shared prefix.
 
     Attributes:
         rows: Indices of the sequences.
@@ -68,6 +68,14 @@ class Node:
         yield from self.batches
         for child in self.children:
             yield from child.all_batches()
+
+    def tokens(self, sequences: Sequence[Line], wanted: set[Batch]) -> int:
+        """Number of tokens that go through the model for some of the batches, padding included."""
+        found = sum(child.tokens(sequences, wanted) for child in self.children)
+        for batch in self.batches:
+            if batch in wanted:
+                found += len(batch.rows) * (max(len(sequences[row].tokens) for row in batch.rows) - batch.start)
+        return found + (self.end - self.start if found else 0)
 
 
 def _common(a: Line, b: Line) -> int:
@@ -122,6 +130,7 @@ class Runner:
 
     Attributes:
         logits: Logits of the last forward pass, [B, T, V], or of its last position only.
+        tokens: Number of tokens that have gone through the model so far, padding included.
     """
 
     def __init__(
@@ -136,6 +145,7 @@ class Runner:
         self._lm, self._sequences, self._wanted, self._before = lm, sequences, wanted, before
         self._few, self._cache_name = {} if whole else few_logits(lm), cache_name(lm)
         self.logits: Tensor | None = None
+        self.tokens = 0
 
     @torch.no_grad()
     def run(self, node: Node, cache: Any = None) -> Iterator[Batch]:
@@ -160,6 +170,7 @@ class Runner:
 
     def _forward(self, rows: Sequence[tuple[int, ...]], cache: Any, cached: int) -> Any:
         longest = max(map(len, rows))
+        self.tokens += len(rows) * longest
         padded: Tensor = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows], device=self._lm.device)
         use = {"use_cache": False} if cache is None else {self._cache_name: cache, "use_cache": True}
         mask = torch.ones(len(rows), cached + longest, dtype=torch.long, device=padded.device)  # which some models need

@@ -21,7 +21,7 @@ Part = Callable[[Tensor], Tensor]
 
 
 class StateMaps(Protocol):
-    """A lens on some candidate layers: see `dola.lens.maps.Maps`."""
+    """A lens for some candidate layers, see `dola.lens.maps.Maps`."""
 
     @property
     def final_norm(self) -> bool:
@@ -33,13 +33,13 @@ class StateMaps(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """What turns any residual stream of a model into logits.
+    """The parts of a model that turn a residual stream into logits.
 
     Attributes:
-        final_norm: What the last block's output passes first, or None.
-        projection: What lies between final norm and head (OPT's project_out), or None.
-        head: From hidden size to vocabulary. For BERT-like models this is the whole prediction head, its dense layer included.
-        logit_transform: What the model does to the head's output (soft-cap, scale), or None.
+        final_norm: The norm after the last block, or None.
+        projection: The part between final norm and head (OPT's project_out), or None.
+        head: From hidden size to vocabulary. For BERT-like models, the whole prediction head including its dense layer.
+        logit_transform: The model's change to the head's output (soft-cap, scale), or None.
     """
 
     final_norm: Part | None
@@ -49,14 +49,14 @@ class Readout:
 
     @cached_property
     def vocabulary(self) -> int:
-        """|V|, to reckon memory with: what a linear head says of itself (packed weights have other rows), or a large guess."""
+        """|V|, for estimates of memory. A linear head declares it (packed weights have other rows); otherwise a high guess."""
         return getattr(self.head, "out_features", 0) or len(getattr(self.head, "weight", ())) or 2**18
 
     def readout(self, hidden: Tensor, *, final_norm: bool = True, logit_transform: bool = True) -> Tensor:
         """Logits [..., V] that the model would give if its last block's output were `hidden` [..., d].
 
         Args:
-            hidden: Residual stream after any block. Any leading shape; rows do not influence one another.
+            hidden: Residual stream after any block, of any leading shape. Rows do not affect each other.
             final_norm: False skips the final norm only.
             logit_transform: False skips the soft-cap or scale after the head.
         """
@@ -64,23 +64,23 @@ class Readout:
         return logits if self.logit_transform is None or not logit_transform else self.logit_transform(logits)
 
     def premature(self, hidden: Tensor, config: MethodConfig, maps: StateMaps | None = None) -> Tensor:
-        """Logits [..., V] of candidates' states, as a configuration reads candidates out; arguments as `candidate_input`'s."""
+        """Logits [..., V] of candidates' states, read out as the configuration says. Arguments: see `candidate_input`."""
         return self.after_head(self.read_head(self.candidate_input(hidden, config, maps)), config)
 
     def candidate_input(self, hidden: Tensor, config: MethodConfig, maps: StateMaps | None = None) -> Tensor:
-        """What the head is given for candidates: the one place that says how candidates are read.
+        """The head's input for candidates. Only this function defines how candidates are read.
 
         Args:
             hidden: States of one layer [..., d], or of all layers of `maps` [K, ..., d].
             config: The settings of a method.
-            maps: The configuration's lens on these layers, or None.
+            maps: The configuration's lens for these layers, or None.
         """
         if maps is None:
             return self.head_input(hidden, final_norm=config.final_norm)
         return self.head_input(maps(hidden), final_norm=maps.final_norm)
 
     def after_head(self, logits: Tensor, config: MethodConfig) -> Tensor:
-        """What the head gave for candidates, with the model's logit transform, unless the configuration leaves it out."""
+        """Apply the model's logit transform to the head's output for candidates, unless the configuration skips it."""
         return self.logit_transform(logits) if self.logit_transform is not None and self.transforms(config) else logits
 
     @staticmethod
@@ -89,16 +89,16 @@ class Readout:
         return not config.raw_head
 
     def head_input(self, hidden: Tensor, *, final_norm: bool = True) -> Tensor:
-        """What the head is given where the last block's output is `hidden` [..., d]; arguments as `readout`'s."""
+        """The head's input if the last block's output is `hidden` [..., d]. Arguments: see `readout`."""
         for step in (self.final_norm if final_norm else None, self.projection):
             if step is not None:
                 hidden = step(hidden)
         return hidden
 
     def read_head(self, rows: Tensor) -> Tensor:
-        """The head's logits [..., V] of its input `rows` [..., d].
+        """The head's logits [..., V] for its input `rows` [..., d].
 
-        The head gets three dimensions, as from the model: compressed-tensors rounds each token of [B, T, d] by itself, and all
+        The head gets three dimensions, as from the model: compressed-tensors rounds each token of [B, T, d] separately, but all
         rows of a matrix by one scale.
         """
         logits: Tensor = self.head(rows[None])[0] if rows.dim() == 2 else self.head(rows)

@@ -71,7 +71,9 @@ def streams(weight: Tensor) -> bool:
 
 
 def reads(logits: Tensor) -> bool:
-    """Whether the kernels accept these logits [..., V]: float32 or bfloat16 on a CPU."""
+    """Whether the kernels accept these logits [..., V]: float32 or bfloat16 on a CPU, outside of compiled graphs."""
+    if torch.compiler.is_compiling():
+        return False
     return logits.device.type == "cpu" and logits.dtype in DTYPES and logits.stride(-1) == 1 and why_not() is None
 
 
@@ -176,6 +178,28 @@ def compare(
     return Compared(**found) if gain is None else Compared(**found, gain_log_z=gain[0], gain_largest=gain[1])
 
 
+def sums_outside(mature: Tensor, premature: Tensor, log_z: Tensor, inside: Tensor) -> Tensor:
+    """Sums over the vocabulary that SLED's cosines are made of (`methods.sled`): float64 [4, K, R].
+
+    With q the layer's probabilities and d its logits minus the mature ones: sums of q, q^2 and q d over the tokens that are not
+    `inside`, and of d^2 over all.
+
+    Args:
+        mature: Mature logits [R, V] that the kernels accept (`compares`).
+        premature: Layers' logits [K, R, V], of the same dtype.
+        log_z: Their log sum exp, float32 [K, R].
+        inside: bool [R, V].
+    """
+    rows = premature.reshape(-1, premature.shape[-1])
+    found = torch.empty(4, *log_z.shape, dtype=torch.float64, device="cpu")
+    log_z, inside = log_z.to(torch.float32).contiguous(), inside.contiguous()
+    _library().dola_outside(
+        DTYPES[mature.dtype], *(tensor.data_ptr() for tensor in (mature, rows, log_z, inside, found)),
+        mature.stride(0), rows.stride(0), mature.shape[-1], len(mature), len(rows), torch.get_num_threads(),
+    )  # fmt: skip
+    return found
+
+
 @functools.cache
 def why_not() -> str | None:
     """Why the kernels are not in use here, or None if they are; they have then been compiled."""
@@ -211,7 +235,8 @@ def _declare(library: ctypes.CDLL) -> None:
     library.dola_jsd.argtypes = [ctypes.c_int, pointer, pointer, pointer, long, long, long, ctypes.c_int]
     library.dola_log_z.argtypes = [ctypes.c_int, pointer, pointer, long, long, long, ctypes.c_int]
     library.dola_compare.argtypes = [ctypes.c_int, *[pointer] * 7, ctypes.c_float, long, long, long, long, ctypes.c_int]
-    library.dola_log_z.restype = library.dola_compare.restype = None
+    library.dola_outside.argtypes = [ctypes.c_int, *[pointer] * 5, long, long, long, long, long, ctypes.c_int]
+    library.dola_log_z.restype = library.dola_outside.restype = library.dola_compare.restype = None
 
 
 def _openmp() -> Path:

@@ -331,3 +331,44 @@ void dola_compare(int bf16, const void *p, const void *q, const float *p_log_z, 
         if (gains) gains[r] = (float)(gain.largest + log(gain.total)), gains[n + r] = gain.largest;
     }
 }
+
+/* What SLED's cosines are made of, for n rows of layers' logits and R mature ones (row i belongs to mature row i mod R): with
+ * q = exp(l - log_z) and d = l - m, sums[0..2] = sum of q, q^2 and q d over the tokens that are not `inside` [R, V], and
+ * sums[3] = sum of d^2 over all; [4, n]. Columns without a token (m = -inf) count as d = 0. */
+void dola_outside(int bf16, const void *mature, const void *premature, const float *log_z, const uint8_t *inside, double *sums,
+                  long m_stride, long p_stride, long V, long R, long n, int threads) {
+    long bytes = bf16 ? 2 : 4;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long row = 0; row < n; row++) {
+        const char *m = (const char *)mature + row % R * m_stride * bytes, *l = (const char *)premature + row * p_stride * bytes;
+        const uint8_t *skip = inside + row % R * V;
+        float z = log_z[row], nothing = z - 87.0f;
+        double found[4] = {0, 0, 0, 0};
+        float ms[BLOCK] __attribute__((aligned(BYTES))), ls[BLOCK] __attribute__((aligned(BYTES)));
+        int32_t out[BLOCK] __attribute__((aligned(BYTES)));
+        for (long v = 0; v < V; v += BLOCK) {
+            long here = v + BLOCK < V ? BLOCK : V - v;
+            read_block(ms, bf16, m, v, here, nothing);
+            read_block(ls, bf16, l, v, here, nothing);
+            for (long i = 0; i < here; i++) out[i] = (int32_t)skip[v + i] - 1; /* all bits where the token is outside */
+            for (long i = here; i < BLOCK; i++) out[i] = 0;
+            vec mass = {}, square = {}, product = {}, distance = {};
+            for (int i = 0; i < BLOCK / LANES; i++) {
+                vec a = ((vec *)ms)[i], b = ((vec *)ls)[i];
+                vec d = (vec)((ivec)(b - a) & ~(a < -FLT_MAX));
+                vec below = b - z;
+                below = (vec)((ivec)below & ~(below > 0.0f)); /* log_z is rounded */
+                vec q = (vec)((ivec)exp_below_zero(below) & ((ivec *)out)[i]);
+                mass += q;
+                square += q * q;
+                product += q * d;
+                distance += d * d;
+            }
+            found[0] += sum(mass);
+            found[1] += sum(square);
+            found[2] += sum(product);
+            found[3] += sum(distance);
+        }
+        for (int i = 0; i < 4; i++) sums[i * n + row] = found[i];
+    }
+}

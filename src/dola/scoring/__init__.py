@@ -1,1 +1,1 @@
-"""Likelihoods of given texts: `dola.score`."""
+"""Log-likelihoods of given texts: `dola.score`."""

@@ -1,9 +1,9 @@
-"""Scores of given tokens under many recipes, from one read of each layer.
+"""Score given tokens under many recipes, with one read of each layer.
 
-What a recipe needs of a layer j at one position is a few numbers: its divergence from the mature layer, log q_j of the token,
-and the normalizer of F. So layers are read out one after the other, the numbers are kept, and the choice of the
-premature layer is made at the end, from them. At no time is there more than one layer's distribution beside the mature one,
-whatever the number of layers and recipes.
+At one position a recipe needs only a few numbers from a layer j: its divergence from the mature layer, log q_j of the token,
+and the normalizer of F. So the layers are read out one after the other and only these numbers are kept. The premature layer is
+chosen from them at the end. Memory holds the mature distribution and that of one layer, whatever the number of layers and
+recipes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dola.model.anatomy import Anatomy
 from dola.scoring.recipe import POWERS, Recipe
 
 ReadAs = tuple[bool, bool, str | None]
-"""Whether premature layers pass the final norm, whether they skip the logit transform, and the lens that they pass."""
+"""How premature layers are read: whether they pass the final norm, whether they skip the logit transform, and the lens."""
 
 
 @dataclass
@@ -39,10 +39,10 @@ class TokenScores:
     """One recipe's scores of n tokens.
 
     Attributes:
-        score: [n], in nats, float32 or better.
+        score: Score of each token in nats, float32 or better [n].
         plausible: Whether the token was in the plausible set, bool [n].
         greedy: Whether no token scores higher, bool [n].
-        layer: The premature layer that was contrasted, int64 [n]; -1 for none.
+        layer: The premature layer that was contrasted, int64 [n]; -1 if none was.
     """
 
     score: Tensor
@@ -52,14 +52,14 @@ class TokenScores:
 
 
 class LayerScorer:
-    """Scores tokens of one model under some recipes.
+    """Scores tokens of one model under several recipes.
 
     Args:
         anatomy: The parts of the model.
-        recipes: By name.
+        recipes: Recipes by name.
 
     Attributes:
-        layers: All layers that any recipe reads, in order, without the mature one.
+        layers: All layers that any recipe reads, in ascending order, without the mature one.
         candidates: The candidate layers of each recipe.
     """
 
@@ -84,7 +84,7 @@ class LayerScorer:
                 self._needs.setdefault((read_as(config), layer), _Need()).add(recipes[name], len(layers))
 
     def _lenses(self) -> dict[str | None, Maps | None]:
-        """The maps of each lens, for all layers that recipes read through it; None for no lens."""
+        """The maps of each lens for the layers that recipes read through it. The key None means no lens."""
         layers: dict[str | None, set[int]] = {}
         configs: dict[str | None, MethodConfig] = {}
         for name, of_recipe in self.candidates.items():
@@ -99,9 +99,9 @@ class LayerScorer:
         """Scores of n tokens.
 
         Args:
-            hidden: Residual streams [n, d] at the positions before the tokens, for `layers` and N.
+            hidden: Residual streams [n, d] of `layers` and N, at the positions before the tokens.
             tokens: The tokens, int64 [n].
-            uniform: By recipe with random layers: numbers in [0, 1) that draw them, float [n].
+            uniform: For each recipe with random layers, the numbers in [0, 1) that choose them, float [n].
         """
         head = hidden[self.anatomy.num_layers]
         if not len(tokens):
@@ -133,9 +133,9 @@ class LayerScorer:
     def _by_scores(
         self, name: str, config: MethodConfig, mature: _Mature, hidden: Mapping[int, Tensor], uniform: Tensor | None
     ) -> TokenScores:
-        """Any method's distribution: its scores, as decoding makes them, some positions at a time.
+        """Scores of any method, computed as in decoding, some positions at a time.
 
-        With numbers in [0, 1) the scores are the logits of the candidates that these draw.
+        If numbers in [0, 1) are given, the scores are the logits of the candidates that these choose.
         """
         method, layers, tokens = method_of(config), self.candidates[name], mature.tokens
         size = chunk_rows(tokens.device.type, (len(layers) + 1) * mature.logits.shape[-1])
@@ -205,7 +205,7 @@ class LayerScorer:
 
 @dataclass
 class _Need:
-    """What some recipes need of one layer: divergences by name, and F over plausible sets: thresholds and strengths."""
+    """What recipes need from one layer: divergences by name, and F over plausible sets by (threshold, strength)."""
 
     divergences: set[str] = field(default_factory=set)
     gains: set[tuple[float, float]] = field(default_factory=set)
@@ -220,8 +220,8 @@ class _Need:
 
 @dataclass
 class _Compared:
-    """One layer beside the mature one, n positions: divergences, log q of the token, and F over plausible sets, by threshold
-    and strength."""
+    """One layer compared with the mature one at n positions: divergences, log q of the token, and F over plausible sets by
+    (threshold, strength)."""
 
     divergence: dict[str, Tensor]
     log_q_token: Tensor
@@ -230,14 +230,14 @@ class _Compared:
 
 @dataclass
 class _Over:
-    """Values over a set of tokens, by position: log sum exp and the largest, [n]."""
+    """Log sum exp and largest of the values over a set of tokens, at each position [n]."""
 
     log_sum: Tensor
     largest: Tensor
 
 
 class _Mature:
-    """The mature distribution at n positions, [n, V], and what is known of the tokens [n] under it."""
+    """The mature distribution at n positions, [n, V], and the scores of the given tokens [n] under it."""
 
     def __init__(self, logits: Tensor, tokens: Tensor, tops: set[float]) -> None:
         self.logits, self.tokens = logits, tokens
@@ -252,7 +252,7 @@ class _Mature:
         self._plausible = {top: (self.log_p >= least[top][:, None]).nonzero(as_tuple=True) for top in tops if top > 0}
 
     def compare(self, logits: Tensor, need: _Need) -> _Compared:
-        """What `need` says of a layer with `logits` [n, V]."""
+        """Compute what `need` lists for a layer with `logits` [n, V]."""
         strengths = {strength for top, strength in need.gains if top == 0}
         whole = compare_whole(self.logits, self.log_z, self.log_p, logits, need.divergences, strengths=strengths)
 
@@ -267,7 +267,7 @@ class _Mature:
         return _Compared(whole.divergence, log_q(self._token_places), over)
 
     def log_mass(self, top: float, power: float = 1.0) -> Tensor:
-        """Log of the mature probability of the plausible set, [n], or of the sum of a power of its probabilities."""
+        """Log of the plausible set's mature probability, [n], or of the sum of a power of its tokens' probabilities."""
         if top > 0:
             return self._by_row(power * self.log_p[self._plausible[top]], top).log_sum
         if power == 1:
@@ -275,7 +275,7 @@ class _Mature:
         return (power * self.log_p.clamp(min=-LARGEST_SCORE)).logsumexp(dim=-1)  # 0 * -inf is NaN
 
     def _by_row(self, values: Tensor, top: float) -> _Over:
-        """Values at the plausible places."""
+        """Log sum exp and largest of `values`, given at the plausible tokens, for each row."""
         rows = self._plausible[top][0]
         largest = values.new_full((len(self.tokens),), -math.inf).scatter_reduce(0, rows, values, "amax")
         shares = torch.zeros_like(largest).index_add(0, rows, (values - largest[rows]).exp())
@@ -284,12 +284,12 @@ class _Mature:
 
 @dataclass
 class Whole:
-    """What takes the whole vocabulary of a layer's rows beside the mature ones, [n] each.
+    """The comparison of a layer's rows with the mature ones over the whole vocabulary, [n] each.
 
     Attributes:
         log_z: log sum exp of the layer's logits.
-        divergence: By name: what orders candidates.
-        gains: Keyed by strength, where it was asked for: log sum exp of F over the vocabulary, and the largest F.
+        divergence: Divergences that order the candidates, by name.
+        gains: Log sum exp of F over the vocabulary, and the largest F, by strength.
     """
 
     log_z: Tensor
@@ -306,14 +306,14 @@ def compare_whole(
     *,
     strengths: Collection[float] = (),
 ) -> Whole:
-    """What a layer's logits [n, V] have to do with the mature ones over the whole vocabulary, by the kernels or by torch.
+    """Compare a layer's logits [n, V] with the mature ones over the whole vocabulary, with the kernels or with torch.
 
     Args:
         mature: The mature logits [n, V].
-        log_z, log_p: Their log sum exp [n] and log_softmax [n, V].
-        logits: The layer's.
-        divergences: Which are asked for, keys of DIVERGENCES.
-        strengths: Strengths of F, where it is asked for.
+        log_z, log_p: Log sum exp [n] and log_softmax [n, V] of the mature logits.
+        logits: The layer's logits [n, V].
+        divergences: The divergences to compute, keys of DIVERGENCES.
+        strengths: The strengths to compute F for.
     """
     if native.compares(mature, logits) and divergences <= native.DIVERGENCES:
         return _by_kernel(mature, log_z, logits, divergences, strengths)
@@ -329,7 +329,7 @@ def compare_whole(
 
 
 def _by_kernel(mature: Tensor, log_z: Tensor, logits: Tensor, divergences: set[str], strengths: Collection[float]) -> Whole:
-    """`compare_whole` by the kernel: one pass for divergences and a first strength, and one for each further strength."""
+    """`compare_whole` with the kernel: one pass for divergences and the first strength, then one for each further strength."""
     found: Whole | None = None
     asked: list[float | None] = [*strengths] if strengths else [None]
     for strength in asked:
@@ -347,7 +347,7 @@ def _by_kernel(mature: Tensor, log_z: Tensor, logits: Tensor, divergences: set[s
 
 
 def _drawn(candidates: Captured, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [n, V] of the candidates that numbers in [0, 1) draw, and weights [K+1, n]: 1 for each of these."""
+    """Logits [n, V] of the candidates that numbers in [0, 1) choose, and weights [K+1, n], 1 for each chosen candidate."""
     chosen = _drawn_index(uniform, len(candidates))
     scores = torch.cat([candidates.logits(k, [row]) for row, k in enumerate(chosen.tolist())])
     weights = torch.zeros(len(candidates) + 1, len(chosen), device=chosen.device)
@@ -355,15 +355,15 @@ def _drawn(candidates: Captured, uniform: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _drawn_index(uniform: Tensor, count: int) -> Tensor:
-    """What numbers in [0, 1) draw of 0 .. count - 1."""
+    """Turn numbers in [0, 1) into indices 0 .. count - 1."""
     return (uniform * count).long().clamp(max=count - 1)  # 0.99999999 may round to 1
 
 
 def check_draws(config: MethodConfig | None) -> None:
-    """Refuse a method that draws: a likelihood of a text cannot depend on a draw.
+    """Refuse a method that draws at random, because a text's likelihood cannot depend on a draw.
 
     Raises:
-        ConfigError: It draws.
+        ConfigError: The method draws.
     """
     if config is not None and config.draws:
         raise ConfigError(
@@ -374,7 +374,7 @@ def check_draws(config: MethodConfig | None) -> None:
 
 
 def read_as(config: MethodConfig) -> ReadAs:
-    """How a configuration's premature layers are read out: configurations that agree in it share a read."""
+    """How a configuration's premature layers are read out. Configurations with the same value share a read."""
     return config.final_norm, config.raw_head, config.lens
 
 
@@ -389,7 +389,7 @@ def _chosen(recipe: Recipe, config: DoLaConfig, columns: list[_Compared], tokens
 
 
 def _values(recipe: Recipe, config: DoLaConfig, mature: _Mature, gained: Tensor, log_z: Tensor) -> Tensor:
-    """A recipe's score of the tokens, given F of them and log sum exp of F over the set that it is normalized over."""
+    """A recipe's scores of the tokens, from their F and the log sum exp of F over the set that normalizes it."""
     log_p, inside = mature.log_p_token, mature.inside[config.relative_top]
     if recipe.keeps_mass:
         own = config.strength == 0 and recipe.premature not in POWERS  # the model's own, without rounding

@@ -57,7 +57,7 @@ class ResultsFile:
     def open(
         cls, path: str | Path | None, run: Callable[[], Mapping[str, str]], is_result: IsResult = lambda item, found: True
     ) -> Iterator[ResultsFile]:
-        """The results at `path` so far; kept only in memory if it is None.
+        """Open the results at `path`; if it is None, results are kept in memory only.
 
         Args:
             path: The file. It is created if it does not exist.
@@ -78,7 +78,7 @@ class ResultsFile:
         except OSError as error:
             raise InputError(f"results {str(path)!r}: {error.strerror or error}.", hint="check the path") from error
         with file:
-            if not lock(file):  # two runs of one command would do everything twice
+            if not lock(file):  # two runs of one command would do all work twice
                 raise _refusal(path, "is being written by another process")
             there = JsonLines(path, SCHEMA)
             items = _items(there, facts, is_result)

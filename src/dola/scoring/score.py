@@ -1,8 +1,8 @@
 """`dola.score`: log-likelihoods of given continuations, under the model and any number of DoLa configurations, in one pass.
 
-Beginnings that contexts share run once (prefixes.py). Only the positions of continuations reach the LM head, and layers are
-read out one after the other (layer_scores.py): beyond the model, a batch and its cache, memory is bounded by a few times 2^24
-floats on a CPU, whatever the number of layers, of configurations and of tokens.
+Prefixes that contexts share run once (prefixes.py). Only the positions of continuations reach the LM head, and layers are
+read out one after the other (folds.py). Beyond the model, a batch and its cache, memory is limited to a few times 2^24 floats
+on a CPU, whatever the number of layers, configurations and tokens.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dola.model.hidden import captured, cut_left, window
 from dola.model.places import is_hooked_outside
 from dola.model.prefixes import Batch, Line, Runner, plan, shares_prefixes
 from dola.scoring.folds import LayerScorer, TokenScores
+from dola.scoring.gauge import Gauge
 from dola.scoring.recipe import Recipe
 from dola.scoring.results_file import ResultsFile, what_model
 from dola.text.encoding import Encoder
@@ -37,20 +38,20 @@ Text = str | Sequence[int]
 """A text, or its tokens."""
 
 BATCH_TOKENS = {"cpu": 4096}
-"""Tokens of a batch, padding and cached ones included."""
+"""Number of tokens in a batch, including padding and cached tokens."""
 BATCH_TOKENS_ELSEWHERE = 32768
 
 
 @dataclass
 class Scores:
-    """What `score` found, by item (a context) and continuation.
+    """The results of `score`. An item is a context with its continuations.
 
     Attributes:
-        tokens: How many tokens each continuation has: `[items][continuations]`.
-        values: By configuration: the score of each continuation in nats, `[items][continuations]`.
-        greedy: By configuration: whether greedy decoding would have written the continuation, `[items][continuations]`.
-        implausible: By configuration: how many tokens of each continuation were outside the plausible set.
-        layers: By configuration: how often each premature layer was contrasted, by item.
+        tokens: Number of tokens of each continuation, `[items][continuations]`.
+        values: Score of each continuation in nats, by configuration: `[items][continuations]`.
+        greedy: Whether greedy decoding would have written the continuation, by configuration: `[items][continuations]`.
+        implausible: Number of tokens of each continuation outside the plausible set, by configuration.
+        layers: How often each premature layer was contrasted, by configuration and item.
         truncated: Items whose context was cut on the left to fit the model's window.
     """
 
@@ -62,7 +63,7 @@ class Scores:
     truncated: list[int] = field(default_factory=list)
 
     def layer_shares(self, name: str) -> dict[int, float]:
-        """The share of tokens at which each premature layer was contrasted, by layer."""
+        """Share of tokens at which each premature layer was contrasted, by layer."""
         counts: Counter[int] = Counter()
         for item in self.layers[name]:
             counts.update(item)
@@ -80,32 +81,34 @@ def score(
     facts: Mapping[str, str] | None = None,
     batch_tokens: int | None = None,
     progress: bool = True,
+    gauge: Gauge | None = None,
 ) -> Scores:
-    """Teacher-forced log-likelihoods of continuations after their contexts.
+    """Compute the log-likelihoods of given continuations after their contexts (teacher forcing).
 
         scores = dola.score(model, tokenizer, ["The capital of Washington is"], [[" Olympia", " Seattle"]],
                             {"vanilla": None, "dola": dola.DoLaConfig("high")})
         scores.values["dola"][0]  # [-1.1, -3.5]
 
-    Text is tokenized as the reference does it: context and continuation together, and the context alone to know where it ends.
-    Tokens that the tokenizer appends to a text, such as an end token, belong to neither and are left out.
+    Text is tokenized as in the reference: context and continuation together, and the context alone to find where it ends.
+    Tokens that the tokenizer appends to a text, such as an end token, are left out.
 
     Args:
-        model: A decoder-only Hugging Face model, without DoLa on it.
-        tokenizer: Its tokenizer. May be None where only tokens are given.
-        contexts: One for each item.
-        continuations: A list for each item.
-        configs: By name: None for the model's own log-likelihood, the settings of a method for decoding with it, or a Recipe.
-        results: A file that keeps what has been found, item by item. Where it exists, the run continues from it.
-        facts: What else `results` must be of, by name; the SHA-256 of a data set, for instance.
-        batch_tokens: Tokens of a batch, padding and cached ones included.
+        model: A decoder-only Hugging Face model, without DoLa attached.
+        tokenizer: The model's tokenizer. May be None if all texts are given as tokens.
+        contexts: One context for each item.
+        continuations: A list of continuations for each item.
+        configs: What to score with, by name: None for the model's own log-likelihood, the settings of a method, or a Recipe.
+        results: A file that stores results item by item. If it exists, the run resumes from it.
+        facts: Further properties that `results` must match, by name; for instance the SHA-256 of a data set.
+        batch_tokens: Number of tokens in a batch, including padding and cached tokens.
         progress: Whether to show a progress bar on stderr.
+        gauge: Takes the time of the pass.
 
     Raises:
         InputError: No tokens in a context or a continuation, a token that the model has no embedding for, a continuation longer
             than the model's window, lists that do not match, a model in training mode, or a results file of another run.
         AttachError: DoLa is attached to the model.
-        LayersError: Layers that this model does not have.
+        LayersError: The model does not have these layers.
         ReadoutError: The parts of the model that were found do not reproduce its logits.
 
     Examples:
@@ -124,7 +127,7 @@ def score(
     if truncated:
         warnings.warn(
             f"{len(truncated)} of {len(contexts)} contexts do not fit the model's window of {window(anatomy.lm)} tokens with "
-            "their continuations, and were cut on the left.",
+            "their continuations and were cut on the left.",
             stacklevel=2,
         )
     items = [len(texts) for texts in continuations]
@@ -137,13 +140,13 @@ def score(
         return 0 <= item < len(items) and _is_found(found, items[item], recipes)
 
     with ResultsFile.open(results, run, is_result) as kept:
-        _Run(scorer, lines, items, batch_tokens).finish(kept, progress=progress)
+        _Run(scorer, lines, items, batch_tokens).finish(kept, progress=progress, gauge=gauge)
     return _scores([kept.items[item] for item in range(len(items))], list(recipes), truncated)
 
 
 @dataclass(frozen=True)
 class _Scored(Line):
-    """A context with one continuation. `tokens` are those that run: all but the last."""
+    """A context with one continuation. `tokens` go through the model: all except the last."""
 
     item: int
     place: int
@@ -153,7 +156,7 @@ class _Scored(Line):
 def _lines(
     lm: Any, encoder: Encoder, contexts: Sequence[Text], continuations: Sequence[Sequence[Text]]
 ) -> tuple[list[_Scored], list[int]]:
-    """What is to be scored, and which items had to be cut."""
+    """The lines to score, and the items that had to be cut."""
     for name, given in (("contexts", contexts), ("continuations", continuations)):
         if not _is_list(given):
             raise InputError(
@@ -199,7 +202,7 @@ def _is_list(given: Any) -> bool:
 
 
 def _tokens(encoder: Encoder, context: Text, before: list[int], continuation: Text) -> tuple[list[int], list[int]]:
-    """The tokens of a context, given as `before`, and those of its continuation. Two texts are made into tokens together."""
+    """The tokens of a context, given as `before`, and of its continuation. Two texts are tokenized together."""
     if isinstance(context, str) and isinstance(continuation, str):
         whole = encoder.text(context + continuation)
         return whole[: len(before)], whole[len(before) :]
@@ -215,30 +218,42 @@ class _Run:
         self._tree = plan(lines, batch_tokens=batch_tokens, share=share) if lines else None
         self._spans: list[tuple[int, int]] = []
 
-    def finish(self, kept: ResultsFile, *, progress: bool) -> None:
-        """Score all items that `kept` does not hold yet, and have it hold them."""
+    def finish(self, kept: ResultsFile, *, progress: bool, gauge: Gauge | None = None) -> None:
+        """Score all items that `kept` does not hold yet, and store them there."""
         done = set(kept.items)
         if self._tree is None or len(done) == len(self._items):
             return
-        # Batches are those of the whole run, so that a run that was interrupted ends with the same numbers.
+        # Batches are formed from the whole run, so that a resumed run gives the same numbers.
         wanted = {batch for batch in self._tree.all_batches() if any(self._lines[row].item not in done for row in batch.rows)}
         anatomy = self._scorer.anatomy
         found: dict[int, dict[int, _Found]] = {}
         whole = is_hooked_outside(anatomy)
         runner = Runner(anatomy.lm, self._lines, wanted, self._select_rows, whole=whole)
         checked = False
+        if gauge is not None:
+            gauge.begin(
+                self._scorer,
+                tokens=self._tree.tokens(self._lines, wanted),
+                targets=sum(len(self._lines[row].targets) for batch in wanted for row in batch.rows),
+            )
         with (
             captured(anatomy, self._scorer.layers, self._rows) as hidden,
             tqdm(total=len(self._items), initial=len(done), unit="item", disable=None if progress else True) as bar,
         ):
             for batch in runner.run(self._tree):
                 assert runner.logits is not None
+                if gauge is not None:
+                    gauge.ran()
                 if whole:
                     self._scorer.anatomy.check_readout(hidden[anatomy.num_layers], self._rows(runner.logits))
                 elif not checked:
                     self._check_readout(batch, hidden, runner.logits)
                     checked = True
-                for row, of_row in zip(batch.rows, self._score(batch, hidden), strict=True):
+                targets = torch.tensor([token for row in batch.rows for token in self._lines[row].targets])
+                scored = self._score(batch, hidden, targets)
+                if gauge is not None:
+                    gauge.scored(runner.tokens, hidden, targets)
+                for row, of_row in zip(batch.rows, scored, strict=True):
                     line = self._lines[row]
                     if line.item not in done:
                         found.setdefault(line.item, {})[line.place] = of_row
@@ -248,51 +263,50 @@ class _Run:
                             bar.update()
 
     def _select_rows(self, batch: Batch | None) -> None:
-        """Take note of the positions that the next forward is run for, by its rows."""
+        """Store which positions the next forward needs, for each of its rows."""
         lines = [] if batch is None else [self._lines[row] for row in batch.rows]
         start = 0 if batch is None else batch.start
         self._spans = [(line.first - start, len(line.tokens) - start) for line in lines]
 
     def _rows(self, states: Tensor) -> Tensor:
-        """These positions of [B, T, d], one after the other: [n, d]."""
+        """The selected positions of [B, T, d], one after the other: [n, d]."""
         rows = [states[i, start:end] for i, (start, end) in enumerate(self._spans)]
         return torch.cat(rows) if rows else states[:0, 0]
 
     def _check_readout(self, batch: Batch, hidden: Mapping[int, Tensor], logits: Tensor) -> None:
-        """Whether the parts that were found reproduce the model's own logits, at the last position of the longest row."""
+        """Check that the parts found reproduce the model's own logits, at the last position of the longest row."""
         ends = torch.tensor([end - start for start, end in self._spans]).cumsum(0)
         longest = max(range(len(batch.rows)), key=lambda i: self._spans[i][1])
         row = int(ends[longest]) - 1
         self._scorer.anatomy.check_readout(hidden[self._scorer.anatomy.num_layers][row : row + 1], logits[longest, -1:])
 
-    def _score(self, batch: Batch, hidden: Mapping[int, Tensor]) -> list[_Found]:
-        """What was found for each row of a batch that has just run."""
+    def _score(self, batch: Batch, hidden: Mapping[int, Tensor], targets: Tensor) -> list[_Found]:
+        """The results for each row of a batch that has just run."""
         lines = [self._lines[row] for row in batch.rows]
-        tokens = torch.tensor([token for line in lines for token in line.targets])
         uniform = {
             name: torch.tensor([number for line in lines for number in _uniform(line, recipe.seed)])
             for name, recipe in self._scorer.recipes.items()
             if recipe.premature == "random"
         }
-        scored = self._scorer.score(hidden, tokens, uniform)
+        scored = self._scorer.score(hidden, targets, uniform)
         ends = torch.tensor([len(line.targets) for line in lines]).cumsum(0).tolist()
         slices = [slice(end - len(line.targets), end) for line, end in zip(lines, ends, strict=True)]
         return [_found(scored, self._scorer.recipes, tokens) for tokens in slices]
 
 
 def _uniform(line: _Scored, seed: int) -> list[float]:
-    """Numbers in [0, 1) that depend on nothing but the continuation's place and the seed."""
+    """Numbers in [0, 1) that depend only on the continuation's place and the seed."""
     numbers = random.Random(f"{seed} {line.item} {line.place}")
     return [numbers.random() for _ in line.targets]
 
 
 _Found = dict[str, Any]
-"""One continuation, as JSON keeps it: how many `tokens`, and by recipe its `value`, whether it is `greedy`, how many tokens
-were `implausible`, and how often each of the `layers` was contrasted."""
+"""The JSON form of one continuation's results: the number of `tokens`, and for each recipe the `value`, whether it is `greedy`,
+the number of `implausible` tokens, and how often each of the `layers` was contrasted."""
 
 
 def _is_found(found: Any, count: int, names: Iterable[str]) -> bool:
-    """Whether this can be what `_found` made of each of so many continuations."""
+    """Whether this can be a list of `count` results of `_found`."""
     parts: dict[str, Any] = {"value": (int, float), "greedy": bool, "implausible": int, "layers": dict}
     return (
         isinstance(found, list)
@@ -339,7 +353,7 @@ def _sum(counts: list[dict[str, int]]) -> dict[int, int]:
 
 
 def _what_is_run(lm: Any, lines: list[_Scored], recipes: Mapping[str, Recipe], batch_tokens: int) -> dict[str, str]:
-    """What must be the same for a run to continue from a results file: everything that the numbers depend on."""
+    """The properties that a results file must match before a run resumes from it: everything that the numbers depend on."""
     sequences = repr([(line.item, line.place, line.tokens, line.targets) for line in lines])
     return {
         **what_model(lm),

@@ -1,9 +1,9 @@
-"""Per-request decoding, for any engine that runs many requests in one batch: imports no engine.
+"""Per-request decoding, for any engine that runs many requests in one batch. It imports no engine.
 
     settings.py    settings of engines and options of requests, with checks and error messages
     rows.py        the request of each row in the running batch
     bans.py        rows whose plausible tokens are banned
-    decoder.py     from the layers of a batch to scores, by the configuration of each row
+    decoder.py     computes scores from the layers of a batch, with the configuration of each row
 
 The engine's side (integrations/vllm) captures the layers, provides the readout and maps rows to requests.
 """

@@ -1,8 +1,8 @@
-"""Scores of a running batch: each row by the configuration of its request, from the layers that the forward pass returned.
+"""Scores a running batch: each row with the configuration of its request, from the layers that the forward pass returned.
 
     rows [N, (K+1) d] -> mature logits, and the candidates each request chose -> Step -> scores [N, V]
 
-The engine provides its readout (`EngineModel`). If several workers have one part of the head each, each of them reads and
+The engine provides its readout (`EngineModel`). If several workers hold a part of the head each, each of them reads and
 contrasts its own columns, and the columns are gathered at the end.
 """
 
@@ -50,14 +50,14 @@ class EngineModel(Protocol):
         """All workers' columns, gathered; None on workers that do not sample."""
 
     def statistics(self) -> dict[str, Tensor]:
-        """Numbers of the weights that this worker has whole, to compare with a lens: see `lens.fingerprint`."""
+        """Statistics of the weights that this worker holds completely, to compare with a lens: see `lens.fingerprint`."""
 
     def readout(self, *, raw: bool) -> Readout:
         """The readout from residual streams to this worker's columns; `raw` omits the model's change to its head's output."""
 
 
 class Decoder:
-    """DoLa on one model: splits the output of the forward pass, reads the head, contrasts.
+    """DoLa on one model: splits the output of the forward pass, reads the head, and computes the contrast.
 
     Args:
         model: The engine's model.
@@ -107,8 +107,7 @@ class Decoder:
     def _requests(self, rows: int) -> dict[int, Request]:
         if not self._batch.wired:
             raise CaptureError(
-                f"{self._model.engine} runs without dola's logits processor, so nobody can tell which rows are to be "
-                "contrasted.",
+                f"{self._model.engine} runs without dola's logits processor, so it is unknown which rows to contrast.",
                 hint="look for other plugins or settings that leave logits processors out",
             )
         if not self._batch.began:  # the engine measures the memory of a full batch: include DoLa's
@@ -124,14 +123,14 @@ class Decoder:
         if held is not None:
             self._batch.held = rows, held.float()
 
-    def check_lens(self, name: str, *, dtype: torch.dtype, is_quantized: bool) -> None:
+    def check_lens(self, name: str, *, dtype: torch.dtype, quantized: bool) -> None:
         """Compare the lens with the weights: once they are loaded, and before the engine packs them.
 
         Raises:
             LensError: The lens belongs to another model.
         """
         if self._lens is not None:
-            check_statistics(self._lens, name, self._model.statistics(), dtype=dtype, is_quantized=is_quantized)
+            check_statistics(self._lens, name, self._model.statistics(), dtype=dtype, quantized=quantized)
 
     def _read_through(self, config: MethodConfig, layers: tuple[int, ...], like: Tensor) -> Maps | None:
         """The lens on these layers, on the device and in the dtype of their states."""

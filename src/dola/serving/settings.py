@@ -3,8 +3,8 @@
     additional_config={"dola": {"layers": "high", "capture": "all", "default": "off", "divergence": "jsd"}}
     extra_args={"dola_layers": [26, 28], "dola_divergence": "jsd"}
 
-Layers are numbered as everywhere: 0 is the embedding output. Every error is a ConfigError, which is a ValueError: vLLM's server
-returns HTTP 400 with its message.
+Layer 0 is the embedding output. Every error is a ConfigError, which is a ValueError: vLLM's server returns HTTP 400 with its
+message.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _check_lens(config: MethodConfig, captured: tuple[int, ...], num_layers: int
     """Refuse a lens that cannot be read, or that lacks a layer which requests may choose.
 
     Raises:
-        LensError: As said.
+        LensError: The lens cannot be read, or lacks a layer.
     """
     if config.lens is None:
         return
@@ -169,15 +169,15 @@ def _check_lens(config: MethodConfig, captured: tuple[int, ...], num_layers: int
 
 
 def _not_drawn(config: MethodConfig) -> MethodConfig:
-    """Refuse settings that draw at each position: an engine does not say at which positions its rows are.
+    """Refuse settings that draw at random at each position, because an engine does not report its rows' positions.
 
     Raises:
-        ConfigError: They do.
+        ConfigError: The settings draw.
     """
     if config.draws:
         raise ConfigError(
-            f"The method {config.method!r} draws at each position whether it acts, and an engine does not say which positions "
-            "its rows are at.",
+            f"The method {config.method!r} draws at each position whether it acts, and an engine does not report the "
+            "positions of its rows.",
             hint='"probability": 1',
         )
     return config

@@ -1,4 +1,4 @@
-"""Evaluation tasks: the paper's prompts, answer extraction and metrics, for the user's copy of the data. None is shipped.
+"""Evaluation tasks: the paper's prompts, answer extraction and metrics. The user provides the data; none is included.
 
 A task turns rows into items and measures one item at a time; other packages score continuations and generate text:
 

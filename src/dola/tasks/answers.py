@@ -1,4 +1,4 @@
-"""Whether a generated answer is right, by the answers that are known: the rules of open-domain question answering.
+"""Compares a generated answer with the known ones, by the rules of open-domain question answering.
 
 Texts are normalized as SQuAD's evaluation does (Rajpurkar et al. 2016): lower case, no punctuation, no articles, single spaces.
 """
@@ -31,7 +31,7 @@ METRICS = (CONTAINS, EXACT, F1, ANSWERED, REFUSED)
 
 
 def normalized(text: str) -> str:
-    """The text as it is compared: lower case, without punctuation and articles, with single spaces."""
+    """The text in the form that is compared: lower case, without punctuation and articles, with single spaces."""
     plain = "".join(letter for letter in unicodedata.normalize("NFKC", text).lower() if not _is_punctuation(letter))
     return " ".join(_ARTICLES.sub(" ", plain).split())
 
@@ -48,17 +48,17 @@ def contains(text: str, answers: Sequence[str]) -> bool:
 
 
 def f1(text: str, answers: Sequence[str]) -> float:
-    """Harmonic mean of precision and recall of words, against the answer that is nearest."""
+    """Harmonic mean of precision and recall of words, compared with the nearest answer."""
     return max((_f1(normalized(text).split(), normalized(answer).split()) for answer in answers), default=0.0)
 
 
 def refuses(text: str) -> bool:
-    """Whether a text declines to answer, by the usual phrases of English."""
+    """Whether a text declines to answer, judged by the usual English phrases."""
     return _REFUSALS.search(text.replace("\u2019", "'")) is not None
 
 
 def measure(item: QuestionItem, text: str, stop: Sequence[str] = ()) -> dict[str, float]:
-    """All metrics of a generated text, up to the first stop string."""
+    """All metrics of a generated text, cut at the first stop string."""
     answer = before_stop(text, stop)
     return {
         CONTAINS.name: float(contains(answer, item.answers)),

@@ -1,4 +1,4 @@
-"""Reads data sets from files (JSON, JSON lines, tables) or from the Hugging Face hub, as rows that know their place.
+"""Reads data sets from files (JSON, JSON lines, tables) or from the Hugging Face hub, as rows with their place in the source.
 
 The package does not contain data. Every report shows the SHA-256 of the data. A file that differs from the published one is
 read too, and reported: its numbers are not comparable with published ones.
@@ -84,7 +84,7 @@ class Row:
         return found
 
     def text(self, *names: str) -> str:
-        """The same for text, unchanged: white space around it is part of some prompts.
+        """Like `value`, for text. It is not stripped: white space around it is part of some prompts.
 
         Raises:
             DataError: See `value`; or it is not text.
@@ -98,7 +98,7 @@ class Row:
         return found
 
     def texts(self, *names: str, separator: str | None = None) -> list[str]:
-        """The same for a list of texts: from JSON, from the hub, or from one cell of a table.
+        """Like `value`, for a list of texts from JSON, from the hub, or from one cell of a table.
 
         Args:
             *names: See `value`.

@@ -25,25 +25,25 @@ INFO_PROMPT = "Q: {question}\nA: {answer}\nHelpful:"
 
 
 class Judge(Protocol):
-    """Anything that can say yes or no."""
+    """A model or server that can answer yes or no."""
 
     def probability_of_yes(self, prompt: str) -> float:
-        """The probability that " yes" follows the prompt, and not " no", in [0, 1].
+        """The probability in [0, 1] that the prompt continues with " yes" rather than " no".
 
         Raises:
-            JudgeError: The judge did not reply, or with neither of the two.
+            JudgeError: The judge did not reply, or replied with neither of the two.
         """
 
 
 class ModelJudge:
     """A causal language model on this machine.
 
-    The probability is normalized over the two answers alone; GPT-judge's was over the vocabulary. A fine-tuned judge says
-    nothing else, and this way any other model can be used as well.
+    The probability is normalized over the two answers; GPT-judge's was over the vocabulary. For a fine-tuned judge, which gives
+    no other answer, the two agree. Normalizing over the answers also allows models that were not fine-tuned.
 
     Args:
         model: A causal language model, in eval mode.
-        tokenizer: Its tokenizer.
+        tokenizer: The model's tokenizer.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -67,7 +67,7 @@ class ModelJudge:
 class EndpointJudge:
     """A server with OpenAI's completions interface (`/completions` with `logprobs`), such as vLLM's or llama.cpp's.
 
-    The probability is normalized over the two answers alone, among the five likeliest tokens that the server reports.
+    The probability is normalized over the two answers, among the five likeliest tokens that the server reports.
 
     Args:
         model: Name of the model on the server.

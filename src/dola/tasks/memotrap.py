@@ -1,8 +1,8 @@
-"""MemoTrap (Liu and Liu 2023): does a model follow an instruction where a saying that it knows by heart ends differently?
+"""MemoTrap (Liu and Liu 2023): does a model follow an instruction that contradicts a saying it has memorized?
 
-The data set is four files of one layout: a `prompt`, a list of `classes` (endings that carry their own leading space), and the
-`answer_index` of the ending that the instruction asks for. Each file is a set of its own, and other files of this layout are
-read as well. The paper has no run of MemoTrap: its settings here are those of FACTOR, with the bucket for short answers.
+The data set consists of four files of one layout: a `prompt`, a list of `classes` (endings with their leading space), and the
+`answer_index` of the ending that the instruction requires. Each file is a separate set, and other files of this layout can be
+read as well. The paper did not run MemoTrap: the settings here are those of FACTOR, with the bucket for short answers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PUBLISHED = {
 
 
 def items(data: Data) -> list[ChoiceItem]:
-    """Each row as a prompt with its endings, which join it without anything in between.
+    """Each row as a prompt with its endings, which follow it directly.
 
     Raises:
         DataError: A row lacks a field, has fewer than two endings or an empty one, or its index names none of them.
@@ -43,7 +43,7 @@ def _item(row: Row) -> ChoiceItem:
 
 
 def _answer(row: Row, count: int) -> int:
-    """The index of the right ending: a number, or the digits of one, as a table holds it."""
+    """The index of the right ending: a number, or digits as text in a table."""
     found = row.value("answer_index")
     allowed = [str(index) for index in range(count)]
     if isinstance(found, bool) or str(found).strip() not in allowed:
@@ -55,11 +55,11 @@ def _answer(row: Row, count: int) -> int:
 
 
 def metrics(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[int]) -> dict[str, float]:
-    """Whether one item is right, 0 or 1, by two rules. The first of equals wins in both.
+    """Whether one item is right, 0 or 1, by two rules. In both, the first ending wins ties.
 
     accuracy: the right ending has the highest sum of log-likelihoods. accuracy_per_token: it has the highest mean per token.
-    Scores with a floor often tie, where both endings are implausible. The right ending is the first in about half of the rows,
-    so a scorer that only ties is at chance.
+    Scores with a floor often tie, namely if both endings are implausible. The right ending is the first one in about half of
+    the rows, so a scorer that only ties is at chance.
 
     Args:
         item: The item.
@@ -75,5 +75,5 @@ def metrics(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[int]) ->
 
 
 def _wins(item: ChoiceItem, values: Sequence[float]) -> float:
-    """1 where the first of the highest values is the right ending's, else 0."""
+    """1 if the first of the highest values belongs to the right ending, otherwise 0."""
     return float(item.correct[max(range(len(values)), key=values.__getitem__)])

@@ -1,7 +1,7 @@
-"""NQ-open (Kwiatkowski et al. 2019; Lee et al. 2019): questions that people typed, answered without a text to look them up in.
+"""NQ-open (Kwiatkowski et al. 2019; Lee et al. 2019): questions from web searches, answered without a text to look them up in.
 
-Five questions with answers come before each one, and an answer is right where it equals a known one after normalization
-(`answers.exact_match`). The five are our own, so they are in no split of the data.
+Five questions with answers precede each question. An answer is right if it equals a known one after normalization
+(`answers.exact_match`). The five were written for dola, so no split of the data contains them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SHOTS = (
 
 
 def items(data: Data) -> list[QuestionItem]:
-    """The questions, with five before each.
+    """The questions, each after the five examples.
 
     Raises:
         DataError: A row has no question or no answer.

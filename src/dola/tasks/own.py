@@ -1,9 +1,9 @@
-"""The user's own questions as a task, whatever their file calls its columns.
+"""The user's own questions as a task, with columns of any name.
 
     question, answer                          generation: the text is compared with the known answers
     question, answer, wrong                   multiple choice by likelihood
     question, choices, label                  multiple choice by likelihood
-    context, id, group                        optional, beside any of these
+    context, id, group                        optional, with any of these
 
 An answer may be a list. A cell of a table may hold several, as JSON or separated by "|" or ";".
 """
@@ -32,17 +32,17 @@ NAMES: dict[str, tuple[str, ...]] = {
     "id": ("id", "question_id", "qid"),
     "group": ("group",),
 }
-"""What a column is called, by what it is. The first that the data have is used."""
+"""Names that each kind of column may have. The first one that the data contain is used."""
 TEMPLATE = "Q: {question}\nA:"
 CONTEXT_TEMPLATE = "{context}\n\nQ: {question}\nA:"
 MAX_NEW_TOKENS = 64
 PLACES = ("question", "context")
-"""What a template may have a place for."""
+"""Placeholders that a template may contain."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of the data is what; None for what they do not have.
+    """The column of each kind, by name; None for a kind that the data lack.
 
     Attributes:
         question, answer, wrong, choices, label, context, id, group: Names of columns.
@@ -70,11 +70,11 @@ class Columns:
 
         Args:
             data: The rows.
-            named: What is called otherwise: for instance {"question": "Frage"}.
+            named: Columns with other names, by kind: for instance {"question": "Frage"}.
 
         Raises:
-            UsageError: A name of something that is not a column, or a column that the data do not have.
-            DataError: No question, or no answers.
+            UsageError: A kind that does not exist, or a column that the data do not have.
+            DataError: No column holds questions, or none holds answers.
         """
         there = tuple(dict.fromkeys(name for row in data.rows for name in row.fields))
         found: dict[str, str] = {}
@@ -107,12 +107,12 @@ class Columns:
 
 @dataclass(frozen=True)
 class Asking:
-    """How questions become prompts.
+    """How questions are turned into prompts.
 
     Attributes:
-        template: A format string with {question} and, where there is one, {context}. It ends where the answer begins.
-        shots: Questions with their answers, to put before each question in the same form.
-        max_new_tokens: Length of a generated answer, at most.
+        template: A format string with {question} and, if there are contexts, {context}. It ends where the answer begins.
+        shots: Examples with their answers, put before each question in the same form.
+        max_new_tokens: Maximum length of a generated answer.
     """
 
     template: str | None = None
@@ -135,12 +135,12 @@ class Asking:
             raise UsageError("The prompt template has no {question}.", hint=f"for instance {TEMPLATE!r}")
 
     def prompt(self, question: str, context: str | None) -> str:
-        """What the model reads before the answer: the examples, then the question."""
+        """The text before the answer: the examples, then the question."""
         before = [f"{self._asked(**given)} {answer}\n\n" for given, answer in self.shots]
         return "".join(before) + self._asked(question, context)
 
     def message(self, question: str, context: str | None) -> str | None:
-        """What a chat model is asked, or None where it reads the prompt: there are examples, or a template was given."""
+        """The message to a chat model. None if there are examples or a template: it then gets the prompt."""
         if self.shots or self.template is not None:
             return None
         return question if context is None else f"{context}\n\n{question}"
@@ -151,13 +151,13 @@ class Asking:
 
 
 def own_task(data: Data, name: str, columns: Columns | None = None, asking: Asking | None = None) -> Task:
-    """The task that some data are.
+    """Make a task from the user's data.
 
     Args:
         data: The rows.
         name: Name of the task, for reports.
-        columns: Which column is what; found by their names where it is None.
-        asking: How questions are asked.
+        columns: The columns; by default they are found by name.
+        asking: How questions are turned into prompts.
 
     Raises:
         UsageError, DataError: See `Columns.of`.
@@ -195,7 +195,7 @@ def own_task(data: Data, name: str, columns: Columns | None = None, asking: Aski
 
 
 def own_items(data: Data, columns: Columns, asking: Asking) -> list[QuestionItem]:
-    """Questions that are answered with text.
+    """The questions, to be answered with generated text.
 
     Raises:
         DataError: A row has no question or no answer.
@@ -251,7 +251,7 @@ def _question(row: Row, columns: Columns, asking: Asking) -> QuestionItem:
 
 
 def _chosen(row: Row, columns: Columns) -> tuple[list[str], list[str]]:
-    """The right and the wrong choices. The label is a place from 0, a letter, a text, or a name that the choices carry."""
+    """The right and the wrong choices. The label is an index from 0, a letter, a choice's text, or a choice's name."""
     assert columns.choices is not None
     assert columns.label is not None
     found, label = row.value(columns.choices), row.value(columns.label)
@@ -284,7 +284,7 @@ def _place(label: str, texts: Sequence[str], names: Sequence[str]) -> int | None
 
 
 def _several(row: Row, column: str | None) -> list[str]:
-    """The texts of a cell: a list, or text that "|" or ";" separates."""
+    """The texts in a cell: a list, or text separated by "|" or ";"."""
     assert column is not None
     value = row.value(column)
     if isinstance(value, (int, float)) and not isinstance(value, bool):

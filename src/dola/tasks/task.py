@@ -65,12 +65,12 @@ class PaperSettings:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of DoLa in which the paper's runs differ, beside the layers."""
+        """The settings of DoLa in which the paper's runs differ, except the layers."""
         return {"relative_top": self.relative_top}
 
 
 NO_PAPER = PaperSettings("high", relative_top=0.1, repetition_penalty=RECOMMENDED_PENALTY)
-"""The usual settings, for tasks that the paper did not run. The penalty brings its control, vanilla with the penalty, along."""
+"""The usual settings, for tasks that the paper did not run. The penalty adds its control, vanilla with the same penalty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +160,7 @@ class ChoiceTask(BaseTask):
     measured_alone: ClassVar[bool] = True
 
     def check_means(self, judge: object, folder: object) -> None:
-        """Do nothing: scores need neither a judge nor a folder."""
+        """Accept everything: scores need neither a judge nor a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

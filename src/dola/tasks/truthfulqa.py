@@ -65,8 +65,9 @@ def binary_metrics(item: ChoiceItem, scores: Sequence[float], tokens: Sequence[i
 def binary_items(data: Data) -> list[ChoiceItem]:
     """Each question twice: its best answer against its best incorrect one, once as A and once as B. The two are a group.
 
-    The 2025 form of TruthfulQA (the authors' repository, file of 790 questions): with several answers a model that knows the
-    form of true answers can do well; with two of the same form it cannot. Both orders, because models prefer a letter.
+    This is the 2025 form of TruthfulQA (790 questions in the authors' repository). With several answers, a model can do well
+    by recognizing the style of true answers; with two answers of the same style it cannot. Both orders are asked, because
+    models prefer one of the letters.
 
     Raises:
         DataError: A row has no question or lacks one of the two answers.
@@ -88,7 +89,7 @@ def _binary_items(row: Row) -> list[ChoiceItem]:
 
 
 def _answers(row: Row, *names: str) -> list[str]:
-    """The answers of a field, each closed with a full stop."""
+    """The answers of a field, each ending with a full stop."""
     found = [_closed(part) for part in row.texts(*names, separator=";") if part.strip()]
     if not found:
         raise DataError(f"{row.where}: the field {names[0]!r} has no answer.", hint="complete the row, or remove it")

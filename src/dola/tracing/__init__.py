@@ -1,1 +1,1 @@
-"""What each layer says of each token: `dola.trace`."""
+"""What each layer predicts for each token: `dola.trace`."""

@@ -1,7 +1,7 @@
-"""A trace: what each layer of a model says of each token, as data. Made by `dola.trace`, drawn by `dola.plot`.
+"""A trace: each layer's predictions for each token, as data. `dola.trace` creates it, `dola.plot` draws it.
 
-Layers are numbered as everywhere: 0 is the embedding output, N the mature layer. Needs neither torch nor a model, so that a
-saved trace can be looked at anywhere.
+Layer 0 is the embedding output and N the mature layer. This module needs neither torch nor a model, so a saved trace can be
+viewed anywhere.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class PlausibleToken:
 
     Attributes:
         id: The token.
-        contrast: Its score: F, in nats, or its logit where the scores are a distribution.
-        probability: In each layer, [N+1].
-        log_p, log_q: Log-probability in the mature layer and in the token's premature one, from which F at any strength
-            follows. None in files of earlier versions.
+        contrast: Its score: F in nats, or its logit if the scores are a distribution.
+        probability: Its probability in each layer, [N+1].
+        log_p, log_q: Its log-probability in the mature layer and in the premature layer. They give F at any strength. None in
+            files of earlier versions.
     """
 
     id: int
@@ -59,8 +59,8 @@ class TokenTrace:
         mature_choice: The mature layer's likeliest token.
         dola_choice: The token with the largest contrast.
         plausible_count: Size of the plausible set.
-        plausible: Its members by contrast, the largest first; of a set of more than 20, as many: the likeliest ones, and
-            DoLa's choice.
+        plausible: Members of the plausible set by contrast, the largest first; at most 20: the likeliest ones and DoLa's
+            choice.
         top: The likeliest tokens of each layer with their probabilities, [N+1][k].
         rank: Rank of `token` in each layer, [N+1]; 1 is the likeliest. None without a `token`.
         probability: Probability of `token` in each layer, [N+1]; None without a `token`.
@@ -81,30 +81,30 @@ class TokenTrace:
     probability: tuple[float, ...] | None
 
     def member(self, token: int) -> PlausibleToken | None:
-        """What is listed of a plausible token."""
+        """The entry of a plausible token, or None if it is not listed."""
         return next((each for each in self.plausible if each.id == token), None)
 
     def ids(self) -> set[int]:
-        """All tokens that this speaks of."""
+        """All tokens that this trace mentions."""
         named = {self.after, self.mature_choice, self.dola_choice, *(each.id for each in self.plausible)}
         return named | {token for layer in self.top for token, _ in layer} | (set() if self.token is None else {self.token})
 
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """What each layer says of the tokens of one text.
+    """Each layer's predictions for the tokens of one text.
 
     Attributes:
-        model: Its name or path.
+        model: Name or path of the model.
         prompt: The prompt's text, chat template included.
         mode: Whose tokens these are, a key of MODES.
         settings: Settings of the method, from its configuration's `as_dict`, and `repetition_penalty` for generated tokens.
         num_layers: N, the number of blocks.
         candidates: The candidate premature layers.
         prompt_tokens: Length of the prompt.
-        tokens: One for each token that is traced.
-        texts: The text of each token that is spoken of, by id.
-        without_lens: The same tokens read through the final norm, where this was read through a lens.
+        tokens: One entry for each traced token.
+        texts: Text of each mentioned token, by id.
+        without_lens: The trace of the same tokens through the final norm, if this one was read through a lens.
 
     Examples:
         >>> model, tokenizer = dola.load()
@@ -128,7 +128,7 @@ class LayerTrace:
 
     @property
     def readings(self) -> tuple[LayerTrace, ...]:
-        """What renderings show: without the lens and with it, or this trace alone."""
+        """The traces that renderings show: without and with the lens, or only this one."""
         return (self,) if self.without_lens is None else (self.without_lens, self)
 
     @property
@@ -152,7 +152,7 @@ class LayerTrace:
 
     @property
     def title(self) -> str:
-        """What this is a trace of, in a few words."""
+        """A short description of what is traced."""
         layers = self.settings["layers"]
         named = layers if isinstance(layers, str) else ", ".join(map(str, layers))
         penalty = self.settings.get("repetition_penalty")
@@ -164,7 +164,7 @@ class LayerTrace:
         return "" if token is None else self.texts[token]
 
     def telling(self) -> int:
-        """The index of the token that shows most: where the contrast outweighs the mature layer's choice most clearly."""
+        """The index of the most interesting token: where the contrast most clearly overrules the mature layer's choice."""
 
         def weight(index: int) -> tuple[bool, float]:
             token = self.tokens[index]
@@ -181,7 +181,7 @@ class LayerTrace:
         return _explain(self, self.tokens[index])
 
     def as_dict(self) -> dict[str, Any]:
-        """The trace as JSON takes it, as docs/cli.md documents it."""
+        """The trace as JSON values, with the fields in docs/cli.md."""
         return {
             "model": self.model,
             "prompt": self.prompt,
@@ -203,10 +203,10 @@ class LayerTrace:
 
     @classmethod
     def from_json(cls, text: str) -> LayerTrace:
-        """A trace that `to_json` or `dola trace --json` has written.
+        """Read a trace that `to_json` or `dola trace --json` has written.
 
         Raises:
-            TraceError: Truncated, not a trace, of another version, or with values that contradict each other.
+            TraceError: The text is truncated, not a trace, from another version, or contains contradictory values.
         """
         try:
             found = [value for _, value in values(text)]
@@ -223,10 +223,10 @@ class LayerTrace:
 
     @classmethod
     def from_value(cls, found: Any) -> LayerTrace:
-        """The same, for JSON that has been parsed.
+        """Read a trace from parsed JSON.
 
         Raises:
-            TraceError: As `from_json`.
+            TraceError: See `from_json`.
         """
         schema = found.get("schema") if isinstance(found, dict) else None
         if not isinstance(schema, str) or not schema.startswith("dola.trace/"):
@@ -250,7 +250,7 @@ class LayerTrace:
         return trace
 
     def to_pandas(self) -> Any:
-        """A DataFrame with a row for each token and layer, the mature layer included, whose divergence is 0.
+        """A DataFrame with a row for each token and layer, including the mature layer with divergence 0.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -282,14 +282,14 @@ class LayerTrace:
         )
 
     def _repr_html_(self) -> str:
-        """The page of `dola.plot.html`, in a frame of its own: what notebooks show."""
+        """The page of `dola.plot.html` in a frame, for notebooks."""
         from dola.plot.html import frame
 
         return frame(self.readings)
 
 
 def _whole(found: Mapping[str, Any]) -> LayerTrace:
-    """The checked trace of its JSON, alone."""
+    """Build and check one trace from its JSON, without `without_lens`."""
     names = [name for name in LayerTrace.__dataclass_fields__ if name != "without_lens"]
     trace = LayerTrace(**{**{name: found[name] for name in names}, **_parsed(found)})
     _check(trace)
@@ -347,7 +347,7 @@ def _token_as_dict(token: TokenTrace) -> dict[str, Any]:
 
 
 def _parsed(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a LayerTrace that JSON holds as something else."""
+    """The fields of a LayerTrace that need conversion from JSON."""
     layers = found["settings"]["layers"]
     return {
         "settings": {**found["settings"], "layers": layers if isinstance(layers, str) else tuple(layers)},
@@ -370,7 +370,7 @@ def _token(found: Mapping[str, Any]) -> TokenTrace:
 
 
 def _check(trace: LayerTrace) -> None:
-    """Raise ValueError where a trace holds what the renderings cannot show."""
+    """Raise ValueError if a trace contains values that the renderings cannot show."""
     layers = trace.num_layers
 
     def hold(condition: bool, what: str) -> None:
@@ -410,11 +410,11 @@ def _check(trace: LayerTrace) -> None:
 
 
 def _odd_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are not what they should be."""
+    """The settings whose values are invalid."""
     from dola.methods.registry import METHODS
 
     kind = METHODS.get(settings.get("method", "dola"))
-    known = () if kind is None else kind.settings()  # nothing is known of a method that is not installed here
+    known = () if kind is None else kind.settings()  # a method that is not installed here cannot be checked
     found = {each.name: settings[each.name] for each in known if each.name in settings and not each.allows(settings[each.name])}
     penalty = settings.get("repetition_penalty")
     return found if penalty is None or _is_number(penalty) else {**found, "repetition_penalty": penalty}

@@ -2,9 +2,9 @@
 
     generate --each token--> its residual streams, all layers --BLOCK tokens at a time--> LayerReader --> Progress
 
-`dola.trace` reads generated tokens in a separate forward pass. Here hooks keep the states of the decoding itself, so nothing
-runs twice, and a trace shows exactly the states from which the tokens were chosen. Reading a layer reads the head's weights
-once, whether for one position or eight: so texts grow by tokens, and traces by blocks.
+`dola.trace` reads generated tokens in a separate forward pass. Here hooks store the states of the decoding itself. So nothing
+runs twice, and a trace shows exactly the states from which the tokens were chosen. Reading a layer takes one read of the head's
+weights, whether for one position or eight. So texts grow token by token, and traces block by block.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Progress:
     Attributes:
         decode: The way: "dola" or "greedy".
         token_ids: The tokens so far.
-        trace: Trace of the first of them, or None before the first is read; of all when it is `done`.
+        trace: Trace of the first tokens, None before any has been read; when `done`, of all tokens.
         done: Whether this is the last progress of this way.
     """
 
@@ -65,16 +65,16 @@ def follow(
     anatomy: Anatomy | None = None,
     stop: threading.Event | None = None,
 ) -> Generator[Progress, None, None]:
-    """Decode in several ways at once; yields progress for every token, and a longer trace for every few tokens.
+    """Decode in several ways at once. Yields progress for every token, and a longer trace every few tokens.
 
-    The last trace of a way has the tokens, layers and choices of `dola.trace(..., generate=...)` with the same arguments, and
-    its numbers up to rounding. Other arguments of `generate` are not supported: a step here is one forward pass and one token.
+    The last trace of a way has the same tokens, layers and choices as `dola.trace(..., generate=...)` with these arguments, and
+    the same numbers up to rounding. Other arguments of `generate` are not supported: a step is one forward pass and one token.
 
     Args:
         model, tokenizer, config, generate, repetition_penalty, top_k, anatomy: See `dola.trace`.
         prompt: The tokens of the prompt.
         decode: The ways of decoding.
-        stop: Ends all ways after their current token, when it is set. Closing the iterator does so as well.
+        stop: When set, all ways end after their current token. Closing the iterator has the same effect.
 
     Raises:
         InputError, AttachError, LayersError, ReadoutError: See `dola.trace`; raised at the first step of the iteration.
@@ -108,7 +108,7 @@ def follow(
 
 @dataclass(frozen=True)
 class _Made:
-    """A token, and the residual streams that it was chosen from: layer -> [1, d], layers 0 to N."""
+    """A token and the residual streams that it was chosen from: layer -> [1, d], for layers 0 to N."""
 
     token: int
     states: dict[int, Tensor]
@@ -221,6 +221,6 @@ class _Way:
 
 
 def _joined(block: Sequence[_Made]) -> dict[int, Tensor]:
-    """The residual streams [n, d] of a block, on the device of the last layer's."""
+    """The residual streams [n, d] of a block, on the last layer's device."""
     device = block[0].states[max(block[0].states)].device
     return {layer: torch.cat([made.states[layer].to(device) for made in block]) for layer in block[0].states}

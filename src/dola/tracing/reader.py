@@ -1,9 +1,9 @@
-"""Reads what each layer of a model says of some positions.
+"""Reads what each layer of a model predicts at some positions.
 
     residual streams of all layers --layer by layer, some positions at a time--> numbers
 
-A token's text and a dozen numbers for each layer are all that is kept: never the distributions of several layers at once. What
-is asked of the chosen layer comes last, from one more readout, of each position's own layer.
+Only a token's text and a dozen numbers per layer are kept, never the distributions of several layers at once. The numbers of
+the chosen layer come last, from one more readout of each position's own layer.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from dola.scoring.folds import compare_whole
 from dola.tracing.data import PlausibleToken, TokenTrace
 
 LISTED = 20
-"""Members of a plausible set that are listed, at most: the likeliest, and DoLa's choice."""
+"""Maximum number of listed members of a plausible set: the likeliest ones and DoLa's choice."""
 
 BUFFERS = 4
-"""Positions are read so many at a time that positions * |V| stays below a quarter of what a decoding step allows itself (16 MiB
-of float32 on a CPU). About ten such buffers are alive at the peak."""
+"""Positions are read in groups: positions * |V| stays below a quarter of a decoding step's limit (16 MiB of float32 on a CPU).
+About ten such buffers exist at the peak."""
 
 DIGITS = 7
-"""Significant digits that are kept: those of float32."""
+"""Number of significant digits that are kept, as in float32."""
 
 
 @dataclass
 class _Look:
-    """One layer at n positions, log-probabilities in nats.
+    """One layer's predictions at n positions, with log-probabilities in nats.
 
     Attributes:
-        order: What orders candidates by their divergence from the mature layer, [n].
-        top_ids, top: Its likeliest tokens, [n, k].
-        listed: The tokens that are followed through the layers, [n, m].
-        rank, token: Rank and log-probability of the token that follows, [n].
+        order: A value that orders candidates by their divergence from the mature layer, [n].
+        top_ids, top: The layer's likeliest tokens and their log-probabilities, [n, k].
+        listed: Log-probabilities of the tokens that are followed through the layers, [n, m].
+        rank, token: Rank and log-probability of the next token, [n].
     """
 
     order: Tensor
@@ -75,14 +75,14 @@ class LayerReader:
 
     @torch.no_grad()
     def read(self, ids: Sequence[int], first: int, tokens: Sequence[int | None]) -> list[TokenTrace]:
-        """How each of `tokens` is chosen: the first after position `first` of `ids`, the others after the following ones."""
+        """Trace how each of `tokens` is chosen. The first follows position `first` of `ids`, the others the next positions."""
         lm, last = self.anatomy.lm, self.anatomy.num_layers
         row = torch.tensor([ids], device=lm.device)
         with captured(self.anatomy, range(last)) as hidden:
             whole = is_hooked_outside(self.anatomy)
             few = {} if whole else few_logits(lm)
             logits = lm(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False, **few).logits
-            if logits[:, -1].amax().isfinite():  # or `_check_finite` says what is wrong
+            if logits[:, -1].amax().isfinite():  # otherwise `_check_finite` reports the problem
                 rows = slice(None) if whole else slice(-1, None)
                 self.anatomy.check_readout(hidden[last][0, rows], logits[0, rows])
             streams = {layer: states[0] for layer, states in hidden.items()}
@@ -100,9 +100,9 @@ class LayerReader:
     def read_states(
         self, hidden: Mapping[int, Tensor], positions: range, before: Sequence[int], after: Sequence[int | None]
     ) -> list[TokenTrace]:
-        """How the tokens `after` are chosen, given the residual streams [n, d] of all layers, 0 to N, at `positions`.
+        """Trace how the tokens `after` are chosen, from the residual streams [n, d] of layers 0 to N at `positions`.
 
-        `before` are the tokens at these positions. All are read at once: it is for the caller to give few.
+        `before` are the tokens at these positions. All positions are read at once, so the caller should pass few.
         """
         mature = self._readout(hidden, self.anatomy.num_layers)
         _check_finite(mature, positions)
@@ -155,19 +155,19 @@ class LayerReader:
         ]
 
     def _readout(self, hidden: Mapping[int, Tensor], layer: int) -> Tensor:
-        """Logits [n, V] of a layer: as the contrast reads it, the mature one as the model does."""
+        """Logits [n, V] of a layer: a candidate read as for the contrast, the mature layer as in the model."""
         if layer == self.anatomy.num_layers:
             return self.anatomy.readout(hidden[layer])
         return self.anatomy.premature(hidden[layer], self.config, self._map_of(layer))
 
     def _map_of(self, layer: int) -> Maps | None:
-        """The lens on a layer; None where it is read through the final norm: without a lens, or where that has no map."""
+        """The lens for a layer. None if it is read through the final norm: without a lens, or if the lens has no map for it."""
         return self._maps.of([layer]) if self._maps is not None and layer in self._maps.layers else None
 
     def _decide(self, mature: Tensor, hidden: Mapping[int, Tensor], order: Tensor, positions: range) -> tuple[Tensor, Tensor]:
-        """The layer [n] that counts most in each position, and the method's scores [n, V].
+        """The layer [n] with the largest weight at each position, and the method's scores [n, V].
 
-        A method that selects by divergence, [N, n] in `order`, needs one more readout, of each position's own layer.
+        A method that selects by divergence, [N, n] in `order`, needs one more readout of each position's own layer.
         """
         layers = torch.tensor(self.candidates, device=order.device)
         if self.method.selects:
@@ -185,16 +185,16 @@ class LayerReader:
         )
         scores, weights = self.method.decide(mature, candidates)
         counted = weights[:-1]
-        none = (counted == 0).all(dim=0)  # then the mature layer alone decides; what stands for it is the layer below
+        none = (counted == 0).all(dim=0)  # the mature layer alone decides; show the highest candidate instead
         chosen = layers[counted.argmax(dim=0)].masked_fill(none, max(self.candidates))
         return chosen, scores
 
     def _mapped(self, state: Tensor, layer: int) -> Tensor:
-        """A candidate's state as its lens maps it, or as it is."""
+        """A candidate's state, mapped by its lens if there is one."""
         return state if self._maps is None else self._maps.of([layer])(state[None])[0]
 
     def _look(self, logits: Tensor, mature: tuple[Tensor, Tensor, Tensor], listed: Tensor, tokens: Tensor) -> _Look:
-        """One layer's logits [n, V] beside the mature ones, given with their log sum exp and their log_softmax."""
+        """Compare one layer's logits [n, V] with the mature ones, given with their log sum exp and log_softmax."""
         values = wide(logits)
         compared = compare_whole(*mature, logits, {self.method.divergence})
         log_z = compared.log_z
@@ -210,7 +210,7 @@ class LayerReader:
         )
 
     def _list(self, best: Tensor, hidden: Mapping[int, Tensor], listed: Tensor, looks: Sequence[_Look]) -> None:
-        """Put DoLa's choice in the last place where it is not listed, among the members of a large plausible set."""
+        """Put DoLa's choice in the last place if a large plausible set does not list it."""
         missing = ~(listed == best[:, None]).any(dim=-1)
         if not missing.any():
             return
@@ -225,7 +225,7 @@ class LayerReader:
 
 
 class _Table:
-    """The looks at all layers [N+1] as Python numbers, by position."""
+    """The predictions of all layers [N+1] as Python numbers, by position."""
 
     def __init__(self, looks: Sequence[_Look], listed: Tensor, contrasts: Tensor) -> None:
         def by_position(name: str) -> Any:
@@ -245,7 +245,7 @@ class _Table:
         )
 
     def members(self, row: int, count: int, layer: int) -> tuple[PlausibleToken, ...]:
-        """Those of the plausible set of `count` that are listed, by their scores, and what they have in `layer`."""
+        """The listed members of a plausible set of size `count`, ordered by score, with their values in `layer`."""
         logs = self._logs[row]
         members = [
             PlausibleToken(

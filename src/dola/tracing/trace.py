@@ -39,33 +39,33 @@ def trace(
     anatomy: Anatomy | None = None,
     **settings: Any,
 ) -> LayerTrace:
-    """Look at what every layer says of a prompt's own tokens, or of tokens that are generated after it.
+    """Record what every layer predicts for a prompt's own tokens, or for tokens that are generated after it.
 
         trace = dola.trace(model, tokenizer, "The capital of Washington State is", "high")
         print(trace.explain(-1))  # how the next token would be chosen
 
-    Without `generate` the text is read as it is: a column for each token, about how the token after it is chosen, the
-    last one about the token that would come next. With it, `dola.generate` decodes first, with all its rules (penalties, end
-    tokens, masks), and its tokens are read in the same way. The contrast is that before such rules, so a token that they
-    brought about is not DoLa's choice here, and `explain` says so.
+    Without `generate` the prompt is read as it is. Each entry shows how the token after one of its tokens is chosen; the last
+    entry is about the token that would come next. With `generate`, `dola.generate` decodes first, with all its rules
+    (penalties, end tokens, masks), and the generated tokens are read the same way. The trace shows the contrast before these
+    rules. If a rule changes the token, it differs from DoLa's choice in the trace, and `explain` says so.
 
     Args:
-        model: A decoder-only Hugging Face model in eval mode, without DoLa on it.
-        tokenizer: Its tokenizer.
+        model: A decoder-only Hugging Face model in eval mode, without DoLa attached.
+        tokenizer: The model's tokenizer.
         prompt: A text, or its tokens.
-        config: A DoLaConfig or another method's settings, or just its `layers`; without it as for `attach`.
-        generate: How many tokens to generate, at most; 0 reads the prompt.
-        decode: How: "dola", or "greedy" for what plain decoding says.
-        repetition_penalty: Repetition penalty for generated tokens, in both ways.
-        top_k: How many of the likeliest tokens of each layer to keep.
-        anatomy: The parts of a model in which they are not found by themselves.
+        config: A DoLaConfig or another method's settings, or just the `layers`; defaults as for `attach`.
+        generate: Maximum number of tokens to generate; 0 reads the prompt.
+        decode: How to generate: "dola", or "greedy" for plain decoding.
+        repetition_penalty: Repetition penalty for generated tokens, with both values of `decode`.
+        top_k: Number of likeliest tokens of each layer to keep.
+        anatomy: The parts of the model, if dola cannot find them itself.
         **settings: More arguments of `generate`.
 
     Raises:
         InputError: No tokens, a token that the model has no embedding for, more tokens than the model's window holds, a value
             out of range, a model in training mode, or logits that define no distribution.
         AttachError: DoLa is attached to the model.
-        LayersError: Layers that this model does not have.
+        LayersError: The model does not have these layers.
         ReadoutError: The parts of the model that were found do not reproduce its logits.
 
     Examples:
@@ -143,7 +143,7 @@ def check_arguments(lm: Any, generate: int, decode: str, top_k: int, settings: M
         raise InputError(f"decode={decode!r} is not supported. Allowed: 'dola' and 'greedy'.", hint="omit decode for 'dola'")
     if fixed := sorted({"max_new_tokens", "max_length", "num_return_sequences"} & settings.keys()):
         raise InputError(
-            f"{fixed[0]}={settings[fixed[0]]!r} is not taken: generate= says how many tokens, of one text.",
+            f"{fixed[0]}={settings[fixed[0]]!r} is not supported: generate= sets the number of tokens, for one text.",
             hint="use generate=20",
         )
     if settings and not generate:

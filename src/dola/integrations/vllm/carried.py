@@ -1,4 +1,4 @@
-"""Layers of models whose class in vLLM does not return any: their own blocks carry them to the final norm.
+"""Captures layers of models whose class in vLLM does not return any: the model's own blocks carry them to the final norm.
 
     hidden_states, residual = layer(positions, hidden_states, residual)        what vLLM's decoders do with every block
     hidden_states, _ = norm(hidden_states, residual)                           and after the last one
@@ -9,7 +9,7 @@ layers. Between pipeline stages, captures have their own name. Blocks and norm b
 names of parameters, by which weights are loaded, do not change. Modules keep no state, so that vLLM compiles them with the rest
 of the decoder.
 
-Classes that do return layers differ only in that (`hand_out`): afterwards, and between stages, both are treated alike.
+Classes that return layers need only `hand_out`. Afterwards, and between stages, both kinds are treated alike.
 
 The captures are deliberately concatenated outside of compiled code. Inside, the compiler of torch 2.13 fuses the copies into
 the wide tensor with sums of other shapes, recomputes their inputs, and forgets which buffers a custom operator has written to
@@ -42,7 +42,7 @@ class CarryingBlock:
     dola_captured: bool
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the block's, with the pair instead of hidden states as input and output."""
+        """Run the block with the pair instead of hidden states as input and output."""
         at = self.dola_hidden
         hidden, kept = _unpacked(args[at])
         if self.dola_captured:

@@ -1,4 +1,4 @@
-"""The engines of this process and their settings, against which requests are checked, and why DoLa may be unavailable."""
+"""The engines of this process with their settings, for checking requests, and why DoLa may be unavailable."""
 
 from __future__ import annotations
 

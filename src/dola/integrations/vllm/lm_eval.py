@@ -27,7 +27,7 @@ class DolaVLLM(CheckedText, VLLM):  # type: ignore[misc]
 
     Args:
         pretrained: A hub id or a folder.
-        layers: As in "dola" of vLLM's additional_config; in --model_args indices are joined by "+" ("layers=16+18").
+        layers: See "dola" in vLLM's additional_config. In --model_args, indices are joined by "+" ("layers=16+18").
         method: Name of a method other than DoLa.
         **kwargs: The other settings of the method, by the names of DoLaConfig's fields; all arguments of lm-eval's VLLM, and
             through it of vLLM's LLM.

@@ -47,7 +47,7 @@ class DoLaMixin:
             self._dola_checks = tracks_weights(vllm_config.load_config)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], *args: Any, **kwargs: Any) -> Any:
-        """As the model's own; the first time, a checkpoint that lacks weights is refused.
+        """Load weights as the model does. The first time, a checkpoint that lacks weights is refused.
 
         Raises:
             ModelFileError: Weights are missing or do not fit.
@@ -67,10 +67,10 @@ class DoLaMixin:
         return loaded
 
     def _dola_check_lens(self) -> None:
-        """Once: a trainer's later weights still have the lens of those before."""
+        """Check the lens, only once: a trainer's later weights keep the lens of the earlier ones."""
         if self._dola is not None and self._dola_unread:
             self._dola_unread = False
-            self._dola.check_lens(self._dola_source, dtype=self._dola_dtype, is_quantized=self._dola_quantised)
+            self._dola.check_lens(self._dola_source, dtype=self._dola_dtype, quantized=self._dola_quantised)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output [T, d] followed by the captured layers; between pipeline stages IntermediateTensors."""
@@ -100,7 +100,7 @@ def _capture(model: Any, layers: tuple[int, ...], architecture: str, width: int)
 
 
 def _without_heads(model: Any) -> dict[str, str]:
-    """The modules besides linear layers that adapters may change: not the head, where they would change only mature rows."""
+    """Non-linear-layer modules that adapters may change, without the head: there an adapter would change mature rows only."""
     modules = getattr(model, "embedding_modules", {})
     return {name: kind for name, kind in modules.items() if kind != "output_embeddings"}
 

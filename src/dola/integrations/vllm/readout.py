@@ -38,9 +38,9 @@ class VLLMModel:
         return self._sharded.whole(local) if self._sharded else local
 
     def statistics(self) -> dict[str, Tensor]:
-        """As EngineModel: of the norms, which all workers have, and of other weights where one worker has them whole.
+        """See `EngineModel.statistics`: the norms, which all workers hold, and other weights that one worker holds completely.
 
-        vLLM joins some weights (query, key and value); these have names that no lens knows.
+        vLLM joins some weights (query, key and value); no lens has statistics under those names.
         """
         decoder, head = decoder_of(self._model), head_of(self._model)
         blocks = [(f"block.{j}", block) for j, block in enumerate(getattr(decoder, "layers", ()))]
