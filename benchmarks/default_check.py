@@ -17,7 +17,7 @@ import transformers
 
 import dola
 from dola.evidence.choice import measure, score_items
-from dola.evidence.report import difference
+from dola.evidence.figures import difference
 from dola.evidence.sample import Sample, find_task
 from dola.evidence.statistics import compare
 

@@ -18,7 +18,7 @@ import dola
 from dola.cli.evaluate import SCHEMA, SCHEMA_NAME
 from dola.cli.evaluation import TASK_NAMES
 from dola.evidence.evaluate import evaluate
-from dola.evidence.report import markdown
+from dola.evidence.markdown_page import markdown
 from dola.evidence.sample import Sample
 from dola.tasks import TASKS
 

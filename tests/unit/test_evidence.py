@@ -19,7 +19,8 @@ from dola.evidence import chart
 from dola.evidence.choice import held_out, measure_length, score_items
 from dola.evidence.evaluate import Judges, evaluate
 from dola.evidence.generation import generate_texts
-from dola.evidence.report import make_report, markdown
+from dola.evidence.markdown_page import markdown
+from dola.evidence.report import make_report
 from dola.evidence.sample import Sample, draw, find_task
 from dola.evidence.table import render
 from dola.evidence.ways import LENGTH, STATIC, VANILLA, Role, Way, choice_ways, generation_ways
@@ -42,6 +43,11 @@ def factor_report(long, tmp_path_factory):
     sample = Sample.of(FACTOR, [str(samples.factor(tmp_path_factory.mktemp("data") / "f.csv"))], seed=3)
     own = DoLaConfig([1, 4], relative_top=0.1)
     return sample, evaluate(*long, sample, name="tiny", dola=own, progress=False)
+
+
+def said_under(report, title):
+    """The sentences of one section of the details."""
+    return next((section.lines for section in report.details if section.title == title), [])
 
 
 # samples
@@ -187,9 +193,29 @@ def test_how_often_layers_were_chosen_is_said(factor_report):
     low = report.way("DoLa low").layers
     assert set(low) <= {0, 2}
     often = max(low, key=low.get)
-    (said,) = [line for line in report.layers_chosen if line.startswith("DoLa low contrasted layers ")]
+    chosen = said_under(report, "Layers")
+    (said,) = [line for line in chosen if line.startswith("DoLa low contrasted layers ")]
     assert said.startswith(f"DoLa low contrasted layers {often} ({100 * low[often]:.0f}%)")
-    assert not any(line.startswith(("vanilla", "random")) for line in report.layers_chosen)
+    assert not any(line.startswith(("vanilla", "random")) for line in chosen)
+
+
+def test_every_row_has_its_answers_and_how_likely_it_finds_the_right_one(factor_report, long):
+    """Those of the static row are the layers' that were chosen; the length control answers with the longest."""
+    sample, report = factor_report
+    for way in report.ways:
+        right = [text in item.right for text, item in zip(way.chosen, report.items, strict=True)]
+        assert right == [value == 1 for value in way.items["factor"]]
+        assert all(text in item.right + item.wrong for text, item in zip(way.chosen, report.items, strict=True))
+    scores = score_items(*long, sample.items, {"vanilla": None}, progress=False)
+    odds = [[math.exp(value - max(of)) for value in of] for of in scores.values["vanilla"]]
+    assert report.way(VANILLA).mass == pytest.approx([of[0] / sum(of) for of in odds], abs=1e-6)
+    longest = report.way(LENGTH)
+    counts = scores.tokens
+    places = [
+        [text.strip() for text in item.continuations].index(text)
+        for text, item in zip(longest.chosen, sample.items, strict=True)
+    ]
+    assert all(of[place] == max(of) for of, place in zip(counts, places, strict=True))
 
 
 def test_a_file_that_is_not_the_published_one_is_said(factor_report):
@@ -348,8 +374,8 @@ def test_answers_are_written_for_fastchat(long, tmp_path, monkeypatch):
     assert [line["question_id"] for line in lines] == [80, 81, 82]
     assert {line["model_id"] for line in lines} == {"tiny-dola-high"}
     assert lines[0]["choices"][0]["turns"] == [report.way("DoLa high").texts[0]]
-    assert report.sentences == []
-    assert "Written: " in markdown(report)
+    assert (report.verdict, report.verdicts, said_under(report, "How to read it")) == ("", [], [])
+    assert f"- {report.files[0]}" in markdown(report).partition("**Written**")[2]
 
 
 # reports
@@ -372,14 +398,19 @@ def test_a_gain_that_length_explains_is_said():
     report = made_report({VANILLA: ([0.0] * 40, LOW), "DoLa": ([0.0] * 40, HIGH), LENGTH: ([0.0] * 40, HIGH)})
     said = "\n".join(report.sentences)
     assert "DoLa: cannot tell. +0.0 points (+0.0 to +0.0) on 40 items" in said
-    assert "mc2: DoLa 65.0 against vanilla 45.0 on 40 items, 20.0 points higher" in said
-    assert "mc2: the number of tokens explains the gain of DoLa: 65.0 by counting tokens, 65.0 by DoLa." in said
+    assert "whose own interval excludes 0, without a verdict: mc2 +20.0 (+20.0 to +20.0), mc2_reference +20.0" in said
+    means = " / ".join(["65.0"] * 3)
+    explained = f"the number of tokens explains the gain of DoLa: {means} by counting tokens, {means} by DoLa."
+    assert f"mc2, mc2_reference, mc3: {explained}" in said
     assert "mc1: the number of tokens" not in said  # there is no gain to explain
 
 
 def test_a_gain_that_length_does_not_reach_is_said():
     report = made_report({VANILLA: ([0.0] * 40, LOW), "DoLa": ([1.0] * 40, HIGH), LENGTH: ([0.0] * 40, LOW)})
-    assert "mc1: the number of tokens alone does not reach DoLa: 0.0 by counting tokens, 100.0 by DoLa." in report.sentences
+    said = said_under(report, "Reasons")
+    assert any(
+        line.startswith("mc1, mc2, mc2_reference, mc3: the number of tokens alone does not reach DoLa:") for line in said
+    )
     assert not any("explains" in sentence for sentence in report.sentences)
 
 
@@ -392,18 +423,21 @@ def test_a_loss_is_not_explained_away():
 def test_markdown(factor_report):
     _, report = factor_report
     page = markdown(report)
-    rows = [line for line in page.splitlines() if line.startswith("|")]
+    rows = [line for line in page.partition("<details>")[0].splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(report.ways) + 1
     assert len({row.count("|") for row in rows}) == 1
-    assert rows[0] == "|  | factor (95% interval) | factor_official (95% interval) | factor against vanilla | McNemar p |"
+    assert rows[0] == "|  | factor (95% interval) | factor_official (95% interval) | factor against vanilla | verdict |"
     assert sum(row.startswith("| *") for row in rows) == sum(way.control for way in report.ways) + 1
-    assert all(f"- {sentence}" in page for sentence in [*report.sentences, *report.layers_chosen, *report.notes])
+    assert all(f"- {sentence}" in page for sentence in [*report.sentences, *report.notes])
+    order = [report.verdict, f"- {report.verdicts[0]}", "|  | factor", "#### Details", "**Rows**"]
+    places = [page.index(part) for part in order]
+    assert places == sorted(places)
     assert f"All 40 items of {report.origins[0].name} (SHA-256 {report.origins[0].sha256[:12]}); seed 3; dola" in page
 
 
-def test_markdown_has_more_than_noise_in_bold():
+def test_markdown_has_verdicts_of_better_or_worse_in_bold():
     report = made_report({VANILLA: ([0.0] * 40, LOW), "DoLa": ([1.0] * 40, HIGH), LENGTH: ([0.0] * 40, LOW)})
-    assert "| **+100.0 (+100.0 to +100.0)** | 0.000 |" in markdown(report)
+    assert "| +100.0 (+100.0 to +100.0) | **better** |" in markdown(report)
 
 
 @pytest.mark.parametrize("width", [80, 160])
@@ -420,15 +454,26 @@ def test_the_table_fits(factor_report, width):
     assert "\x1b" not in written.getvalue()
 
 
-def test_the_table_of_four_metrics_fits_80_columns_and_marks_what_is_more_than_noise():
+def test_the_table_of_four_metrics_fits_80_columns():
     name = "reference high, not normalized"
     report = made_report({VANILLA: ([1, 0] * 20, LOW), name: ([1, 0, 1, 1] * 10, HIGH), LENGTH: ([0.0] * 40, LOW)})
     written = io.StringIO()
     render(Console(file=written, width=80), report)
     lines = written.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    row = re.compile(rf"{name} +75\.0( +[\d.]+){{3}} \+25\.0 \[\+[\d.]+, \+[\d.]+\]\*\s*")
+    row = re.compile(rf"{name} +75\.0( +[\d.]+){{3}} \+25\.0 \[\+[\d.]+, \+[\d.]+\]\s*")
     assert sum(bool(row.fullmatch(line)) for line in lines) == 1
+    assert not any("\u2026" in line for line in lines)
+    assert "*" not in written.getvalue()
+
+
+@pytest.mark.parametrize(("width", "left"), [(40, "mc2_reference, mc3"), (300, "")])
+def test_a_terminal_that_is_too_narrow_is_told_which_metrics_are_left_out(width, left):
+    report = made_report({VANILLA: ([1, 0] * 20, LOW), "DoLa": ([1, 0, 1, 1] * 10, HIGH)})
+    written = io.StringIO()
+    render(Console(file=written, width=width), report)
+    assert (f"Too wide for this terminal: {left}." in " ".join(written.getvalue().split())) == bool(left)
+    assert any(line.endswith(" verdict") for line in map(str.rstrip, written.getvalue().splitlines())) == (not left)
 
 
 def test_the_chart_has_a_point_and_its_interval_for_each_way(factor_report):

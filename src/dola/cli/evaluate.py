@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dola.cli import course, evaluate_harness, evaluation, judging, options, own_data, warning_signs
+from dola.cli import course, evaluate_harness, evaluation, judging, options, own_data, report_files, warning_signs
 from dola.cli.output import note, print_json, stdout
 from dola.cli.values import between
 from dola.errors import UsageError
@@ -50,18 +50,36 @@ SCHEMA = {
     "ways[].implausible": "mean number of tokens of a continuation outside the plausible set, or null",
     "ways[].items": "by metric: the value of each item; of the first items if --sequential decided the row early",
     "ways[].texts": "generated text of each item; empty for tasks that score",
+    "ways[].chosen": "answer that the row chose for each item; empty for tasks that generate",
+    "ways[].mass": "probability of the right answers of each item among all its answers; empty for tasks that generate",
+    "ways[].isolates": "what a control shows by itself: penalty, length, random (layer), none (no contrast), flat or sharp "
+    "(plausible set); else null",
     "versions": "versions of dola, torch, transformers and python",
     "notes": "what a reader must know: contexts that were cut, data that differ from the published ones",
     "files": "written files, for tasks whose answers another program judges",
     "groups": "the group of each item if the data have groups, else null",
     "smallest": "--smallest: the difference in the first metric that matters, as a share",
+    "counts": "by row: what its answers are like: mean words, items that changed, better, worse, longer; for written answers "
+    "also empty, refused, without the form asked for",
+    "by_group": "row, group, items, difference in the first metric, p-value, p-value among all groups and rows (Holm), "
+    "interval where that is below 5%; groups of 10 items or more",
+    "changed": "by judged row: better and worse, up to ten items each whose answers changed most, with id, question, right "
+    "answers, answers before (vanilla) and after, values, and mass (probability of the right answers) under both",
+    "items[].question": "what is asked, without what all items have in common",
+    "items[].right": "right answers, the best one first; empty where none is known",
+    "items[].wrong": "wrong answers that are scored beside them",
+    "items[].group": "group of the item, or null",
+    "descriptions": "by metric: one line on it",
     "higher_is_better": "whether a higher value of the first metric is better",
     "looks": "with --sequential: number of items before each planned look; else empty",
     "verdict": "the answer in one sentence",
     "findings": "by row that is proposed for use: its verdict on the first metric (better, worse, no difference, cannot tell), "
     "difference with interval, p-value alone and within the family (Holm), items that it rests on, items that would detect "
     "`smallest`, and the look that decided (with --sequential, from 1; else null)",
-    "sentences": "the verdicts, how they were made, and what explains them: length, the repetition penalty",
+    "verdicts": "the verdict on each row that is proposed for use, a sentence each",
+    "sentences": "the verdicts, then all sentences of `details`",
+    "details[].title": "title of a section: how to read the report, reasons, what was run",
+    "details[].lines": "its sentences",
 }
 """Fields of `dola eval --json`: one object."""
 
@@ -120,6 +138,7 @@ def command(
     ] = None,
     results: evaluation.Results = None,
     markdown: Annotated[Path | None, typer.Option(help="Also write the report as Markdown to this file.")] = None,
+    html: report_files.Html = None,
     chart: Annotated[Path | None, typer.Option(help="Also write a chart: .png, .svg or .pdf.")] = None,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
@@ -143,7 +162,7 @@ def command(
     own_file = own_data.OwnData(column or (), prompt_template, shots, max_new_tokens, judged=judge is not None)
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     if evaluate_harness.is_harness(task):
-        evaluation.check_writable({"--markdown": markdown})
+        evaluation.check_writable({"--html": html, "--markdown": markdown})
         _check_chart(chart)
         unused = {"--data": data, "--check": check, "--judge": judge, "--answers": answers, "--results": results,
                   "--sequential": sequential, "--signals": signals}  # fmt: skip
@@ -154,7 +173,7 @@ def command(
             ways=_rows(ways, {}), smallest=smallest / 100,
             repetition_penalty=repetition_penalty, batch_size=batch_size, threads=threads, loading=loading,
         )  # fmt: skip
-        _write(report, markdown, chart)
+        _write(report, markdown, html, chart)
         _print(report, json=json)
         return
     if include_path is not None:
@@ -164,10 +183,11 @@ def command(
         _print_check(task, sample)
         return
     if signals:
-        refused: dict[str, Any] = {"--ways": ways != "standard", "--smallest": smallest != 2.0, "--chart": chart,
-                                   "--sequential": sequential, "--answers": answers, "--judge": judge,
-                                   "--info-judge": info_judge, "--judge-url": judge_url,
-                                   "--repetition-penalty": repetition_penalty, "--batch-size": batch_size}  # fmt: skip
+        refused: dict[str, Any] = {
+            "--html": html, "--ways": ways != "standard", "--smallest": smallest != 2.0, "--chart": chart,
+            "--sequential": sequential, "--answers": answers, "--judge": judge, "--info-judge": info_judge,
+            "--judge-url": judge_url, "--repetition-penalty": repetition_penalty, "--batch-size": batch_size,
+        }  # fmt: skip
         own = _own(sample.task.paper.settings, dola)
         warning_signs.run(sample, model, own, refused, layers=dola.layers, threads=threads, loading=loading,
                           results=results, markdown=markdown, json=json)  # fmt: skip
@@ -177,7 +197,7 @@ def command(
     judging.check(sample.task, judge, info_judge, judge_url)
     evaluation.check_use(sample.task, sample.task.measure is None, {"--answers": answers})
     sample.task.check_means(judge, answers)
-    evaluation.check_writable({"--markdown": markdown, "--results": results})
+    evaluation.check_writable({"--html": html, "--markdown": markdown, "--results": results})
     _make_folder(answers)
     own = _own(sample.task.paper.settings, dola)
     rows = _rows(ways, sample.task.paper.settings)
@@ -205,7 +225,7 @@ def command(
             sequential=sequential,
             tell=course.teller(json=json),
         )
-    _write(report, markdown, chart)
+    _write(report, markdown, html, chart)
     _print(report, json=json)
 
 
@@ -246,13 +266,14 @@ def _check_chart(chart: Path | None) -> None:
         check_chart(chart)
 
 
-def _write(report: Report, markdown: Path | None, chart: Path | None) -> None:
+def _write(report: Report, markdown: Path | None, html: Path | None, chart: Path | None) -> None:
     """Write the requested files."""
     if markdown is not None:
-        from dola.evidence.report import markdown as as_markdown
+        from dola.evidence.markdown_page import markdown as as_markdown
 
         markdown.write_text(as_markdown(report), encoding="utf-8")
         note(f"wrote {markdown}")
+    report_files.write_html(report, html)
     if chart is not None:
         from dola.evidence.chart import save_chart
 

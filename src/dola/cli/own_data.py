@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 SHOWN = 3
 BIG = 50_000_000
 """Bytes from which a file takes long enough to say so."""
-DISCORDANT = 0.2
-"""The share of questions whose outcome a row changes, which `--check` takes where nothing has run yet."""
 
 Column = Annotated[
     list[str] | None,
@@ -152,17 +150,14 @@ def understood(sample: Sample, *, shown: int = SHOWN) -> list[str]:
 
 def needed(sample: Sample, rows: int) -> list[str]:
     """Lines on how many questions differences of some sizes need."""
+    from dola.evidence.power import DISCORDANT, power_line, shown_difference
     from dola.evidence.verdict import items_needed
 
     found = {d: items_needed(DISCORDANT - (d / 100) ** 2, d / 100, family=rows) or 0 for d in (2, 5, 10, 20)}
-    least = next(
-        (d for d in range(1, 41) if (items_needed(max(DISCORDANT, d / 100), d / 100, family=rows) or 0) <= sample.total), None
-    )
     said = ", ".join(f"{d} points need {count:,}" for d, count in found.items())
     return [
         f"With {rows} rows that are judged together, and a row that changes the outcome of every fifth question: {said}.",
-        f"These {sample.total:,} questions show a difference of "
-        + ("more than 40 points only." if least is None else f"about {least} points and more."),
+        power_line(sample.total, [shown_difference(DISCORDANT, sample.total, family=rows)], "questions"),
     ]
 
 

@@ -8,7 +8,12 @@ choice.py      every way from one pass over the model, and the metrics of each i
 forecast.py    how long a run takes, said after its first seconds
 generation.py  tasks that are answered with generated text
 evaluate.py    the evaluation of a model on a task, whichever kind it is
-report.py      the results, with intervals and sentences; Markdown and JSON
+row_result.py  one row: its means and its comparison with vanilla
+report.py      the results of all rows, the verdicts on them, and what explains them
+reading.py     how to read a report, and signs that its items made the result
+reasons.py     what explains a difference: length, the repetition penalty
+details.py     the sections below the table, the same in every format
+markdown_page.py  the report as Markdown
 table.py       the report as a table on a terminal
 chart.py       the report as a chart
 """

@@ -6,7 +6,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from dola.evidence.report import Report, summary
+from dola.evidence.figures import summary
+from dola.evidence.report import Report
 from dola.evidence.ways import Role
 
 COLOURS = {"vanilla": "black", "way": "#0072b2", "control": "#999999"}

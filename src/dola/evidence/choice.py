@@ -59,12 +59,13 @@ def measure_length(task: ChoiceTask, items: Sequence[ChoiceItem], scores: Scores
     Answers of the same length tie, which a model's scores never do, and tasks differ in how they decide ties: in FACTOR the
     true ending wins, which would make this scorer right on every item by its mean per token. So ties are broken at random.
     """
+    return _measured(task, items, lambda i: length_scores(items[i], scores.tokens[i], seed), scores.tokens)
 
-    def lengths(i: int) -> list[float]:
-        chance = random.Random(f"{seed} {items[i].id}")
-        return [count * (LENGTH_NATS + 1e-3 * chance.random()) for count in scores.tokens[i]]
 
-    return _measured(task, items, lengths, scores.tokens)
+def length_scores(item: ChoiceItem, tokens: Sequence[int], seed: int) -> list[float]:
+    """The scores of that scorer for the answers of one item."""
+    chance = random.Random(f"{seed} {item.id}")
+    return [count * (LENGTH_NATS + 1e-3 * chance.random()) for count in tokens]
 
 
 def joined(first: Scores, then: Scores) -> Scores:

@@ -189,6 +189,7 @@ def _choice(sample: Sample, course: Course, run: ScoredRun, own: MethodConfig, m
         layers=layers,
         implausible=run.implausible(layers),
         notes=[*_cut(sample, run.scores.truncated, f"{window(model)} tokens with the continuations"), *run.notes(ways)],
+        chosen=run.answers(sample, ways, values),
         smallest=course.smallest,
         looks=course.looks,
     )

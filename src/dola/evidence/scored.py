@@ -10,7 +10,9 @@ from typing import Any
 from dola.evidence.choice import joined, measure_ways, score_items, static_recipes
 from dola.evidence.course import Block, Table
 from dola.evidence.forecast import LEAST, Forecast
+from dola.evidence.row_answers import Chosen, chosen_answers
 from dola.evidence.rows import with_seed
+from dola.evidence.sample import Sample
 from dola.evidence.ways import LENGTH, LENGTH_NATS, STATIC, Role, Way
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.scoring.gauge import Cost, Gauge
@@ -59,6 +61,8 @@ class ScoredRun:
         self.scores: Scores | None = None
         self.chosen: dict[str, list[str]] = {}
         self._values: Table = {}
+        self._static: list[str] = []
+        self._looks: tuple[int, ...] = ()
 
     def run(self, block: Block, live: list[Way]) -> Table:
         """Score a block under the live ways. Returns the values of all items so far."""
@@ -78,6 +82,7 @@ class ScoredRun:
         items = block.sample.items[: len(self.scores.tokens)]
         seed = block.sample.seed
         found, chosen = measure_ways(self._task, items, self.scores, live, static=static, seed=seed, ends=block.looks)
+        self._static, self._looks = self._static or list(static), block.looks
         self._values |= found
         self.chosen |= chosen
         return self._values
@@ -107,6 +112,13 @@ class ScoredRun:
         if "mc2" in self._values[LENGTH]:
             notes.append(f"{LENGTH} gives each token {LENGTH_NATS:g} nats; mc2 of such a scorer depends on that number.")
         return notes
+
+    def answers(self, sample: Sample, ways: Sequence[Way], values: Table) -> dict[str, Chosen]:
+        """What each way answers."""
+        assert self.scores is not None
+        folded = self.chosen.get(self._task.metrics[0].name, [])
+        rest: dict[str, Any] = {"folded": folded, "looks": self._looks, "seed": sample.seed}
+        return chosen_answers(self._task, sample.items, self.scores, ways, values, static=self._static, **rest)
 
     def layers(self, ways: Sequence[Way]) -> dict[str, dict[int, float]]:
         """By way: the share of tokens at which each layer was contrasted."""

@@ -11,8 +11,8 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from dola.files.json_text import dumps
 from dola.plot.colours import CIVIDIS, hexadecimal
+from dola.plot.inline import inlined, script_data
 from dola.text.token_text import visible
 
 if TYPE_CHECKING:
@@ -25,13 +25,10 @@ def page(traces: Sequence[LayerTrace]) -> str:
     parts = {
         "title": html.escape(f"dola trace: {title}"),
         "style": _file("page.css"),
-        "data": dumps(page_data(traces)).replace("<", "\\u003c"),  # so that no text can close the element that contains it
+        "data": script_data(page_data(traces)),
         "script": _file("page.js"),
     }
-    made = _file("page.html")
-    for name, part in sorted(parts.items(), key=lambda each: each[0] == "data"):  # data last: it may hold a placeholder
-        made = made.replace(f"<!-- {name} -->", part)
-    return made
+    return inlined(_file("page.html"), parts)
 
 
 def frame(traces: Sequence[LayerTrace]) -> str:

@@ -1,0 +1,125 @@
+"""How the verdicts of a report were made, what its intervals mean, and what to check before believing either."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dola.evidence.figures import p_words, quoted
+from dola.evidence.power import power_line, shown_by
+from dola.evidence.verdict import Finding, Verdict
+from dola.evidence.ways import Role
+
+if TYPE_CHECKING:
+    from dola.evidence.report import Report
+    from dola.evidence.row_result import WayResult
+
+FIRST = 3
+"""So many items at the start that every row gets wrong are worth a look at how they are asked."""
+
+
+def how_to_read(report: Report) -> list[str]:
+    """Sentences on the metric, the family of rows, the intervals, and the size of difference that the items show."""
+    if not report.findings:
+        return []
+    metric, count = report.metrics[0], len(report.findings)
+    described = report.descriptions.get(metric)
+    binary = _binary(report)
+    shown = [shown_by(each, family=count, binary=binary) for each in report.findings.values()]
+    return [
+        f"Verdicts are on {metric}{f' ({described})' if described else ''}, which was named before the run. "
+        "Other metrics, controls and chance get no verdict.",
+        power_line(len(report.item_ids), shown),
+        f"Differences under {100 * report.smallest:g} points count as none; --smallest sets that size to what matters to you. "
+        f'"No difference" means that the interval lies inside ±{100 * report.smallest:g} points.',
+        _family(count),
+        *_looked(report),
+        *(apart(name, each, count) for name, each in report.findings.items() if each.disagrees),
+    ]
+
+
+def _family(count: int) -> str:
+    if count == 1:
+        return "One row was judged, by a test at the 5% level. Its 95% interval belongs to the same comparison."
+    return (
+        f"Each interval (95%) is about one row by itself. The verdicts allow for all {count} rows that were judged (Holm's "
+        "correction): the chance that any row is called better or worse without an effect is 5%. So a verdict may be more "
+        "cautious than its interval."
+    )
+
+
+def _looked(report: Report) -> list[str]:
+    """How a sequential run went."""
+    if not report.looks:
+        return []
+    *some, last = (f"{end:,}" for end in report.looks)
+    planned = f"{', '.join(some)} and {last}" if some else last
+    done = len(report.item_ids)
+    ended = "all items ran" if done == report.looks[-1] else f"the run ended after {done:,}, when every row was decided"
+    return [
+        f"Sequential: items in an order drawn with seed {report.seed}, looks after {planned} items; {ended}. Rows stop when "
+        "they are decided. Their figures and comparisons are over the items that they have, which the verdicts name.",
+        "A row that stops early overstates its difference on average; its interval takes the number of items as fixed.",
+    ]
+
+
+def apart(name: str, found: Finding, count: int) -> str:
+    """Why a row's interval and its verdict seem to disagree."""
+    if found.verdict in (Verdict.BETTER, Verdict.WORSE):
+        return (
+            f'"{name}": the interval includes 0, but the test, which decides, finds a difference ({p_words(found.adjusted)}).'
+        )
+    reason = f"allowing for all {count} rows" if found.adjusted > found.p_value else "by the test, which decides,"
+    if found.verdict is Verdict.NO_DIFFERENCE:
+        return f'"{name}": the interval excludes 0, but all of it is too small to matter.'
+    return f'"{name}": the interval excludes 0, but {reason} that is not enough evidence ({p_words(found.adjusted)}).'
+
+
+def check_first(report: Report) -> list[str]:
+    """Signs that the items, and not the rows, made the result: all answers alike, all wrong, all right."""
+    rows = [way for way in report.ways if not way.control]
+    if not report.metrics or len(rows) < 2 or not report.item_ids:
+        return []
+    shared = min(len(way.items[report.metrics[0]]) for way in rows)  # rows of a sequential run may have ended early
+    answers = [report.answers(way)[:shared] for way in rows]
+    found = _same(rows, answers, shared) if all(answers) else []
+    if _binary(report) and report.higher_is_better:
+        found += _levels(report, rows)
+    return found
+
+
+def _same(rows: Sequence[WayResult], answers: Sequence[Sequence[str]], items: int) -> list[str]:
+    plain = next(of for way, of in zip(rows, answers, strict=True) if way.role is Role.VANILLA)
+    alike = [way.name for way, of in zip(rows, answers, strict=True) if of == plain and way.role is not Role.VANILLA]
+    if len(alike) == len(rows) - 1:
+        return [f"Every row gives the same answers to all {items} items, so nothing can differ."]
+    return [f"The answers of {quoted(alike)} are vanilla's on all {items} items."] if alike else []
+
+
+def _levels(report: Report, rows: Sequence[WayResult]) -> list[str]:
+    values = list(zip(*(way.items[report.metrics[0]] for way in rows), strict=False))
+    items = len(values)
+    if all(all(each) for each in values):
+        return [f"Every row is right on all {items} items: they are too easy to show a difference."]
+    wrong = next((i for i, each in enumerate(values) if any(each)), items)
+    if wrong < min(FIRST, items):
+        return []
+    first = f"all {items} items" if wrong == items else f"the first {wrong} items"
+    return [f"Every row is wrong on {first}. Look at how they are asked and what is answered{_example(report, rows[0])}."]
+
+
+def _example(report: Report, way: WayResult) -> str:
+    answers, item = report.answers(way), report.items[0] if report.items else None
+    if not answers or item is None or not item.right:
+        return ""
+    asked, given = _short(item.question), _short(answers[0]) or "nothing"
+    return f': asked "{asked}", {way.name} answers "{given}"; right is "{_short(item.right[0])}"'
+
+
+def _short(text: str, most: int = 80) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def _binary(report: Report) -> bool:
+    return all(value in (0, 1) for way in report.ways for value in way.items[report.metrics[0]])
