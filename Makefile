@@ -37,7 +37,7 @@ test-eval: $(VENV)/.ready  ## the tests of lm-evaluation-harness and of charts; 
 test-browser: $(VENV)/.ready site  ## the tests of pages, in a real Chromium, which has to be there; installs the extras for them
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,plot,ui,browser]'
 	$(BIN)/dola models pull smollm2
-	DOLA_REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/integration/test_trace_page.py tests/integration/test_ui.py tests/integration/test_site_browser.py $(PYTEST)
+	DOLA_REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/integration/test_trace_page.py tests/integration/test_report_page.py tests/integration/test_ui.py tests/integration/test_site_browser.py $(PYTEST)
 
 $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 	@echo "== creating $(LOWEST) with $(LOWEST_PYTHON): downloads torch 2.6, on Linux with the libraries of CUDA, 3 GB"

@@ -107,6 +107,16 @@ def test_tasks_that_generate(tuned):
     assert (found["gain"]["items"], found["items"]) == (3, 5)
 
 
+def test_own_questions_after_examples(dola_command, long_folder, tmp_path):
+    questions, shots = tmp_path / "questions.csv", tmp_path / "shots.csv"
+    questions.write_text("question,answer,wrong\n" + "".join(f"Is {n} even?,{n},{n + 1}\n" for n in range(6)))
+    shots.write_text("question,answer,wrong\nIs 7 even?,no,yes\n")
+    command = ["tune", questions, "-m", long_folder, "--json"]
+    found = json.loads(dola_command(*command, "--shots", shots, "--smallest", 20).out)
+    assert (found["items"], found["finding"]["smallest"]) == (6, 0.2)
+    assert found["candidates"] != json.loads(dola_command(*command).out)["candidates"]
+
+
 def test_options(tuned, tmp_path):
     settings = tmp_path / "settings.json"
     settings.write_text('{"limit": 6, "seed": 3}')
