@@ -17,8 +17,8 @@ from command import COMMAND, dola_process, environment
 import dola
 from dola.cli.evaluate import SCHEMA, SCHEMA_NAME
 from dola.cli.evaluation import TASK_NAMES
-from dola.evidence.evaluate import evaluate
 from dola.evidence import html_page
+from dola.evidence.evaluate import evaluate
 from dola.evidence.markdown_page import markdown
 from dola.evidence.sample import Sample
 from dola.tasks import TASKS
