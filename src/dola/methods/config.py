@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dola.errors import ConfigError
 from dola.files.settings_file import read_object
-from dola.methods.facts import Facts, Setting, read_settings, setting
+from dola.methods.facts import Cost, Facts, Setting, read_settings, setting
 from dola.methods.layers import check_indices, is_named, parse
 from dola.methods.names import DIVERGENCE_ALIASES, DIVERGENCES, SCORES
 
@@ -46,7 +46,9 @@ class MethodConfig:
 
     Attributes:
         method: The method's name, in `registry.METHODS`.
+        title: The method's name for people; without one it is `method`.
         summary: What it does, in one line without a subject: "moves ...".
+        costs: What it costs where that was measured. The one home of these figures: the command and the docs show them.
         presets: Settings by the name of the task that the method's authors use them for.
         chooses: Whether the scores are the logits of one layer as they are. A layer drawn at random is then a control.
         layers: The candidate layers, see `layers.candidate_layers`.
@@ -57,7 +59,9 @@ class MethodConfig:
     """
 
     method: ClassVar[str]
+    title: ClassVar[str] = ""
     summary: ClassVar[str] = "adds no description of itself"
+    costs: ClassVar[tuple[Cost, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     chooses: ClassVar[bool] = False
     layers: str | Sequence[int]
@@ -77,6 +81,11 @@ class MethodConfig:
     def build(self) -> Method:
         """The method with these settings. Imported here: settings need no torch."""
         raise NotImplementedError(f"{type(self).__name__} has to define build().")
+
+    @classmethod
+    def label(cls) -> str:
+        """The method's name for people."""
+        return cls.title or cls.method
 
     @classmethod
     def settings(cls) -> tuple[Setting, ...]:
@@ -180,6 +189,7 @@ class DoLaConfig(MethodConfig):
     """
 
     method: ClassVar[str] = "dola"
+    title: ClassVar[str] = "DoLa"
     summary: ClassVar[str] = "contrasts the last layer with the earlier one that diverges most from it"
 
     layers: str | Sequence[int] = "high"
