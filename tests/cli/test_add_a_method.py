@@ -29,6 +29,11 @@ def blocks(kind: str) -> list[tuple[str, str]]:
     return [(name, text) for found, name, text in BLOCK.findall(GUIDE) if found == kind]
 
 
+def run(text: str, names: dict[str, Any]) -> None:
+    """Run a block as a file of its own would be: without this file's `from __future__`."""
+    exec(compile(text, "methods.md", "exec", dont_inherit=True), names)
+
+
 @pytest.fixture
 def mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module of the guide, with its entry point, as `pip install` leaves them."""
@@ -84,7 +89,7 @@ def test_the_command(mean: Any, dola_command: Any, folder: Path):
 
 def test_the_file_that_tries_it(mean: Any, llama: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(dola, "load", lambda: (llama, tokenizer()))
-    exec(dict(blocks("file"))["try_it.py"], {})
+    run(dict(blocks("file"))["try_it.py"], {})
     assert capsys.readouterr().out.strip()
 
 
@@ -92,9 +97,9 @@ def test_settings_and_the_cheaper_rule(mean: Any, llama: Any, monkeypatch: pytes
     """The parts that the guide shows later, in the place of the first ones."""
     settings, rule = (text for _, text in blocks("part of"))
     inside = dict(vars(mean))
-    exec(settings, inside)
+    run(settings, inside)
     assert [each.name for each in inside["MeanConfig"].options()] == ["share", "final_norm", "lens"]
-    exec(rule, inside)
+    run(rule, inside)
     monkeypatch.setattr(mean, "Mean", inside["Mean"])
     with dola.attach(llama, mean.MeanConfig([2, 4])), torch.no_grad():
         found = llama(IDS).logits[0]
