@@ -112,6 +112,7 @@ docs: $(VENV)/.ready  ## the pages that are generated
 	$(BIN)/python tests/doors_page.py > docs/doors.md
 	$(BIN)/python tests/cli_page.py > docs/cli.md
 	$(BIN)/python tests/files_page.py
+	$(BIN)/python tests/costs_page.py
 
 captures: $(VENV)/.ready  ## the screens in docs/captures; needs tmux
 	PATH="$(abspath $(BIN)):$$PATH" docs/captures.sh

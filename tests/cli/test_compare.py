@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from command import fields, tokenizer
+from each_method import METHODS, each_method, on_command_line
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -249,6 +250,27 @@ def test_each_method_has_columns_of_its_own(dola_command, folder):
         "greedy", "greedy", "DoLa low", "DoLa high", "sled all", "confident last:10",
     ]  # fmt: skip
     assert columns[4]["rate"] == 2.0
+
+
+@each_method
+def test_each_method(compared, folder, name):
+    (*_, column) = compared(*on_command_line(METHODS[name]))["columns"]
+    assert column["token_ids"] == greedy(folder, 1.2, METHODS[name])
+
+
+def test_layers_are_for_each_method(dola_command, folder):
+    asked = ["compare", "The cat", "-m", folder, "--max-new-tokens", 2, "--json", "--layers", "last:2", "--layers", "2,4"]
+    ended = dola_command(*asked, "--method", "dola", "--method", "sled")
+    titles = [each["title"].partition(", penalty")[0] for each in json.loads(ended.out)["columns"]]
+    assert titles[2:] == ["DoLa last:2", "DoLa 2, 4", "sled last:2", "sled 2, 4"]
+
+
+def test_layers_that_do_not_fit_a_method_are_refused(dola_command, folder):
+    """DoLa's buckets have gaps, and Confident Decoding walks down layer by layer."""
+    ended = dola_command("compare", "The cat", "-m", folder, "--method", "dola", "--method", "confident", "--layers", "high")
+    assert (ended.code, ended.out) == (2, "")
+    assert "'high' does not fit the method 'confident'" in ended.err
+    assert "last:10" in ended.err.partition("Hint: ")[2]
 
 
 def test_set_is_for_one_method(dola_command, folder):

@@ -13,6 +13,7 @@ import pytest
 import samples
 import torch
 from command import COMMAND, dola_process, environment
+from each_method import METHODS, each_method, on_command_line
 
 import dola
 from dola.cli.evaluate import SCHEMA, SCHEMA_NAME
@@ -21,6 +22,7 @@ from dola.evidence import html_page
 from dola.evidence.evaluate import evaluate
 from dola.evidence.markdown_page import markdown
 from dola.evidence.sample import Sample
+from dola.methods.registry import config_of
 from dola.tasks import TASKS
 
 
@@ -358,3 +360,19 @@ def test_another_method(evaluated, toy):
     assert [each["name"] for each in found["ways"]] == ["vanilla", "toy", "length alone"]
     made = evaluated("gsm8k", "--limit", 2, "--method", "toy", "--set", "rate=0.9")
     assert [each["name"] for each in made["ways"]] == ["vanilla", "vanilla, penalty 1.2", "toy"]
+
+
+@each_method
+def test_each_method(evaluated, long_folder, data, name):
+    """Its row is of the scores that `dola.score` gives it; texts are generated with it too."""
+    found = evaluated("factor-news", "--limit", 3, *on_command_line(METHODS[name]))
+    assert config_of(found["settings"]["dola"]) == METHODS[name]
+    row = next(each for each in found["ways"] if each["name"].startswith("DoLa high" if name == "dola" else name))
+    items = {item.id: item for item in TASKS["factor-news"].items(data / "news_factor.csv")}
+    drawn = [items[each] for each in found["item_ids"]]
+    contexts, endings = [item.context for item in drawn], [item.continuations for item in drawn]
+    scores = dola.score(*dola.load(str(long_folder)), contexts, endings, {"it": METHODS[name]}, progress=False).values["it"]
+    right = [float(each[0] == max(each)) for each in scores]
+    assert row["items"]["factor"] == right
+    made = evaluated("gsm8k", "--limit", 2, *on_command_line(METHODS[name]))
+    assert row["name"] in [each["name"] for each in made["ways"]]

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from command import fields, save
+from each_method import METHODS, each_method, on_command_line
 from families import tiny
 from odd_tokenizers import save_odd
 from transformers import AutoTokenizer
@@ -248,6 +249,12 @@ def test_prompts_of_a_file_for_a_tokenizer_that_cannot_pad(dola_command, base_fo
     assert (together.code, together.err) == (0, "")
     tokens = [[json.loads(line)["token_ids"] for line in ended.out.splitlines()] for ended in (together, alone)]
     assert tokens[0] == tokens[1]
+
+
+@each_method
+def test_each_method(generated, folder, name):
+    made = generated("Hello there", "--max-new-tokens", 6, *on_command_line(METHODS[name]))
+    assert made["token_ids"] == plain(folder, "Hello there", dola_layers=METHODS[name])
 
 
 def test_another_method(dola_command, folder, toy):

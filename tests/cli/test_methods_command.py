@@ -4,7 +4,9 @@ import json
 
 from typer.testing import CliRunner
 
+import dola
 from dola.cli.app import app
+from dola.methods.facts import Cost
 from dola.methods.registry import METHODS
 
 runner = CliRunner()
@@ -26,6 +28,15 @@ def test_as_json():
     assert list(by_name) == list(METHODS)
     assert by_name["sled"]["settings"]["scale"] == 10
     assert by_name["sled"]["presets"]["truthfulqa"] == {"rate": 2.5, "scale": 75}
+
+
+def test_measured_costs_are_shown(monkeypatch):
+    cost = Cost(1.05, "SmolLM2, bfloat16, batch 1, two cores")
+    monkeypatch.setattr(dola.SLEDConfig, "costs", (cost,))
+    expected = "time: 1.05 times the time of greedy decoding (SmolLM2, bfloat16, batch 1, two cores)\n"
+    assert expected in runner.invoke(app, ["methods"]).stdout
+    found = {each["method"]: each for each in json.loads(runner.invoke(app, ["methods", "--json"]).stdout)["methods"]}
+    assert found["sled"]["costs"] == [{"times": 1.05, "where": cost.where}]
 
 
 def test_a_packages_method(toy):

@@ -166,3 +166,9 @@ def test_mistakes(dola_command, long_folder, data, tmp_path, monkeypatch, argume
     message, _, advice = ended.err.removeprefix("dola: ").rstrip("\n").partition("\nHint: ")
     assert what in message
     assert hint in advice
+
+
+def test_another_method_is_refused(dola_command, data):
+    ended = dola_command("tune", "factor-news", "--data", data, "--method", "sled")
+    assert (ended.code, ended.out) == (2, "")
+    assert "--method" in ended.err

@@ -15,6 +15,7 @@ pytest.importorskip("datasets", reason="datasets is not installed: make test-eva
 import checkpoints
 import samples
 import torch
+from each_method import METHODS, each_method
 from families import tiny
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
@@ -153,6 +154,22 @@ def test_generation_is_that_of_dola_generate(run, folder, layers):
             out = model.generate(**inputs, **call)
         else:
             out = dola.generate(model, **inputs, **call, dola_layers=[2, 4] if layers == "2+4" else layers)
+        assert text == words.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).partition("##")[0]
+
+
+@each_method
+def test_each_method(run, folder, tasks, name):
+    """By the arguments that people type: the log-likelihoods of `dola.score`, the texts of `dola.generate`."""
+    config = METHODS[name]
+    given = {"pretrained": folder, "layers": config.layers, "method": name}
+    given |= {each.name: getattr(config, each.name) for each in config.options() if getattr(config, each.name) is not None}
+    typed = {"model": "dola", "model_args": ",".join(f"{key}={value}" for key, value in given.items())}
+    for ours, theirs in zip(likelihoods(run(task="local_factor", **typed)), scored(folder, tasks, Recipe(config)), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-3)
+    model, words = dola.load(str(folder))
+    for prompt, text in zip(PROMPTS, written(run(task="local_writing", **typed)), strict=True):
+        inputs = words(prompt, return_tensors="pt")
+        out = dola.generate(model, **inputs, max_new_tokens=12, do_sample=False, pad_token_id=0, dola_layers=config)
         assert text == words.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).partition("##")[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from each_method import Given
 from families import FAMILIES, readout, tiny
 from toy_method import ToyConfig, installed, toy_judge
 from workers import together
@@ -17,6 +18,7 @@ from dola.methods.registry import METHODS, config_of, method_of
 from dola.methods.vocabulary import Shard
 from dola.model.anatomy import Anatomy
 from dola.serving.settings import Served, request_options
+from dola.ui.form import offered
 from dola.ui.request import Request
 
 INPUTS = {"input_ids": torch.arange(3, 15)[None]}
@@ -104,20 +106,6 @@ class TestPython:
         torch.testing.assert_close(torch.cat(parts, dim=-1), whole)
 
 
-class Given(Captured):
-    """Candidates whose logits are at hand."""
-
-    def __init__(self, premature):
-        self._premature = premature
-
-    def __len__(self):
-        return len(self._premature)
-
-    def logits(self, k=None, rows=None):
-        layers = self._premature if k is None else self._premature[k]
-        return layers if rows is None else layers[..., rows, :]
-
-
 class TestSettings:
     def test_methods_are_found_by_their_entry_points(self, toy):
         assert list(METHODS) == ["dola", "confident", "delta", "sled", "toy"]
@@ -173,9 +161,8 @@ class TestSettings:
         assert request_options({"dola_method": "toy"}) == {"method": "toy"}  # which asks a server without DoLa for it
 
     def test_page(self, toy):
-        assert Request(prompt="a", method="toy", layers="all", other='{"rate": 2}').config() == ToyConfig("all", rate=2)
-        with pytest.raises(ConfigError, match="not a JSON object"):
-            Request(prompt="a", method="toy", other="[1]").config()
+        assert Request(prompt="a", method="toy", layers="all", settings={"rate": 2}).config() == ToyConfig("all", rate=2)
+        assert [each.name for each in offered(ToyConfig)] == ["rate"]  # which has a widget, though nothing describes it
 
 
 class TestCandidates:

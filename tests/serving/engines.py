@@ -47,14 +47,6 @@ def save_real(loaded: Any, folder: Path) -> Path:
     return folder
 
 
-METHODS: dict[str, MethodConfig] = {
-    "confident": dola.ConfidentConfig("last:4"),
-    "sled": dola.SLEDConfig(rate=3.0, scale=20),
-    "delta": dola.DeLTaConfig("last:4", relative_top=0.05),
-}
-"""The methods besides DoLa, each with a setting that is not its default."""
-
-
 def options_for(way: Any) -> dict[str, Any]:
     """A request's options for these layers or this configuration, as flat values; none for a plain request."""
     if not isinstance(way, MethodConfig):

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import METHODS, Judge, options_for
+from each_method import METHODS, each_method
+from engines import Judge, options_for
 from servers import Server
 from setups import decode
 
@@ -68,7 +69,7 @@ def test_neighbours_of_a_batch_decode_their_own_way(penalty: float, real_engine:
     assert found == [expected[way, penalty][i] for i, way in enumerate(ways)]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@each_method
 def test_methods(name: str, real_engine: Any, judge: Judge):
     config, prompts = METHODS[name], PROMPTS[:3]
     found = real_engine.tokens(prompts, options_for(config), max_tokens=8, repetition_penalty=1.2)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import METHODS, Judge, options_for
+from each_method import METHODS, each_method
+from engines import Judge, options_for
 from servers import Server
 
 PROMPTS = ["abc def", "Hello there", "1 2 3 4", "xyz", "What is it?", "the end"]
@@ -40,7 +41,7 @@ def test_answers_are_those_of_transformers(way: str, penalty: float, server: Ser
         assert server.tokens(prompt, WAYS[way], repetition_penalty=penalty) == expected
 
 
-@pytest.mark.parametrize("name", METHODS)
+@each_method
 def test_methods_by_flat_names(name: str, server: Server, judge: Judge):
     config = METHODS[name]
     for prompt in PROMPTS[:3]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from engines import METHODS, Judge, options_for, save_tiny
+from each_method import METHODS
+from engines import Judge, options_for, save_tiny
 from setups import SETUPS, decode
 
 import dola

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 import torch
+from each_method import Given
 from families import FAMILIES, readout, tiny
 from reference.methods_float64 import confident, delta, sled
 from words import word_tokenizer
 from workers import together
 
 import dola
-from dola.decoding.candidates import Captured
 from dola.errors import ConfigError, InputError
 from dola.evidence.ways import choice_ways
 from dola.methods.draws import uniform
@@ -27,25 +27,6 @@ INPUTS = {"input_ids": torch.arange(3, 15)[None]}
 CONFIGS = [dola.ConfidentConfig(layers="last:4"), dola.SLEDConfig(), dola.DeLTaConfig(layers="last:4")]
 NAMES = ["confident", "sled", "delta"]
 each_method = pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
-
-
-class Given(Captured):
-    """Candidates whose logits are at hand."""
-
-    def __init__(self, premature, positions=None):
-        self._premature, self.positions = premature, positions
-        self.layers = tuple(range(len(premature) + 1))
-
-    def __len__(self):
-        return len(self._premature)
-
-    def logits(self, k=None, rows=None):
-        layers = self._premature if k is None else self._premature[k]
-        return layers if rows is None else layers[..., rows, :]
-
-    def combined(self, mature, weights, rows=None):
-        layers = self.logits(rows=rows)
-        return torch.einsum("k,krv->rv", weights, torch.cat([layers, mature[None]]).to(weights))
 
 
 def judged(config, mature, premature, numbers=None):
@@ -425,6 +406,7 @@ class TestSettings:
             ({"method": "sled", "rate": "fast"}, r"rate='fast' is not a number"),
             ({"method": "sled", "relative_top": 0.1}, r"'relative_top' is not a setting of the method 'sled'"),
             ({"method": "confident", "probability": 1.5}, r"probability=1.5 is out of range"),
+            ({"method": "confident", "layers": "low"}, r"layers='low' does not fit the method 'confident'"),
             ({"method": "confident", "divergence": "jsd"}, r"'divergence' is not a setting of the method 'confident'"),
             ({"method": "delta", "beyond": "far"}, r"beyond='far' is not a number"),
             ({"method": "delta", "relative_top": 2}, r"relative_top=2 is out of range"),

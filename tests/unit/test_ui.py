@@ -7,11 +7,13 @@ from itertools import pairwise
 import pytest
 from command import TEMPLATE
 from command import tokenizer as byte_tokenizer
+from each_method import METHODS, each_method
 
 import dola
 from dola.errors import ConfigError, InputError, ModelFileError
 from dola.loading.models import LoadedModel
 from dola.tracing.trace_file import read_traces, write_traces
+from dola.ui.form import offered
 from dola.ui.models import KEPT, Models
 from dola.ui.request import Limits, Request
 from dola.ui.session import Session
@@ -59,6 +61,27 @@ def test_an_answer_is_that_of_trace(session, llama):
         assert (trace.model, trace.mode, trace.prompt) == ("tiny", decode, PROMPT)
         assert answer.text == tokenizer.decode(ids, skip_special_tokens=True)
         assert answer.tokens == 12
+
+
+@each_method
+def test_each_method(session, llama, name):
+    config = METHODS[name]
+    settings = {each.name: getattr(config, each.name) for each in offered(type(config))}
+    *_, view = views(session, asked(method=name, layers=config.layers, settings=settings, chat=False, new_tokens=6))
+    assert (view.error, view.method) == ("", type(config).title)
+    _, tokenizer = session.models.get("tiny")
+    expected = dola.trace(llama, tokenizer, PROMPT, config, generate=6, decode="dola", repetition_penalty=1.2)
+    assert [token.token for token in view.traces[1].tokens] == [token.token for token in expected.tokens]
+    assert view.traces[1].settings == expected.settings
+
+
+def test_a_saved_trace_names_its_method(session, llama, tmp_path):
+    path = tmp_path / "t.jsonl"
+    trace = dola.trace(llama, session.models.get("tiny").tokenizer, PROMPT, dola.SLEDConfig(), generate=2)
+    write_traces([trace], path)
+    assert session.open(path, "t.jsonl").method == "SLED"
+    path.write_text(path.read_text().replace('"method": "sled"', '"method": "gone"'))
+    assert session.open(path, "t.jsonl").method == "gone"
 
 
 def test_the_chat_template_is_used_where_it_is_asked_for(session):

@@ -57,14 +57,18 @@ def command(
     layers: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Layers of a DoLa column: {options.LAYERS_HELP}. Repeat it for more columns.",
-            show_default="low, high, and dola_layers of the model's generation config",
+            help=f"Layers of a column, for each method: {options.LAYERS_HELP}. Repeat it for more columns.",
+            show_default="each method's own; for DoLa low, high, and dola_layers of the model's generation config",
         ),
     ] = None,
     dola: options.MethodOptions = options.DEFAULTS,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="A method, with columns of its own. Repeat it for more.", show_default="dola"),
+        typer.Option(
+            help=f"A method with columns of its own: {options.METHOD_HELP}. Repeat it for more.",
+            show_default="dola",
+            autocompletion=options.complete(*options.BUILT_IN),
+        ),
     ] = None,
     set_: options.Set = None,
     max_new_tokens: options.MaxNewTokens = 50,

@@ -13,11 +13,13 @@ import typer
 from dola.cli.method_options import MethodOptions, flag
 from dola.cli.values import between, complete
 from dola.methods.config import DoLaConfig
+from dola.methods.registry import BUILT_IN
 
 if TYPE_CHECKING:
     from dola.methods.facts import Setting
 
 LAYERS_HELP = "high (short answers), low (longer reasoning), all, last:10, numbers such as 28,30 (0 is the embedding output)"
+METHOD_HELP = f"{', '.join(BUILT_IN)}, or one that an installed package adds (see dola methods)"
 Layers = Annotated[
     str, typer.Option(help=f"Layers to contrast: {LAYERS_HELP}, or off.", autocompletion=complete("high", "low", "all", "off"))
 ]
@@ -33,7 +35,7 @@ OwnLayers = Annotated[
 Reference = Annotated[bool, typer.Option("--reference", help="Decode as transformers 4.55.4 did, token for token.")]
 Method = Annotated[
     str | None,
-    typer.Option("--method", help="dola, or a method that an installed package adds.", show_default="dola"),
+    typer.Option("--method", help=METHOD_HELP, show_default="dola", autocompletion=complete(*BUILT_IN)),
 ]
 Set = Annotated[
     list[str] | None,

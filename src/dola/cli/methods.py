@@ -1,7 +1,8 @@
-"""`dola methods`: lists the methods and their settings."""
+"""`dola methods`: lists the methods, what each costs, and its settings."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,8 @@ SCHEMA_NAME = "dola.methods/1"
 SCHEMA = {
     "methods[].method": "what --method takes",
     "methods[].summary": "what it does",
+    "methods[].costs[].times": "measured time of a token, greedy decoding's being 1",
+    "methods[].costs[].where": "what it was measured on",
     "methods[].settings": "its settings with their defaults",
     "methods[].presets": "the settings that its authors use, by task",
 }
@@ -21,7 +24,7 @@ SCHEMA = {
 def command(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, schema dola.methods/1.")] = False,
 ) -> None:
-    """List the methods, with what each does and its settings.
+    """List the methods: what each does, what it costs, and its settings.
 
     \b
     Examples:
@@ -35,6 +38,7 @@ def command(
         {
             "method": name,
             "summary": kind.summary,
+            "costs": [asdict(cost) for cost in kind.costs],
             "settings": {each.name: each.default for each in kind.settings()},
             "presets": {task: dict(settings) for task, settings in kind.presets.items()},
         }
@@ -46,6 +50,8 @@ def command(
     width = max(len(each["method"]) for each in found)
     for each in found:
         print(f"{each['method']:{width}}  {each['summary']}")
+        for cost in METHODS[each["method"]].costs:
+            print(f"{'':{width}}  time: {cost}")
         settings = ", ".join(f"{name}={value}" for name, value in each["settings"].items() if name != "lazy")
         print(f"{'':{width}}  settings: {settings}")
         if each["presets"]:

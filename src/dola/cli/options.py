@@ -15,7 +15,7 @@ import typer
 
 from dola.cli.config_file import read_config_file
 from dola.cli.endings import importing
-from dola.cli.field_options import LAYERS_HELP, Layers, Method, OwnLayers, Set, method_options
+from dola.cli.field_options import LAYERS_HELP, METHOD_HELP, Layers, Method, OwnLayers, Set, method_options
 from dola.cli.method_options import (
     DEFAULTS,
     MethodOptions,
@@ -29,6 +29,7 @@ from dola.cli.output import loading, quiet_libraries, say
 from dola.cli.values import between, complete
 from dola.errors import UsageError
 from dola.methods.layers import spelled
+from dola.methods.registry import BUILT_IN
 
 if TYPE_CHECKING:
     from dola.loading.models import LoadedModel
@@ -36,14 +37,17 @@ if TYPE_CHECKING:
     from dola.methods.config import MethodConfig
 
 __all__ = [
+    "BUILT_IN",
     "DEFAULTS",
     "LAYERS_HELP",
+    "METHOD_HELP",
     "Layers",
     "Method",
     "MethodOptions",
     "OwnLayers",
     "Set",
     "between",
+    "complete",
     "documented",
     "is_dola",
     "load_model",

@@ -15,11 +15,13 @@ from transformers import GenerationConfig, GenerationMixin
 
 from dola.decoding.attach import Session, as_config
 from dola.decoding.call import current_generation, is_aside
+from dola.decoding.keywords import check_generation_configs, config_from, settings_in
 from dola.errors import ConfigError, InputError, ModelError
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.names import RECOMMENDED_PENALTY
-from dola.methods.registry import config_of, with_settings
+from dola.methods.registry import with_settings
 from dola.model.anatomy import Anatomy
+from dola.model.generation_fields import own_layers
 from dola.model.wrappers import around
 
 logger = logging.getLogger("dola")
@@ -36,7 +38,8 @@ def generate(model: Any, *args: Any, dola_layers: MethodConfig | str | Sequence[
         **kwargs: Any arguments of `generate`. `dola_method="sled"` selects another method, and `dola_rate=2` one of its
             settings; `dola_layers` then are the layers of that method.
         dola_layers: "high", "low", "all", layer indices (0 is the embedding output), or a DoLaConfig or another method's
-            settings. Defaults to the `dola_layers` of `generation_config=`, then of `model.generation_config`, then "high".
+            settings. Without it the layers are the `dola_layers` of `generation_config=`, then those of
+            `model.generation_config`, then "high". The model's belong to DoLa: another method has its own default instead.
 
     Returns:
         The result of `model.generate`. `scores` are the contrast after the processors, `logits` the model's own.
@@ -52,29 +55,16 @@ def generate(model: Any, *args: Any, dola_layers: MethodConfig | str | Sequence[
         >>> out.shape  # [batch, prompt and new tokens], int64
         torch.Size([1, 7])
     """
-    asked = {name.removeprefix("dola_"): kwargs.pop(name) for name in list(kwargs) if name.startswith("dola_")}
-    return _contrasted(model, None, args, kwargs, _named(dola_layers, asked) if asked else dola_layers)
-
-
-def _named(layers: Any, asked: dict[str, Any]) -> MethodConfig:
-    """The configuration for `dola_layers` and the other `dola_...` arguments of a call.
-
-    Raises:
-        ConfigError: A whole configuration and single settings were both given, or see `config_of`.
-    """
-    if isinstance(layers, MethodConfig):
-        raise ConfigError(
-            f"dola_{next(iter(asked))} was given with dola_layers={layers!r}, which already contains all settings.",
-            hint="put it into the configuration, or give dola_layers only the layers",
-        )
-    return config_of({**asked, **({} if layers is None else {"layers": layers})}, where="dola.generate")
+    config = _config(Anatomy.of(model), dola_layers, settings_in(kwargs), _given(args, kwargs), None)
+    return _contrasted(model, None, args, kwargs, config)
 
 
 def install(config: MethodConfig | None = None) -> None:
     """Make `model.generate(..., dola_layers=...)` work on every model, as it did in transformers 4.
 
-    `dola_layers` is read from the keyword, from `generation_config=`, and from `model.generation_config`. A call without it
-    stays plain. Installing twice with the same config does nothing.
+    `dola_layers` is honored as a keyword, in `generation_config=`, and in `model.generation_config`. Other `dola_...` keywords
+    mean what they mean for `dola.generate`: `dola_method="sled"`. A call without any stays plain. Installing twice with the
+    same config does nothing.
 
     Args:
         config: All settings except `layers`. `DoLaConfig.reference()` gives the tokens of transformers 4.55.4. The default
@@ -142,7 +132,7 @@ def _put_back() -> None:
         del _originals[kind, name]
 
 
-def _contrasted(model: Any, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any], layers: Any) -> Any:
+def _contrasted(model: Any, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any], config: MethodConfig) -> Any:
     if kwargs.get("cache_implementation") == "paged":
         raise InputError(
             "cache_implementation='paged' decodes in a separate thread, where DoLa for a single call has no effect.",
@@ -151,11 +141,25 @@ def _contrasted(model: Any, original: Any, args: tuple[Any, ...], kwargs: dict[s
     anatomy = Anatomy.of(model)
     if original is None:
         original = _generate_of(model)
-    _warn_of_low_penalty(anatomy.lm, kwargs)
-    given = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
-    config = as_config(layers, anatomy, generation_config=given)
+    if isinstance(config, DoLaConfig):
+        _warn_of_low_penalty(anatomy.lm, kwargs)
     with Session(anatomy, config, around(model, anatomy.lm)) as session:
         return session.generate(original, *args, **kwargs)
+
+
+def _config(anatomy: Anatomy, layers: Any, settings: dict[str, Any], call: Any, base: MethodConfig | None) -> MethodConfig:
+    """What the `dola_...` arguments of a call mean; `call` is its generation config, `base` what they change."""
+    own = getattr(anatomy.lm, "generation_config", None)
+    check_generation_configs(call, own)
+    if settings:
+        return config_from(layers, settings, call=call, model=own, base=base)
+    config = as_config(layers, anatomy, generation_config=call)
+    return config if base is None or isinstance(layers, MethodConfig) else with_settings(base, layers=config.layers)
+
+
+def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The call's generation config, or None."""
+    return kwargs.get("generation_config", args[1] if len(args) > 1 else None)
 
 
 def _generate_of(model: Any) -> Any:
@@ -172,23 +176,16 @@ def _generate_with_dola_layers(original: Any) -> Any:
     def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(kwargs.get("custom_generate"), str):  # the caller's own decoding code, which may take dola_layers itself
             return original(self, *args, **kwargs)
-        layers = kwargs.pop("dola_layers", None)
-        if layers is None:
-            given = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
-            found = (getattr(config, "dola_layers", None) for config in (given, self.generation_config))
-            layers = next((value for value in found if value is not None), None)
-        if layers is None or (current_generation(self) is not None and not is_aside(self)):
+        layers, settings, call = kwargs.pop("dola_layers", None), settings_in(kwargs), _given(args, kwargs)
+        if current_generation(self) is not None and not is_aside(self):
             return original(self, *args, **kwargs)
-        if not isinstance(layers, MethodConfig):
-            layers = _with_layers(layers, Anatomy.of(self))
-        return _contrasted(self, functools.partial(original, self), args, kwargs, layers)
+        if layers is None and not settings and own_layers(call, self.generation_config) is None:
+            check_generation_configs(call, self.generation_config)
+            return original(self, *args, **kwargs)
+        config = _config(Anatomy.of(self), layers, settings, call, _installed or DoLaConfig())
+        return _contrasted(self, functools.partial(original, self), args, kwargs, config)
 
     return generate
-
-
-def _with_layers(layers: Any, anatomy: Anatomy) -> MethodConfig:
-    """The installed settings with the layers of one call."""
-    return with_settings(_installed or DoLaConfig(), layers=as_config(layers, anatomy).layers)
 
 
 def _mode_without_dola(original: Any) -> Any:

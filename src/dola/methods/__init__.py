@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from dola.methods.facts import setting
     from dola.methods.method import Candidates, Method
     from dola.methods.registry import METHODS, config_of
-    from dola.methods.vocabulary import WHOLE, Vocabulary
+    from dola.methods.vocabulary import WHOLE, Vocabulary, wide
 
-__all__ = ["METHODS", "WHOLE", "Candidates", "Method", "MethodConfig", "Vocabulary", "config_of", "setting"]
+__all__ = ["METHODS", "WHOLE", "Candidates", "Method", "MethodConfig", "Vocabulary", "config_of", "setting", "wide"]
 
 _HOME = {
     "METHODS": "registry",
@@ -26,6 +26,7 @@ _HOME = {
     "Vocabulary": "vocabulary",
     "config_of": "registry",
     "setting": "facts",
+    "wide": "vocabulary",
 }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dola.errors import ConfigError
 from dola.files.settings_file import read_object
-from dola.methods.facts import Facts, Setting, read_settings, setting
+from dola.methods.facts import Cost, Facts, Setting, read_settings, setting
 from dola.methods.layers import check_indices, is_named, parse
 from dola.methods.names import DIVERGENCE_ALIASES, DIVERGENCES, SCORES
 
@@ -47,7 +47,9 @@ class MethodConfig:
 
     Attributes:
         method: The method's name in `registry.METHODS`.
+        title: The method's name for people; by default `method`.
         summary: What it does, in one line that starts with a verb: "moves ...".
+        costs: What it costs, if that was measured. The command and the docs show these figures from here.
         presets: The settings that the method's authors use, by task name.
         chooses: Whether the scores are the unchanged logits of one layer. Evaluations then use a random layer as a control.
         layers: The candidate layers, see `layers.candidate_layers`.
@@ -58,7 +60,9 @@ class MethodConfig:
     """
 
     method: ClassVar[str]
+    title: ClassVar[str] = ""
     summary: ClassVar[str] = "adds no description of itself"
+    costs: ClassVar[tuple[Cost, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     chooses: ClassVar[bool] = False
     layers: str | Sequence[int]
@@ -78,6 +82,11 @@ class MethodConfig:
     def build(self) -> Method:
         """The method with these settings. Subclasses import it here, so that settings do not need torch."""
         raise NotImplementedError(f"{type(self).__name__} has to define build().")
+
+    @classmethod
+    def label(cls) -> str:
+        """The method's name for people."""
+        return cls.title or cls.method
 
     @classmethod
     def settings(cls) -> tuple[Setting, ...]:
@@ -182,6 +191,7 @@ class DoLaConfig(MethodConfig):
     """
 
     method: ClassVar[str] = "dola"
+    title: ClassVar[str] = "DoLa"
     summary: ClassVar[str] = "contrasts the last layer with the earlier one that diverges most from it"
 
     layers: str | Sequence[int] = "high"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from dola.errors import LayersError
 from dola.methods.config import MethodConfig
 from dola.methods.facts import setting
 
@@ -19,7 +20,8 @@ class ConfidentConfig(MethodConfig):
     above.
 
     Attributes:
-        layers: The layers that the walk may reach: a window of the last ones, without gaps. The walk starts at the highest.
+        layers: The layers that the walk may reach, from the highest down: a window of the last ones, "all", or indices.
+            DoLa's buckets, which leave out every second layer, are refused.
         probability: Share of positions at which the method is used; the others are decoded plainly. 0 is plain decoding.
         seed: Seed of the draw, which depends only on the seed and on the position in the sequence.
         final_norm: Whether the layers pass the model's final norm before the head, as the last one does.
@@ -32,6 +34,7 @@ class ConfidentConfig(MethodConfig):
     """
 
     method: ClassVar[str] = "confident"
+    title: ClassVar[str] = "Confident Decoding"
     summary: ClassVar[str] = "decodes from the layer near the last one at which the entropy stops falling"
     chooses: ClassVar[bool] = True
 
@@ -46,6 +49,12 @@ class ConfidentConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         self.check_common()
+        if self.layers in ("low", "high"):
+            raise LayersError(
+                f"layers={self.layers!r} does not fit the method 'confident': it is every second layer of a half of the model, "
+                'and the walk goes down layer by layer; allowed are a window such as "last:10", "all", or indices.',
+                hint='layers="last:10", the method\'s own',
+            )
 
     @property
     def draws(self) -> bool:

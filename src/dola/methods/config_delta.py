@@ -32,6 +32,7 @@ class DeLTaConfig(MethodConfig):
     """
 
     method: ClassVar[str] = "delta"
+    title: ClassVar[str] = "DeLTa"
     summary: ClassVar[str] = "fits a line to each token's logits over the last layers and extrapolates it beyond the last one"
 
     layers: str | Sequence[int] = "last:16"

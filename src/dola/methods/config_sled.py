@@ -34,6 +34,7 @@ class SLEDConfig(MethodConfig):
     """
 
     method: ClassVar[str] = "sled"
+    title: ClassVar[str] = "SLED"
     summary: ClassVar[str] = "moves the likeliest tokens' logits toward a distribution estimated from all layers"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "factor": {"rate": 2.0, "scale": 10},

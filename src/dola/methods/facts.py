@@ -56,6 +56,22 @@ class Facts:
         return math.inf if self.high is None else self.high
 
 
+@dataclass(frozen=True)
+class Cost:
+    """A measured time of a method.
+
+    Attributes:
+        times: Time of a token, greedy decoding's being 1.
+        where: Model, dtype, batch, machine and version of the measurement.
+    """
+
+    times: float
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.times:.2f} times the time of greedy decoding ({self.where})"
+
+
 def setting(default: Any, **facts: Any) -> Any:
     """A dataclass field with this default and these `Facts`."""
     return field(default=default, metadata={KEY: Facts(**facts)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import os
 import tempfile
@@ -16,15 +17,11 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
-from dola.methods.config import DoLaConfig
-from dola.methods.facts import Setting
-from dola.methods.layers import BUCKETS
 from dola.methods.names import RECOMMENDED_PENALTY
-from dola.methods.registry import METHODS
 from dola.plot.html import page, page_data
 from dola.tracing.data import LayerTrace
 from dola.tracing.trace_file import write_traces
-from dola.ui.form import asked, offered, widget
+from dola.ui.choice import layers_field, method_field, settings_fields, settings_of_form, switched
 from dola.ui.request import Limits, Request
 from dola.ui.session import Session
 from dola.ui.view import WAYS, View, answer_html, message_html
@@ -139,55 +136,42 @@ def _settings(limits: Limits, model: str, models: Sequence[str], choose: bool) -
             [*dict.fromkeys([model, *models])], value=model, label="Model", allow_custom_value=choose,
             info="An alias, a hub id or a folder." if choose else None,
         ),
-        "layers": gr.Dropdown(
-            list(BUCKETS), value=usual.layers, label="Layers", allow_custom_value=True,
-            info="high for short answers, low for longer reasoning, all, or numbers: 24,28.",
-        ),
+        "method": method_field(usual.method),
+        "layers": layers_field(usual.method, usual.layers),
         "new_tokens": gr.Slider(
             1, limits.new_tokens, value=min(usual.new_tokens, limits.new_tokens), step=1, label="Maximum new tokens"
         ),
     }  # fmt: skip
     with gr.Accordion("More settings", open=False):
-        return found | {
+        found |= {
             "chat": gr.Checkbox(
                 usual.chat, label="Chat template", info="Ask as a user of the model's chat, if it has one."
             ),
             "repetition_penalty": gr.Slider(
                 1, 2, value=usual.repetition_penalty, step=0.05, label="Repetition penalty",
-                info=f"For both answers. The paper uses {RECOMMENDED_PENALTY}.",
+                info=f"For both answers. DoLa's paper uses {RECOMMENDED_PENALTY}.",
             ),
-            **{each.name: _widget(each) for each in offered(DoLaConfig)},
-            **_other_methods(usual),
         }  # fmt: skip
-
-
-def _widget(setting: Setting) -> Any:
-    kind, described = widget(setting)
-    return getattr(gr, kind)(**described)
-
-
-def _other_methods(usual: Request) -> dict[str, Any]:
-    """Fields for a method other than DoLa, if one is installed."""
-    if len(METHODS) == 1:
-        return {}
-    return {
-        "method": gr.Dropdown([*METHODS], value=usual.method, label="Method"),
-        "other": gr.Textbox(usual.other, label="Settings of another method", info='A JSON object: {"rate": 2}.'),
-    }
+        settings, groups = settings_fields(usual.method)
+    found["method"].change(
+        switched, found["method"], [found["method"], found["layers"], *groups],
+        queue=False, api_visibility="private", show_progress="hidden",
+    )  # fmt: skip
+    return found | settings
 
 
 def _request(fields: Mapping[str, Any]) -> Request:
     """The request of the form. Gradio gives None for an emptied text."""
+    method = str(fields["method"] or Request.method)
     return Request(
         model=str(fields["model"] or "").strip(),
         prompt=fields["prompt"] or "",
         chat=bool(fields["chat"]),
         layers=str(fields["layers"] or ""),
-        settings={each.name: asked(each, fields[each.name]) for each in offered(DoLaConfig)},
+        settings=settings_of_form(method, fields),
         repetition_penalty=float(fields["repetition_penalty"]),
         new_tokens=int(fields["new_tokens"]),
-        method=str(fields.get("method") or Request.method),
-        other=str(fields.get("other") or ""),
+        method=method,
     )
 
 
@@ -209,8 +193,8 @@ def _updates(view: View, before: tuple[LayerTrace, ...] | None) -> list[Any]:
 
 
 def _answer(way: str, view: View) -> str:
-    names = {"greedy": ("Greedy", "the last layer's first choice"), "dola": ("DoLa", "marked from where it leaves greedy")}
-    name, what = names[way]
+    names = {"greedy": ("Greedy", "the last layer's first choice"), "dola": (view.method, "marked from where it leaves greedy")}
+    name, what = (html.escape(each) for each in names[way])
     shown = answer_html(view.answers[WAYS.index(way)], running=view.running, mark=way == "dola")
     return f'<section class="dola-card" aria-label="{name}"><h2>{name} <span>{what}</span></h2>{shown}</section>'
 
@@ -232,7 +216,7 @@ def _saved(traces: Sequence[LayerTrace]) -> tuple[str, str]:
 def _head(limits: Limits) -> str:
     return (
         "<h1>dola <span>see the layers</span></h1>"
-        "<p>One prompt, answered twice by the same model: greedily, and by contrasting its last layer with an earlier one. "
+        "<p>One prompt, answered twice by the same model: greedily, and by a method that reads its layers. "
         f"Prompts have up to {limits.prompt_tokens:,} tokens, answers up to {limits.new_tokens:,}.</p>"
     )
 

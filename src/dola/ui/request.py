@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dola.errors import ConfigError, InputError
-from dola.files.json_text import loads
+from dola.errors import InputError
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.names import RECOMMENDED_PENALTY
 from dola.methods.registry import config_of
@@ -43,11 +42,10 @@ class Request:
         prompt: The text to continue or to answer.
         chat: Whether the prompt uses the model's chat template, if it has one.
         layers: "high", "low", "all", "last:10", or numbers separated by commas.
-        settings: DoLa's settings by name; missing ones have their defaults.
+        settings: The method's settings by name; missing ones have their defaults.
         repetition_penalty: Repetition penalty of both ways.
         new_tokens: Maximum length of an answer.
         method: "dola", or the name of another method.
-        other: Settings of another method, a JSON object.
     """
 
     model: str = "smollm2"
@@ -58,7 +56,6 @@ class Request:
     repetition_penalty: float = RECOMMENDED_PENALTY
     new_tokens: int = 40
     method: str = DoLaConfig.method
-    other: str = ""
 
     def config(self) -> MethodConfig:
         """The settings of the method.
@@ -66,18 +63,7 @@ class Request:
         Raises:
             ConfigError: A value is not allowed.
         """
-        settings = self.settings if self.method == DoLaConfig.method else self._other()
-        return config_of({"method": self.method, "layers": self.layers.strip(), **settings})
-
-    def _other(self) -> dict[str, Any]:
-        """Settings of a method other than DoLa."""
-        try:
-            found = loads(self.other.strip() or "{}")
-        except ValueError as error:
-            raise ConfigError(f"The settings are not JSON: {error}.", hint='write {"rate": 2}') from None
-        if not isinstance(found, dict):
-            raise ConfigError(f"The settings are {self.other!r}, not a JSON object.", hint='write {"rate": 2}')
-        return found
+        return config_of({"method": self.method, "layers": self.layers.strip(), **self.settings})
 
     def check(self, limits: Limits) -> None:
         """Refuse mistakes that can be detected without a model.

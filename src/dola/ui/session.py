@@ -15,6 +15,8 @@ from contextlib import closing
 from pathlib import Path
 
 from dola.errors import DolaError
+from dola.methods.config import DoLaConfig
+from dola.methods.registry import METHODS
 from dola.text.encoding import Encoder
 from dola.tracing.data import LayerTrace
 from dola.tracing.live import Progress, follow
@@ -60,9 +62,12 @@ class Session:
         view = View(status="Starting.", running=True)
         try:
             request.check(self.limits)
+            view = dataclasses.replace(view, method=request.config().label())
             if not self.models.has(request.model):
-                yield View(status=f"Loading {request.model}: the first time this takes a while.", running=True)
-            for view in self._decode(request, stop):
+                loading = f"Loading {request.model}: the first time this takes a while."
+                yield dataclasses.replace(view, status=loading)
+            for step in self._decode(request, stop):
+                view = dataclasses.replace(step, method=view.method)
                 yield view
         except DolaError as error:
             yield view.failed(error.message, error.hint)
@@ -122,7 +127,14 @@ class Session:
         by_way = {trace.mode: trace for trace in traces}
         shown = [_answer(by_way.get(way)) for way in WAYS]
         status = f"Opened {name}: {'; '.join(trace.title for trace in traces)}."
-        return View(status=status, answers=(shown[0], shown[1]), traces=tuple(traces))
+        return View(status=status, answers=(shown[0], shown[1]), traces=tuple(traces), method=_method_of(traces[-1]))
+
+
+def _method_of(trace: LayerTrace) -> str:
+    """The name for people of the method of a trace, installed or not."""
+    name = str(trace.settings.get("method", DoLaConfig.method))
+    kind = METHODS.get(name)
+    return name if kind is None else kind.label()
 
 
 def _answer(trace: LayerTrace | None) -> Answer:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dola.methods.config import DoLaConfig
 from dola.tracing.data import LayerTrace
 from dola.tracing.live import Progress
 
@@ -36,6 +37,7 @@ class View:
         answers: The answers by way of decoding, "greedy" and "dola".
         traces: The available traces.
         running: Whether more views will follow.
+        method: Name of the method beside greedy decoding, for people.
     """
 
     status: str = ""
@@ -44,6 +46,7 @@ class View:
     answers: tuple[Answer, Answer] = (Answer(), Answer())
     traces: tuple[LayerTrace, ...] = ()
     running: bool = False
+    method: str = DoLaConfig.title
 
     def failed(self, error: str, hint: str = "") -> View:
         """The same view with an error, and no longer running."""
