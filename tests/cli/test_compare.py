@@ -269,7 +269,7 @@ def test_layers_that_do_not_fit_a_method_are_refused(dola_command, folder):
     """DoLa's buckets have gaps, and Confident Decoding walks down layer by layer."""
     ended = dola_command("compare", "The cat", "-m", folder, "--method", "dola", "--method", "confident", "--layers", "high")
     assert (ended.code, ended.out) == (2, "")
-    assert "'high' does not fit the method 'confident'" in ended.err
+    assert "--layers high does not fit the method 'confident'" in ended.err
     assert "last:10" in ended.err.partition("Hint: ")[2]
 
 

@@ -7,6 +7,7 @@ from importlib import import_module
 import pytest
 import samples
 import torch
+from each_method import each_method
 
 import dola
 from dola import DoLaConfig
@@ -168,7 +169,10 @@ def test_mistakes(dola_command, long_folder, data, tmp_path, monkeypatch, argume
     assert hint in advice
 
 
-def test_another_method_is_refused(dola_command, data):
-    ended = dola_command("tune", "factor-news", "--data", data, "--method", "sled")
-    assert (ended.code, ended.out) == (2, "")
-    assert "--method" in ended.err
+@each_method
+def test_each_method(dola_command, long_folder, data, name):
+    ended = dola_command("tune", "factor-news", "--data", data, "-m", long_folder, "--method", name, "--limit", 4, "--json")
+    assert ended.code == 0
+    first, *others = json.loads(ended.out)["candidates"]
+    assert first == "off"
+    assert any({"dola": "high"}.get(name, name) in each for each in others)
