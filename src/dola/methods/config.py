@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dola.errors import ConfigError
 from dola.files.settings_file import read_object
-from dola.methods.facts import Cost, Facts, Setting, read_settings, setting
+from dola.methods.facts import Cost, Facts, Setting, on_two_cores, read_settings, setting
 from dola.methods.layers import check_indices, is_named, parse
 from dola.methods.names import DIVERGENCE_ALIASES, DIVERGENCES, SCORES
 
@@ -193,6 +193,7 @@ class DoLaConfig(MethodConfig):
     method: ClassVar[str] = "dola"
     title: ClassVar[str] = "DoLa"
     summary: ClassVar[str] = "contrasts the last layer with the earlier one that diverges most from it"
+    costs: ClassVar[tuple[Cost, ...]] = on_two_cores(1.05, 1.05)
 
     layers: str | Sequence[int] = "high"
     _: KW_ONLY

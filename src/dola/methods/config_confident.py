@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dola.errors import LayersError
 from dola.methods.config import MethodConfig
-from dola.methods.facts import setting
+from dola.methods.facts import Cost, on_two_cores, setting
 
 if TYPE_CHECKING:
     from dola.methods.method import Method
@@ -36,6 +36,7 @@ class ConfidentConfig(MethodConfig):
     method: ClassVar[str] = "confident"
     title: ClassVar[str] = "Confident Decoding"
     summary: ClassVar[str] = "decodes from the layer near the last one at which the entropy stops falling"
+    costs: ClassVar[tuple[Cost, ...]] = on_two_cores(1.10, 1.02)
     chooses: ClassVar[bool] = True
 
     layers: str | Sequence[int] = "last:10"

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from dola.methods.config import MethodConfig
-from dola.methods.facts import setting
+from dola.methods.facts import Cost, on_two_cores, setting
 
 if TYPE_CHECKING:
     from dola.methods.method import Method
@@ -34,6 +34,7 @@ class DeLTaConfig(MethodConfig):
     method: ClassVar[str] = "delta"
     title: ClassVar[str] = "DeLTa"
     summary: ClassVar[str] = "fits a line to each token's logits over the last layers and extrapolates it beyond the last one"
+    costs: ClassVar[tuple[Cost, ...]] = on_two_cores(1.06, 0.99)
 
     layers: str | Sequence[int] = "last:16"
     _: KW_ONLY

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dola.methods.config import MethodConfig
-from dola.methods.facts import setting
+from dola.methods.facts import Cost, on_two_cores, setting
 
 if TYPE_CHECKING:
     from dola.methods.method import Method
@@ -36,6 +36,7 @@ class SLEDConfig(MethodConfig):
     method: ClassVar[str] = "sled"
     title: ClassVar[str] = "SLED"
     summary: ClassVar[str] = "moves the likeliest tokens' logits toward a distribution estimated from all layers"
+    costs: ClassVar[tuple[Cost, ...]] = on_two_cores(1.30, 1.72)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "factor": {"rate": 2.0, "scale": 10},
         "gsm8k": {"rate": 2.0, "scale": 10},

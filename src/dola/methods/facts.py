@@ -72,6 +72,12 @@ class Cost:
         return f"{self.times:.2f} times the time of greedy decoding ({self.where})"
 
 
+def on_two_cores(smollm2: float, gemma3: float) -> tuple[Cost, Cost]:
+    """Costs from benchmarks/results/methods-batch1.json, in which greedy decoding itself varies by 2 to 3%."""
+    where = "bfloat16, batch 1, two CPU cores, November 2026"
+    return Cost(smollm2, f"SmolLM2-135M, {where}"), Cost(gemma3, f"Gemma 3 270M, {where}")
+
+
 def setting(default: Any, **facts: Any) -> Any:
     """A dataclass field with this default and these `Facts`."""
     return field(default=default, metadata={KEY: Facts(**facts)})
