@@ -16,7 +16,8 @@ from dola.errors import InputError
 from dola.evidence.ways import Way
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import check_eval, cut_left, window
-from dola.scoring.results_file import ResultsFile, what_model
+from dola.model.identity import what_model
+from dola.scoring.results_file import ResultsFile
 from dola.tasks import Generation
 from dola.tasks.items import QuestionItem
 from dola.text.encoding import Encoder
