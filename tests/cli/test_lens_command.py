@@ -39,6 +39,25 @@ def run(*arguments: object, verb: str = "lens") -> Any:
     return CliRunner().invoke(app, [verb, *map(str, arguments)], env={"COLUMNS": "300"})
 
 
+def test_an_interrupted_fit_says_where_it_resumes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text, output = tmp_path / "text.txt", tmp_path / "tiny.lens.safetensors"
+    text.write_text(TEXT)
+    given = ["fit", folder, "--text", text, "--layers", "3", "--tokens", "500", "--output", output]
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dola.lens.quality.Table.add", stop)
+        done = run(*given)
+    assert done.exit_code != 0
+    assert f"{output}.partial keeps what was done; the same command resumes there" in done.stderr
+    done = run(*given)
+    assert done.exit_code == 0
+    assert f"Resuming from {output}.partial." in done.stderr
+    assert [path.name for path in tmp_path.iterdir() if path != text] == [output.name]
+
+
 def test_show_as_json(file: Path):
     found = json.loads(run("show", file, "--json").stdout)
     assert found["schema"] == "dola.lens/1"

@@ -16,7 +16,7 @@ from reference.lens_float64 import least_squares, linear, tuned
 import dola
 from dola.errors import ConfigError, LensError
 from dola.lens.belongs import maps_of
-from dola.lens.fit import Sums
+from dola.lens.sums import Sums
 from dola.lens.tuned import read_tuned
 from dola.model.anatomy import Anatomy
 from dola.plot.html import page_data

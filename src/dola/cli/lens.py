@@ -67,6 +67,8 @@ def fit(
 ) -> None:
     """Fit a lens to a model by least squares, and judge it on text that was held out.
 
+    Re-run the command to resume after an interruption: OUTPUT.partial keeps what was done.
+
     \b
     Examples:
       dola lens fit smollm2 --output smollm2.lens.safetensors --text book.txt
@@ -80,12 +82,18 @@ def fit(
     texts = [read_text(path, name=f"--text {str(path)!r}", error=UsageError) for path in text] if text else None
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
-    from dola.lens.fit import fit_lens
+    from dola.lens.fit import fit_lens, partial_of
 
     if texts is None:
         say("No --text was given: the model writes the text itself.")
-    lens = fit_lens(loaded, tokenizer, texts, layers=wanted, tokens=tokens, progress=True)
-    lens.save(output)
+    kept = partial_of(output)
+    if kept.exists():
+        say(f"Resuming from {kept}.")
+    try:
+        lens = fit_lens(loaded, tokenizer, texts, layers=wanted, tokens=tokens, output=output, progress=True)
+    except KeyboardInterrupt:
+        say(f"{kept} keeps what was done; the same command resumes there.")
+        raise
     _show(lens)
     note(f"wrote {output}")
 

@@ -19,8 +19,9 @@ from dola.evidence.forecast import LEAST, Forecast
 from dola.evidence.ways import Role, Way
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import check_eval, cut_left, window
+from dola.model.identity import what_model
 from dola.scoring.gauge import unsaid
-from dola.scoring.results_file import ResultsFile, what_model
+from dola.scoring.results_file import ResultsFile
 from dola.tasks import Generation
 from dola.tasks.items import QuestionItem
 from dola.text.encoding import Encoder

@@ -16,7 +16,8 @@ from dola.evidence.sample import Sample
 from dola.evidence.signals import Read, aggregated, signal_names
 from dola.methods.config import DoLaConfig
 from dola.model.anatomy import Anatomy
-from dola.scoring.results_file import ResultsFile, what_model
+from dola.model.identity import what_model
+from dola.scoring.results_file import ResultsFile
 from dola.scoring.score import lines_of, score
 from dola.tasks import ChoiceTask, GenerationTask, Task
 from dola.tasks.prompting import before_stop

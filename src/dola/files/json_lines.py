@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any, TextIO
 
 try:
     import fcntl
@@ -70,7 +70,7 @@ def append(file: TextIO, lines: Iterable[str]) -> None:
     file.flush()
 
 
-def lock(file: TextIO) -> bool:
+def lock(file: IO[Any]) -> bool:
     """Lock a file until it is closed. Returns False if another process holds it, and True if the file system has no locks."""
     if fcntl is None:
         return True

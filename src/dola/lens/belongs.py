@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from dola.errors import LensError
-from dola.lens.fingerprint import QUANTIZED, SAME, difference, samples, statistics
+from dola.lens.fingerprint import QUANTIZED, SAME, difference, statistics
 from dola.lens.lens import Lens
 from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
 from dola.model.anatomy import Anatomy
+from dola.model.identity import weights_digest
 from dola.model.stored import is_quantized
 
-_checked: WeakKeyDictionary[Any, dict[str, Tensor]] = WeakKeyDictionary()
-"""The lenses that each model was found to fit, by digest, with the samples of its weights at that time."""
+_checked: WeakKeyDictionary[Any, set[tuple[str, str]]] = WeakKeyDictionary()
+"""The lenses that each model was found to fit: digests of their files, with the digest of its weights at that time."""
 
 
 def maps_of(
@@ -65,13 +66,13 @@ def check(lens: Lens, anatomy: Anatomy) -> None:
     Raises:
         LensError: As said.
     """
-    known, now = _checked.setdefault(anatomy.lm, {}), samples(anatomy)
-    if lens.digest in known and torch.equal(known[lens.digest], now):
+    known, pair = _checked.setdefault(anatomy.lm, set()), (lens.digest, weights_digest(anatomy.lm))
+    if pair in known:
         return
     check_sizes(lens, name_of(anatomy), num_layers=anatomy.num_layers, width=anatomy.lm.config.get_text_config().hidden_size)
     _check_weights(lens, anatomy)
     if lens.digest:
-        known[lens.digest] = now
+        known.add(pair)
 
 
 def check_sizes(lens: Lens, name: str, *, num_layers: int, width: int) -> None:

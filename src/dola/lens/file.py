@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from dola.errors import LensError
 from dola.files.json_text import BrokenJSONError, dumps, loads
 
 SCHEMA = "dola.lens/1"
+BLOCK = 2**22
+"""Bytes that are hashed at a time: the maps of wide models are gigabytes."""
 
 
 def write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any], *, schema: str = SCHEMA) -> str:
@@ -26,17 +28,28 @@ def write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any], *, sche
     Raises:
         LensError: The file cannot be written.
     """
-    content = save({name: value.contiguous() for name, value in tensors.items()}, {"dola": dumps({"schema": schema, **facts})})
     partial = path.with_name(f".{path.name}.{os.getpid()}")
+    metadata = {"dola": dumps({"schema": schema, **facts})}
     try:
-        partial.write_bytes(content)
+        partial.touch()
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata)
+        digest = _digest(partial)
         partial.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
+        why = error.strerror if isinstance(error, OSError) else str(error)
         raise LensError(
-            f"The lens cannot be written to {str(path)!r}: {error.strerror}.", hint="name a file in a folder that exists"
+            f"The lens cannot be written to {str(path)!r}: {why}.", hint="name a file in a folder that exists"
         ) from None
-    return hashlib.sha256(content).hexdigest()
+    return digest
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read(path: Path, *, schema: str = SCHEMA) -> tuple[dict[str, Tensor], dict[str, Any], str]:
@@ -46,7 +59,7 @@ def read(path: Path, *, schema: str = SCHEMA) -> tuple[dict[str, Tensor], dict[s
         LensError: No such file, a file that is cut off, or one that is not a lens.
     """
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = _digest(path)
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping

@@ -5,7 +5,6 @@ A checksum would refuse the same model in another number type. The head alone wo
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -38,28 +37,12 @@ def statistics(anatomy: Anatomy) -> dict[str, Tensor]:
 @torch.no_grad()
 def statistics_of(named: Iterable[tuple[str, nn.Module]]) -> dict[str, Tensor]:
     """The same for parts that were named as `parts` names them."""
-    return {name: numbers_of(weight) for name, weight in _weights(named)}
-
-
-@torch.no_grad()
-def samples(anatomy: Anatomy) -> Tensor:
-    """The sampled elements of all weights, one after another: milliseconds, where `statistics` reads every weight whole.
-
-    Training and merged adapters change nearly all elements of the weights that they change, so these numbers change with them.
-    The version counters of tensors do not: `weight.data += ...`, which PEFT writes, leaves them as they are.
-    """
-    taken = [_sampled(weight.detach()) for _, weight in _weights(parts(anatomy))]
-    devices = dict.fromkeys(each.device for each in taken)
-    apart = [torch.cat([each.float() for each in taken if each.device == device]).cpu() for device in devices]
-    return torch.cat(apart) if apart else torch.empty(0)
-
-
-def _weights(named: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:
-    """The weights that are compared: not packed ones, not those on the disk, and not an adapter's."""
-    for part, module in named:
-        for name, weight in module.named_parameters():
-            if weight.is_floating_point() and weight.numel() and weight.device.type != "meta" and "lora_" not in name:
-                yield f"{part}.{_plain(name)}", weight
+    return {
+        f"{part}.{_plain(name)}": numbers_of(weight)
+        for part, module in named
+        for name, weight in module.named_parameters()
+        if weight.is_floating_point() and weight.numel() and weight.device.type != "meta" and "lora_" not in name
+    }
 
 
 def _plain(name: str) -> str:
@@ -69,18 +52,9 @@ def _plain(name: str) -> str:
 def numbers_of(weight: Tensor) -> Tensor:
     """The numbers of one weight."""
     flat = weight.detach().flatten()
+    places = torch.linspace(0, len(flat) - 1, SAMPLES, dtype=torch.float64).long()
     mean, rms = flat.mean(dtype=torch.float32), torch.linalg.vector_norm(flat, dtype=torch.float32) / len(flat) ** 0.5
-    return torch.cat([torch.stack([mean, rms]).cpu(), _sampled(flat).float().cpu()])
-
-
-def _sampled(weight: Tensor) -> Tensor:
-    return weight.flatten()[_places(weight.numel(), weight.device)]
-
-
-@functools.lru_cache(maxsize=64)  # a model has weights of a few sizes
-@torch.inference_mode(False)
-def _places(length: int, device: torch.device) -> Tensor:
-    return torch.linspace(0, length - 1, SAMPLES, dtype=torch.float64).long().to(device)
+    return torch.cat([torch.stack([mean, rms]).cpu(), flat[places.to(flat.device)].float().cpu()])
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:

@@ -5,16 +5,11 @@ A file that belongs to a different run is refused, and never changed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
-import transformers
-
-from dola._version import __version__
 from dola.errors import InputError
 from dola.files.json_lines import JsonLines, append, lock, open_to_append
 from dola.files.json_text import dumps, finite, loads
@@ -22,24 +17,6 @@ from dola.files.json_text import dumps, finite, loads
 SCHEMA = "dola.results/1"
 
 IsResult = Callable[[int, Any], bool]
-
-SAMPLED = 64
-"""Number of elements of each weight that identify a model."""
-
-
-def what_model(model: Any) -> dict[str, str]:
-    """Properties of a model and of the software that must match for results to be resumed."""
-    digest = hashlib.sha256()
-    for name, weight in model.named_parameters():
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        if weight.device.type != "meta":  # offloaded to disk
-            flat = weight.detach().flatten()
-            digest.update(flat[:: max(1, len(flat) // SAMPLED)].float().cpu().numpy().tobytes())
-    return {
-        "model": f"{model.config.name_or_path} ({type(model).__name__}, {model.dtype})",
-        "weights": digest.hexdigest(),
-        "versions": f"dola {__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
-    }
 
 
 class ResultsFile:

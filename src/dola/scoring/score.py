@@ -26,12 +26,13 @@ from dola.lens.belongs import lens_facts
 from dola.methods.config import MethodConfig
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import captured, cut_left, window
+from dola.model.identity import what_model
 from dola.model.places import is_hooked_outside
 from dola.model.prefixes import Batch, Line, Runner, plan, shares_prefixes
 from dola.scoring.folds import LayerScorer, TokenScores
 from dola.scoring.gauge import Gauge
 from dola.scoring.recipe import Recipe
-from dola.scoring.results_file import ResultsFile, what_model
+from dola.scoring.results_file import ResultsFile
 from dola.text.encoding import Encoder
 
 Text = str | Sequence[int]
