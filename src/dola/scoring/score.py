@@ -103,7 +103,7 @@ def score(
         facts: Further properties that `results` must match, by name; for instance the SHA-256 of a data set.
         batch_tokens: Number of tokens in a batch, including padding and cached tokens.
         progress: Whether to show a progress bar on stderr.
-        gauge: Takes the time of the pass.
+        gauge: Measures how long the pass takes, for forecasts (`scoring.gauge`).
 
     Raises:
         InputError: No tokens in a context or a continuation, a token that the model has no embedding for, a continuation longer
