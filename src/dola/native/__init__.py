@@ -179,7 +179,7 @@ def compare(
 
 
 def sums_outside(mature: Tensor, premature: Tensor, log_z: Tensor, inside: Tensor) -> Tensor:
-    """Sums over the vocabulary that SLED's cosines are made of (`methods.sled`): float64 [4, K, R].
+    """Sums over the vocabulary that SLED's cosines are made of (`methods.sled`): float32 [4, K, R], summed in float64.
 
     With q the layer's probabilities and d its logits minus the mature ones: sums of q, q^2 and q d over the tokens that are not
     `inside`, and of d^2 over all.
@@ -197,7 +197,7 @@ def sums_outside(mature: Tensor, premature: Tensor, log_z: Tensor, inside: Tenso
         DTYPES[mature.dtype], *(tensor.data_ptr() for tensor in (mature, rows, log_z, inside, found)),
         mature.stride(0), rows.stride(0), mature.shape[-1], len(mature), len(rows), torch.get_num_threads(),
     )  # fmt: skip
-    return found
+    return found.float()  # vLLM's workers exchange no float64
 
 
 @functools.cache
