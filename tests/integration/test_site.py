@@ -22,6 +22,10 @@ PAGES = sorted(DOCS.rglob("*.md"))
 GENERATED = ("cli.md", "doors.md", "supported-models.md")
 
 
+FILE = re.compile(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
+PART = re.compile(r"<!-- part of: \S+ -->\n```\w+\n(.*?)```", re.DOTALL)
+
+
 def _named(page):
     return page.relative_to(ROOT).as_posix()
 
@@ -93,7 +97,12 @@ def test_the_python_of_a_page_runs(page, smollm2, monkeypatch, tmp_path, capsys)
     model, tokenizer = smollm2
     inputs = tokenizer("The capital of Washington State is", return_tensors="pt")
     names = {"__name__": "page", "dola": dola, "torch": torch, "model": model, "tokenizer": tokenizer, "inputs": inputs}
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, code in FILE.findall(page.read_text()):
+        (tmp_path / name).write_text(code)
     for code in blocks(page, "python"):
+        if code in PART.findall(page.read_text()):  # cli/test_add_a_method.py puts these into their file
+            continue
         exec(compile(code, _named(page), "exec"), names)
     assert not hasattr(model, "dola")
 

@@ -93,7 +93,8 @@ def test_broken_json_says_where_and_whether_it_may_be_cut_off(text, line, cut_of
 
 ELSEWHERE = {
     "files/json_text.py": "the one place",
-    "tasks/judge.py": "a request with numbers of our own, and a message",
+    "tasks/endpoint.py": "a request with numbers of our own, and a message",
+    "tasks/judge.py": "a server's answer, quoted in an error",
     "tasks/data.py": "a digest, which must stay what it was",
     "bench/memory.py": "between two processes of dola",
     "text/chat.py": "words as a chat template may have put them into a prompt, to compare with",

@@ -55,8 +55,9 @@ def generate(model: Any, *args: Any, dola_layers: MethodConfig | str | Sequence[
         >>> out.shape  # [batch, prompt and new tokens], int64
         torch.Size([1, 7])
     """
-    config = _config(Anatomy.of(model), dola_layers, settings_in(kwargs), _given(args, kwargs), None)
-    return _contrasted(model, None, args, kwargs, config)
+    anatomy = Anatomy.of(model)
+    config = _config(anatomy, dola_layers, settings_in(kwargs), _given(args, kwargs), None)
+    return _contrasted(model, anatomy, None, args, kwargs, config)
 
 
 def install(config: MethodConfig | None = None) -> None:
@@ -132,13 +133,14 @@ def _put_back() -> None:
         del _originals[kind, name]
 
 
-def _contrasted(model: Any, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any], config: MethodConfig) -> Any:
+def _contrasted(
+    model: Any, anatomy: Anatomy, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any], config: MethodConfig
+) -> Any:
     if kwargs.get("cache_implementation") == "paged":
         raise InputError(
             "cache_implementation='paged' decodes in a separate thread, where DoLa for a single call has no effect.",
             hint="attach instead: with dola.attach(model, ...): model.generate(...)",
         )
-    anatomy = Anatomy.of(model)
     if original is None:
         original = _generate_of(model)
     if isinstance(config, DoLaConfig):
@@ -182,8 +184,9 @@ def _generate_with_dola_layers(original: Any) -> Any:
         if layers is None and not settings and own_layers(call, self.generation_config) is None:
             check_generation_configs(call, self.generation_config)
             return original(self, *args, **kwargs)
-        config = _config(Anatomy.of(self), layers, settings, call, _installed or DoLaConfig())
-        return _contrasted(self, functools.partial(original, self), args, kwargs, config)
+        anatomy = Anatomy.of(self)
+        config = _config(anatomy, layers, settings, call, _installed or DoLaConfig())
+        return _contrasted(self, anatomy, functools.partial(original, self), args, kwargs, config)
 
     return generate
 
