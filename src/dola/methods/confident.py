@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dola import native
 from dola.errors import InputError
 from dola.methods.draws import uniform
 from dola.methods.method import Candidates, Method
@@ -107,6 +108,8 @@ class Confident(Method):
 
 
 def entropy(logits: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
-    """Entropy of softmax(logits) in nats, from [..., V] to [...]."""
+    """Entropy of softmax(logits) in nats, from [..., V] to [...]; 0 where there is no distribution (NaN, +inf)."""
+    if vocab is WHOLE and native.reads(logits):
+        return native.entropy(logits)
     log_p = vocab.log_softmax(logits)
     return -vocab.sum(torch.where(log_p > -torch.inf, log_p.exp() * log_p, 0))
