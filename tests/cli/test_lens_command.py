@@ -39,6 +39,20 @@ def run(*arguments: object, verb: str = "lens") -> Any:
     return CliRunner().invoke(app, [verb, *map(str, arguments)], env={"COLUMNS": "300"})
 
 
+def test_a_refined_lens_shows_both_figures(folder: Path, tmp_path: Path):
+    text, output = tmp_path / "text.txt", tmp_path / "refined.lens.safetensors"
+    text.write_text(TEXT)
+    done = run("fit", folder, "--text", text, "--layers", "3", "--tokens", "500", "--refine", "3", "--output", output)
+    assert done.exit_code == 0, done.output
+    assert "refined   3 steps that lower KL, after least squares" in done.stdout
+    assert "least squares alone: KL " in done.stdout
+    shown = json.loads(run("show", output, "--json").stdout)
+    assert (shown["refined"], shown["kind"]) == (3, "linear")
+    assert fields(shown) - {"schema", "dola"} == set(verb.SCHEMA)
+    refused = run("fit", folder, "--refine", "-1", "--output", output)
+    assert str(refused.exception).startswith("--refine -1 is out of range; allowed is 0 or more.")
+
+
 def test_an_interrupted_fit_says_where_it_resumes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     text, output = tmp_path / "text.txt", tmp_path / "tiny.lens.safetensors"
     text.write_text(TEXT)

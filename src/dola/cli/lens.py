@@ -33,12 +33,15 @@ SCHEMA = {
     "dtype": "dtype of its weights, or null",
     "tokens": "positions that the lens was fitted on, or null",
     "held_out": "positions that it was judged on, or null",
+    "refined": "steps of refinement by KL after least squares; 0 is none, null is unknown",
     "text": "where the text came from",
     "text_sha256": "SHA-256 of the tokens of the text, or null",
     "table[].layer": "a layer, judged on held-out text",
     "table[].r2": "share of the variance of the head's input that the lens explains, or null",
     "table[].kl": "KL divergence in nats of what the lens reads from the last layer's distribution",
     "table[].top1": "share of positions where both have the same likeliest token",
+    "table[].start_kl": "kl before the refinement, or null without one",
+    "table[].start_top1": "top1 before the refinement, or null without one",
     "table[].norm_kl": "kl of the final norm in place of the lens",
     "table[].norm_top1": "top1 of the final norm in place of the lens",
 }
@@ -61,6 +64,14 @@ def fit(
     ] = None,
     layers: Annotated[str, typer.Option(help=f"Layers to fit: {options.LAYERS_HELP}.")] = "all",
     tokens: Annotated[int, typer.Option(help="Most tokens to fit on.", callback=options.between(1))] = 40_000,
+    refine: Annotated[
+        int,
+        typer.Option(
+            metavar="STEPS",
+            help="Steps that then lower KL on the same text (0 = least squares alone).",
+            callback=options.between(0),
+        ),
+    ] = 0,
     chart: Chart = None,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
@@ -75,6 +86,7 @@ def fit(
     Examples:
       dola lens fit smollm2 --output smollm2.lens.safetensors --text book.txt
       dola lens fit smollm2 --output smollm2.lens.safetensors --layers 15,25 --tokens 10000
+      dola lens fit smollm2 --output smollm2.lens.safetensors --text book.txt --refine 300
       dola generate "The capital of Washington State is" --lens smollm2.lens.safetensors
     """
     wanted = parse(layers)
@@ -93,7 +105,7 @@ def fit(
     if kept.exists():
         say(f"Resuming from {kept}.")
     try:
-        lens = fit_lens(loaded, tokenizer, texts, layers=wanted, tokens=tokens, output=output, progress=True)
+        lens = fit_lens(loaded, tokenizer, texts, layers=wanted, tokens=tokens, refine=refine, output=output, progress=True)
     except KeyboardInterrupt:
         say(f"{kept} keeps what was done; the same command resumes there.")
         raise
@@ -182,10 +194,11 @@ def _write_chart(lens: Lens, path: Path | None) -> None:
 
 
 def _fields(lens: Lens) -> dict[str, Any]:
-    known = ("model", "revision", "num_layers", "dtype", "tokens", "held_out", "text", "text_sha256")
+    known = ("model", "revision", "num_layers", "dtype", "tokens", "held_out", "refined", "text", "text_sha256")
     facts = {name: lens.facts.get(name) for name in known}
     head = {"kind": lens.kind, "layers": list(lens.layers), "width": lens.width}
-    return {**head, **facts, "table": lens.facts.get("table") or []}
+    table = [{"start_kl": None, "start_top1": None, **row} for row in lens.facts.get("table") or []]
+    return {**head, **facts, "table": table}
 
 
 def _show(lens: Lens) -> None:
@@ -199,6 +212,8 @@ def _show(lens: Lens) -> None:
     line("model", f"{lens.model}, {found['num_layers']} layers of width {lens.width}, {found['dtype'] or 'unknown dtype'}")
     line("layers", spelled(lens.layers))
     line("text", f"{found['text']}, {found['tokens'] or 'an unknown number of'} tokens, {found['held_out'] or 0} held out")
+    if found["refined"]:
+        line("refined", f"{found['refined']} steps that lower KL, after least squares")
     if not found["table"]:
         return
     line("", "")
@@ -208,3 +223,5 @@ def _show(lens: Lens) -> None:
         bar = "█" * round(BAR * max(0.0, row["top1"]))
         numbers = f"{r2} {row['kl']:6.2f}  {row['top1']:5.1%} | {row['norm_kl']:8.2f}  {row['norm_top1']:5.1%}"
         line(f"{row['layer']:5}", f"{numbers}  {bar}")
+    for row in found["table"] if found["refined"] else ():
+        line(f"{row['layer']:5}", f"least squares alone: KL {row['start_kl']:.2f}, top-1 {row['start_top1']:.1%}")

@@ -94,3 +94,8 @@ class Table:
             }
             for layer, found in self._layers.items()
         ]
+
+
+def with_start(rows: list[dict[str, Any]], start: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a refined lens, with KL and agreement of the lens that the refinement began with."""
+    return [{**row, "start_kl": first["kl"], "start_top1": first["top1"]} for row, first in zip(rows, start, strict=True)]

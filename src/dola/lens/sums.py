@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dola.errors import LensError
+
 RIDGE = 1e-5
 """The ridge, as a share of the mean variance of a layer's dimensions."""
 
@@ -39,10 +41,29 @@ class Sums:
         Centered first: the bias is then not held back by the ridge, and a few huge dimensions cost no digits.
         """
         n = self.inputs[-1, -1]
-        mean, target = self.inputs[-1, :-1] / n, self.products[-1] / n
-        covariance = self.inputs[:-1, :-1] / n - torch.outer(mean, mean)
+        mean, covariance = self._centered(ridge)
+        target = self.products[-1] / n
         cross = self.products[:-1] / n - torch.outer(mean, target)
-        diagonal = covariance.diagonal()
-        diagonal += ridge * diagonal.mean().clamp(min=torch.finfo(torch.float64).tiny)
         weight = torch.linalg.solve(covariance, cross, left=True).T
         return weight, target - weight @ mean, mean
+
+    def white(self, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
+        """The mean state [d], and L [d, d], lower: states are mean + L z, where z has mean 0 and covariance 1, less the ridge.
+
+        Raises:
+            LensError: The states do not vary.
+        """
+        mean, covariance = self._centered(ridge)
+        root, failed = torch.linalg.cholesky_ex(covariance)
+        if failed:
+            raise LensError("The states of a layer do not vary enough to refine its map.", hint="fit it on more text")
+        return mean, root
+
+    def _centered(self, ridge: float) -> tuple[Tensor, Tensor]:
+        """The mean state [d], and the covariance [d, d] with the ridge."""
+        n = self.inputs[-1, -1]
+        mean = self.inputs[-1, :-1] / n
+        covariance = self.inputs[:-1, :-1] / n - torch.outer(mean, mean)
+        diagonal = covariance.diagonal()
+        diagonal += ridge * diagonal.mean().clamp(min=torch.finfo(torch.float64).tiny)
+        return mean, covariance

@@ -108,7 +108,7 @@ class Confident(Method):
 
 
 def entropy(logits: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
-    """Entropy of softmax(logits) in nats, from [..., V] to [...]; 0 where there is no distribution (NaN, +inf)."""
+    """Entropy of softmax(logits) in nats, from [..., V] to [...]; 0 for rows without a distribution (NaN, +inf)."""
     if vocab is WHOLE and native.reads(logits):
         return native.entropy(logits)
     log_p = vocab.log_softmax(logits)
