@@ -1,7 +1,8 @@
 """The entry point `vllm.general_plugins`, which vLLM calls in each of its processes at start-up.
 
-It registers dola's classes for supported architectures, and a check of the engine's settings for every architecture: if DoLa
-does not support one, the engine refuses to start with a message, and never serves the model without DoLa instead.
+It registers dola's classes for all architectures that generate text, and a check of the engine's settings for every
+architecture. An engine with settings that DoLa does not support refuses to start, and so does a model whose parts are not found
+or do not pass the proof (proof.py): it never serves a model without DoLa instead.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from dola._version import __version__
 from dola.errors import ConfigError, ModelError
-from dola.integrations.vllm.architectures import ARCHITECTURES, UNTESTED
+from dola.integrations.vllm.architectures import TESTED
 from dola.integrations.vllm.engines import SWITCH, served, why_not
 from dola.serving.settings import ENGINE_HINT, Served
 
@@ -35,9 +36,11 @@ def register() -> None:
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
+    from dola.integrations.vllm.models import originals
+
     for architecture in ModelRegistry.get_supported_archs():
         MODELS_CONFIG_MAP[architecture] = _checked(MODELS_CONFIG_MAP.get(architecture))
-    for architecture in ARCHITECTURES:
+    for architecture in originals():
         ModelRegistry.register_model(architecture, f"dola.integrations.vllm.models:{architecture}")
 
 
@@ -90,15 +93,16 @@ def _layers_of_the_model(model_config: Any) -> Any:
 
 def _check_engine(vllm_config: Any) -> None:
     """Refuse settings with which the engine would silently decode without DoLa, or wrongly."""
+    from dola.integrations.vllm.models import originals
+
     architecture = vllm_config.model_config.architecture
-    if architecture not in ARCHITECTURES:
+    if architecture not in originals():
         raise ModelError(
-            f"DoLa does not support {architecture} in vLLM: the plugin cannot access its layers, or it has not been tested. "
-            f"Supported: {', '.join(ARCHITECTURES)}.",
+            f"DoLa does not know {architecture}: it knows the architectures of vLLM itself that generate text.",
             hint='omit "dola" from additional_config, or decode it with transformers: dola.generate(model, ...)',
         )
-    if architecture in UNTESTED:
-        logger.warning("DoLa with %s has not been tested: compare some answers with dola.generate.", architecture)
+    if architecture not in TESTED:
+        logger.info("DoLa's tests do not run %s. Its parts are proved when the engine starts.", architecture)
     parallel, model = vllm_config.parallel_config, vllm_config.model_config
     adapted = getattr(vllm_config.lora_config, "target_modules", None) or ()  # modules, by name or by path
     refused = {
@@ -108,6 +112,9 @@ def _check_engine(vllm_config: Any) -> None:
         "stock torch.compile (compilation_config.mode=1)": vllm_config.compilation_config.mode == STOCK_TORCH_COMPILE,
         "pooling models (runner)": model.runner_type != "generate",
         "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
+        "splitting of batches (enable_dbo)": bool(getattr(parallel, "use_ubatching", False)),
+        "fast prefill with shared caches (kv_sharing_fast_prefill)": vllm_config.cache_config.kv_sharing_fast_prefill,
+        "models with an encoder of their own (Whisper, for instance)": model.is_encoder_decoder,
         "adapters on the head (lora_target_modules)": any(name.endswith("lm_head") for name in adapted),
     }
     for what, is_on in refused.items():
@@ -122,6 +129,9 @@ def _check_engine(vllm_config: Any) -> None:
 _WHY = {
     "speculative": "vLLM drops the mapping of rows to requests, and drafts would be checked against scores without DoLa",
     "batch-sharded": "it reads the head without the code that contrasts layers",
+    "splitting": "the rows of its parts are numbered anew",
+    "fast": "later blocks see other rows than earlier ones",
+    "models": "DoLa reads decoders alone",
     "adapters": "vLLM applies them to one row of logits for each request, and DoLa reads several",
     "stock": "it also compiles the code that joins the layers, and torch 2.13 then gave wrong tokens on CPUs: omit the mode",
     "Rust": "it does not run Python, so requests would not be checked",

@@ -1,0 +1,10 @@
+"""Settings of tiny models for vLLM that vllm_matrix.py cannot guess, by model type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SETTINGS: dict[str, dict[str, Any]] = {}
+
+GAIN = {"apertus": 1}
+"""By how much weights are multiplied, if not by 3. Apertus squares its activations: with 3, random blocks overflow."""
