@@ -50,16 +50,16 @@ def test_a_wrong_part_is_refused(what: str, tiny_folder: Path, monkeypatch: pyte
     assert "dola.generate" in str(refused.value)
 
 
-def test_the_final_norm_is_chosen_among_several():
+def test_the_nearest_norm_is_chosen_among_several():
     from dola.integrations.vllm.parts import Parts
-    from dola.integrations.vllm.proof import final_norm
+    from dola.integrations.vllm.proof import nearest_norm
 
     norms = [(name, nn.LayerNorm(8)) for name in ("first", "second", "third")]
     for _, norm in norms:
         nn.init.normal_(norm.weight)
     parts, states = Parts("layers", nn.ModuleList(), norms, None, None, 8), torch.randn(5, 8)
-    assert final_norm(parts, states, norms[1][1](states)).name == "second"
-    assert final_norm(parts, states, states).name == "no norm"
-    scaled = final_norm(parts, states, norms[2][1](states) * 0.25)
+    assert nearest_norm(parts, states, norms[1][1](states)).name == "second"
+    assert nearest_norm(parts, states, states).name == "no norm"
+    scaled = nearest_norm(parts, states, norms[2][1](states) * 0.25)
     assert (scaled.name, pytest.approx(scaled.scale)) == ("third", 0.25)
-    assert final_norm(parts, states, torch.randn(5, 8)).error > 0.1
+    assert nearest_norm(parts, states, torch.randn(5, 8)).error > 0.1

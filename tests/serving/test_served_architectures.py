@@ -11,7 +11,7 @@ import torch
 from engines import Engine, Judge, save_tiny
 
 from dola import DoLaConfig, native
-from dola.integrations.vllm.architectures import TESTED
+from dola.integrations.vllm.architectures import TESTED, originals
 
 TWO_HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
 """For families whose heads are hidden_size / num_attention_heads wide: 32."""
@@ -79,8 +79,6 @@ def test_tokens_are_those_of_transformers(family: str, eager: bool, tmp_path: Pa
 
 def test_the_list_of_tested_architectures():
     """It says which the tests run, and each is one of vLLM's."""
-    from dola.integrations.vllm.models import originals
-
     assert set(TESTED) == {architecture for architecture, _ in ALL.values()} | {"LlamaForCausalLM"}
     assert set(TESTED) <= set(originals())
 

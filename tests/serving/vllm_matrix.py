@@ -69,7 +69,7 @@ def architectures() -> dict[str, str]:
     from vllm.model_executor.models import registry
 
     text = {**registry._TEXT_GENERATION_MODELS, **registry._TRANSFORMERS_SUPPORTED_MODELS}
-    return {**dict.fromkeys(registry._MULTIMODAL_MODELS, "multimodal"), **dict.fromkeys(text, "text")}
+    return {**dict.fromkeys(text, "text"), **dict.fromkeys(registry._MULTIMODAL_MODELS, "multimodal")}
 
 
 def reference(architecture: str) -> Any:
@@ -86,7 +86,7 @@ def reference(architecture: str) -> Any:
     any_model.SIZES.update(SIZES)
     any_model.HEADS = 2
     config = any_model._shrunk(kind.config_class, SETTINGS.get(kind.config_class.model_type, {}))
-    text = config.get_text_config()
+    tied = config.tie_word_embeddings or getattr(config.get_text_config(), "tie_word_embeddings", False)
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in kind(config).parameters())
     if size > any_model.LARGEST:
@@ -96,7 +96,7 @@ def reference(architecture: str) -> Any:
     model.requires_grad_(False)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1 and ("norm" in name.lower() or "ln_" in name):
-            parameter.add_((3 if text.tie_word_embeddings else 0.3) * torch.randn_like(parameter))
+            parameter.add_((3 if tied else 0.3) * torch.randn_like(parameter))
         elif parameter.dim() > 1:
             parameter.mul_(GAIN.get(config.model_type, 3))
     try:
@@ -180,13 +180,11 @@ def try_out(architecture: str, kind: str, *, plain_only: str = "") -> Outcome:
             plain = decoded(llm, None)
         except Exception as error:
             traceback.print_exc()
-            ours = _dola_error(error)
+            ours = "" if plain_only else _dola_error(error)
             return Outcome(architecture, kind, REFUSED if ours else NOT_RUN, ours or _words(error), "", model_type)
         if plain != wanted["plain"]:
             note = f"{_same(plain, wanted['plain'])} tokens of plain vLLM are those of transformers"
-            if plain_only:
-                return Outcome(architecture, kind, REFUSED, f"{plain_only} ({note})", "", model_type)
-            return Outcome(architecture, kind, OTHER, note, _found(llm), model_type)
+            return Outcome(architecture, kind, OTHER, f"{plain_only} {note}".strip(), _found(llm), model_type)
         if plain_only:
             return Outcome(architecture, kind, REFUSED, plain_only, "", model_type)
         wrong = []
@@ -209,7 +207,7 @@ def _found(llm: Any) -> str:
     try:
         runner = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
         parts = runner.model._dola_parts
-        norm = next((name for name, module in parts.norms if module is parts.final_norm), "none")
+        norm = next((name for name, module in parts.norms if module is parts.norm), "none")
         return f"{parts.path} x {len(parts.blocks)}, {norm}" + ("" if parts.scale == 1 else f" x {parts.scale:.4g}")
     except AttributeError:
         return ""
@@ -329,9 +327,11 @@ def main() -> None:
     for name in [] if "--page" in sys.argv else named or [name for name in every if name not in done]:
         started = time.monotonic()
         outcome = in_a_process(name, every[name])
-        if outcome.status == REFUSED:
-            again = in_a_process(name, every[name], plain_only=outcome.note)
-            outcome = again
+        if outcome.status in (REFUSED, NOT_RUN):
+            plain = in_a_process(name, every[name], plain_only=outcome.note)
+            if outcome.status == NOT_RUN and plain.status == REFUSED:
+                plain.status, plain.note = WRONG, f"only plain vLLM runs: {outcome.note}"
+            outcome = plain
         done[name] = outcome
         print(
             f"{time.monotonic() - started:5.1f} s  {name}: {outcome.status}. {outcome.note[:200]} [{outcome.found}]", flush=True

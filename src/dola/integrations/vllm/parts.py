@@ -18,7 +18,7 @@ from dola.errors import ModelError
 
 BLOCKS = ("layers", "h", "blocks")
 """Usual names of the list of blocks, preferred where several lists are equally long."""
-NORMS = ("norm", "norm_f", "ln_f", "final_layernorm", "final_layer_norm", "final_norm", "norm_out")
+NORMS = ("norm", "norm_f", "ln_f", "final_layernorm", "final_layer_norm", "norm_out")
 """Usual names of the final norm, tried first."""
 
 
@@ -33,7 +33,7 @@ class Parts:
         head: The module with the output matrix, without adapters; None if no module of a known class holds one.
         processor: vLLM's LogitsProcessor; None if the class has none.
         width: d, the width of the residual stream.
-        final_norm: The final norm: the first candidate, until the proof has chosen.
+        norm: The final norm: the first candidate, until the proof has chosen.
         scale: The factor by which the model multiplies the final norm's output.
     """
 
@@ -43,7 +43,7 @@ class Parts:
     head: Any
     processor: Any
     width: int
-    final_norm: Any = None
+    norm: Any = None
     scale: float = 1.0
 
     def here(self) -> list[int]:
@@ -65,7 +65,7 @@ def parts_of(model: Any, num_layers: int, width: int) -> Parts:
     language = language_model(model)
     path, blocks = _blocks(language, num_layers)
     norms = _norms(language, path, width)
-    head = _head(language, width) or _head(model, width)
+    head = _head(language, model, width)
     processor = _processor(language) or _processor(model)
     return Parts(path, blocks, norms, head, processor, width, norms[0][1] if norms else None)
 
@@ -139,21 +139,17 @@ def _has_width(module: nn.Module, width: int) -> bool:
     return sizes <= {width}  # a norm without weights has any width
 
 
-def _head(language: nn.Module, width: int) -> Any:
+def _head(language: nn.Module, model: nn.Module, width: int) -> Any:
+    """A head of its own, of the language model or of the whole; or else the input embedding, which the model shares."""
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
-    inside = [(path, module) for path, module in _outside(language, ()) if isinstance(module, VocabParallelEmbedding)]
-    fitting = [(path, module) for path, module in inside if module.embedding_dim == width]
-    heads = [module for _, module in fitting if isinstance(module, ParallelLMHead)]
-    named = getattr(language, "lm_head", None)
-    if named is not None and is_present(named):
-        found = named
-    elif heads:
-        found = heads[0]
-    elif fitting:
-        found = max(fitting, key=lambda each: each[1].num_embeddings)[1]
-    else:
-        return None
+    tables = [
+        (path.rpartition(".")[2] == "lm_head", isinstance(module, ParallelLMHead), module.num_embeddings, module)
+        for part in (language, model)
+        for path, module in _outside(part, ())
+        if isinstance(module, VocabParallelEmbedding) and module.embedding_dim == width
+    ]
+    found = max(tables, key=lambda table: table[:3], default=(None,))[-1]
     return getattr(found, "base_layer", found)
 
 

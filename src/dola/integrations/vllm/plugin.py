@@ -15,8 +15,8 @@ from typing import Any
 
 from dola._version import __version__
 from dola.errors import ConfigError, ModelError
-from dola.integrations.vllm.architectures import TESTED
-from dola.integrations.vllm.engines import SWITCH, served, why_not
+from dola.integrations.vllm.architectures import TESTED, originals
+from dola.integrations.vllm.engines import SWITCH, served, untested, why_not
 from dola.serving.settings import ENGINE_HINT, Served
 
 logger = logging.getLogger("vllm.dola")
@@ -33,10 +33,10 @@ def register() -> None:
     if (reason := why_not()) is not None:
         logger.warning("DoLa is not available: %s.", reason)
         return
+    if (doubt := untested()) is not None:
+        logger.warning("%s", doubt)
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
-
-    from dola.integrations.vllm.models import originals
 
     for architecture in ModelRegistry.get_supported_archs():
         MODELS_CONFIG_MAP[architecture] = _checked(MODELS_CONFIG_MAP.get(architecture))
@@ -56,11 +56,28 @@ def _checked(original: Any) -> Any:
             (original or VerifyAndUpdateConfig).verify_and_update_config(vllm_config)
             served[vllm_config.instance_id] = found = served_by(vllm_config)
             gate.install(required=found is not None)
-            if found is not None:  # vLLM caches compiled graphs by its settings, and these graphs are dola's
+            if found is not None:
+                check_architecture(vllm_config.model_config.architecture)
+                # vLLM caches compiled graphs by its settings, and these graphs are dola's
                 vllm_config.additional_config = {**vllm_config.additional_config, VERSION: __version__}
             weakref.finalize(vllm_config, served.pop, vllm_config.instance_id, None)  # an engine that has ended checks nothing
 
     return Checked
+
+
+def check_architecture(architecture: str) -> None:
+    """Refuse an architecture that another package brings: vLLM loads that package's class, which decodes without DoLa.
+
+    Raises:
+        ModelError: The architecture is not one of vLLM's own.
+    """
+    if architecture not in originals():
+        raise ModelError(
+            f"DoLa cannot be used with {architecture} in vLLM: it is not an architecture of vLLM itself that generates text.",
+            hint='omit "dola" from additional_config, or decode it with transformers: dola.generate(model, ...)',
+        )
+    if architecture not in TESTED:
+        logger.info("DoLa's tests do not run %s. Its parts are proved when the engine starts.", architecture)
 
 
 def served_by(vllm_config: Any) -> Served | None:
@@ -68,7 +85,6 @@ def served_by(vllm_config: Any) -> Served | None:
 
     Raises:
         ConfigError: DoLa's settings are not allowed, or other settings of the engine are incompatible with DoLa.
-        ModelError: DoLa does not support the architecture.
     """
     additional = vllm_config.additional_config if isinstance(vllm_config.additional_config, dict) else {}
     if misspelt := [name for name in additional if name.lower().startswith("dola") and name not in ("dola", VERSION)]:
@@ -93,16 +109,6 @@ def _layers_of_the_model(model_config: Any) -> Any:
 
 def _check_engine(vllm_config: Any) -> None:
     """Refuse settings with which the engine would silently decode without DoLa, or wrongly."""
-    from dola.integrations.vllm.models import originals
-
-    architecture = vllm_config.model_config.architecture
-    if architecture not in originals():
-        raise ModelError(
-            f"DoLa does not know {architecture}: it knows the architectures of vLLM itself that generate text.",
-            hint='omit "dola" from additional_config, or decode it with transformers: dola.generate(model, ...)',
-        )
-    if architecture not in TESTED:
-        logger.info("DoLa's tests do not run %s. Its parts are proved when the engine starts.", architecture)
     parallel, model = vllm_config.parallel_config, vllm_config.model_config
     adapted = getattr(vllm_config.lora_config, "target_modules", None) or ()  # modules, by name or by path
     refused = {
@@ -112,9 +118,11 @@ def _check_engine(vllm_config: Any) -> None:
         "stock torch.compile (compilation_config.mode=1)": vllm_config.compilation_config.mode == STOCK_TORCH_COMPILE,
         "pooling models (runner)": model.runner_type != "generate",
         "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
-        "splitting of batches (enable_dbo)": bool(getattr(parallel, "use_ubatching", False)),
-        "fast prefill with shared caches (kv_sharing_fast_prefill)": vllm_config.cache_config.kv_sharing_fast_prefill,
-        "models with an encoder of their own (Whisper, for instance)": model.is_encoder_decoder,
+        "splitting of batches (enable_dbo)": getattr(parallel, "use_ubatching", False),
+        "fast prefill with shared caches (kv_sharing_fast_prefill)": getattr(
+            getattr(vllm_config, "cache_config", None), "kv_sharing_fast_prefill", False
+        ),
+        "models with an encoder of their own (Whisper, for instance)": getattr(model, "is_encoder_decoder", False),
         "adapters on the head (lora_target_modules)": any(name.endswith("lm_head") for name in adapted),
     }
     for what, is_on in refused.items():

@@ -54,7 +54,7 @@ def prove(
 
     Args:
         model: A model of vLLM with its weights.
-        parts: Its parts; `final_norm` and `scale` are set.
+        parts: Its parts; `norm` and `scale` are set.
         captures: Where its blocks write.
         run: The model's own forward.
         vllm_config: The engine's configuration.
@@ -87,7 +87,7 @@ def prove(
     if not rows.any() or not states[rows].any():
         raise _refused(kind, parts, "a forward of random tokens gave no finite numbers other than zero")
     with torch.inference_mode():
-        best = final_norm(parts, states[rows], returned[rows])
+        best = nearest_norm(parts, states[rows], returned[rows])
         tolerance = READOUT_TOLERANCE.get(returned.dtype, 5e-2)
         if not best.error <= tolerance:
             raise _refused(
@@ -96,7 +96,7 @@ def prove(
                 f"the final norm of the last block's output differs from the state that the model returns by {best.error:.1e} "
                 f"of its largest number, for the best of {len(parts.norms)} norms ({best.name})",
             )
-        parts.final_norm, parts.scale = best.norm, best.scale
+        parts.norm, parts.scale = best.norm, best.scale
         theirs, read, alone = logits(states[rows][:4], returned[rows][:4])
     for what, ours in (("last block's output", read), ("head alone", alone)):
         if ours is None or not (error := difference(ours, theirs)) <= tolerance:
@@ -129,7 +129,7 @@ def _blank_attention(vllm_config: Any) -> Iterator[None]:
             del core.forward  # the instance's, which hides the class's
 
 
-def final_norm(parts: Parts, states: Tensor, returned: Tensor) -> Found:
+def nearest_norm(parts: Parts, states: Tensor, returned: Tensor) -> Found:
     """The candidate that turns the last block's output into the returned states, or that comes nearest."""
     candidates = [(name, module, normed(module, states)) for name, module in parts.norms]
     candidates.append(("no norm", None, states))
