@@ -10,6 +10,7 @@ that has imported vLLM, and a time limit. Results are kept as they come, so an i
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,25 @@ os.environ |= {
 }
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "vllm-architectures.json"
 PAGE = Path(__file__).parents[2] / "docs" / "vllm-models.md"
+USED = (
+    "dola.integrations.vllm.models",
+    "dola.integrations.vllm.mixin",
+    "dola.integrations.vllm.requests",
+    "dola.integrations.vllm.gate",
+    "vllm.v1.engine.core",
+    "vllm.v1.engine.llm_engine",
+    "vllm.v1.executor.uniproc_executor",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.v1.worker.cpu_model_runner",
+    "vllm.v1.attention.backends.cpu_attn",
+    "vllm.model_executor.models.llama",
+    "vllm.model_executor.models.transformers",
+    "vllm.model_executor.layers.fused_moe.layer",
+    "vllm.entrypoints.openai.chat_completion.protocol",
+    "vllm.entrypoints.anthropic.serving",
+    "vllm.entrypoints.scale_out.token_in_token_out.serving",
+)
+"""Modules that engines import, imported once before forks."""
 SECONDS = 150
 """Time limit of one architecture."""
 PROMPTS = [[5, 17, 200, 33, 8, 91, 4], [7, 30, 9], [44, 180, 12, 6, 250]]
@@ -138,6 +159,7 @@ def engine(folder: Path, dola: dict[str, Any] | None, **settings: Any) -> Any:
 
     given = {"dtype": "float32", "enforce_eager": True, "max_model_len": 128, "max_num_seqs": 8, "seed": 0}
     given |= {"skip_tokenizer_init": False, "disable_log_stats": True, "enable_prefix_caching": False}
+    given |= {"kv_cache_memory_bytes": 2**26}  # which vLLM fills with zeros
     extra = {} if dola is None else {"additional_config": {"dola": dola}}
     return LLM(str(folder), **extra, **given, **settings)
 
@@ -272,6 +294,10 @@ def prepare() -> None:
         return registry._ModelInfo.from_model_cls(self.load_model_cls())
 
     registry._LazyRegisteredModel.inspect_model_cls = inspect
+    for module in USED:
+        import_module(module)
+    gc.freeze()
+    gc.collect = lambda *_: 0  # vLLM collects seven times for an engine, which takes longer than the engine
     torch.cpu._is_amx_tile_supported = lambda: False  # latent attention with AMX takes bfloat16 alone
 
 

@@ -18,6 +18,7 @@ import typer
 
 from dola.cli import options
 from dola.cli.config_file import read_config_file
+from dola.cli.endings import importing
 from dola.errors import MissingExtraError, UsageError
 from dola.integrations.vllm import TESTED_SERIES, install_vllm, is_tested
 from dola.integrations.vllm.contract import failures
@@ -70,6 +71,10 @@ def command(
         ),
     ] = None,
     default: Annotated[Default, typer.Option(help="Whether to use DoLa for requests that do not mention it.")] = Default.on,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Only say whether the model can be served, and what that needs. Loads no weights."),
+    ] = False,
     dola: options.MethodOptions = options.DEFAULTS,
     config: ConfigFile = None,
 ) -> None:
@@ -83,6 +88,7 @@ def command(
       dola serve meta-llama/Llama-3.1-8B-Instruct --layers high --port 8000
       dola serve ./my-model --capture all --default off --tensor-parallel-size 2
       dola serve meta-llama/Llama-3.2-1B --dtype float32 --max-model-len 2048
+      dola serve ./my-model --check
     """
     if model.startswith("-"):
         raise UsageError(f"{model!r} is in the place of the model.", hint="name the model first: dola serve MODEL --port 8000")
@@ -112,11 +118,22 @@ def command(
     settings = _settings(method, capture, default)
     if getattr(context.get_parameter_source("layers"), "name", "") == "DEFAULT":
         del settings["layers"]  # the plugin looks for some in the model's generation config first
+    if check:
+        _print_check(model, settings, context.args)
+        return
     theirs = [] if config is None or config.suffix == ".json" else ["--config", str(config)]
     arguments = ["--model", model, "--additional-config", json.dumps({"dola": settings}), *theirs, *context.args]
     print(_example(model, context.args, default), file=sys.stderr, flush=True)
     # vLLM replaces this process, so that signals and exit codes are its own.
     os.execv(sys.executable, [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments])
+
+
+def _print_check(model: str, settings: dict[str, Any], arguments: list[str]) -> None:
+    from dola.integrations.vllm.check import check
+
+    with importing():
+        found = check(model, settings, arguments)
+    print("\n".join(found.lines()))
 
 
 def _check_vllm() -> None:
