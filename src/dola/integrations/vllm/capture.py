@@ -41,8 +41,8 @@ class Captures:
         width: d.
         rows: Number of rows to make room for: those of a full batch.
         trailing: How many of a request's last tokens have logits.
-        dtype: Of the model.
-        device: Of the model.
+        dtype: The model's dtype.
+        device: The model's device.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ def query_starts(metadata: Any) -> Tensor | None:
 
 
 def last_rows(starts: Tensor, trailing: int) -> Tensor:
-    """The rows of each request's last tokens, [R * trailing], of which shorter requests repeat some."""
+    """The rows of each request's last tokens, [R * trailing]. Shorter requests repeat some of theirs."""
     first, last = starts[:-1, None].long(), starts[1:, None].long() - 1
     back = torch.arange(trailing, device=starts.device)
     return torch.maximum(last - back, torch.minimum(first, last)).clamp(min=0).flatten()

@@ -137,7 +137,7 @@ def _check_engine(vllm_config: Any) -> None:
 _WHY = {
     "speculative": "vLLM drops the mapping of rows to requests, and drafts would be checked against scores without DoLa",
     "batch-sharded": "it reads the head without the code that contrasts layers",
-    "splitting": "the rows of its parts are numbered anew",
+    "splitting": "each part numbers its rows from zero",
     "fast": "later blocks see other rows than earlier ones",
     "models": "DoLa reads decoders alone",
     "adapters": "vLLM applies them to one row of logits for each request, and DoLa reads several",
