@@ -107,6 +107,7 @@ def reference(architecture: str) -> Any:
     any_model.SIZES.update(SIZES)
     any_model.HEADS = 2
     config = any_model._shrunk(kind.config_class, SETTINGS.get(kind.config_class.model_type, {}))
+    _fit_sections(config.get_text_config())
     tied = config.tie_word_embeddings or getattr(config.get_text_config(), "tie_word_embeddings", False)
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in kind(config).parameters())
@@ -126,6 +127,16 @@ def reference(architecture: str) -> Any:
         traceback.print_exc()
     model.generation_config.eos_token_id = None
     return model
+
+
+def _fit_sections(text: Any) -> None:
+    """Make the parts of rotary positions, for time, height and width, as long together as half of a head."""
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = getattr(text, name, None)
+        if isinstance(rope, dict) and "mrope_section" in rope:
+            half = int(SIZES["head_dim"] * rope.get("partial_rotary_factor", 1)) // 2
+            third = half // 3
+            rope["mrope_section"] = [half - 2 * third, third, third]
 
 
 def save(model: Any, architecture: str, folder: Path) -> None:

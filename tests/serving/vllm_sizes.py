@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 SETTINGS: dict[str, dict[str, Any]] = {
+    "deepseek_v2": {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2},
     "cohere2_vision": {"text_config": {"logit_scale": 1.0}},  # transformers' class for images omits the scale
 }
 

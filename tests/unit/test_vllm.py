@@ -163,7 +163,7 @@ def test_without_a_threshold_only_minus_infinity_is_lost():
 def _engine(architecture: str = "LlamaForCausalLM", dola: Any = None, **settings: Any) -> Any:
     text = SimpleNamespace(num_hidden_layers=8, tie_word_embeddings=True)
     model = SimpleNamespace(architecture=architecture, runner_type="generate", hf_text_config=text)
-    parallel = SimpleNamespace(enable_batch_sharded_sampling=False)
+    parallel = SimpleNamespace(enable_batch_sharded_sampling=False, pipeline_parallel_size=settings.pop("stages", 1))
     for name in ("runner_type",):
         setattr(model, name, settings.pop(name, getattr(model, name)))
     parallel.enable_batch_sharded_sampling = settings.pop("sharded", False)
@@ -180,9 +180,11 @@ def test_an_engine_without_dola_is_left_alone():
 
 
 def test_an_engine_with_dola():
-    served = plugin.served_by(_engine(dola={"layers": "low"}))
-    assert served is not None
-    assert served.captured == (2,)
+    """It captures all layers, unless stages of a pipeline would have to send them, or it says which."""
+    for settings, stages, captured in (({}, 1, (*range(8),)), ({}, 2, (2,)), ({"capture": [4]}, 1, (2, 4))):
+        served = plugin.served_by(_engine(dola={"layers": "low", **settings}, stages=stages))
+        assert served is not None
+        assert served.captured == captured
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,8 @@ def command(
     capture: Annotated[
         str | None,
         typer.Option(
-            help="Layers that requests can choose from: all, high, low, or numbers. More layers take more memory.",
-            show_default="those of --layers",
+            help="Layers that requests can choose from: all, high, low, or numbers.",
+            show_default="all; those of --layers in a pipeline or with a lens",
         ),
     ] = None,
     default: Annotated[Default, typer.Option(help="Whether to use DoLa for requests that do not mention it.")] = Default.on,

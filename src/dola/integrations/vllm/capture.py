@@ -73,30 +73,33 @@ class Captures:
 
     def keep(self, hidden: Tensor, residual: Tensor | None, slot: int) -> None:
         """Write the wanted rows of a residual stream into a slot."""
-        rows = self._wanted(hidden)
         if hidden.shape[-1] != self.width or (residual is not None and residual.shape != hidden.shape):
             other = "" if residual is None else f" and {list(residual.shape)}"
             self.fault = f"they pass on tensors of shape {list(hidden.shape)}{other}, not rows of {self.width} numbers"
             return
-        states = rows(hidden.reshape(-1, self.width))
+        states = self._chosen(hidden)
         if residual is not None:
-            states = states + rows(residual.reshape(-1, self.width))
+            states = states + self._chosen(residual)
         if len(states) > self.buffer.shape[1]:
             self.buffer = self.buffer.new_zeros(len(self.buffer), len(states), self.width)
         self.buffer[slot, : len(states)] = states
 
-    def _wanted(self, hidden: Tensor) -> Callable[[Tensor], Tensor]:
-        chosen, most = self._rows, self._capacity
-        if chosen is not None:
-            return lambda rows: rows.index_select(0, chosen)
-        return lambda rows: rows[:most]
+    def _chosen(self, states: Tensor) -> Tensor:
+        """The wanted rows of states [..., d]."""
+        states = states.reshape(-1, self.width)
+        rows = self._wanted(len(states))
+        return states[: self._capacity] if rows is None else states.index_select(0, rows)
+
+    def _wanted(self, tokens: int) -> Tensor | None:
+        """The rows to keep of a forward of so many tokens; None for all, as where each request has one."""
+        return None if self._rows is None or len(self._rows) >= tokens else self._rows
 
     def marked(self, hidden: Tensor) -> Tensor:
         """A model's output [T, d] with the columns that name each row's place: [T, d + 3]; 0 if the row was not kept."""
         tokens = len(hidden)
         places = torch.zeros(tokens, dtype=torch.int64, device=hidden.device)
-        if self._rows is not None:
-            places[self._rows] = torch.arange(1, len(self._rows) + 1, device=hidden.device)
+        if (rows := self._wanted(tokens)) is not None:
+            places[rows] = torch.arange(1, len(rows) + 1, device=hidden.device)
         else:
             kept = min(tokens, self._capacity or tokens)
             places[:kept] = torch.arange(1, kept + 1, device=hidden.device)

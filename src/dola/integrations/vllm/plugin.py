@@ -95,6 +95,8 @@ def served_by(vllm_config: Any) -> Served | None:
     model = vllm_config.model_config
     if isinstance(given, Mapping) and "layers" not in given and (layers := _layers_of_the_model(model)) is not None:
         given = {**given, "layers": layers}
+    if isinstance(given, Mapping) and vllm_config.parallel_config.pipeline_parallel_size == 1:
+        given = {**({} if given.get("lens") else {"capture": "all"}), **given}  # a lens may lack layers; a pipeline sends them
     text = model.hf_text_config
     return Served.of(given, num_layers=text.num_hidden_layers, tied=bool(getattr(text, "tie_word_embeddings", False)))
 
