@@ -179,6 +179,15 @@ def test_an_engine_without_dola_is_left_alone():
     assert plugin.served_by(_engine("SomethingElse", speculative_config=object())) is None
 
 
+@pytest.mark.parametrize(
+    ("outer", "text", "tied"), [(True, False, True), (False, True, False), (None, True, True), (None, None, False)]
+)
+def test_the_outermost_config_says_whether_the_head_is_tied(outer: Any, text: Any, tied: bool):
+    """InternVL's says yes and its text config no: transformers ties them, and resolves "low" accordingly."""
+    configs = [SimpleNamespace(**({} if value is None else {"tie_word_embeddings": value})) for value in (outer, text)]
+    assert plugin._is_tied(SimpleNamespace(hf_config=configs[0], hf_text_config=configs[1])) is tied
+
+
 def test_an_engine_with_dola():
     """It captures all layers, unless stages of a pipeline would have to send them, or it says which."""
     for settings, stages, captured in (({}, 1, (*range(8),)), ({}, 2, (2,)), ({"capture": [4]}, 1, (2, 4))):

@@ -50,6 +50,7 @@ CONTRACT = (
     Symbol(REGISTRY, "_TRANSFORMERS_BACKEND_MODELS"),
     Symbol("model_executor.models.config", "MODELS_CONFIG_MAP"),
     Symbol("model_executor.models.config", "VerifyAndUpdateConfig.verify_and_update_config", ("vllm_config",)),
+    Symbol("config.vllm", "set_current_vllm_config", ("vllm_config",)),
     Symbol("config.vllm", "VllmConfig.additional_config"),
     Symbol("config.vllm", "VllmConfig.instance_id"),
     Symbol("config.vllm", "VllmConfig.speculative_config"),

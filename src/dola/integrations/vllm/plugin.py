@@ -98,7 +98,14 @@ def served_by(vllm_config: Any) -> Served | None:
     if isinstance(given, Mapping) and vllm_config.parallel_config.pipeline_parallel_size == 1:
         given = {**({} if given.get("lens") else {"capture": "all"}), **given}  # a lens may lack layers; a pipeline sends them
     text = model.hf_text_config
-    return Served.of(given, num_layers=text.num_hidden_layers, tied=bool(getattr(text, "tie_word_embeddings", False)))
+    return Served.of(given, num_layers=text.num_hidden_layers, tied=_is_tied(model))
+
+
+def _is_tied(model_config: Any) -> bool:
+    """Whether head and input embedding share weights, as transformers decides it: by the outermost config that says."""
+    configs = (getattr(model_config, "hf_config", None), model_config.hf_text_config)
+    found = next((tied for each in configs if (tied := getattr(each, "tie_word_embeddings", None)) is not None), False)
+    return bool(found)
 
 
 def _layers_of_the_model(model_config: Any) -> Any:
