@@ -312,9 +312,11 @@ def prepare() -> None:
     torch.cpu._is_amx_tile_supported = lambda: False  # latent attention with AMX takes bfloat16 alone
 
 
-def page(outcomes: list[Outcome]) -> str:
-    """The page, in Markdown."""
+def page(outcomes: list[Outcome], every: dict[str, str]) -> str:
+    """The page, in Markdown, with all results so far."""
     lines = [HEAD]
+    if len(outcomes) < len(every):
+        lines.append(f"**{len(outcomes)} of {len(every)} architectures have been tried so far.**\n")
     for kind in ("text", "multimodal"):
         counts = Counter(outcome.status for outcome in outcomes if outcome.kind == kind)
         ran = counts[RIGHT] + counts[REFUSED] + counts[WRONG]
@@ -374,7 +376,7 @@ def main() -> None:
             f"{time.monotonic() - started:5.1f} s  {name}: {outcome.status}. {outcome.note[:200]} [{outcome.found}]", flush=True
         )
         RESULTS.write_text("[\n" + ",\n".join(json.dumps(asdict(done[name])) for name in every if name in done) + "\n]\n")
-    PAGE.write_text(page([done[name] for name in every if name in done]))
+    PAGE.write_text(page([done[name] for name in every if name in done], every))
 
 
 if __name__ == "__main__":
