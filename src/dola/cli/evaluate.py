@@ -178,7 +178,7 @@ def command(
         return
     if include_path is not None:
         raise UsageError(f"--include-path does not apply to {task}.", hint="dola eval lm-eval:TASK --include-path FOLDER")
-    sample = own_data.sample_of(task, data, own_file, limit=limit, seed=seed)
+    sample = own_data.sample_of(task, data, own_file, limit=limit, seed=seed, say_how=not check)
     if check:
         _print_check(task, sample)
         return
