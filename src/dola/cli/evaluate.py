@@ -147,10 +147,11 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Report whether DoLa helps a model on a task, with controls and intervals.
+    """Report whether DoLa helps a model on a task or a file.
 
-    Compares vanilla, DoLa low and high, a fixed layer, and the paper's recipe. Controls show where a gain comes from: a scorer
-    that only counts tokens, random layers, the constraint alone, the repetition penalty. See docs/evaluation.md.
+    Compares DoLa's low and high layers with plain decoding, and with controls that show where a gain comes from. On multiple
+    choice these are a fixed layer, a scorer that only counts tokens, random layers and the constraint alone; where answers are
+    written, it is the repetition penalty.
 
     \b
     Examples:
@@ -178,7 +179,7 @@ def command(
         return
     if include_path is not None:
         raise UsageError(f"--include-path does not apply to {task}.", hint="dola eval lm-eval:TASK --include-path FOLDER")
-    sample = own_data.sample_of(task, data, own_file, limit=limit, seed=seed)
+    sample = own_data.sample_of(task, data, own_file, limit=limit, seed=seed, say_how=not check)
     if check:
         _print_check(task, sample)
         return

@@ -86,7 +86,7 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Show what each layer predicts for each token, and which layer DoLa contrasts.
+    """Show what each layer predicts for each token.
 
     Reads the prompt's own tokens, or generated ones. Prints a heatmap of divergences; --html writes a page that shows the
     likeliest tokens of every layer.
