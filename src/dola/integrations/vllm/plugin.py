@@ -77,7 +77,10 @@ def served_by(vllm_config: Any) -> Served | None:
     if isinstance(given, Mapping) and "layers" not in given and (layers := _layers_of_the_model(model)) is not None:
         given = {**given, "layers": layers}
     text = model.hf_text_config
-    return Served.of(given, num_layers=text.num_hidden_layers, tied=bool(getattr(text, "tie_word_embeddings", False)))
+    served = Served.of(given, num_layers=text.num_hidden_layers, tied=bool(getattr(text, "tie_word_embeddings", False)))
+    if served.config.lens is not None and vllm_config.lora_config is not None:
+        logger.warning("Requests with an adapter are read through a lens that does not know it: %s.", served.config.lens)
+    return served
 
 
 def _layers_of_the_model(model_config: Any) -> Any:
