@@ -10,6 +10,7 @@ from torch.nn.utils import parametrizations
 
 from dola import native
 from dola.contrast import DIVERGENCES, LARGEST_SCORE, WHOLE
+from dola.methods.confident import entropy
 
 needs_kernel = pytest.mark.skipif(native.why_not() is not None, reason=f"no compiled kernel here: {native.why_not()}")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -281,3 +282,31 @@ def test_sums_outside_a_set_of_tokens(dtype, vocabulary):
     q = premature.double().softmax(-1).masked_fill(inside, 0)
     expected = torch.stack([each.sum(-1) for each in (q, q**2, q * d, d**2)])
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=2e-5)
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("vocabulary", [1, 7, 257, 5000])
+@pytest.mark.parametrize("scale", [0.01, 3, 100])
+def test_entropies(dtype, vocabulary, scale):
+    logits = (scale * torch.randn(3, vocabulary, generator=torch.Generator().manual_seed(vocabulary))).to(dtype)
+    logits[1, : vocabulary // 2] = -torch.inf
+    log_p = logits.double().log_softmax(-1)
+    exact = -torch.where(log_p > -torch.inf, log_p.exp() * log_p, 0).sum(-1)
+    torch.testing.assert_close(native.entropy(logits).double(), exact, atol=3e-6, rtol=3e-6)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    again = native.entropy(logits[1:2])
+    torch.set_num_threads(threads)
+    assert torch.equal(again, native.entropy(logits)[1:2])
+
+
+@needs_kernel
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_has_no_entropy_and_ends_the_walk(bad, monkeypatch):
+    logits = torch.zeros(2, 600)
+    logits[1, 300] = bad
+    assert native.entropy(logits).isnan().tolist() == [False, True]
+    with_kernel = entropy(logits)
+    monkeypatch.setattr(native, "reads", lambda logits: False)
+    torch.testing.assert_close(entropy(logits), with_kernel)

@@ -47,6 +47,7 @@ SCHEMA = {
 BAR = 20
 """Characters of a full bar in the plot."""
 
+Chart = Annotated[Path | None, typer.Option(help="Write a chart of the layers: .png, .svg or .pdf.")]
 Output = Annotated[Path, typer.Option(help="Write the lens to this file.")]
 
 
@@ -60,6 +61,7 @@ def fit(
     ] = None,
     layers: Annotated[str, typer.Option(help=f"Layers to fit: {options.LAYERS_HELP}.")] = "all",
     tokens: Annotated[int, typer.Option(help="Most tokens to fit on.", callback=options.between(1))] = 40_000,
+    chart: Chart = None,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -79,6 +81,7 @@ def fit(
     if not isinstance(wanted, tuple) and not is_named(wanted):
         raise UsageError(f"--layers {layers!r} is not a name of layers, nor numbers.", hint="--layers all, or --layers 15,25")
     evaluation.check_writable({"--output": output})
+    _check_chart(chart)
     texts = [read_text(path, name=f"--text {str(path)!r}", error=UsageError) for path in text] if text else None
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
@@ -96,11 +99,13 @@ def fit(
         raise
     _show(lens)
     note(f"wrote {output}")
+    _write_chart(lens, chart)
 
 
 @app.command(cls=Verb)
 def show(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A lens file, or a hub id with or without @revision.")],
+    chart: Chart = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, schema dola.lens/1.")] = False,
 ) -> None:
     """Print what a lens was fitted on, and how well it reads each layer.
@@ -109,15 +114,18 @@ def show(
     Examples:
       dola lens show smollm2.lens.safetensors
       dola lens show smollm2.lens.safetensors --json
+      dola lens show smollm2.lens.safetensors --chart layers.svg
       dola lens show owner/name@main
     """
     from dola.lens.lens import Lens
 
+    _check_chart(chart)
     lens = Lens.load(file)
     if json:
         print_json(SCHEMA_NAME, _fields(lens))
-        return
-    _show(lens)
+    else:
+        _show(lens)
+    _write_chart(lens, chart)
 
 
 @app.command("import", cls=Verb)
@@ -142,6 +150,35 @@ def import_(
     lens.save(output)
     _show(lens)
     note(f"wrote {output}")
+
+
+def _check_chart(path: Path | None) -> None:
+    """Refuse a chart that could not be written, before anything is done."""
+    if path is not None:
+        from dola.bench.chart import check_chart
+
+        check_chart(path)
+
+
+def _write_chart(lens: Lens, path: Path | None) -> None:
+    """Draw the quality table.
+
+    Raises:
+        UsageError: The lens has none.
+    """
+    if path is None:
+        return
+    found = _fields(lens)
+    if not found["table"]:
+        raise UsageError(
+            f"The lens of {lens.model} has no table of its layers: nobody judged it.",
+            hint="fit one: dola lens fit MODEL --output FILE",
+        )
+    from dola.plot.lens import save_chart
+
+    title = f"{lens.model}, {found['dtype']}: {found['kind']} lens, {found['tokens']} tokens, {found['held_out']} held out"
+    save_chart(found["table"], title, path)
+    note(f"wrote {path}")
 
 
 def _fields(lens: Lens) -> dict[str, Any]:

@@ -134,6 +134,18 @@ def log_z(logits: Tensor) -> Tensor:
     return found.view(logits.shape[:-1])
 
 
+def entropy(logits: Tensor) -> Tensor:
+    """Entropies in nats of softmax of logits [..., V] that the kernels accept (`reads`), in one read of them: float32 [...]."""
+    rows = logits.reshape(-1, logits.shape[-1])
+    found = torch.empty(len(rows), dtype=torch.float32, device="cpu")
+    failed = _library().dola_entropy(
+        DTYPES[rows.dtype], rows.data_ptr(), found.data_ptr(), rows.stride(0), rows.shape[1], len(rows), torch.get_num_threads()
+    )
+    if failed:
+        raise MemoryError(f"no memory for the entropies of {len(rows)} rows")
+    return found.view(logits.shape[:-1])
+
+
 @dataclass
 class Compared:
     """A layer's rows compared with the mature ones, float32 [n] each; None for what was not requested.
@@ -236,6 +248,7 @@ def _declare(library: ctypes.CDLL) -> None:
     library.dola_log_z.argtypes = [ctypes.c_int, pointer, pointer, long, long, long, ctypes.c_int]
     library.dola_compare.argtypes = [ctypes.c_int, *[pointer] * 7, ctypes.c_float, long, long, long, long, ctypes.c_int]
     library.dola_outside.argtypes = [ctypes.c_int, *[pointer] * 5, long, long, long, long, long, ctypes.c_int]
+    library.dola_entropy.argtypes = [ctypes.c_int, pointer, pointer, long, long, long, ctypes.c_int]
     library.dola_log_z.restype = library.dola_outside.restype = library.dola_compare.restype = None
 
 

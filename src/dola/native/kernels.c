@@ -283,6 +283,40 @@ void dola_log_z(int bf16, const void *logits, float *log_z, long stride, long V,
     for (long r = 0; r < R; r++) log_z[r] = row_log_z(bf16, (const char *)logits + r * stride * bytes, V);
 }
 
+/* Entropies in nats of softmax of R rows of V logits, `stride` elements apart: with S = sum exp(x - m) and T = sum (x - m) exp(x - m),
+ * ln S - T / S for any m. Each block has its largest logit as m; they are joined in the order of blocks, whatever the threads. */
+int dola_entropy(int bf16, const void *logits, float *entropy, long stride, long V, long R, int threads) {
+    long blocks = (V + BLOCK - 1) / BLOCK, bytes = bf16 ? 2 : 4;
+    float *shared = malloc(sizeof(float) * 3 * blocks * R);
+    if (!shared) return 1;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long each = 0; each < blocks * R; each++) {
+        long v = each % blocks * BLOCK;
+        float x[BLOCK] __attribute__((aligned(BYTES))), largest, total;
+        read_block(x, bf16, (const char *)logits + each / blocks * stride * bytes, v, v + BLOCK < V ? BLOCK : V - v, -INFINITY);
+        normaliser(x, &largest, &total);
+        vec mean = {};
+        for (int i = 0; largest != -INFINITY && i < BLOCK / LANES; i++) {
+            vec below = at_least(((vec *)x)[i] - largest, -87.0f);
+            mean += below * exp_below_zero(below);
+        }
+        shared[3 * each] = largest, shared[3 * each + 1] = total, shared[3 * each + 2] = sum(mean);
+    }
+    for (long r = 0; r < R; r++) {
+        double m = -INFINITY, S = 0, T = 0;
+        for (const float *b = shared + 3 * r * blocks; b < shared + 3 * (r + 1) * blocks; b += 3) {
+            if (b[0] == -INFINITY) continue; /* a block without mass */
+            double to = b[0] > m ? b[0] : m, mine = exp(b[0] - to), theirs = m == -INFINITY ? 0 : exp(m - to);
+            T = (b[2] + b[1] * (b[0] - to)) * mine + (theirs ? (T + S * (m - to)) * theirs : 0);
+            S = b[1] * mine + S * theirs;
+            m = to;
+        }
+        entropy[r] = (float)(log(S) - T / S); /* NaN where no token has mass */
+    }
+    free(shared);
+    return 0;
+}
+
 /* Rows r of p and of q, of V logits each, p_stride and q_stride elements apart, with the log sum exp of p's; q's is written.
  * jsd (less ln 2), reference (the old code's divergence), gains ([2, n]: log sum exp of F, largest F): NULL where not wanted.
  * log q is at least -1e30 in F, as in the formula of the contrast; with less than exp(-87) a token has no mass. The old divergence

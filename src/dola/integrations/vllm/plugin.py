@@ -98,7 +98,10 @@ def served_by(vllm_config: Any) -> Served | None:
     if isinstance(given, Mapping) and vllm_config.parallel_config.pipeline_parallel_size == 1:
         given = {**({} if given.get("lens") else {"capture": "all"}), **given}  # a lens may lack layers; a pipeline sends them
     text = model.hf_text_config
-    return Served.of(given, num_layers=text.num_hidden_layers, tied=_is_tied(model))
+    served = Served.of(given, num_layers=text.num_hidden_layers, tied=_is_tied(model))
+    if served.config.lens is not None and vllm_config.lora_config is not None:
+        logger.warning("Requests with an adapter are read through a lens that does not know it: %s.", served.config.lens)
+    return served
 
 
 def _is_tied(model_config: Any) -> bool:
