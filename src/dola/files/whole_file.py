@@ -63,7 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sync_file(path: Path) -> None:
-    """Have the system store a file's content, so that a loss of power does not leave its name with other content."""
+    """Store a file's content on the disk, so that a loss of power does not leave its name with other content."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         sync(descriptor)
@@ -72,7 +72,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync(descriptor: int) -> None:
-    """Have the system store what was written, where it can.
+    """Store on the disk what was written, where the system can.
 
     Raises:
         OSError: It could not store it, for instance because the disk is full.
