@@ -13,6 +13,7 @@ from dola.cli import course, evaluate_harness, evaluation, judging, options, own
 from dola.cli.output import note, print_json, stdout
 from dola.cli.values import between
 from dola.errors import UsageError
+from dola.files.whole_file import write_whole
 
 if TYPE_CHECKING:
     from dola.evidence.report import Report
@@ -272,7 +273,7 @@ def _write(report: Report, markdown: Path | None, html: Path | None, chart: Path
     if markdown is not None:
         from dola.evidence.markdown_page import markdown as as_markdown
 
-        markdown.write_text(as_markdown(report), encoding="utf-8")
+        write_whole(markdown, as_markdown(report))
         note(f"wrote {markdown}")
     report_files.write_html(report, html)
     if chart is not None:
