@@ -23,6 +23,7 @@ from dola.methods.config import MethodConfig
 from dola.methods.registry import with_settings
 from dola.methods.vocabulary import WHOLE, Vocabulary, wide
 from dola.model.readout import Readout
+from dola.serving.counts import PLAIN, Counts
 from dola.serving.rows import Batch, Request
 from dola.serving.settings import Served
 
@@ -64,10 +65,14 @@ class Decoder:
         served: The settings of the engine.
         batch: The running rows.
         width: d, the model's hidden size.
+
+    Attributes:
+        counts: The rows that were scored, by method.
     """
 
     def __init__(self, model: EngineModel, served: Served, batch: Batch, width: int) -> None:
         self._model, self._captured, self._batch, self._width = model, served.captured, batch, width
+        self.counts = Counts()
         self._steps: dict[MethodConfig, Step] = {}
         self._num_layers = served.num_layers
         self._lens = None if served.config.lens is None else Lens.load(served.config.lens)
@@ -86,7 +91,10 @@ class Decoder:
             )
         mature, *captures = hidden.chunk(layers, dim=-1)
         mature = mature.contiguous()
+        counted = self._batch.pending
         requests = self._requests(len(hidden))
+        if counted:
+            self.counts.add(PLAIN, len(hidden) - len(requests))
         if not requests:
             return self._model.logits(mature)
         return self._model.whole(self._contrasted(self._model.local(mature), captures, requests))
@@ -100,7 +108,11 @@ class Decoder:
         for (config, lazy), rows in groups.items():
             index = torch.tensor(rows, device=logits.device)
             read = [captures[layer][index] for layer in config.layers if isinstance(layer, int)]
-            scores[index] = self._step(config, read[0]).scores(logits[index], read, lazy=lazy)
+            step = self._step(config, read[0])
+            settled = step.rows_saved
+            scores[index] = step.scores(logits[index], read, lazy=lazy)
+            if self._batch.began:
+                self.counts.add(config.method, len(rows), step.rows_saved - settled)
         self._hold(logits, requests)
         return scores
 

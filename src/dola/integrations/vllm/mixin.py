@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dola.integrations.vllm import metrics
 from dola.integrations.vllm.architectures import CARRIED_APART, CARRIED_WHOLE
 from dola.integrations.vllm.carried import carry, hand_out, with_earlier_captures
 from dola.integrations.vllm.plugin import served_by
@@ -87,7 +88,9 @@ class DoLaMixin:
         """Scores [N, V]: contrastive for rows whose request asks for DoLa, the model's own for all others."""
         if self._dola is None:
             return super().compute_logits(hidden_states, *args, **kwargs)  # type: ignore[misc, no-any-return]
-        return self._dola.scores(hidden_states)
+        scores = self._dola.scores(hidden_states)
+        metrics.add_rows(self._dola.counts.take())
+        return scores
 
 
 def _capture(model: Any, layers: tuple[int, ...], architecture: str, width: int) -> None:

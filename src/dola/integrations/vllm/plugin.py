@@ -10,10 +10,12 @@ import logging
 import os
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from dola._version import __version__
 from dola.errors import ConfigError, ModelError
+from dola.integrations.vllm import speculation
 from dola.integrations.vllm.architectures import ARCHITECTURES, UNTESTED
 from dola.integrations.vllm.engines import SWITCH, served, why_not
 from dola.serving.settings import ENGINE_HINT, Served
@@ -37,6 +39,7 @@ def register() -> None:
 
     for architecture in ModelRegistry.get_supported_archs():
         MODELS_CONFIG_MAP[architecture] = _checked(MODELS_CONFIG_MAP.get(architecture))
+    speculation.install()
     for architecture in ARCHITECTURES:
         ModelRegistry.register_model(architecture, f"dola.integrations.vllm.models:{architecture}")
 
@@ -45,7 +48,7 @@ def _checked(original: Any) -> Any:
     """vLLM's hook for the settings of one architecture, followed by dola's check."""
     from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
-    from dola.integrations.vllm import gate
+    from dola.integrations.vllm import gate, metrics
 
     class Checked(original or VerifyAndUpdateConfig):  # type: ignore[misc]
         @staticmethod
@@ -55,6 +58,8 @@ def _checked(original: Any) -> Any:
             gate.install(required=found is not None)
             if found is not None:  # vLLM caches compiled graphs by its settings, and these graphs are dola's
                 vllm_config.additional_config = {**vllm_config.additional_config, VERSION: __version__}
+                metrics.start()
+                logger.info("%s", found.in_force())
             weakref.finalize(vllm_config, served.pop, vllm_config.instance_id, None)  # an engine that has ended checks nothing
 
     return Checked
@@ -77,7 +82,8 @@ def served_by(vllm_config: Any) -> Served | None:
     if isinstance(given, Mapping) and "layers" not in given and (layers := _layers_of_the_model(model)) is not None:
         given = {**given, "layers": layers}
     text = model.hf_text_config
-    return Served.of(given, num_layers=text.num_hidden_layers, tied=bool(getattr(text, "tie_word_embeddings", False)))
+    found = Served.of(given, num_layers=text.num_hidden_layers, tied=bool(getattr(text, "tie_word_embeddings", False)))
+    return replace(found, speculates=vllm_config.speculative_config is not None)
 
 
 def _layers_of_the_model(model_config: Any) -> Any:
@@ -101,8 +107,9 @@ def _check_engine(vllm_config: Any) -> None:
         logger.warning("DoLa with %s has not been tested: compare some answers with dola.generate.", architecture)
     parallel, model = vllm_config.parallel_config, vllm_config.model_config
     adapted = getattr(vllm_config.lora_config, "target_modules", None) or ()  # modules, by name or by path
+    speculates = speculation.why_not(vllm_config)
     refused = {
-        "speculative decoding (speculative_config)": vllm_config.speculative_config,
+        "speculative decoding (speculative_config)": speculates,
         "batch-sharded sampling (enable_batch_sharded_sampling)": parallel.enable_batch_sharded_sampling,
         "the Rust front end (VLLM_USE_RUST_FRONTEND)": os.environ.get("VLLM_USE_RUST_FRONTEND", "0") != "0",
         "stock torch.compile (compilation_config.mode=1)": vllm_config.compilation_config.mode == STOCK_TORCH_COMPILE,
@@ -112,15 +119,15 @@ def _check_engine(vllm_config: Any) -> None:
     }
     for what, is_on in refused.items():
         if is_on:
-            why = _WHY.get(what.removeprefix("the ").partition(" ")[0], "it is not supported yet")
+            why = is_on if isinstance(is_on, str) else _WHY.get(what.removeprefix("the ").partition(" ")[0], _NOT_YET)
             raise ConfigError(
                 f"{what} is not compatible with DoLa in vLLM: {why}.",
                 hint=f'omit it, or omit "dola" from additional_config, or switch DoLa off for the process: {SWITCH}=0',
             )
 
 
+_NOT_YET = "it is not supported yet"
 _WHY = {
-    "speculative": "vLLM drops the mapping of rows to requests, and drafts would be checked against scores without DoLa",
     "batch-sharded": "it reads the head without the code that contrasts layers",
     "adapters": "vLLM applies them to one row of logits for each request, and DoLa reads several",
     "stock": "it also compiles the code that joins the layers, and torch 2.13 then gave wrong tokens on CPUs: omit the mode",
