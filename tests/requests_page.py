@@ -31,8 +31,18 @@ vLLM reads JSON's `true` and `false` as 1 and 0 before dola sees them, so `"dola
 ## Structured outputs
 
 Choices and regular expressions are compared with `dola.generate` under the same texts, JSON schemas and grammars by what they
-allow. The test runs with xgrammar, and with guidance, outlines and lm-format-enforcer in the slow tests. Where a grammar leaves
-no plausible token, the mature scores decide, as everywhere ([compatibility](serving.md#compatibility)).
+allow. Where a grammar leaves no plausible token, the mature scores decide, as everywhere
+([compatibility](serving.md#compatibility)).
+
+| backend | choice | regular expression | JSON schema | grammar |
+|---|---|---|---|---|
+| xgrammar | tested | tested | tested | tested |
+| guidance | tested | tested | tested | tested |
+| outlines | tested | tested | tested | 400: vLLM does not support it |
+| lm-format-enforcer | 500 | 500 | 500 | 400: vLLM does not support it |
+
+Version 0.11.3 of lm-format-enforcer imports a module that vLLM 0.32 no longer has. The request fails, DoLa or not, and the
+server keeps running.
 
 Two things are vLLM's own, DoLa or not. It holds a function's arguments to their schema only if the function says
 `"strict": true`. And `echo` together with `return_token_ids` leaves the prompt out of the text.

@@ -57,14 +57,15 @@ def test_the_log_says_in_one_line_what_is_in_force(world: World):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["guidance", "outlines", "lm-format-enforcer"])
+@pytest.mark.parametrize("backend", ["guidance", "outlines"])
 def test_structured_outputs_of_other_backends(backend: str, tiny_folder: Path, tmp_path: Path):
+    """All kinds that the backend has: vLLM's outlines reads no grammars. lm-format-enforcer 0.11 cannot run in vLLM 0.32."""
     settings = {"disable_any_whitespace": True} if backend == "guidance" else {}
     server = _serve(tiny_folder, tmp_path / "log.txt", backend, **settings)
     try:
         world = World(server, Judge(tiny_folder), grammar=LARK)
         for case in CASES:
-            if "structured outputs" in case.asked:
+            if "structured outputs" in case.asked and not (backend == "outlines" and "grammar" in case.asked):
                 case.run(world)
     finally:
         server.stop()
