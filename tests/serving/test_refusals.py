@@ -39,11 +39,18 @@ def test_settings_that_are_not_allowed(settings: Any, words: str, tiny_folder: P
         _config(tiny_folder, {"dola": settings})
 
 
+NGRAM = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
+
+
 def test_speculative_decoding(tiny_folder: Path):
-    ngram = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
-    with pytest.raises(ValueError, match=r"speculative decoding.*is not compatible with DoLa"):
-        _config(tiny_folder, speculative_config=ngram)
-    _config(tiny_folder, {}, speculative_config=ngram)
+    """Drafts by n-grams on runner V1 are supported (test_speculation.py), all others are refused."""
+    assert _config(tiny_folder, speculative_config=NGRAM).speculative_config.method == "ngram"
+    model = {"method": "draft_model", "model": str(tiny_folder), "num_speculative_tokens": 2}
+    with pytest.raises(ValueError, match=r"speculative decoding.*is not compatible with DoLa.*this is 'draft_model'"):
+        _config(tiny_folder, speculative_config=model)
+    with pytest.raises(ValueError, match="in a pipeline of several stages"):
+        _config(tiny_folder, speculative_config=NGRAM, pipeline_parallel_size=2, enforce_eager=False)
+    _config(tiny_folder, {}, speculative_config=NGRAM)
 
 
 def test_adapters_on_the_head(tiny_folder: Path):

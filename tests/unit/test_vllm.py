@@ -102,6 +102,23 @@ def test_only_the_first_logits_of_a_step_are_the_batchs():
     assert batch.take() == {}
 
 
+def test_with_drafts_a_request_has_several_rows():
+    """Requests 0 and 2 ask for DoLa, with two drafts and none; request 1 has one draft."""
+    first, third = Request(DoLaConfig((4,))), Request(DoLaConfig((6,)))
+    batch = Batch({0: first, 2: third})
+    batch.announce()
+    batch.spread([3, 2, 1])
+    assert batch.take() == {0: first, 1: first, 2: first, 5: third}
+    batch.announce()
+    assert batch.take() == {0: first, 2: third}  # a step without drafts
+
+
+def test_the_line_of_the_log():
+    line = _served(default="off").in_force()
+    assert line.startswith("DoLa is off for requests without options. Method dola, layers 4, 6; captured 4, 6 of")
+    assert "lens none" in line
+
+
 def test_engines_have_batches_of_their_own():
     one, other = SimpleNamespace(instance_id="one"), SimpleNamespace(instance_id="other")
     batch = batch_of(one)
@@ -199,7 +216,8 @@ def test_an_engine_with_dola():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"speculative_config": object()}, "speculative decoding"),
+        ({"speculative_config": SimpleNamespace(method="eagle")}, "speculative decoding.*this is 'eagle'"),
+        ({"speculative_config": SimpleNamespace(method="ngram"), "use_v2_model_runner": True}, "with runner V2"),
         ({"sharded": True}, "batch-sharded sampling"),
         ({"runner_type": "pooling"}, "pooling models"),
         ({"compilation_config": SimpleNamespace(mode=1)}, "stock torch.compile"),

@@ -24,6 +24,7 @@ from dola.methods.config import MethodConfig
 from dola.methods.registry import with_settings
 from dola.methods.vocabulary import WHOLE, Vocabulary, wide
 from dola.model.readout import Readout
+from dola.serving.counts import PLAIN, Counts
 from dola.serving.rows import Batch, Request
 from dola.serving.settings import Served
 
@@ -68,10 +69,14 @@ class Decoder:
         served: The settings of the engine.
         batch: The running rows.
         width: d, the model's hidden size.
+
+    Attributes:
+        counts: The rows that were scored, by method.
     """
 
     def __init__(self, model: EngineModel, served: Served, batch: Batch, width: int) -> None:
         self._model, self._captured, self._batch = model, served.captured, batch
+        self.counts = Counts()
         self._steps: dict[MethodConfig, Step] = {}
         self._num_layers = served.num_layers
         self._lens = None if served.config.lens is None else Lens.load(served.config.lens)
@@ -82,7 +87,10 @@ class Decoder:
 
     def scores(self, mature: Tensor, read: Captured) -> Tensor | None:
         """Scores [N, V] from the last layer's rows [N, d]; None on workers that do not sample."""
+        counted = self._batch.pending
         requests = self._requests(len(mature))
+        if counted:
+            self.counts.add(PLAIN, len(mature) - len(requests))
         if not requests:
             return self._model.logits(mature)
         return self._model.whole(self._contrasted(self._model.local(mature), read, requests))
@@ -95,7 +103,11 @@ class Decoder:
         for (config, lazy), rows in groups.items():
             index = torch.tensor(rows, device=logits.device)
             states = [read(layer, index) for layer in config.layers if isinstance(layer, int)]
-            scores[index] = self._step(config, states[0]).scores(logits[index], states, lazy=lazy)
+            step = self._step(config, states[0])
+            settled = step.rows_saved
+            scores[index] = step.scores(logits[index], states, lazy=lazy)
+            if self._batch.began:
+                self.counts.add(config.method, len(rows), step.rows_saved - settled)
         self._hold(logits, requests)
         return scores
 

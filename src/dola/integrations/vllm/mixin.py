@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dola.integrations.vllm import metrics
 from dola.integrations.vllm.capture import CAPTURES, Captures, capture
 from dola.integrations.vllm.parts import Parts, parts_of
 from dola.integrations.vllm.plugin import served_by
@@ -133,7 +134,9 @@ class DoLaMixin:
         if self._dola is None:
             return super().compute_logits(hidden_states, *args, **kwargs)  # type: ignore[misc, no-any-return]
         mature, read = self._dola_captures.split(hidden_states, checked=self._dola_batch.began)
-        return self._dola.scores(mature, read)
+        scores = self._dola.scores(mature, read)
+        metrics.add_rows(self._dola.counts.take())
+        return scores
 
 
 _depth = 0

@@ -11,10 +11,12 @@ import logging
 import os
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from dola._version import __version__
 from dola.errors import ConfigError, ModelError
+from dola.integrations.vllm import speculation
 from dola.integrations.vllm.architectures import TESTED, originals
 from dola.integrations.vllm.engines import SWITCH, served, untested, why_not
 from dola.serving.settings import ENGINE_HINT, Served
@@ -40,6 +42,7 @@ def register() -> None:
 
     for architecture in ModelRegistry.get_supported_archs():
         MODELS_CONFIG_MAP[architecture] = _checked(MODELS_CONFIG_MAP.get(architecture))
+    speculation.install()
     for architecture in originals():
         ModelRegistry.register_model(architecture, f"dola.integrations.vllm.models:{architecture}")
 
@@ -48,7 +51,7 @@ def _checked(original: Any) -> Any:
     """vLLM's hook for the settings of one architecture, followed by dola's check."""
     from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
-    from dola.integrations.vllm import gate
+    from dola.integrations.vllm import gate, metrics
 
     class Checked(original or VerifyAndUpdateConfig):  # type: ignore[misc]
         @staticmethod
@@ -60,6 +63,8 @@ def _checked(original: Any) -> Any:
                 check_architecture(vllm_config.model_config.architecture)
                 # vLLM caches compiled graphs by its settings, and these graphs are dola's
                 vllm_config.additional_config = {**vllm_config.additional_config, VERSION: __version__}
+                metrics.start()
+                logger.info("%s", found.in_force())
             weakref.finalize(vllm_config, served.pop, vllm_config.instance_id, None)  # an engine that has ended checks nothing
 
     return Checked
@@ -98,10 +103,10 @@ def served_by(vllm_config: Any) -> Served | None:
     if isinstance(given, Mapping) and vllm_config.parallel_config.pipeline_parallel_size == 1:
         given = {**({} if given.get("lens") else {"capture": "all"}), **given}  # a lens may lack layers; a pipeline sends them
     text = model.hf_text_config
-    served = Served.of(given, num_layers=text.num_hidden_layers, tied=_is_tied(model))
-    if served.config.lens is not None and vllm_config.lora_config is not None:
-        logger.warning("Requests with an adapter are read through a lens that does not know it: %s.", served.config.lens)
-    return served
+    found = Served.of(given, num_layers=text.num_hidden_layers, tied=_is_tied(model))
+    if found.config.lens is not None and vllm_config.lora_config is not None:
+        logger.warning("Requests with an adapter are read through a lens that does not know it: %s.", found.config.lens)
+    return replace(found, speculates=vllm_config.speculative_config is not None)
 
 
 def _is_tied(model_config: Any) -> bool:
@@ -123,8 +128,9 @@ def _check_engine(vllm_config: Any) -> None:
     """Refuse settings with which the engine would silently decode without DoLa, or wrongly."""
     parallel, model = vllm_config.parallel_config, vllm_config.model_config
     adapted = getattr(vllm_config.lora_config, "target_modules", None) or ()  # modules, by name or by path
+    speculates = speculation.why_not(vllm_config)
     refused = {
-        "speculative decoding (speculative_config)": vllm_config.speculative_config,
+        "speculative decoding (speculative_config)": speculates,
         "batch-sharded sampling (enable_batch_sharded_sampling)": parallel.enable_batch_sharded_sampling,
         "the Rust front end (VLLM_USE_RUST_FRONTEND)": os.environ.get("VLLM_USE_RUST_FRONTEND", "0") != "0",
         "stock torch.compile (compilation_config.mode=1)": vllm_config.compilation_config.mode == STOCK_TORCH_COMPILE,
@@ -139,15 +145,15 @@ def _check_engine(vllm_config: Any) -> None:
     }
     for what, is_on in refused.items():
         if is_on:
-            why = _WHY.get(what.removeprefix("the ").partition(" ")[0], "it is not supported yet")
+            why = is_on if isinstance(is_on, str) else _WHY.get(what.removeprefix("the ").partition(" ")[0], _NOT_YET)
             raise ConfigError(
                 f"{what} is not compatible with DoLa in vLLM: {why}.",
                 hint=f'omit it, or omit "dola" from additional_config, or switch DoLa off for the process: {SWITCH}=0',
             )
 
 
+_NOT_YET = "it is not supported yet"
 _WHY = {
-    "speculative": "vLLM drops the mapping of rows to requests, and drafts would be checked against scores without DoLa",
     "batch-sharded": "it reads the head without the code that contrasts layers",
     "splitting": "each part numbers its rows from zero",
     "fast": "later blocks see other rows than earlier ones",
