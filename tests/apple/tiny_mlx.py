@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
+from mlx_lm.models.cache import make_prompt_cache
 
 FIELDS: dict[str, Any] = {
     "hidden_size": 32, "d_model": 32, "n_embd": 32, "dim": 32, "model_dim": 32,
@@ -52,13 +54,23 @@ def _drawn(weight: Any) -> Any:
 
 def shortened(model: Any, tokens: Any, layers: tuple[int, ...]) -> list[Any]:
     """The logits of the same model with its first j blocks alone, for each j: what an earlier layer says, by another way."""
-    blocks: list[nn.Module] = model.layers
+    blocks = next(_lists(model, model.layers[0]))
     kept, found = list(blocks), []
     try:
         for j in layers:
+            cache = make_prompt_cache(model)  # of the full length: some files look at the caches of later blocks
             blocks[:] = kept[:j]
-            found.append(model(tokens).astype(mx.float32))
+            found.append(model(tokens, cache=cache).astype(mx.float32))
             mx.eval(found[-1])
+            blocks[:] = kept
     finally:
         blocks[:] = kept
     return found
+
+
+def _lists(model: Any, block: Any) -> Iterator[list[nn.Module]]:
+    """The list that holds a block: `model.layers` may be a copy of it."""
+    for _, module in model.named_modules():
+        for value in module.children().values():
+            if isinstance(value, list) and any(each is block for each in value):
+                yield value

@@ -104,7 +104,9 @@ def _check(parts: Parts, tensors: dict[str, mx.array], facts: dict[str, Any]) ->
             compared += 1
             far = max(far, _difference(_numbers(weight), kept))
             if not far <= (QUANTIZED if facts.get("quantized") else SAME):
-                raise LensError(f"The lens belongs to {lens}, and {name} has other weights: {key} differs by {far:.1%}.", hint=hint)
+                raise LensError(
+                    f"The lens belongs to {lens}, and {name} has other weights: {key} differs by {far:.1%}.", hint=hint
+                )
     if not compared:
         warnings.warn(f"Whether the lens of {lens} belongs to {name} could not be checked for the weights.", stacklevel=2)
 

@@ -83,9 +83,7 @@ def _delta(config: Any, layers: tuple[int, ...]) -> Rule:
 
 
 def _sled(config: Any, layers: tuple[int, ...]) -> Rule:
-    return lambda mature, premature: formulas.sled(
-        mature, premature, rate=config.rate, scale=config.scale, steps=config.steps
-    )
+    return lambda mature, premature: formulas.sled(mature, premature, rate=config.rate, scale=config.scale, steps=config.steps)
 
 
 def _one(chosen: mx.array, layers: tuple[int, ...]) -> mx.array:

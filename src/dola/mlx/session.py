@@ -253,5 +253,3 @@ class Attachment:
         if self._state.call is not None and self._state.call.is_stacked:
             self._state.call.head = output
         return output
-
-
