@@ -8,12 +8,12 @@ import sys
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from reference import dola_float64
 from tiny_mlx import shortened, tiny
 
 import dola.mlx
 from dola.errors import AttachError, InputError, LayersError, LensError, ModelError, ReadoutError
 from dola.mlx import formulas
-from reference import dola_float64
 
 FAMILIES = ["llama", "gemma2", "gemma3_text", "qwen2", "qwen3", "cohere", "granite", "minicpm", "phi3", "mixtral", "olmo2"]
 TOKENS = [[3, 9, 27, 17, 51]]

@@ -6,9 +6,9 @@ import math
 
 import mlx.core as mx
 import pytest
+from reference import distribution_float64, dola_float64, methods_float64
 
 from dola.mlx import formulas
-from reference import distribution_float64, dola_float64, methods_float64
 
 V, K = 50, 4
 SEEDS = range(6)

@@ -71,6 +71,6 @@ def shortened(model: Any, tokens: Any, layers: tuple[int, ...]) -> list[Any]:
 def _lists(model: Any, block: Any) -> Iterator[list[nn.Module]]:
     """The list that holds a block: `model.layers` may be a copy of it."""
     for _, module in model.named_modules():
-        for value in module.children().values():
+        for value in module.values():  # `children()` copies lists
             if isinstance(value, list) and any(each is block for each in value):
                 yield value

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from dola.methods.config_confident import ConfidentConfig
     from dola.methods.config_delta import DeLTaConfig
     from dola.methods.config_sled import SLEDConfig
-    from dola.mlx.session import Attachment, attach
     from dola.mlx.decode import batch_generate, generate, stream_generate
     from dola.mlx.loading import load
+    from dola.mlx.session import Attachment, attach
 
 __all__ = [
     "Attachment",

@@ -32,7 +32,7 @@ def load(name: str, **kwargs: Any) -> tuple[Any, Any]:
         The model and its tokenizer.
 
     Raises:
-        ModelFileError: It cannot be loaded, or its config says what mlx-lm cannot be told.
+        ModelFileError: It cannot be loaded, or its config has settings that mlx-lm does not read.
     """
     try:
         folder = utils._download(name, revision=kwargs.get("revision"))
@@ -121,7 +121,7 @@ def _refusal(config: dict[str, Any], what: str) -> ModelFileError:
 
 
 def _fields(model_type: Any) -> set[str]:
-    """Fields that mlx-lm's file for a model type reads; empty where there is no such file."""
+    """Fields that mlx-lm's file for a model type reads; empty if mlx-lm does not have this file."""
     name = utils.MODEL_REMAPPING.get(model_type, model_type)
     try:
         module = importlib.import_module(f"mlx_lm.models.{name}")

@@ -7,7 +7,7 @@ MLX has no hooks, and its models are not compiled as a whole. So three kinds of 
     model         what the model made of all rows is split again, and the method computes its scores
 
 Whatever lies between the last block and the logits (norm, scales, head, soft-cap) is so the model's own code, run once on all
-rows: one head product reads the mature and the premature layers. Nothing depends on values, so mlx-lm's pipelining goes on.
+rows: one head product reads the mature and the premature layers. Nothing depends on values, so mlx-lm's pipelining continues.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def attach(model: Any, config: MethodConfig | str | Sequence[int] | None = None)
 
     Raises:
         AttachError: DoLa is attached to this model already.
-        ModelError: The model's parts are not found, or it is no model of MLX.
+        ModelError: The model's parts are not found, or it is not a model of MLX.
         LayersError: The model does not have these layers.
         LensError: The lens belongs to another model.
 

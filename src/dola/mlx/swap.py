@@ -30,7 +30,7 @@ class Swaps:
         self._undo.append(lambda: setattr_plain(module, "__class__", old))
 
     def put(self, module: Any, name: str, value: Any) -> None:
-        """Set an attribute that is no part of the weights."""
+        """Set an attribute that does not belong to the weights."""
         setattr_plain(module, name, value)
         self._undo.append(lambda: object.__delattr__(module, name))
 
