@@ -1,4 +1,4 @@
-"""Tests of MLX, which runs on Linux CPUs too. Without it they are left out, unless DOLA_MLX_REQUIRED is set: `make test-mlx`."""
+"""Tests of MLX, which runs on Linux CPUs too. Without it they are left out; with DOLA_MLX_REQUIRED set, that is an error."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ def test_removing_restores_the_model():
     with dola.mlx.attach(model, "high"):
         assert not mx.allclose(model(tokens), plain)
         assert isinstance(model, kind)
-    assert type(model) is kind and "dola" not in vars(model)
+    assert type(model) is kind
+    assert "dola" not in vars(model)
     assert [type(each) for _, each in model.named_modules()] == parts
     assert mx.array_equal(model(tokens), plain)
 
@@ -119,7 +120,7 @@ def test_importing_it_imports_neither_torch_nor_mlx():
 
 def test_attaching_imports_no_torch():
     code = (
-        "import sys; sys.modules['transformers'] = None; import dola.mlx.formulas, dola.mlx.parts, dola.mlx.lens, dola.mlx.rules;"
+        "import sys; sys.modules['transformers'] = None; import dola.mlx.formulas, dola.mlx.parts, dola.mlx.lens;"
         "print('torch' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -45,7 +45,7 @@ def maps_of(parts: Parts, config: MethodConfig, layers: tuple[int, ...]) -> Maps
         return None
     tensors, facts = _read(config.lens)
     _check(parts, tensors, facts)
-    kind, known, model = facts.get("kind"), facts.get("layers"), facts.get("model") or "unknown"
+    kind, known, model = facts["kind"], list(facts["layers"]), facts.get("model") or "unknown"
     if missing := [layer for layer in layers if layer not in known]:
         raise LensError(
             f"The lens of {model} has no map for layer {missing[0]}; it has {', '.join(map(str, known))}.",

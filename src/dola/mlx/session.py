@@ -101,7 +101,9 @@ class Attachment:
         self.parts, self.config = parts, config
         self.layers = candidate_layers(config.layers, parts.num_layers, tied=parts.tied)
         self._rule = rule(config, (*self.layers, parts.num_layers))
-        self._scores = mx.compile(lambda mature, premature: self._rule(mature, premature)[0])
+        self._scores = lambda mature, premature: self._rule(mature, premature)[0]
+        # On a CPU MLX starts the C++ compiler for each new shape of a compiled function, and each prompt has a new one.
+        self._step = mx.compile(self._scores) if mx.default_device() == mx.gpu else self._scores
         self._maps = maps_of(parts, config, self.layers)
         self._reads, self._is_checked = reads(config), False
         self._state, self._swaps = _State(), Swaps()
@@ -200,7 +202,7 @@ class Attachment:
         if not self._reads:
             return original(*args, **kwargs)
         mature, premature = self.read(lambda: original(*args, **kwargs), self.layers)
-        return self._scores(mature, premature)
+        return (self._step if mature.shape[1] == 1 else self._scores)(mature, premature)
 
     def _capturing(self, j: int) -> Callable[..., Any]:
         is_last = j == self.parts.num_layers - 1
