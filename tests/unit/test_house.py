@@ -24,7 +24,7 @@ FLOORS = (
     {"lens"},
     {"loading"},
     {"decoding"},
-    {"scoring", "serving"},
+    {"scoring", "serving", "mlx"},
     {"plot"},
     {"tracing", "tasks"},
     {"evidence", "doctor"},
