@@ -102,9 +102,7 @@ def prove(
                 f"of its largest number, for the best of {len(parts.norms)} norms ({best.name})",
             )
         if not best.apart and get_pp_group().world_size > 1:  # earlier stages cannot know: they have no norm to compare with
-            raise _refused(
-                kind, parts, "its blocks have added the residual that they pass on, which a pipeline does not support"
-            )
+            raise _refused(kind, parts, "its blocks already add the residual, which is not supported in a pipeline")
         parts.norm, parts.scale, captures.apart = best.norm, best.scale, best.apart
         theirs, read, alone = logits(states[rows][:4], returned[rows][:4])
     for what, ours in (("last block's output", read), ("head alone", alone)):
