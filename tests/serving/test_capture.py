@@ -151,3 +151,13 @@ def test_a_pipeline_sends_rows_on():
         marked = second.marked(torch.zeros(3, 8))
     _, read = second.split(marked[[1, 2]], checked=True)
     assert [read(layer, torch.tensor([0, 1]))[:, 0].tolist() for layer in (0, 1, 2)] == [[1, 2], [11, 12], [21, 22]]
+
+
+def test_a_residual_that_blocks_have_added_is_not_added_again():
+    """The proof keeps the last block's output both ways, and says which is right."""
+    captures = _captures()
+    captures.apart = False
+    with captures.running(None):
+        captures.keep(torch.full((2, 8), 3.0), torch.ones(2, 8), 0)
+        captures.keep(torch.full((2, 8), 3.0), torch.ones(2, 8), captures.output)
+    assert captures.buffer[[0, captures.output, captures.output + 1], 0, 0].tolist() == [3, 4, 3]

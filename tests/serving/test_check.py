@@ -26,7 +26,7 @@ def test_a_model_that_can_be_served(without_weights: Path):
     assert (found.architecture, found.tested) == ("LlamaForCausalLM", True)
     assert (found.blocks, found.norms, found.head) == (("model.layers", 6), ("model.norm",), "ParallelLMHead")
     assert (found.layers, found.width) == ((0, 1, 2, 3, 4, 5), 64)
-    assert found.memory == (6 + 1) * 5 * 64 * 4  # the last block's output has a place too
+    assert found.memory == (6 + 2) * 5 * 64 * 4  # the last block's output has two places
     assert found.sent > 0
     text = "\n".join(found.lines())
     assert "blocks        model.layers, 6 of them, 64 wide" in text

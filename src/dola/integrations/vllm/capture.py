@@ -37,7 +37,7 @@ class Captures:
     """The captured rows of one engine's running batch.
 
     Args:
-        layers: Layers, by the numbers of `hidden_states`, ascending. The last block's output has the slot after them.
+        layers: Layers, by the numbers of `hidden_states`, ascending. The last block's output has the two slots after them.
         width: d.
         rows: Number of rows to make room for: those of a full batch.
         trailing: How many of a request's last tokens have logits.
@@ -49,8 +49,10 @@ class Captures:
         self, layers: Sequence[int], width: int, rows: int, *, trailing: int = 1, dtype: torch.dtype, device: Any = None
     ) -> None:
         self.layers, self.width, self.trailing = tuple(layers), width, trailing
-        self.buffer = torch.zeros(len(self.layers) + 1, rows, width, dtype=dtype, device=device)
+        self.buffer = torch.zeros(len(self.layers) + 2, rows, width, dtype=dtype, device=device)
         self.output = len(self.layers)
+        self.apart = True
+        """Whether a residual that blocks take is still to be added. Cohere's blocks have added it. Set by the proof."""
         self.fault: str | None = None
         self._rows: Tensor | None = None
 
@@ -78,8 +80,13 @@ class Captures:
             self.fault = f"they pass on tensors of shape {list(hidden.shape)}{other}, not rows of {self.width} numbers"
             return
         states = self._chosen(hidden)
-        if residual is not None:
+        if slot == self.output:  # for the proof: without a residual, too
+            self._write(states, slot + 1)
+        if residual is not None and (self.apart or slot == self.output):
             states = states + self._chosen(residual)
+        self._write(states, slot)
+
+    def _write(self, states: Tensor, slot: int) -> None:
         if len(states) > self.buffer.shape[1]:
             self.buffer = self.buffer.new_zeros(len(self.buffer), len(states), self.width)
         self.buffer[slot, : len(states)] = states

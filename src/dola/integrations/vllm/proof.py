@@ -1,6 +1,6 @@
 """Proves at start-up that the parts of a model are the right ones, on a short forward of its own.
 
-    the final norm of the last block's captured output     is the state that the model returns
+    the final norm of the last block's captured output     is the state that the model returns, with or without its residual
     the logits of that, as candidates are read             are the model's logits of the returned state
     the logits of the head and vLLM's LogitsProcessor      are these, too
 
@@ -38,6 +38,7 @@ class Found:
     norm: Any
     error: float
     scale: float = 1.0
+    apart: bool = True
 
 
 def prove(
@@ -79,7 +80,8 @@ def prove(
         raise _refused(kind, parts, f"the blocks do not pass on one residual stream: {captures.fault}")
     if not get_pp_group().is_last_rank:
         return
-    states = captures.buffer[captures.output, :TOKENS]
+    both = captures.buffer[captures.output :, :TOKENS]
+    states = both[0]
     if not isinstance(returned, Tensor) or returned.shape != states.shape:
         shape = list(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
         raise _refused(kind, parts, f"the model returns {shape} for {TOKENS} tokens, not rows of {parts.width} numbers")
@@ -87,7 +89,10 @@ def prove(
     if not rows.any() or not states[rows].any():
         raise _refused(kind, parts, "a forward of random tokens gave no finite numbers other than zero")
     with torch.inference_mode():
-        best = nearest_norm(parts, states[rows], returned[rows])
+        found = [nearest_norm(parts, each[rows], returned[rows]) for each in both]
+        best = min(found, key=lambda norm: norm.error)
+        best.apart = best is found[0]
+        states = both[0 if best.apart else 1]
         tolerance = READOUT_TOLERANCE.get(returned.dtype, 5e-2)
         if not best.error <= tolerance:
             raise _refused(
@@ -96,12 +101,14 @@ def prove(
                 f"the final norm of the last block's output differs from the state that the model returns by {best.error:.1e} "
                 f"of its largest number, for the best of {len(parts.norms)} norms ({best.name})",
             )
-        parts.norm, parts.scale = best.norm, best.scale
+        if not best.apart and get_pp_group().world_size > 1:  # earlier stages cannot know: they have no norm to compare with
+            raise _refused(kind, parts, "its blocks already add the residual, which is not supported in a pipeline")
+        parts.norm, parts.scale, captures.apart = best.norm, best.scale, best.apart
         theirs, read, alone = logits(states[rows][:4], returned[rows][:4])
     for what, ours in (("last block's output", read), ("head alone", alone)):
         if ours is None or not (error := difference(ours, theirs)) <= tolerance:
-            found = "cannot be computed" if ours is None else f"differ from the model's by {error:.1e}"
-            raise _refused(kind, parts, f"the logits of the {what} {found}")
+            how = "cannot be computed" if ours is None else f"differ from the model's by {error:.1e}"
+            raise _refused(kind, parts, f"the logits of the {what} {how}")
     scaled = "" if best.scale == 1 else f", times {best.scale:.6g}"
     logger.info("DoLa: blocks %s (%d), final norm %s%s; proved on a forward", parts.path, len(parts.blocks), best.name, scaled)
 
@@ -119,7 +126,7 @@ def _blank_attention(vllm_config: Any) -> Iterator[None]:
         return blanked
 
     layers = vllm_config.compilation_config.static_forward_context.values()
-    cores = {id(layer.impl): layer.impl for layer in layers if hasattr(layer, "impl")}.values()
+    cores = {id(layer.impl): layer.impl for layer in layers if hasattr(getattr(layer, "impl", None), "forward")}.values()
     for core in cores:
         core.forward = blanking(core.forward)
     try:
@@ -133,11 +140,9 @@ def nearest_norm(parts: Parts, states: Tensor, returned: Tensor) -> Found:
     """The candidate that turns the last block's output into the returned states, or that comes nearest."""
     candidates = [(name, module, normed(module, states)) for name, module in parts.norms]
     candidates.append(("no norm", None, states))
-    tolerance, tried = READOUT_TOLERANCE.get(returned.dtype, 5e-2), []
-    for name, module, output in candidates:
-        tried.append(Found(name, module, difference(output, returned)))
-        if tried[-1].error <= tolerance:
-            return tried[-1]
+    tried = [Found(name, module, difference(output, returned)) for name, module, output in candidates]
+    if (best := min(tried, key=lambda found: found.error)).error <= READOUT_TOLERANCE.get(returned.dtype, 5e-2):
+        return best
     for name, module, output in candidates:
         wide = output.double()
         scale = ((wide * returned).sum() / (wide * wide).sum()).item()
