@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dola.errors import LensError
-from dola.files.json_text import BrokenJSONError, dumps, loads
+from dola.files.json_text import dumps, loads
 from dola.files.whole_file import replacing
 
 SCHEMA = "dola.lens/1"
@@ -67,7 +67,7 @@ def read(path: Path, *, schema: str = SCHEMA) -> tuple[dict[str, Tensor], dict[s
         ) from None
     try:
         facts = loads(metadata.get("dola", "null"))
-    except BrokenJSONError:
+    except ValueError:  # BrokenJSONError is one
         facts = None
     if not isinstance(facts, dict) or facts.pop("schema", None) != schema:
         raise LensError(
