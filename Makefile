@@ -6,9 +6,10 @@ LOWEST = .venv-lowest
 LOWEST_PYTHON ?= $(shell python3.10 -c 'import ssl' 2>/dev/null && echo python3.10 || echo $(PYTHON))
 NEWEST = .venv-newest
 VLLM = .venv-vllm
+MLX = .venv-mlx
 QUANTISED = .venv-quantised
 
-.PHONY: help demo test test-eval test-browser test-lowest test-newest test-installs test-quantised test-vllm-small test-vllm lint types release-check models audit soak docs site site-serve picture captures notebook screens readme clean
+.PHONY: help demo test test-eval test-browser test-lowest test-newest test-installs test-quantised test-vllm-small test-vllm test-mlx lint types release-check models audit soak docs site site-serve picture captures notebook screens readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -81,6 +82,16 @@ test-vllm-small: $(VLLM)/.ready  ## the vLLM plugin in real engines on the CPU, 
 
 test-vllm: $(VLLM)/.ready  ## the same with every setup: several workers, both model runners, compiled
 	DOLA_VLLM_REQUIRED=1 OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/serving -W default $(PYTEST)
+
+# MLX for CPUs. torch is installed as well, because the distribution requires it.
+$(MLX)/.ready: pyproject.toml
+	@echo "== creating $(MLX): downloads MLX and mlx-lm"
+	$(PYTHON) -m venv $(MLX)
+	$(MLX)/bin/python -m pip install -e '.[mlx]' pytest
+	@touch $@
+
+test-mlx: $(MLX)/.ready  ## the methods on MLX, on Linux CPUs or a Mac; a skip is a failure
+	DOLA_MLX_REQUIRED=1 OMP_NUM_THREADS=1 $(MLX)/bin/python -m pytest tests/apple -W default $(PYTEST)
 
 lint: $(VENV)/.ready  ## ruff, formatting included; plain words and American spelling; workflows, issue forms and CITATION.cff against their schemas
 	$(BIN)/ruff check .
@@ -156,4 +167,4 @@ soak: $(VENV)/.ready  ## 10,000 generations, whether anything grows; into benchm
 	$(BIN)/python benchmarks/soak.py
 
 clean:  ## remove the environments and caches of this folder (models stay in the user's cache)
-	rm -rf build/site .venv-site .venv .venv-lowest .venv-newest .venv-vllm .venv-quantised .venv-audit .venv-release dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf build/site .venv-site .venv .venv-lowest .venv-newest .venv-vllm .venv-mlx .venv-quantised .venv-audit .venv-release dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

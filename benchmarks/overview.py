@@ -31,12 +31,15 @@ def line(path: Path) -> str | None:
     counts = [each.verdict.value for each in found.values()]
     others = ", ".join(f"{counts.count(verdict)} {verdict}" for verdict in dict.fromkeys(counts))
     low, high = (100 * end for end in (found[best].low, found[best].high))
+    penalty = [way["items"][metric] for way in report["ways"] if way["name"].startswith("vanilla, penalty")]
+    beside = [100 * (sum(rows[best]) - sum(values)) / len(values) for values in penalty]
     cells = (
         report["task"],
         NAMES[report["model"]],
         f"{len(vanilla)} of {report['total']}",
         f"{100 * sum(vanilla) / len(vanilla):.1f}",
         f"{best}: {100 * found[best].difference:+.1f} ({low:+.1f} to {high:+.1f})",
+        " ".join(f"{points:+.1f}" for points in beside),
         found[best].verdict.value,
         others,
     )
@@ -44,8 +47,9 @@ def line(path: Path) -> str | None:
 
 
 def main() -> None:
-    print("| task | model | items | vanilla | best row, against vanilla | its verdict | all judged rows |")
-    print("|---|---|---|---|---|---|---|")
+    best = "best row, against vanilla | against vanilla with the same penalty | its verdict"
+    print(f"| task | model | items | vanilla | {best} | all judged rows |")
+    print("|---|---|---|---|---|---|---|---|")
     for found in sorted(filter(None, map(line, RESULTS.glob("*.json")))):
         print(found)
 

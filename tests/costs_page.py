@@ -15,12 +15,24 @@ END = "<!-- end of costs -->\n"
 
 
 def table() -> str:
-    """A row for each measurement."""
-    rows = ["| method | time of a token, greedy decoding's being 1 | measured on |", "|---|---|---|"]
+    """A row for each method, a column for each model; what they have in common stands above."""
+    costs = [cost for kind in BUILT_IN.values() for cost in kind.costs]
+    models = list(dict.fromkeys(_model(cost.where) for cost in costs))
+    [common] = {cost.where.partition(", ")[2] for cost in costs}
+    rows = [
+        f"The time of a token, greedy decoding's being 1 ({common}):",
+        "",
+        f"| method | {' | '.join(models)} |",
+        f"|---|{'---|' * len(models)}",
+    ]
     for kind in BUILT_IN.values():
-        rows += [f"| {kind.label()} | {cost.times:.2f} | {cost.where} |" for cost in kind.costs]
-        rows += [] if kind.costs else [f"| {kind.label()} | not measured yet | |"]
+        times = {_model(cost.where): f"{cost.times:.2f}" for cost in kind.costs}
+        rows.append(f"| {kind.label()} | {' | '.join(times.get(model, 'not measured') for model in models)} |")
     return "\n".join(rows) + "\n"
+
+
+def _model(where: str) -> str:
+    return where.partition(", ")[0]
 
 
 def page() -> str:

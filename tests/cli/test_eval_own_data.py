@@ -56,7 +56,8 @@ def test_check_says_what_was_understood_and_how_many_questions_a_difference_need
     assert ended.code == 0
     assert "right: yes" in ended.out
     assert "wrong: no" in ended.out
-    assert "2 points need" in ended.out
+    assert "Questions needed to show a difference of 2 points: " in ended.out
+    assert ended.err == ""
     assert "These 24 questions show a difference of more than 40 points only." in ended.out
 
 

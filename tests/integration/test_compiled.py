@@ -26,7 +26,7 @@ LAYERS = [[1], [1, 2], "high", dola.DoLaConfig.reference("low")]
 
 @pytest.fixture(scope="module")
 def base() -> Any:
-    return tiny("llama", num_hidden_layers=4)
+    return tiny("llama", num_hidden_layers=3)
 
 
 def ids(rows: int, length: int) -> torch.Tensor:

@@ -18,6 +18,8 @@ RECORDS = {
 }
 ROUNDING = 1e-3
 """Differences between logits that one processor's rounding makes and another's does not."""
+BEGINNING = 10
+"""Number of tokens that `generate` has to repeat."""
 ONE_OF_EACH = {(r["model"], str(r["layers"]), r["repetition_penalty"]): name for name, r in RECORDS.items()}
 
 
@@ -41,31 +43,38 @@ def test_every_token_follows_from_the_ones_before(record, model):
     prompt, new = record["prompt_ids"], record["new_ids"]
     ids = torch.tensor([prompt + new])
     processors = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(record["repetition_penalty"])])
-    with torch.no_grad():
-        mature = model(ids[:, :-1], logits_to_keep=len(new)).logits[0]
-        with dola.attach(model, dola.DoLaConfig.reference(record["layers"])):
-            scores = model(ids[:, :-1], logits_to_keep=len(new)).logits[0]
-    tipped = 0
+    with torch.no_grad(), dola.attach(model, dola.DoLaConfig.reference(record["layers"])):
+        scores = model(ids[:, :-1], logits_to_keep=len(new)).logits[0]
+    mature, tipped = None, 0
     for step, token in enumerate(new):
         final = processors(ids[:, : len(prompt) + step], scores[step][None].clone())[0]
         choice = int(final.argmax())
+        if choice == token:
+            continue
+        tipped += 1
+        mature = plainly(model, ids, len(new)) if mature is None else mature
         edge = mature[step].max() + math.log(0.1)
         on_edge = any(abs(float(mature[step, each] - edge)) < ROUNDING for each in (choice, token))
-        assert choice == token or on_edge or final[choice] - final[token] < ROUNDING, step
-        tipped += choice != token
+        assert on_edge or final[choice] - final[token] < ROUNDING, step
     assert tipped <= 1
+
+
+def plainly(model, ids, keep):
+    with torch.no_grad():
+        return model(ids[:, :-1], logits_to_keep=keep).logits[0]
 
 
 @pytest.mark.parametrize("record", ONE_OF_EACH.values(), indirect=True)
 def test_generate_produces_the_recorded_tokens(record, model):
+    """The path through the cache, for the first tokens; the test above has all of them."""
     ids = torch.tensor([record["prompt_ids"]])
     with dola.attach(model, dola.DoLaConfig.reference(record["layers"])):
         out = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
-            max_new_tokens=record["max_new_tokens"],
+            max_new_tokens=min(BEGINNING, record["max_new_tokens"]),
             repetition_penalty=record["repetition_penalty"],
             pad_token_id=0,
         )
-    assert out[0, ids.shape[1] :].tolist() == record["new_ids"]
+    assert out[0, ids.shape[1] :].tolist() == record["new_ids"][:BEGINNING]

@@ -30,7 +30,7 @@ CONFIGS = {
     "reference": dola.DoLaConfig.reference("high"),
     "eager, no constraint": dola.DoLaConfig("high", relative_top=0.0, lazy=False),
 }
-SETTINGS = {"do_sample": False, "max_new_tokens": 12, "repetition_penalty": 1.2}
+SETTINGS = {"do_sample": False, "max_new_tokens": 6, "repetition_penalty": 1.2}
 
 
 def generate(model, tokenizer, prompts):
@@ -56,7 +56,7 @@ def test_a_trace_is_of_the_contrast_that_generate_used(smollm2, name):
     """Token for token: its tokens are those of the fast step, its contrasts the scores that `generate` returns."""
     model, tokenizer = smollm2
     ids = tokenizer(PROMPTS[3], return_tensors="pt").input_ids
-    trace = dola.trace(model, tokenizer, PROMPTS[3], CONFIGS[name], generate=12)
+    trace = dola.trace(model, tokenizer, PROMPTS[3], CONFIGS[name], generate=6)
     call = {**SETTINGS, "attention_mask": torch.ones_like(ids), "pad_token_id": tokenizer.pad_token_id}
     fast = dola.generate(model, ids, dola_layers=CONFIGS[name], **call)
     scored = dola.generate(model, ids, dola_layers=CONFIGS[name], **call, return_dict_in_generate=True, output_scores=True)

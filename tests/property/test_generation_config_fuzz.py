@@ -43,8 +43,8 @@ FIELDS = sorted(name for name in GenerationConfig().__dict__ if name not in META
 DECODING = [
     name for name in FIELDS if name != "dola_layers"
 ]  # that is the affair of --layers: test_generation_fields and test_own_config
-GREEDY = Decoding(4, 1.2)
-SAMPLED = Decoding(4, 1.0, sample=True, temperature=2.0, seed=5)
+GREEDY = Decoding(3, 1.2)
+SAMPLED = Decoding(3, 1.0, sample=True, temperature=2.0, seed=5)
 HIGH = dola.DoLaConfig("high")
 FAILED = "failed"
 

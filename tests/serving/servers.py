@@ -19,14 +19,14 @@ import psutil
 class Server:
     """A server process, and requests to it."""
 
-    def __init__(self, folder: Path, log: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, log: Path, *arguments: str, **variables: str) -> None:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             self.port = free.getsockname()[1]
         given = ["serve", str(folder), "--port", str(self.port), "--served-model-name", "m", "--dtype", "float32"]
         given += ["--enforce-eager", "--max-model-len", "128", "--max-num-seqs", "16", *arguments]
         self.log = log
-        env = command.environment(VLLM_ENABLE_V1_MULTIPROCESSING="1")
+        env = command.environment(VLLM_ENABLE_V1_MULTIPROCESSING="1", **variables)
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 [*command.COMMAND, *given], stdout=file, stderr=file, env=env, start_new_session=True
@@ -46,6 +46,12 @@ class Server:
                 return response.status
         except OSError:
             return 0
+
+    def text(self, path: str) -> str:
+        connection = http.client.HTTPConnection("localhost", self.port, timeout=60)
+        connection.request("GET", path, headers={"Connection": "close"})
+        with connection.getresponse() as response:
+            return response.read().decode()
 
     def post(self, path: str = "/v1/completions", **body: Any) -> tuple[int, Any]:
         with self.open(path, **body) as response:

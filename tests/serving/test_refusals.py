@@ -9,7 +9,6 @@ from typing import Any
 
 import command
 import pytest
-from engines import save_tiny
 
 DOLA = {"dola": {"layers": "high"}}
 
@@ -40,11 +39,18 @@ def test_settings_that_are_not_allowed(settings: Any, words: str, tiny_folder: P
         _config(tiny_folder, {"dola": settings})
 
 
+NGRAM = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
+
+
 def test_speculative_decoding(tiny_folder: Path):
-    ngram = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
-    with pytest.raises(ValueError, match=r"speculative decoding.*is not compatible with DoLa"):
-        _config(tiny_folder, speculative_config=ngram)
-    _config(tiny_folder, {}, speculative_config=ngram)
+    """Drafts by n-grams on runner V1 are supported (test_speculation.py), all others are refused."""
+    assert _config(tiny_folder, speculative_config=NGRAM).speculative_config.method == "ngram"
+    model = {"method": "draft_model", "model": str(tiny_folder), "num_speculative_tokens": 2}
+    with pytest.raises(ValueError, match=r"speculative decoding.*is not compatible with DoLa.*this is 'draft_model'"):
+        _config(tiny_folder, speculative_config=model)
+    with pytest.raises(ValueError, match="in a pipeline of several stages"):
+        _config(tiny_folder, speculative_config=NGRAM, pipeline_parallel_size=2, enforce_eager=False)
+    _config(tiny_folder, {}, speculative_config=NGRAM)
 
 
 def test_adapters_on_the_head(tiny_folder: Path):
@@ -68,16 +74,9 @@ def test_graphs_with_dola_are_cached_apart(tiny_folder: Path, monkeypatch: pytes
     assert len(found) == 3
 
 
-def test_an_architecture_whose_layers_nobody_has_looked_for(tmp_path: Path):
-    folder = save_tiny(tmp_path / "opt", "opt")
-    with pytest.raises(ValueError, match="DoLa does not support OPTForCausalLM in vLLM"):
-        _config(folder)
-    _config(folder, {})
-
-
-def test_another_implementation_of_a_known_architecture(tiny_folder: Path):
-    with pytest.raises(ValueError, match="DoLa does not support"):
-        _config(tiny_folder, model_impl="transformers")
+def test_a_batch_in_parts_and_other_rows_for_later_blocks(tmp_path: Path, tiny_folder: Path):
+    with pytest.raises(ValueError, match=r"kv_sharing_fast_prefill\) is not compatible with DoLa"):
+        _config(tiny_folder, kv_sharing_fast_prefill=True)
 
 
 def test_a_vllm_whose_front_ends_cannot_be_checked(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -115,14 +114,16 @@ def test_switched_off_it_decodes_plainly_and_says_so(tiny_folder: Path):
     assert "This server does not decode with DoLa" in ended.stderr  # the request that asks for it
 
 
-def test_another_vllm_is_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_another_vllm_is_refused_if_it_lacks_what_dola_uses(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch):
     import vllm
 
-    from dola.integrations.vllm import plugin
+    from dola.integrations.vllm import engines, plugin
     from dola.integrations.vllm.requests import DoLaRequests
 
     config = _config(tiny_folder)
-    monkeypatch.setattr(vllm, "__version__", "0.33.0")
-    assert "supports 0.32.x" in plugin.why_not()
-    with pytest.raises(ValueError, match=r"this is vLLM 0\.33\.0"):
+    monkeypatch.setattr(vllm, "__version__", "0.99.0")
+    assert plugin.why_not() is None  # it has all of it
+    assert "have not run vLLM 0.99.0" in plugin.untested()
+    monkeypatch.setattr(engines, "failures", lambda root: ["vllm.sequence does not exist"])
+    with pytest.raises(ValueError, match=r"this is vLLM 0\.99\.0, which differs from what dola uses: vllm.sequence"):
         DoLaRequests(config)

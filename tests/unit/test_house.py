@@ -24,7 +24,7 @@ FLOORS = (
     {"lens"},
     {"loading"},
     {"decoding"},
-    {"scoring", "serving"},
+    {"scoring", "serving", "mlx"},
     {"plot"},
     {"tracing", "tasks"},
     {"evidence", "doctor"},
@@ -85,6 +85,7 @@ def test_no_arrow_goes_up():
 def test_few_files_know_the_settings_of_dola():
     """Doors are made from the fields. Those that speak of a model's own final norm, a part of it, are no doors."""
     parts = {"model", "lens", "doctor/checkup.py", "cli/doctor.py", "cli/doctor_page.py", "decoding/attach.py"}
+    parts.add("mlx")  # the second backend: formulas and the readout, once more on its arrays
 
     def speaks_of_a_part(name: str) -> bool:
         own = name.startswith("methods/config_") or name in ("methods/delta.py", "methods/sled.py")  # settings of their own

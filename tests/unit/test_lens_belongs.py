@@ -19,6 +19,9 @@ from dola.methods.registry import METHODS
 from dola.model.anatomy import Anatomy
 from dola.model.stored import is_quantized
 
+peft = pytest.importorskip("peft")
+READ_BY_PEFT = "ignore:.is_gradient_checkpointing.:FutureWarning"
+
 TEXTS = [f"The number {number} is written {number} times {number}." for number in range(20)]
 LAYERS = (2, 4)
 
@@ -84,18 +87,56 @@ def test_weights_that_change_after_a_check_are_seen(lens, change):
         attached(model, lens)
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # which peft reads
-def test_an_adapter_that_is_merged_is_seen(lens):
-    peft = pytest.importorskip("peft")
+def lora(**settings):
+    """A tiny model with an adapter that acts and is not merged."""
     torch.manual_seed(0)
-    settings = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
-    model = peft.get_peft_model(tiny(), settings).eval()
-    attached(model, lens)
+    given = {"r": 4, "target_modules": ["q_proj"], "init_lora_weights": False, "task_type": "CAUSAL_LM", **settings}
+    return peft.get_peft_model(tiny(), peft.LoraConfig(**given)).eval()
+
+
+@pytest.mark.filterwarnings(READ_BY_PEFT)
+def test_an_adapter_is_seen_whether_it_is_merged_or_not(lens):
+    model = lora()
+    with pytest.raises(LensError, match=r"other weights: block\.\d\.self_attn\.q_proj"):
+        attached(model, lens)
     model.merge_adapter()
     with pytest.raises(LensError, match=r"other weights: block\.\d\.self_attn\.q_proj"):
         attached(model, lens)
     model.unmerge_adapter()
-    attached(model, lens)
+    with model.disable_adapter():
+        attached(model, lens)
+    with pytest.raises(LensError, match="other weights"):  # switched on again: no weight has changed since
+        attached(model, lens)
+
+
+@pytest.mark.filterwarnings(READ_BY_PEFT)
+def test_an_adapter_that_is_switched_on_after_attach_is_seen_at_the_next_call(lens):
+    model = lora()
+    ids = torch.tensor([[5, 6, 7]])
+    with model.disable_adapter():
+        session = dola.attach(model, dola.DoLaConfig(LAYERS, lens=lens))
+        model.generate(input_ids=ids, max_new_tokens=1, do_sample=False)
+    with session, pytest.raises(LensError, match="other weights"):
+        model.generate(input_ids=ids, max_new_tokens=1, do_sample=False)
+
+
+@pytest.mark.filterwarnings(READ_BY_PEFT)
+def test_a_lens_of_an_adapted_model_is_silent_there_and_refused_without_the_adapter(tmp_path):
+    model = lora()
+    made = fitted(model, tmp_path)
+    assert made.facts["adapters"] == ["default"]
+    attached(model, made)
+    with model.disable_adapter(), pytest.raises(LensError, match="other weights"):
+        attached(model, made)
+
+
+@pytest.mark.filterwarnings(READ_BY_PEFT)
+@pytest.mark.parametrize(
+    "settings", [{"init_lora_weights": True}, {"use_dora": True, "init_lora_weights": True}], ids=["no change yet", "DoRA"]
+)
+def test_an_adapter_that_cannot_be_told_from_the_weights_warns(lens, settings):
+    with pytest.warns(UserWarning, match="with no adapter, and .* now runs with the adapters default"):
+        attached(lora(**settings), lens)
 
 
 def test_weights_that_do_not_change_are_compared_once(lens, monkeypatch):

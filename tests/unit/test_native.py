@@ -5,13 +5,12 @@ import math
 import pytest
 import torch
 from reference import dola_float64 as judge
-from reference.methods_float64 import entropy as judge_entropy
 from torch import nn
 from torch.nn.utils import parametrizations
 
 from dola import native
 from dola.contrast import DIVERGENCES, LARGEST_SCORE, WHOLE
-from dola.methods.confident import entropy as confident_entropy
+from dola.methods.confident import entropy
 
 needs_kernel = pytest.mark.skipif(native.why_not() is not None, reason=f"no compiled kernel here: {native.why_not()}")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -65,32 +64,6 @@ def test_what_is_not_finite_shows_in_the_normaliser(dtype, bad):
     logits, log_z = native.head_product(weight, x)
     assert log_z.isfinite().tolist() == [True, False, True]
     assert not logits[1].isfinite().all()
-
-
-@needs_kernel
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("vocab", [1, 2, 255, 256, 257, 1271])
-@pytest.mark.parametrize("scale", [0.1, 4, 40])
-def test_entropy(vocab, scale, dtype):
-    logits = (scale * torch.randn(2, 3, 2 * vocab, generator=torch.Generator().manual_seed(vocab))).to(dtype)[..., :vocab]
-    if vocab > 2:
-        logits[..., vocab // 2 :: 3] = -torch.inf  # a padded vocabulary
-        logits[0, 0, 1:] = -torch.inf  # one token: whole blocks without mass
-    found = native.entropy(logits)
-    exact = [[judge_entropy(row.double().tolist()) for row in rows] for rows in logits]
-    torch.testing.assert_close(found.double(), torch.tensor(exact, dtype=torch.float64), atol=1e-6, rtol=0)
-    alone = torch.stack([native.entropy(row[None])[0] for row in logits.flatten(0, 1)])
-    assert torch.equal(alone.view(2, 3), found)  # a row does not depend on its batch
-
-
-@needs_kernel
-def test_entropy_without_a_distribution_is_what_torch_gives(monkeypatch):
-    logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(0))
-    logits[0, 5], logits[1, 299], logits[2] = math.nan, math.inf, -math.inf
-    found = confident_entropy(logits)
-    assert found[:3].tolist() == [0, 0, 0]
-    monkeypatch.setattr(native, "reads", lambda logits: False)
-    torch.testing.assert_close(found, confident_entropy(logits), atol=2e-6, rtol=0)
 
 
 @needs_kernel
@@ -309,3 +282,31 @@ def test_sums_outside_a_set_of_tokens(dtype, vocabulary):
     q = premature.double().softmax(-1).masked_fill(inside, 0)
     expected = torch.stack([each.sum(-1) for each in (q, q**2, q * d, d**2)])
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=2e-5)
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("vocabulary", [1, 7, 257, 5000])
+@pytest.mark.parametrize("scale", [0.01, 3, 100])
+def test_entropies(dtype, vocabulary, scale):
+    logits = (scale * torch.randn(3, vocabulary, generator=torch.Generator().manual_seed(vocabulary))).to(dtype)
+    logits[1, : vocabulary // 2] = -torch.inf
+    log_p = logits.double().log_softmax(-1)
+    exact = -torch.where(log_p > -torch.inf, log_p.exp() * log_p, 0).sum(-1)
+    torch.testing.assert_close(native.entropy(logits).double(), exact, atol=3e-6, rtol=3e-6)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    again = native.entropy(logits[1:2])
+    torch.set_num_threads(threads)
+    assert torch.equal(again, native.entropy(logits)[1:2])
+
+
+@needs_kernel
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_has_no_entropy_and_ends_the_walk(bad, monkeypatch):
+    logits = torch.zeros(2, 600)
+    logits[1, 300] = bad
+    assert native.entropy(logits).isnan().tolist() == [False, True]
+    with_kernel = entropy(logits)
+    monkeypatch.setattr(native, "reads", lambda logits: False)
+    torch.testing.assert_close(entropy(logits), with_kernel)

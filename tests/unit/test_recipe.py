@@ -68,10 +68,10 @@ class Positions:
 
 
 @torch.no_grad()
-def test_the_references_recipe_on_twenty_questions_of_truthfulqa(smollm2, published):
+def test_the_references_recipe_on_eight_questions_of_truthfulqa(smollm2, published):
     """Within 1e-2 nats for each sum, in float32; the first answer of each, because the judge takes some seconds for one."""
     model, words = smollm2
-    items = TASKS["truthfulqa-mc"].items(published("truthfulqa/TruthfulQA.csv"))[:20]
+    items = TASKS["truthfulqa-mc"].items(published("truthfulqa/TruthfulQA.csv"))[:8]
     pairs = [(item.context, list(item.continuations[:1])) for item in items]
     found = scored(model, words, pairs, {"tfqa": Recipe.truthfulqa("high")})["tfqa"]
     recipe, head = judge.Recipe(layers_of(model, "high")), model.get_output_embeddings()

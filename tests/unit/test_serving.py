@@ -96,6 +96,25 @@ def test_rows_go_by_their_requests_and_others_are_plain(given):
     torch.testing.assert_close(plain, given.hidden[:, :WIDTH] @ given.weight.T)
 
 
+def test_rows_of_the_batch_are_counted_by_method(given):
+    """Not those of prompts, nor those of the engine's first run; settled rows where only the choice matters."""
+    batch, engine = _batch(), Engine(given.weight)
+    decoder = Decoder(engine, given.served, batch, WIDTH)
+    decoder.scores(given.hidden)
+    decoder.scores(given.hidden)  # the second logits of a step are of prompts
+    counts = decoder.counts.take()
+    assert (counts.rows, counts.settled["dola"]) == ({"plain": 1, "dola": 3}, 0)
+    assert not decoder.counts.take().rows
+    lazy = Request(DoLaConfig((1, 2), relative_top=1.0), lazy=True)  # one plausible token in each row
+    batch.requests = dict.fromkeys(range(4), lazy)
+    batch.announce()
+    decoder.scores(given.hidden)
+    assert decoder.counts.take().settled == {"dola": 4}
+    first_run = Decoder(engine, given.served, Batch(wired=True), WIDTH)
+    first_run.scores(given.hidden)
+    assert not first_run.counts.take().rows
+
+
 def test_two_workers_with_half_the_head_each_have_the_scores_of_one(given):
     gathering, found = Gathering(), {}
 

@@ -14,7 +14,7 @@ import torch
 from dola import DoLaConfig
 from dola.contrast import contrast, plausible
 from dola.errors import ConfigError, ModelError
-from dola.integrations.vllm import plugin
+from dola.integrations.vllm import engines, plugin
 from dola.serving.bans import decided_by_mature
 from dola.serving.rows import Batch, Request, batch_of
 from dola.serving.settings import Served
@@ -102,6 +102,23 @@ def test_only_the_first_logits_of_a_step_are_the_batchs():
     assert batch.take() == {}
 
 
+def test_with_drafts_a_request_has_several_rows():
+    """Requests 0 and 2 ask for DoLa, with two drafts and none; request 1 has one draft."""
+    first, third = Request(DoLaConfig((4,))), Request(DoLaConfig((6,)))
+    batch = Batch({0: first, 2: third})
+    batch.announce()
+    batch.spread([3, 2, 1])
+    assert batch.take() == {0: first, 1: first, 2: first, 5: third}
+    batch.announce()
+    assert batch.take() == {0: first, 2: third}  # a step without drafts
+
+
+def test_the_line_of_the_log():
+    line = _served(default="off").in_force()
+    assert line.startswith("DoLa is off for requests without options. Method dola, layers 4, 6; captured 4, 6 of")
+    assert "lens none" in line
+
+
 def test_engines_have_batches_of_their_own():
     one, other = SimpleNamespace(instance_id="one"), SimpleNamespace(instance_id="other")
     batch = batch_of(one)
@@ -163,7 +180,7 @@ def test_without_a_threshold_only_minus_infinity_is_lost():
 def _engine(architecture: str = "LlamaForCausalLM", dola: Any = None, **settings: Any) -> Any:
     text = SimpleNamespace(num_hidden_layers=8, tie_word_embeddings=True)
     model = SimpleNamespace(architecture=architecture, runner_type="generate", hf_text_config=text)
-    parallel = SimpleNamespace(enable_batch_sharded_sampling=False)
+    parallel = SimpleNamespace(enable_batch_sharded_sampling=False, pipeline_parallel_size=settings.pop("stages", 1))
     for name in ("runner_type",):
         setattr(model, name, settings.pop(name, getattr(model, name)))
     parallel.enable_batch_sharded_sampling = settings.pop("sharded", False)
@@ -179,21 +196,28 @@ def test_an_engine_without_dola_is_left_alone():
     assert plugin.served_by(_engine("SomethingElse", speculative_config=object())) is None
 
 
+@pytest.mark.parametrize(
+    ("outer", "text", "tied"), [(True, False, True), (False, True, False), (None, True, True), (None, None, False)]
+)
+def test_the_outermost_config_says_whether_the_head_is_tied(outer: Any, text: Any, tied: bool):
+    """InternVL's says yes and its text config no: transformers ties them, and resolves "low" accordingly."""
+    configs = [SimpleNamespace(**({} if value is None else {"tie_word_embeddings": value})) for value in (outer, text)]
+    assert plugin._is_tied(SimpleNamespace(hf_config=configs[0], hf_text_config=configs[1])) is tied
+
+
 def test_an_engine_with_dola():
-    served = plugin.served_by(_engine(dola={"layers": "low"}))
-    assert served is not None
-    assert served.captured == (2,)
-
-
-def test_an_architecture_that_no_test_has_run_is_served_with_a_warning(caplog: pytest.LogCaptureFixture):
-    assert plugin.served_by(_engine("AfmoeForCausalLM", dola={})) is not None
-    assert "has not been tested" in caplog.text
+    """It captures all layers, unless stages of a pipeline would have to send them, or it says which."""
+    for settings, stages, captured in (({}, 1, (*range(8),)), ({}, 2, (2,)), ({"capture": [4]}, 1, (2, 4))):
+        served = plugin.served_by(_engine(dola={"layers": "low", **settings}, stages=stages))
+        assert served is not None
+        assert served.captured == captured
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"speculative_config": object()}, "speculative decoding"),
+        ({"speculative_config": SimpleNamespace(method="eagle")}, "speculative decoding.*this is 'eagle'"),
+        ({"speculative_config": SimpleNamespace(method="ngram"), "use_v2_model_runner": True}, "with runner V2"),
         ({"sharded": True}, "batch-sharded sampling"),
         ({"runner_type": "pooling"}, "pooling models"),
         ({"compilation_config": SimpleNamespace(mode=1)}, "stock torch.compile"),
@@ -210,16 +234,27 @@ def test_adapters_elsewhere_go_with_dola(targets: Any):
     assert plugin.served_by(_engine(dola={}, lora_config=SimpleNamespace(target_modules=targets))) is not None
 
 
-def test_an_unknown_architecture_is_refused():
-    with pytest.raises(ModelError, match="DoLa does not support SomethingElse"):
-        plugin.served_by(_engine("SomethingElse", dola={}))
+def test_an_architecture_of_another_package_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """Its class would decode without DoLa."""
+    monkeypatch.setattr(plugin, "originals", lambda: {"LlamaForCausalLM": ("module", "class")})
+    with pytest.raises(ModelError, match="cannot be used with SomethingElse"):
+        plugin.check_architecture("SomethingElse")
+    plugin.check_architecture("LlamaForCausalLM")
 
 
-@pytest.mark.parametrize(("version", "words"), [("0.33.1", "this is vLLM 0.33.1"), ("0.32.4", None)])
-def test_the_version_is_checked(version: str, words: str | None, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("version", "lacks", "starts"), [("0.99.1", True, False), ("0.99.1", False, True), ("0.32.4", True, True)]
+)
+def test_another_version_starts_if_it_has_what_dola_uses(
+    version: str, lacks: bool, starts: bool, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__=version))  # type: ignore[arg-type]
-    reason = plugin.why_not()
-    assert reason is None if words is None else words in (reason or "")
+    monkeypatch.setattr(engines, "failures", lambda root: ["vllm.sequence does not exist"] if lacks else [])
+    reason, doubt = plugin.why_not(), plugin.untested()
+    assert (reason is None) == starts
+    assert starts or "this is vLLM 0.99.1, which differs from what dola uses: vllm.sequence does not exist" in (reason or "")
+    assert (doubt is None) == (version == "0.32.4")
+    assert doubt is None or "DoLa's tests have not run vLLM 0.99.1" in doubt
 
 
 def test_the_switch(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):

@@ -9,6 +9,7 @@ from typing import Any
 
 from dola.bench.results import BenchResult
 from dola.errors import ConfigError, MissingExtraError
+from dola.files.whole_file import replacing
 from dola.installed.hints import install_line
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -38,7 +39,8 @@ def save_chart(result: BenchResult, path: Path) -> None:
     bars = sum(len(case.ways) - 1 for case in result.cases)
     figure = Figure(figsize=(8, 1.5 + 0.28 * bars + 0.2 * len(result.cases)), layout="constrained")
     draw(figure.subplots(), result)
-    figure.savefig(path, dpi=150)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=150)
 
 
 def draw(axes: Any, result: BenchResult) -> None:

@@ -6,6 +6,7 @@ did not write is never changed.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from dola.cli.output import json_line
 from dola.cli.prompts import Prompt
 from dola.errors import UsageError
-from dola.files.json_lines import JsonLines, append, open_to_append
+from dola.files.json_lines import JsonLines, append, lock, open_to_append
 from dola.files.json_text import dumps, finite, loads
 from dola.files.text_file import check_writable
 
@@ -60,8 +61,14 @@ class AnswerFile:
                 if (there := record["settings"].get(name)) != value:
                     raise self._refusal(f"it was made with {name} = {dumps(there)}, not {dumps(value)}")
             self.done.add(index)
-        with open_to_append(self.path) as file:
-            self._file.drop_cut_line(file)
+        held = open_to_append(self.path)
+        weakref.finalize(self, held.close)  # and with it the lock
+        if self.path.is_file():  # not /dev/null, which many processes write to
+            if not lock(held):
+                raise self._refusal("another process is writing to it")
+            if self._file.has_changed(held):
+                raise self._refusal("another process wrote to it after this one read it")
+        self._file.drop_cut_line(held)
 
     def write(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Append answers. When this returns, they are in the file."""

@@ -17,6 +17,7 @@ from dola.cli.output import quiet_bars
 
 app = typer.Typer(
     cls=Verbs,
+    subcommand_metavar="VERB [ARGS]...",
     context_settings=SETTINGS,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

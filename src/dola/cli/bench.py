@@ -110,7 +110,7 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print JSON, schema dola.bench/1.")] = False,
     chart: Annotated[Path | None, typer.Option(help="Write a chart: .png, .svg or .pdf.")] = None,
 ) -> None:
-    """Measure what DoLa costs on this machine, next to greedy decoding.
+    """Measure what DoLa costs, next to greedy decoding.
 
     \b
     Examples:

@@ -92,7 +92,7 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, schema dola.doctor/1.")] = False,
 ) -> None:
-    """Report what is installed and, for a model, whether DoLa works on it.
+    """Report what is installed, and whether DoLa works on a model.
 
     Put its output into a bug report. The exit code is 1 if a check of the model fails, or if the versions of torch and
     transformers do not fit; then no model is examined.

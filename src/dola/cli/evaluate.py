@@ -13,6 +13,7 @@ from dola.cli import course, evaluate_harness, evaluation, judging, options, own
 from dola.cli.output import note, print_json, stdout
 from dola.cli.values import between
 from dola.errors import UsageError
+from dola.files.whole_file import write_whole
 
 if TYPE_CHECKING:
     from dola.evidence.report import Report
@@ -147,10 +148,11 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Report whether DoLa helps a model on a task, with controls and intervals.
+    """Report whether DoLa helps a model on a task or a file.
 
-    Compares vanilla, DoLa low and high, a fixed layer, and the paper's recipe. Controls show where a gain comes from: a scorer
-    that only counts tokens, random layers, the constraint alone, the repetition penalty. See docs/evaluation.md.
+    Compares DoLa's low and high layers with plain decoding, and with controls that show where a gain comes from. On multiple
+    choice these are a fixed layer, a scorer that only counts tokens, random layers and the constraint alone; where answers are
+    written, it is the repetition penalty.
 
     \b
     Examples:
@@ -178,7 +180,7 @@ def command(
         return
     if include_path is not None:
         raise UsageError(f"--include-path does not apply to {task}.", hint="dola eval lm-eval:TASK --include-path FOLDER")
-    sample = own_data.sample_of(task, data, own_file, limit=limit, seed=seed)
+    sample = own_data.sample_of(task, data, own_file, limit=limit, seed=seed, say_how=not check)
     if check:
         _print_check(task, sample)
         return
@@ -271,7 +273,7 @@ def _write(report: Report, markdown: Path | None, html: Path | None, chart: Path
     if markdown is not None:
         from dola.evidence.markdown_page import markdown as as_markdown
 
-        markdown.write_text(as_markdown(report), encoding="utf-8")
+        write_whole(markdown, as_markdown(report))
         note(f"wrote {markdown}")
     report_files.write_html(report, html)
     if chart is not None:

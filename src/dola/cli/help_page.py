@@ -17,8 +17,8 @@ START = ("compare", "generate", "trace", "eval", "doctor")
 
 INPUT, HOW, CHOICE, RUNNING, OUTPUT = "Input", "Decoding", "Choice", "Running", "Output"
 GROUPS = {
-    INPUT: "model random_weights prompts prompt_lengths file prompt_field trace.open_ chat data limit judge info_judge "
-    "judge_url",
+    INPUT: "model random_weights prompts prompt_lengths file prompt_field trace.open_ chat data limit check column "
+    "include_path prompt_template shots judge info_judge judge_url",
     HOW: "",  # everything else, so that a method's settings need no line here
     CHOICE: "metric folds train static",
     RUNNING: "config dtype device trust_remote_code threads batch_size batch_sizes cache compile repeats old memory host port "

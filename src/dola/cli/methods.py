@@ -24,7 +24,7 @@ SCHEMA = {
 def command(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, schema dola.methods/1.")] = False,
 ) -> None:
-    """List the methods: what each does, what it costs, and its settings.
+    """List the methods, their costs and their settings.
 
     \b
     Examples:

@@ -35,7 +35,7 @@ Template = Annotated[
     str | None,
     typer.Option(
         help="For a file of your own: the prompt, with {question} and {context}.",
-        show_default="Q: {question}, A: on a new line",
+        show_default="the question as a chat message, or Q: {question}, A: on a new line",
     ),
 ]
 Shots = Annotated[
@@ -94,8 +94,8 @@ def is_own(name: str) -> bool:
     )
 
 
-def sample_of(task: str, data: list[str] | None, own: OwnData, *, limit: int | None, seed: int) -> Sample:
-    """The items of a task, or of a file of the user's own; says how those are asked.
+def sample_of(task: str, data: list[str] | None, own: OwnData, *, limit: int | None, seed: int, say_how: bool = True) -> Sample:
+    """The items of a task, or of a file of the user's own; with `say_how` it says how those are asked.
 
     Raises:
         UsageError, DataError, MissingExtraError: See `own_sample` and `evaluation.find_sample`.
@@ -108,7 +108,7 @@ def sample_of(task: str, data: list[str] | None, own: OwnData, *, limit: int | N
     if data:
         raise UsageError(f"{task} is a file of your own, and --data was given too.", hint=f"leave --data out: dola eval {task}")
     sample = own_sample(task, own, limit=limit, seed=seed)
-    for line in understood(sample, shown=1):
+    for line in understood(sample, shown=1) if say_how else ():
         say(line)
     return sample
 
@@ -144,7 +144,7 @@ def understood(sample: Sample, *, shown: int = SHOWN) -> list[str]:
         f"First metric, which the verdict is on: {sample.task.metrics[0].name} ({sample.task.metrics[0].description}).",
     ]
     for item in sample.items[:shown]:
-        lines += [f"Item {item.id} is asked so:", *_indented(_asked(item)), *_expected(item)]
+        lines += [f"Item {item.id} is asked so{_form(item)}:", *_indented(_asked(item)), *_expected(item)]
     return lines
 
 
@@ -154,9 +154,10 @@ def needed(sample: Sample, rows: int) -> list[str]:
     from dola.evidence.verdict import items_needed
 
     found = {d: items_needed(DISCORDANT - (d / 100) ** 2, d / 100, family=rows) or 0 for d in (2, 5, 10, 20)}
-    said = ", ".join(f"{d} points need {count:,}" for d, count in found.items())
+    said = ", ".join(f"{d} points: {count:,}" for d, count in found.items())
     return [
-        f"With {rows} rows that are judged together, and a row that changes the outcome of every fifth question: {said}.",
+        f"Questions needed to show a difference of {said} (if a row changes the outcome of every fifth question, and {rows} "
+        "rows are judged together).",
         power_line(sample.total, [shown_difference(DISCORDANT, sample.total, family=rows)], "questions"),
     ]
 
@@ -165,6 +166,11 @@ def _asked(item: Any) -> str:
     if hasattr(item, "context"):
         return str(item.context)
     return str(item.prompt if item.message is None else item.message)
+
+
+def _form(item: Any) -> str:
+    chat = getattr(item, "message", None) is not None
+    return ", as a chat message if the model has a chat template" if chat else ""
 
 
 def _expected(item: Any) -> list[str]:

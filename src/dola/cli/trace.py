@@ -14,6 +14,7 @@ from dola.cli.decoding import check_length, encode, uses_chat
 from dola.cli.output import note, print_json, stdout, waiting
 from dola.cli.prompts import read_prompts
 from dola.errors import TraceError, UsageError
+from dola.files.whole_file import write_whole
 from dola.methods.names import RECOMMENDED_PENALTY
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Show what each layer predicts for each token, and which layer DoLa contrasts.
+    """Show what each layer predicts for each token.
 
     Reads the prompt's own tokens, or generated ones. Prints a heatmap of divergences; --html writes a page that shows the
     likeliest tokens of every layer.
@@ -165,7 +166,7 @@ def _show(traces: Sequence[LayerTrace], *, html: Path | None, png: Path | None, 
     if html is not None:
         from dola.plot.html import page
 
-        html.write_text(page([each for trace in traces for each in trace.readings]), encoding="utf-8")
+        write_whole(html, page([each for trace in traces for each in trace.readings]))
         note(f"wrote {html}")
     if png is not None:
         from dola.plot.figure import save

@@ -125,7 +125,7 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Find the settings that suit a model and a task, or learn that none do.
+    """Find settings that help a model on a task, if any do.
 
     Tries off, low, high and single layers; on multiple-choice tasks, each with both divergences, with and without the final
     norm, and at several strengths. --method, --strengths, --thresholds and --lens add to that. It chooses on some items and

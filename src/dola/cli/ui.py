@@ -28,7 +28,7 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
     config: options.ConfigFile = None,
 ) -> None:
-    """Serve a local page where greedy decoding and DoLa answer side by side.
+    """Serve a page where both answers and their layers appear.
 
     The page shows what each layer predicts, and can load other models that need no code of their own. It fetches nothing but
     models and sends nothing. Ctrl-C ends it.

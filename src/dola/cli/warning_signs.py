@@ -12,6 +12,7 @@ from dola.cli import evaluation, options
 from dola.cli.endings import importing
 from dola.cli.output import note, print_json, stdout
 from dola.errors import UsageError
+from dola.files.whole_file import write_whole
 from dola.methods.config import DoLaConfig
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def run(
     assert isinstance(settled, DoLaConfig)
     report = report_signals(loaded, tokenizer, sample, name=model, config=settled, results=results)
     if markdown is not None:
-        markdown.write_text(report.markdown(), encoding="utf-8")
+        write_whole(markdown, report.markdown())
         note(f"wrote {markdown}")
     if json:
         print_json(SCHEMA_NAME, report.to_json())

@@ -273,6 +273,7 @@ class Session:
     def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the model's own `generate` under this session."""
         self._keep_up()  # also discards compiled code, which cannot adapt to changes of the model
+        maps_of(self.anatomy, self.config)  # refuses a lens of other weights: an adapter may have been switched on since
         try:
             return run(Generation(self._lm, self, self._step.method), original, args, kwargs)
         finally:

@@ -9,6 +9,7 @@ from typing import Any
 from dola.evidence.figures import summary
 from dola.evidence.report import Report
 from dola.evidence.ways import Role
+from dola.files.whole_file import replacing
 
 COLOURS = {"vanilla": "black", "way": "#0072b2", "control": "#999999"}
 """Colors that people with color blindness can distinguish (Okabe and Ito's palette)."""
@@ -23,7 +24,8 @@ def save_chart(report: Report, path: Path) -> None:
     draw(figure.subplots(1, panels, sharey=True, squeeze=False)[0], report)
     title = [f"{report.task}, {report.model}, {report.dtype}", *wrap(summary(report), 50 * panels)]
     figure.suptitle("\n".join(title), fontsize=8)
-    figure.savefig(path, dpi=150)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=150)
 
 
 def draw(panels: Any, report: Report) -> None:

@@ -17,6 +17,7 @@ import dola
 from dola.evidence.answer_counts import Counts, count_answers
 from dola.evidence.changed import Changed, changed_by
 from dola.evidence.details import Section, details
+from dola.evidence.figures import difference
 from dola.evidence.items import ItemText, item_texts
 from dola.evidence.paired import Labels
 from dola.evidence.row_answers import Chosen
@@ -101,12 +102,22 @@ class Report:
     @property
     def verdict(self) -> str:
         """The answer in one sentence."""
-        return headline(self.findings, self.metrics[0]) if self.findings else ""
+        if not self.findings:
+            return ""
+        only = next(iter(self.findings)) if len(self.findings) == 1 else None
+        return headline(self.findings, self.metrics[0]) + ("" if only is None else self._beside_penalty(only))
+
+    def _beside_penalty(self, name: str) -> str:
+        if (control := self.with_role(Role.PENALTY)) is None:
+            return ""
+        way = self.named(name)
+        found = difference(self.against(control, way, self.metrics[0]))
+        return f' Against "{control.name}", the same without the contrast: {found}.'
 
     @property
     def verdicts(self) -> list[str]:
-        """The verdict on each row that is proposed for use, one sentence each."""
-        return [each.sentence(name) for name, each in self.findings.items()]
+        """The verdict on each row that is proposed for use, and its difference from vanilla with the same penalty."""
+        return [each.sentence(name) + self._beside_penalty(name) for name, each in self.findings.items()]
 
     @cached_property
     def details(self) -> list[Section]:

@@ -26,6 +26,7 @@ from dola.evidence.chosen import by_folds, by_subset
 from dola.evidence.statistics import Comparison, compare, describe
 from dola.evidence.verdict import SMALLEST, Finding, Verdict, judge
 from dola.files.json_text import dumps
+from dola.files.whole_file import write_whole
 from dola.methods.config import MethodConfig
 from dola.tasks import TASKS, ChoiceTask, GenerationTask, Task
 
@@ -76,7 +77,7 @@ class Tuning:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a settings file for the command's `--config`, and for `dola.methods.registry.read_config`."""
-        Path(path).write_text(dumps(self.settings) + "\n", encoding="utf-8")
+        write_whole(Path(path), dumps(self.settings) + "\n")
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain dicts, lists and numbers."""

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+from dola.files.whole_file import sync
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -49,6 +51,10 @@ class JsonLines:
         name = self.schema.partition("/")[0]
         return isinstance(schema, str) and schema != self.schema and schema.startswith(f"{name}/")
 
+    def has_changed(self, file: TextIO) -> bool:
+        """Whether the file, which is open for appending, has another length than when it was read."""
+        return os.fstat(file.fileno()).st_size != self._length + len(self._cut)
+
     def drop_cut_line(self, file: TextIO) -> None:
         """Truncate the file, which is open for appending, to its complete lines."""
         if file.seek(0, os.SEEK_END) > self._length:  # /dev/null cannot be truncated, and need not be
@@ -65,9 +71,14 @@ def open_to_append(path: Path) -> TextIO:
 
 
 def append(file: TextIO, lines: Iterable[str]) -> None:
-    """Write lines that end in a line feed. When this returns, other processes can read them."""
+    """Write lines that end in a line feed. When this returns, other processes can read them, and the disk has them.
+
+    Raises:
+        OSError: They cannot be written. The file may then end in a part of a line, which `JsonLines` drops.
+    """
     file.write("".join(lines))
     file.flush()
+    sync(file.fileno())
 
 
 def lock(file: IO[Any]) -> bool:

@@ -15,6 +15,7 @@ from dola.lens.fingerprint import QUANTIZED, SAME, difference, statistics
 from dola.lens.lens import Lens
 from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
+from dola.model.adapters_on import adapter_names
 from dola.model.anatomy import Anatomy
 from dola.model.identity import weights_digest
 from dola.model.stored import is_quantized
@@ -61,7 +62,7 @@ def name_of(anatomy: Anatomy) -> str:
 def check(lens: Lens, anatomy: Anatomy) -> None:
     """Raise LensError for a lens of another model; warn for another number type or quantization.
 
-    Done again only when the model's weights have changed: by training, by an adapter that was merged.
+    Done again only when the model's weights have changed: by training, by an adapter that was merged or switched on.
 
     Raises:
         LensError: As said.
@@ -87,7 +88,20 @@ def check_sizes(lens: Lens, name: str, *, num_layers: int, width: int) -> None:
 
 
 def _check_weights(lens: Lens, anatomy: Anatomy) -> None:
-    check_statistics(lens, name_of(anatomy), statistics(anatomy), dtype=anatomy.lm.dtype, quantized=is_quantized(anatomy.lm))
+    name = name_of(anatomy)
+    check_statistics(lens, name, statistics(anatomy), dtype=anatomy.lm.dtype, quantized=is_quantized(anatomy.lm))
+    here, there = adapter_names(anatomy.lm), lens.facts.get("adapters") or []
+    if here != there:
+        warnings.warn(
+            f"The lens was fitted on {lens.model} with {_spelled(there)}, and {name} now runs with {_spelled(here)}: "
+            "the lens may read its layers less well.",
+            stacklevel=3,
+        )
+
+
+def _spelled(adapters: Sequence[str]) -> str:
+    """Names of adapters, for a sentence."""
+    return f"the adapters {', '.join(adapters)}" if adapters else "no adapter"
 
 
 def check_statistics(lens: Lens, name: str, mine: Mapping[str, Tensor], *, dtype: torch.dtype, quantized: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dola.errors import LensError
-from dola.files.json_text import BrokenJSONError, dumps, loads
+from dola.files.json_text import dumps, loads
+from dola.files.whole_file import replacing
 
 SCHEMA = "dola.lens/1"
 BLOCK = 2**22
@@ -28,15 +28,12 @@ def write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any], *, sche
     Raises:
         LensError: The file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     metadata = {"dola": dumps({"schema": schema, **facts})}
     try:
-        partial.touch()
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata)
-        digest = _digest(partial)
-        partial.replace(path)
+        with replacing(path) as partial:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata)
+            digest = _digest(partial)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise LensError(
             f"The lens cannot be written to {str(path)!r}: {why}.", hint="name a file in a folder that exists"
@@ -70,7 +67,7 @@ def read(path: Path, *, schema: str = SCHEMA) -> tuple[dict[str, Tensor], dict[s
         ) from None
     try:
         facts = loads(metadata.get("dola", "null"))
-    except BrokenJSONError:
+    except ValueError:  # BrokenJSONError is one
         facts = None
     if not isinstance(facts, dict) or facts.pop("schema", None) != schema:
         raise LensError(

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from dola.model.adapters_on import adapted, added
 from dola.model.anatomy import Anatomy
 
 SAMPLES = 16
@@ -36,13 +37,15 @@ def statistics(anatomy: Anatomy) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def statistics_of(named: Iterable[tuple[str, nn.Module]]) -> dict[str, Tensor]:
-    """The same for parts that were named as `parts` names them."""
-    return {
-        f"{part}.{_plain(name)}": numbers_of(weight)
-        for part, module in named
-        for name, weight in module.named_parameters()
-        if weight.is_floating_point() and weight.numel() and weight.device.type != "meta" and "lora_" not in name
-    }
+    """The same for parts that were named as `parts` names them. What adapters add counts, merged or not."""
+    found: dict[str, Tensor] = {}
+    for part, module in named:
+        deltas = {f"{layer}.base_layer.weight".lstrip("."): added(it, names) for layer, it, names in adapted(module)}
+        for name, weight in module.named_parameters():
+            if weight.is_floating_point() and weight.numel() and weight.device.type != "meta" and "lora_" not in name:
+                delta = deltas.get(name)
+                found[f"{part}.{_plain(name)}"] = numbers_of(weight if delta is None else weight + delta.to(weight))
+    return found
 
 
 def _plain(name: str) -> str:

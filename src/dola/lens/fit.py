@@ -28,6 +28,7 @@ from dola.lens.quality import Table, with_start
 from dola.lens.refine import check_refine, drawn, refined
 from dola.lens.sums import RIDGE, Sums
 from dola.lens.windows import Parts, own_windows, parted, windows
+from dola.model.adapters_on import adapter_names
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import captured, few_logits, window
 from dola.model.identity import what_model
@@ -173,6 +174,7 @@ def _facts(anatomy: Anatomy, parts: Parts, *, own: bool) -> dict[str, Any]:
         "num_layers": anatomy.num_layers,
         "dtype": str(anatomy.lm.dtype).removeprefix("torch."),
         "quantized": is_quantized(anatomy.lm),
+        "adapters": adapter_names(anatomy.lm),
         "tokens": sum(map(len, parts.fitted)),
         "held_out": sum(map(len, parts.held)),
         "text": "the model's own samples" if own else "given texts",

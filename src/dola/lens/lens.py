@@ -165,6 +165,8 @@ def _loaded(source: str, path: Path, changed: int, size: int) -> Lens:
     if (
         kind not in KINDS
         or not isinstance(layers, list)
+        or any(type(layer) is not int for layer in layers)
+        or not all(tensor.is_floating_point() for tensor in tensors.values())
         or weight is None
         or bias is None
         or weight.dim() != 3

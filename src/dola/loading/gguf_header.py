@@ -5,6 +5,7 @@ The gguf package reads headers too, but takes seconds for a vocabulary of 100,00
 
 from __future__ import annotations
 
+import errno
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -55,6 +56,10 @@ def read_header(path: Path) -> GgufHeader | None:
             names, types = _tensors(file, tensors)
             return GgufHeader({key: value for key, value in metadata.items() if value is not None}, names, types)
     except (struct.error, UnicodeDecodeError, KeyError, OverflowError, MemoryError, RecursionError, ValueError):
+        return None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a length that leads to no place in any file
+            raise
         return None
 
 

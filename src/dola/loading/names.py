@@ -90,9 +90,9 @@ def check_gguf(gguf: Path) -> GgufHeader | None:
         return None
     if header.parts > 1:
         number = header.metadata.get("split.no", 0)
+        part = f"part {number + 1}" if isinstance(number, int) else "a part"
         raise ModelFileError(
-            f"{gguf} is part {number + 1} of a model that was split into {header.parts} files; it lacks the weights of the "
-            "other parts.",
+            f"{gguf} is {part} of a model that was split into {header.parts} files; it lacks the weights of the other parts.",
             hint=f"merge the parts (llama.cpp): llama-gguf-split --merge {_first_part(gguf)} whole.gguf",
         )
     kind = header.metadata.get("general.type", "model")

@@ -63,16 +63,16 @@ class Confident(Method):
         if torch.compiler.is_compiling():
             return self._whole_walk(scores, chosen, walked, downwards, candidates, vocab)
         rows = None if walked is None else walked.nonzero()[:, 0]  # None is all of them
-        highest = entropy(scores if rows is None else scores[rows], vocab)
+        highest = entropy(mature if rows is None else mature[rows], vocab)
         for k in downwards if rows is None or len(rows) else ():
-            logits = candidates.logits(k, rows).to(scores)
+            logits = candidates.logits(k, rows)
             found = entropy(logits, vocab)
             falls = found < highest  # the same on all workers
             rows = falls.nonzero()[:, 0] if rows is None else rows[falls]
             if not len(rows):
                 break
             highest = found[falls]
-            scores[rows], chosen[rows] = logits[falls], k
+            scores[rows], chosen[rows] = logits[falls].to(scores), k
         return scores, chosen
 
     def _whole_walk(
@@ -108,8 +108,8 @@ class Confident(Method):
 
 
 def entropy(logits: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
-    """Entropy of softmax(logits) in nats, from [..., V] to [...]; 0 for rows without a distribution (NaN, +inf)."""
+    """Entropy of softmax(logits) in nats, from [..., V] to [...]."""
     if vocab is WHOLE and native.reads(logits):
-        return native.entropy(logits)
+        return native.entropy(logits).nan_to_num(nan=0)  # as below: a layer that is NaN ends the walk there, and is reported
     log_p = vocab.log_softmax(logits)
     return -vocab.sum(torch.where(log_p > -torch.inf, log_p.exp() * log_p, 0))

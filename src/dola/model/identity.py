@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from dola._version import __version__
+from dola.model.adapters_on import adapted
 
 SAMPLED = 64
 """Number of elements of each weight that identify a model."""
@@ -27,6 +28,7 @@ def weights_digest(model: Any) -> str:
     """SHA-256 of some elements of each weight, read in milliseconds.
 
     Training and merged adapters change nearly all elements of the weights that they change, so the digest changes with them.
+    Switching an adapter on or off changes no weight, so the names of those that act count too.
     The version counters of tensors would not do: `weight.data += ...`, which PEFT writes, leaves them as they are.
     """
     digest = hashlib.sha256()
@@ -35,4 +37,6 @@ def weights_digest(model: Any) -> str:
         if weight.device.type != "meta":  # offloaded to disk
             flat = weight.detach().flatten()
             digest.update(flat[:: max(1, len(flat) // SAMPLED)].float().cpu().numpy().tobytes())
+    for path, _, adapters in adapted(model):
+        digest.update(f"{path} {adapters}".encode())
     return digest.hexdigest()

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from dola.errors import ModelFileError
 from dola.files.cache_folder import cache_folder
+from dola.files.whole_file import sync
 
 logger = logging.getLogger("dola")
 
@@ -135,10 +136,7 @@ def log_z(logits: Tensor) -> Tensor:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of softmax(logits), from [..., V] that the kernels accept (`reads`) to float32 [...].
-
-    Rows without a distribution (NaN, +inf, nothing but -inf) have 0.
-    """
+    """Entropies in nats of softmax of logits [..., V] that the kernels accept (`reads`), in one read of them: float32 [...]."""
     rows = logits.reshape(-1, logits.shape[-1])
     found = torch.empty(len(rows), dtype=torch.float32, device="cpu")
     failed = _library().dola_entropy(
@@ -249,9 +247,9 @@ def _declare(library: ctypes.CDLL) -> None:
     library.dola_head.argtypes = [ctypes.c_int, pointer, pointer, pointer, pointer, long, long, long, ctypes.c_int]
     library.dola_jsd.argtypes = [ctypes.c_int, pointer, pointer, pointer, long, long, long, ctypes.c_int]
     library.dola_log_z.argtypes = [ctypes.c_int, pointer, pointer, long, long, long, ctypes.c_int]
-    library.dola_entropy.argtypes = library.dola_log_z.argtypes
     library.dola_compare.argtypes = [ctypes.c_int, *[pointer] * 7, ctypes.c_float, long, long, long, long, ctypes.c_int]
     library.dola_outside.argtypes = [ctypes.c_int, *[pointer] * 5, long, long, long, long, long, ctypes.c_int]
+    library.dola_entropy.argtypes = [ctypes.c_int, pointer, pointer, long, long, long, ctypes.c_int]
     library.dola_log_z.restype = library.dola_outside.restype = library.dola_compare.restype = None
 
 
@@ -275,7 +273,7 @@ def _compiled(openmp: Path) -> Path:
         target = cache_folder() / "native" / f"kernels-{key.hexdigest()[:16]}.so"
     except ModelFileError as error:
         raise UnavailableError(error.message) from error
-    if target.exists():
+    if _is_sealed(target):
         return target
     start = time.perf_counter()
     try:
@@ -284,11 +282,31 @@ def _compiled(openmp: Path) -> Path:
             compiled, linked = Path(folder, "kernels.o"), Path(folder, "kernels.so")
             _run(compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled))
             _run(compiler, "-shared", str(compiled), str(openmp), "-lm", "-o", str(linked))
+            _seal(linked)
             linked.replace(target)
     except OSError as error:
         raise UnavailableError(f"they cannot be saved in {target.parent}: {error}") from error
     logger.info("compiled the kernels for this processor in %.1f s: %s", time.perf_counter() - start, target)
     return target
+
+
+def _seal(library: Path) -> None:
+    """Append the SHA-256 of a library, which loaders ignore. A library that is cut off would kill the process that loads it."""
+    with library.open("r+b") as file:
+        digest = hashlib.sha256(file.read()).digest()
+        file.write(digest)
+        file.flush()
+        sync(file.fileno())
+
+
+def _is_sealed(library: Path) -> bool:
+    """Whether a library exists and ends in the SHA-256 of the rest."""
+    try:
+        content = library.read_bytes()
+    except OSError:
+        return False
+    size = hashlib.sha256().digest_size
+    return hashlib.sha256(content[:-size]).digest() == content[-size:]
 
 
 def _run(*command: str) -> None:

@@ -11,9 +11,6 @@
  * dola_log_z, dola_compare: for many rows, a row to a thread: log sum exp, and what a layer's rows have to do with the mature ones:
  * both divergences, and log sum exp and the largest of F = log p - strength * log q, in one pass over [n, V] of each.
  *
- * dola_entropy: for few rows, a share of the vocabulary to a thread: log sum exp and entropy, in two looks at each block while it is
- * in cache.
- *
  * Plain C with the vector extensions of gcc and clang; one instruction (bf16 dot product of AVX-512) by name where there is one.
  * Accumulation is in float32. bfloat16 logits are rounded to nearest even, as the model's own are; normalisers are taken from the rounded logits.
  */
@@ -286,59 +283,37 @@ void dola_log_z(int bf16, const void *logits, float *log_z, long stride, long V,
     for (long r = 0; r < R; r++) log_z[r] = row_log_z(bf16, (const char *)logits + r * stride * bytes, V);
 }
 
-/* A row's share of a block: the largest logit; with x = logit - largest, the sums of exp(x) and of x exp(x). */
-typedef struct { double largest, mass, product; } share;
-
-static inline share share_of(const float *logits) {
-    share found = {};
-    float largest, total;
-    normaliser(logits, &largest, &total);
-    found.largest = largest;
-    if (largest == -INFINITY) return found; /* a block without mass */
-    vec product = {};
-    for (int i = 0; i < BLOCK / LANES; i++) {
-        vec x = at_least(((const vec *)logits)[i] - largest, -87.0f);
-        product += x * exp_below_zero(x);
-    }
-    found.mass = total;
-    found.product = sum(product);
-    return found;
-}
-
-/* Both relative to another largest logit. */
-static inline share moved(share of, double largest) {
-    double shift = of.largest - largest, by = exp(shift);
-    if (!of.mass) return (share){largest, 0, 0};
-    return (share){largest, of.mass * by, (of.product + shift * of.mass) * by};
-}
-
-/* Entropy in nats of softmax of R rows of V logits, `stride` elements apart: log sum e^x - sum x e^x / sum e^x, x from the largest.
- * The shares are added in one order whatever the threads, so that equal rows have equal entropies. 0 where there is no distribution
- * (NaN, an infinite logit, nothing but -inf). Returns 0, or 1 where memory ran out. */
+/* Entropies in nats of softmax of R rows of V logits, `stride` elements apart: with S = sum exp(x - m) and T = sum (x - m) exp(x - m),
+ * ln S - T / S for any m. Each block has its largest logit as m; they are joined in the order of blocks, whatever the threads. */
 int dola_entropy(int bf16, const void *logits, float *entropy, long stride, long V, long R, int threads) {
     long blocks = (V + BLOCK - 1) / BLOCK, bytes = bf16 ? 2 : 4;
-    share *shares = malloc(sizeof(share) * blocks * R);
-    if (!shares) return 1;
+    float *shared = malloc(sizeof(float) * 3 * blocks * R);
+    if (!shared) return 1;
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (long i = 0; i < blocks * R; i++) {
-        long r = i / blocks, v = i % blocks * BLOCK;
-        float values[BLOCK] __attribute__((aligned(BYTES)));
-        read_block(values, bf16, (const char *)logits + r * stride * bytes, v, v + BLOCK < V ? BLOCK : V - v, -INFINITY);
-        shares[i] = share_of(values);
+    for (long each = 0; each < blocks * R; each++) {
+        long v = each % blocks * BLOCK;
+        float x[BLOCK] __attribute__((aligned(BYTES))), largest, total;
+        read_block(x, bf16, (const char *)logits + each / blocks * stride * bytes, v, v + BLOCK < V ? BLOCK : V - v, -INFINITY);
+        normaliser(x, &largest, &total);
+        vec mean = {};
+        for (int i = 0; largest != -INFINITY && i < BLOCK / LANES; i++) {
+            vec below = at_least(((vec *)x)[i] - largest, -87.0f);
+            mean += below * exp_below_zero(below);
+        }
+        shared[3 * each] = largest, shared[3 * each + 1] = total, shared[3 * each + 2] = sum(mean);
     }
     for (long r = 0; r < R; r++) {
-        const share *row = shares + r * blocks;
-        double top = -INFINITY, mass = 0, product = 0;
-        for (long b = 0; b < blocks; b++) top = row[b].largest > top ? row[b].largest : top;
-        for (long b = 0; b < blocks; b++) {
-            share part = moved(row[b], top);
-            mass += part.mass;
-            product += part.product;
+        double m = -INFINITY, S = 0, T = 0;
+        for (const float *b = shared + 3 * r * blocks; b < shared + 3 * (r + 1) * blocks; b += 3) {
+            if (b[0] == -INFINITY) continue; /* a block without mass */
+            double to = b[0] > m ? b[0] : m, mine = exp(b[0] - to), theirs = m == -INFINITY ? 0 : exp(m - to);
+            T = (b[2] + b[1] * (b[0] - to)) * mine + (theirs ? (T + S * (m - to)) * theirs : 0);
+            S = b[1] * mine + S * theirs;
+            m = to;
         }
-        double found = log(mass) - product / mass;
-        entropy[r] = isfinite(found) ? (float)found : 0;
+        entropy[r] = (float)(log(S) - T / S); /* NaN where no token has mass */
     }
-    free(shares);
+    free(shared);
     return 0;
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dola.errors import ConfigError
+from dola.files.whole_file import replacing
 from dola.plot.colours import CIVIDIS, hexadecimal
 from dola.text.token_text import quoted, visible
 
@@ -55,7 +56,8 @@ def save(traces: Sequence[LayerTrace], path: Path) -> None:
             left, right = next(parts).subplots(1, 2)
             probabilities(left, trace)
             layer_histogram(right, trace)
-        figure.savefig(path, dpi=120)
+        with replacing(path) as partial:
+            figure.savefig(partial, dpi=120, format=path.suffix[1:] or "png")
 
 
 def heatmap(axes: Any, trace: LayerTrace, start: int = 0, count: int | None = None, *, titled: bool = True) -> None:

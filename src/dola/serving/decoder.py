@@ -1,6 +1,6 @@
-"""Scores a running batch: each row with the configuration of its request, from the layers that the forward pass returned.
+"""Scores a running batch: each row with the configuration of its request, from the layers that the forward pass captured.
 
-    rows [N, (K+1) d] -> mature logits, and the candidates each request chose -> Step -> scores [N, V]
+    rows [N, d] -> mature logits, and the candidates each request chose -> Step -> scores [N, V]
 
 The engine provides its readout (`EngineModel`). If several workers hold a part of the head each, each of them reads and
 contrasts its own columns, and the columns are gathered at the end.
@@ -9,6 +9,7 @@ contrasts its own columns, and the columns are gathered at the end.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -23,8 +24,12 @@ from dola.methods.config import MethodConfig
 from dola.methods.registry import with_settings
 from dola.methods.vocabulary import WHOLE, Vocabulary, wide
 from dola.model.readout import Readout
+from dola.serving.counts import PLAIN, Counts
 from dola.serving.rows import Batch, Request
 from dola.serving.settings import Served
+
+Captured = Callable[[int, Tensor], Tensor]
+"""From a layer and row numbers [R] to the residual streams [R, d] that the forward pass captured."""
 
 
 class EngineModel(Protocol):
@@ -57,17 +62,21 @@ class EngineModel(Protocol):
 
 
 class Decoder:
-    """DoLa on one model: splits the output of the forward pass, reads the head, and computes the contrast.
+    """DoLa on one model: reads the head for the layers that a forward has captured, and computes the contrast.
 
     Args:
         model: The engine's model.
         served: The settings of the engine.
         batch: The running rows.
         width: d, the model's hidden size.
+
+    Attributes:
+        counts: The rows that were scored, by method.
     """
 
     def __init__(self, model: EngineModel, served: Served, batch: Batch, width: int) -> None:
-        self._model, self._captured, self._batch, self._width = model, served.captured, batch, width
+        self._model, self._captured, self._batch = model, served.captured, batch
+        self.counts = Counts()
         self._steps: dict[MethodConfig, Step] = {}
         self._num_layers = served.num_layers
         self._lens = None if served.config.lens is None else Lens.load(served.config.lens)
@@ -76,31 +85,29 @@ class Decoder:
         self._maps: Maps | None = None
         self._widest = with_settings(served.config, layers=served.captured)
 
-    def scores(self, hidden: Tensor) -> Tensor | None:
-        """Scores [N, V] from [N, (K+1) d]; None on workers that do not sample."""
-        layers = 1 + len(self._captured)
-        if hidden.shape[-1] != layers * self._width:
-            raise CaptureError(
-                f"{self._model.name} returned rows of {hidden.shape[-1]} numbers instead of {layers} layers of {self._width}.",
-                hint="please report the model and how the engine was started",
-            )
-        mature, *captures = hidden.chunk(layers, dim=-1)
-        mature = mature.contiguous()
-        requests = self._requests(len(hidden))
+    def scores(self, mature: Tensor, read: Captured) -> Tensor | None:
+        """Scores [N, V] from the last layer's rows [N, d]; None on workers that do not sample."""
+        counted = self._batch.pending
+        requests = self._requests(len(mature))
+        if counted:
+            self.counts.add(PLAIN, len(mature) - len(requests))
         if not requests:
             return self._model.logits(mature)
-        return self._model.whole(self._contrasted(self._model.local(mature), captures, requests))
+        return self._model.whole(self._contrasted(self._model.local(mature), read, requests))
 
-    def _contrasted(self, logits: Tensor, layers: list[Tensor], requests: dict[int, Request]) -> Tensor:
-        captures = dict(zip(self._captured, layers, strict=True))
+    def _contrasted(self, logits: Tensor, read: Captured, requests: dict[int, Request]) -> Tensor:
         scores = wide(logits, copy=True)
         groups: dict[tuple[MethodConfig, bool], list[int]] = defaultdict(list)
         for row, request in sorted(requests.items()):
             groups[request.config, request.lazy].append(row)
         for (config, lazy), rows in groups.items():
             index = torch.tensor(rows, device=logits.device)
-            read = [captures[layer][index] for layer in config.layers if isinstance(layer, int)]
-            scores[index] = self._step(config, read[0]).scores(logits[index], read, lazy=lazy)
+            states = [read(layer, index) for layer in config.layers if isinstance(layer, int)]
+            step = self._step(config, states[0])
+            settled = step.rows_saved
+            scores[index] = step.scores(logits[index], states, lazy=lazy)
+            if self._batch.began:
+                self.counts.add(config.method, len(rows), step.rows_saved - settled)
         self._hold(logits, requests)
         return scores
 

@@ -44,11 +44,12 @@ class Batch:
     """The rows of the next logits.
 
     Attributes:
-        requests: Row -> request, for rows that are contrasted.
+        requests: Row -> request, for rows that are contrasted. With speculation, index of a request -> request.
         wired: Whether a logits processor writes here; without one, the model would silently decode without DoLa.
         began: Whether a batch was ever announced: earlier runs are vLLM's profiling.
         pending: Whether the next logits belong to the batch. Later ones in the same step belong to prompts.
         held: Rows whose bans are checked after the contrast, and their mature logits, float32 [R, V].
+        counts: With speculation, the number of rows of each request, drafts and bonus; None if each has one.
         slots: Runner V2's slot of a request -> request. Runner V1 knows only rows.
         processors: Runner V2's logits processors in order, including penalties and bans.
     """
@@ -58,18 +59,28 @@ class Batch:
     began: bool = False
     pending: bool = False
     held: tuple[list[int], Tensor] | None = None
+    counts: list[int] | None = None
     slots: dict[int, Request] = field(default_factory=dict)
     processors: list[Any] = field(default_factory=list)
 
     def announce(self) -> None:
         """Record that the next logits belong to the current requests."""
         self.began = self.pending = True
-        self.held = None
+        self.held = self.counts = None
+
+    def spread(self, counts: list[int]) -> None:
+        """Record that each request has so many rows in the next logits."""
+        self.counts = counts
 
     def take(self) -> dict[int, Request]:
         """The requests of the current logits; none if these belong to prompts."""
         pending, self.pending = self.pending, False
-        return self.requests if pending else {}
+        if not pending:
+            return {}
+        if self.counts is None:
+            return self.requests
+        each = [self.requests.get(index) for index, count in enumerate(self.counts) for _ in range(count)]
+        return {row: request for row, request in enumerate(each) if request is not None}
 
 
 def batch_of(vllm_config: Any) -> Batch:

@@ -48,6 +48,7 @@ class Served:
         default_on: Whether requests without options use `config`, or plain decoding.
         num_layers: N, the number of blocks.
         tied: Whether the head shares the input embedding's weights.
+        speculates: Whether the engine drafts tokens and checks them against the scores.
     """
 
     config: MethodConfig
@@ -55,6 +56,7 @@ class Served:
     default_on: bool
     num_layers: int
     tied: bool
+    speculates: bool = False
 
     @classmethod
     def of(cls, given: Any, *, num_layers: int, tied: bool) -> Served:
@@ -84,6 +86,18 @@ class Served:
         kept = tuple(sorted({*layers, *captured}))
         _check_lens(config, kept, num_layers)
         return cls(with_settings(config, layers=layers), kept, default == "on", num_layers, tied)
+
+    def in_force(self) -> str:
+        """One line for the engine's log: method, layers, lens, and what requests without options get."""
+        layers = ", ".join(map(str, self.config.layers)) or "none"
+        settings = {
+            name: value for name, value in self.config.as_dict().items() if name not in ("layers", "lens", "lazy", "method")
+        }
+        return (
+            f"DoLa is {'on' if self.default_on else 'off'} for requests without options. Method {self.config.method}, layers "
+            f"{layers}; captured {', '.join(map(str, self.captured))} of {self.num_layers}; lens {self.config.lens or 'none'}; "
+            f"{', '.join(f'{name}={value!r}' for name, value in settings.items())}."
+        )
 
     def of_request(self, extra_args: Mapping[str, Any] | None) -> MethodConfig | None:
         """The configuration of a request with these extra arguments; None means without DoLa.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dola.errors import DataError, InputError
 from dola.files.json_text import dumps
+from dola.files.whole_file import write_whole
 from dola.tasks.data import Data, Row
 from dola.tasks.items import QuestionItem
 
@@ -66,7 +67,7 @@ def write_answers(path: Path, answers: Iterable[tuple[QuestionItem, str]], model
     """
     lines = [answer_line(item, answer, model_id) + "\n" for item, answer in answers]
     try:
-        path.write_text("".join(lines), encoding="utf-8")
+        write_whole(path, "".join(lines))
     except OSError as error:
         raise InputError(
             f"The answers cannot be written to {path}: {error.strerror}.", hint=f"mkdir -p {path.parent}"

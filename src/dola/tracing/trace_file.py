@@ -9,6 +9,7 @@ from typing import Any
 from dola.errors import TraceError
 from dola.files.json_text import BrokenJSONError, values
 from dola.files.text_file import read_text, with_plain_ends
+from dola.files.whole_file import write_whole
 from dola.tracing.data import LayerTrace, broken_json
 
 
@@ -40,4 +41,4 @@ def _trace(value: Any, where: str) -> LayerTrace:
 
 def write_traces(traces: Sequence[LayerTrace], path: Path) -> None:
     """Write a file for `read_traces` and `dola trace --open`."""
-    path.write_text("".join(f"{trace.to_json()}\n" for trace in traces), encoding="utf-8")
+    write_whole(path, "".join(f"{trace.to_json()}\n" for trace in traces))

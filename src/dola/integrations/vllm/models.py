@@ -1,4 +1,4 @@
-"""The classes that vLLM loads instead of its own: one for each architecture, made on demand.
+"""The classes that vLLM loads instead of its own: one for each of its architectures, made on demand.
 
     dola.integrations.vllm.models.LlamaForCausalLM    is   type("LlamaForCausalLM", (DoLaMixin, <vLLM's>), {})
 
@@ -10,18 +10,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from dola.integrations.vllm.architectures import ARCHITECTURES
+from dola.integrations.vllm.architectures import originals
 
 
 def __getattr__(architecture: str) -> Any:
-    if architecture not in ARCHITECTURES:
+    if architecture.startswith("_") or (place := originals().get(architecture)) is None:
         raise AttributeError(f"module {__name__!r} has no attribute {architecture!r}")
-    from vllm.model_executor.models.registry import _VLLM_MODELS
-
     from dola.integrations.vllm.mixin import DoLaMixin
 
-    module, name = _VLLM_MODELS[architecture][:2]
-    base = getattr(import_module(module if "." in module else f"vllm.model_executor.models.{module}"), name)
+    base = getattr(import_module(place[0]), place[1])
     made = type(base.__name__, (DoLaMixin, base), {"__module__": __name__, "__doc__": base.__doc__})
     globals()[architecture] = made
     return made

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dola import native
-from dola.integrations.vllm.parts import decoder_of, head_of, norm_name
+from dola.integrations.vllm.parts import Parts
+from dola.integrations.vllm.proof import difference, normed
 from dola.integrations.vllm.sharded import ShardedHead, shard
 from dola.lens.fingerprint import numbers_of, statistics_of
 from dola.methods.vocabulary import WHOLE
@@ -22,12 +22,13 @@ class VLLMModel:
     Args:
         model: A causal language model of vLLM.
         compute_logits: Everything that it does after the final norm.
+        parts: Its parts.
     """
 
     engine = "vLLM"
 
-    def __init__(self, model: Any, compute_logits: Callable[[Tensor], Tensor]) -> None:
-        self._model, self._sharded = model, ShardedHead.of(model)
+    def __init__(self, model: Any, compute_logits: Callable[[Tensor], Tensor], parts: Parts) -> None:
+        self._parts, self._sharded = parts, ShardedHead.of(parts)
         self.name = type(model).__name__
         self.vocab = shard() if self._sharded else WHOLE
         self.logits = compute_logits
@@ -42,53 +43,71 @@ class VLLMModel:
 
         vLLM joins some weights (query, key and value); no lens has statistics under those names.
         """
-        decoder, head = decoder_of(self._model), head_of(self._model)
-        blocks = [(f"block.{j}", block) for j, block in enumerate(getattr(decoder, "layers", ()))]
-        found = statistics_of([*blocks, ("norm", getattr(decoder, norm_name(decoder)))])
+        parts = self._parts
+        blocks = [(f"block.{j}", parts.blocks[j]) for j in parts.here()]
+        found = statistics_of([*blocks, *([] if parts.norm is None else [("norm", parts.norm)])])
         if self._sharded:
             return {name: numbers for name, numbers in found.items() if "norm" in name}
-        weight = getattr(head, "weight", None)
+        weight = getattr(parts.head, "weight", None)
         if isinstance(weight, Tensor) and weight.is_floating_point() and weight.numel():
-            found["head.weight"] = numbers_of(weight[: self._model.logits_processor.org_vocab_size])
+            found["head.weight"] = numbers_of(weight[: _vocabulary(parts)])
         return found
 
     def readout(self, *, raw: bool) -> Readout:
         """The readout from residual streams to logits; only this worker's columns if it has a part of the head."""
-        return readout_of(self._model, self.logits, raw=raw, sharded=self._sharded)
+        return readout_of(self._parts, self.logits, raw=raw, sharded=self._sharded)
+
+    def logits_in_three_ways(self, states: Tensor, returned: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits of this worker's columns, for the proof: the model's, a candidate's, and the head's own.
+
+        Args:
+            states: Outputs of the last block, [R, d].
+            returned: What the model returned for these rows.
+        """
+        parts = self._parts
+
+        def by_parts(hidden: Tensor) -> Tensor:
+            logits: Tensor = parts.processor(parts.head, hidden, getattr(parts.head, "bias", None))
+            return logits
+
+        read = self._sharded.local(by_parts) if self._sharded else by_parts
+        alone = None if parts.head is None or parts.processor is None else read(returned)
+        return self.local(returned), self.readout(raw=False).readout(states), alone
 
 
 def readout_of(
-    model: Any, compute_logits: Callable[[Tensor], Tensor], *, raw: bool = False, sharded: ShardedHead | None = None
+    parts: Parts, compute_logits: Callable[[Tensor], Tensor], *, raw: bool = False, sharded: ShardedHead | None = None
 ) -> Readout:
     """The readout of a model, from a residual stream [..., d] to logits [..., V].
 
     Args:
-        model: A causal language model of vLLM.
+        parts: The parts of a model of vLLM.
         compute_logits: Everything that it does after the final norm.
         raw: Whether to omit its change to the head's output, as DoLaConfig.reference requires.
         sharded: The head if this worker has a part of it: logits are those of its columns.
-
-    Raises:
-        ModelError: The model's final norm is not found.
     """
-    decoder, head = decoder_of(model), head_of(model)
+    head = parts.head
 
     def bare_head(hidden: Tensor) -> Tensor:
-        logits: Tensor = model.logits_processor._get_logits(hidden, head, getattr(head, "bias", None))
+        logits: Tensor = parts.processor._get_logits(hidden, head, getattr(head, "bias", None))
         return logits
 
-    read = bare_head if raw else Head(model, compute_logits)
-    return Readout(
-        final_norm=_by_rows(getattr(decoder, norm_name(decoder))),
-        projection=None,
-        head=_by_rows(sharded.local(read) if sharded else read),
-    )
+    def final_norm(hidden: Tensor) -> Tensor:
+        found = hidden if parts.norm is None else normed(parts.norm, hidden)
+        return found if parts.scale == 1 else found * parts.scale
+
+    read = bare_head if raw else Head(parts, compute_logits)
+    return Readout(final_norm=_by_rows(final_norm), projection=None, head=_by_rows(sharded.local(read) if sharded else read))
 
 
 KERNEL_ROWS = 32
 """Number of rows up to which the kernel is faster: it reads the weights once; torch's product does more arithmetic per second.
 `benchmarks/head_product.py`, 49,152 x 576 weights in float32, one thread: 29 ms against 33 for 24 rows, 50 against 44 for 40,
 135 against 99 for 128."""
+
+
+AS_THE_MODEL = 2e-2
+"""Largest difference of the kernel's logits from the model's, relative to the largest logit."""
 
 
 class Head:
@@ -98,9 +117,9 @@ class Head:
     their own way. The first row is read both ways, to detect a class that does more than it declares.
     """
 
-    def __init__(self, model: Any, compute_logits: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, parts: Parts, compute_logits: Callable[[Tensor], Tensor]) -> None:
         self._compute_logits = compute_logits
-        self._weight = _plain_weight(model)
+        self._weight = _plain_weight(parts)
         self._checked = False
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -110,29 +129,34 @@ class Head:
         if not self._checked:
             own, ours = self._compute_logits(rows[:1]), native.head_product(self._weight, rows[:1])[0]
             self._checked = True
-            if own.shape != ours.shape or not torch.allclose(own.float(), ours.float(), rtol=2e-2, atol=2e-2):
+            if not difference(ours, own) <= AS_THE_MODEL:
                 self._weight = None
                 return self._compute_logits(rows)
         return native.head_product(self._weight, rows)[0]
 
 
-def _plain_weight(model: Any) -> Tensor | None:
+def _plain_weight(parts: Parts) -> Tensor | None:
     """The weight [V, d] of a head that only multiplies and that the kernel can read; None for any other."""
-    head, after = head_of(model), model.logits_processor
-    in_parts = getattr(head, "tp_size", 1) > 1 or type(head.quant_method).__name__ != "UnquantizedEmbeddingMethod"
+    head, after = parts.head, parts.processor
+    if after is None or type(getattr(head, "quant_method", None)).__name__ != "UnquantizedEmbeddingMethod":
+        return None
     # A soft-cap hardly changes small logits: comparing one row would not detect it.
-    if in_parts or after.soft_cap is not None or after.scale != 1 or getattr(head, "bias", None) is not None:
+    plain = after.soft_cap is None and after.scale == 1 and getattr(head, "bias", None) is None
+    if getattr(head, "tp_size", 1) > 1 or not plain:
         return None
     weight = head.weight[: after.org_vocab_size].detach()
     return weight if native.streams(weight) else None
+
+
+def _vocabulary(parts: Parts) -> int | None:
+    return None if parts.processor is None else int(parts.processor.org_vocab_size)
 
 
 def _by_rows(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
     """Adapt a function of vLLM, which accepts rows [R, d], to rows of any leading shape."""
 
     def on_rows(hidden: Tensor) -> Tensor:
-        found = function(hidden.flatten(0, -2).contiguous())
-        rows: Tensor = found[0] if isinstance(found, tuple) else found  # some norms also return a residual
+        rows: Tensor = function(hidden.flatten(0, -2).contiguous())
         return rows.view(*hidden.shape[:-1], -1)
 
     return on_rows

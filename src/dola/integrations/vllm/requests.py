@@ -17,7 +17,7 @@ from vllm.v1.sample.logits_processor.interface import LogitsProcessor as Process
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as ProcessorV2
 
 from dola.errors import ConfigError
-from dola.integrations.vllm import engines, plugin
+from dola.integrations.vllm import engines, plugin, speculation
 from dola.methods.config import MethodConfig
 from dola.serving.bans import decided_by_mature
 from dola.serving.rows import Batch, Request, batch_of
@@ -49,7 +49,10 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
         errors, asked = [], engines.engines_of()
         for engine in asked:  # a class method cannot know which engine the request is for
             try:
-                _check(sampling_params, engines.config_of(engine, sampling_params.extra_args))
+                config = engines.config_of(engine, sampling_params.extra_args)
+                _check(sampling_params, config)
+                if config is not None and engine is not None and engine.speculates:
+                    speculation.check(sampling_params)
             except ConfigError as error:
                 errors.append(error)
         if len(errors) == len(asked):

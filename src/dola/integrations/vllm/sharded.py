@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dola.integrations.vllm.parts import head_of
+from dola.integrations.vllm.parts import Parts
 from dola.methods.vocabulary import Shard
 
 
@@ -24,16 +24,16 @@ class ShardedHead:
     """A model's head on one of several workers.
 
     Args:
-        model: A causal language model of vLLM, with a `logits_processor`.
+        parts: The parts of a model of vLLM, with a head and a LogitsProcessor.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._processor, self._columns = model.logits_processor, head_of(model).shard_indices.num_org_elements
+    def __init__(self, parts: Parts) -> None:
+        self._processor, self._columns = parts.processor, parts.head.shard_indices.num_org_elements
 
     @classmethod
-    def of(cls, model: Any) -> ShardedHead | None:
+    def of(cls, parts: Parts) -> ShardedHead | None:
         """The head's shard; None if one worker has the whole head."""
-        return cls(model) if getattr(head_of(model), "tp_size", 1) > 1 else None
+        return cls(parts) if getattr(parts.head, "tp_size", 1) > 1 else None
 
     def local(self, read: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """`read`, from rows to logits, without gathering: logits of this worker's columns, -inf for those without a token."""
