@@ -9,7 +9,7 @@ VLLM = .venv-vllm
 MLX = .venv-mlx
 QUANTISED = .venv-quantised
 
-.PHONY: help demo test test-eval test-browser test-lowest test-newest test-installs test-quantised test-vllm-small test-vllm test-mlx lint types release-check models audit soak docs site site-serve picture captures notebook screens readme clean
+.PHONY: help demo test test-eval test-browser test-lowest test-newest test-installs test-quantised test-vllm-small test-vllm test-mlx new-vllm vllm-models faults fuzz lint types release-check models audit soak docs site site-serve picture captures notebook screens readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -93,6 +93,21 @@ $(MLX)/.ready: pyproject.toml
 test-mlx: $(MLX)/.ready  ## the methods on MLX, on Linux CPUs or a Mac; a skip is a failure
 	DOLA_MLX_REQUIRED=1 OMP_NUM_THREADS=1 $(MLX)/bin/python -m pytest tests/apple -W default $(PYTEST)
 
+new-vllm:  ## what dola uses of vLLM against the newest release's source; downloads 400 MB, installs nothing
+	rm -rf build/new-vllm
+	$(PYTHON) -m pip download --quiet --no-deps --dest build/new-vllm vllm
+	cd build/new-vllm && $(PYTHON) -m zipfile -e vllm-*.whl .
+	$(PYTHON) src/dola/integrations/vllm/contract.py build/new-vllm/vllm
+
+vllm-models: $(VLLM)/.ready  ## docs/vllm-models.md: DoLa on every architecture of the installed vLLM, resumed from what is there
+	$(VLLM)/bin/python tests/serving/vllm_matrix.py
+
+faults: $(VENV)/.ready  ## kill writers of files 200 times each, and read what they leave
+	$(BIN)/python tests/killed_writers.py 200
+
+fuzz: $(VENV)/.ready  ## read damaged traces, lenses and GGUF headers, 10 minutes each
+	$(BIN)/python tests/fuzz_files.py 600
+
 lint: $(VENV)/.ready  ## ruff, formatting included; plain words and American spelling; workflows, issue forms and CITATION.cff against their schemas
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -124,6 +139,7 @@ docs: $(VENV)/.ready  ## the pages that are generated
 	$(BIN)/python tests/cli_page.py > docs/cli.md
 	$(BIN)/python tests/files_page.py
 	$(BIN)/python tests/costs_page.py
+	$(BIN)/python tests/requests_page.py > docs/requests.md
 
 captures: $(VENV)/.ready  ## the screens in docs/captures; needs tmux
 	PATH="$(abspath $(BIN)):$$PATH" docs/captures.sh

@@ -208,6 +208,11 @@ def serving(env: Environment) -> None:
         raise FailedError(f"vLLM was started with {given}")
 
 
+def apple(env: Environment) -> None:
+    """DoLa is there for models of mlx-lm."""
+    env.python("import mlx_lm, dola.mlx; dola.mlx.attach")
+
+
 def notebook(env: Environment) -> None:
     """A notebook with a figure runs."""
     env.python("""
@@ -254,6 +259,7 @@ CASES = (
     Case(("eval",), evaluation),
     Case(("ui",), page),
     Case(("vllm",), serving),
+    Case(("mlx",), apple),
     Case(("notebook",), notebook),
     Case(("browser",), browser),
 )

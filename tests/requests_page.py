@@ -56,7 +56,7 @@ return the model's own.
 def page() -> str:
     """The page."""
     rows = "".join(f"| `{each.door}` | {_cell(each.asked)} | {_cell(each.outcome)} |\n" for each in CASES)
-    values = ", ".join(f"`{each!r}`" for each in WRONG_TYPES)
+    values = "\n".join(["```text", *map(repr, WRONG_TYPES), "```"])
     return HEAD + rows + TAIL.format(values=values)
 
 

@@ -121,3 +121,11 @@ def test_import(tmp_path: Path):
     done = run("import", tmp_path, "--output", tmp_path / "lens.safetensors")
     assert done.exit_code == 0
     assert done.stdout.splitlines()[:2] == ["kind      tuned", "model     a/b, 1 layers of width 2, unknown dtype"]
+
+
+def test_a_chart_is_drawn_or_refused_before_the_model_is_loaded(file: Path, tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    assert run("show", file, "--chart", tmp_path / "layers.svg").exit_code == 0
+    assert "<svg" in (tmp_path / "layers.svg").read_text()
+    refused = run("fit", "missing", "--output", tmp_path / "x", "--chart", tmp_path / "layers.doc")
+    assert "must end in .png, .svg, .pdf" in refused.exception.message

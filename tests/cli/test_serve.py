@@ -154,3 +154,18 @@ def test_a_file_that_says_off_is_not_served(dola_command: Any, started: Any, tmp
     assert ended.code == 2
     assert "--layers off does not name layers to serve" in ended.err
     assert started == []
+
+
+def test_check_prints_what_was_found_and_starts_nothing(dola_command: Any, started: Any, monkeypatch: pytest.MonkeyPatch):
+    """What it finds is tested with vLLM, in tests/serving/test_check.py."""
+    asked: list[Any] = []
+
+    def check(model: str, settings: dict[str, Any], arguments: list[str]) -> Any:
+        asked.append((model, settings["layers"], arguments))
+        return SimpleNamespace(lines=lambda: ["owner/model can be served"])
+
+    monkeypatch.setitem(sys.modules, "dola.integrations.vllm.check", SimpleNamespace(check=check))
+    ended = dola_command("serve", "owner/model", "--layers", "24,28", "--check", "--dtype", "bfloat16")
+    assert (ended.code, ended.out.strip()) == (0, "owner/model can be served")
+    assert asked == [("owner/model", [24, 28], ["--dtype", "bfloat16"])]
+    assert started == []

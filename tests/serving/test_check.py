@@ -46,5 +46,5 @@ def test_one_with_other_names(tmp_path: Path):
     from dola.integrations.vllm.check import check
 
     folder = save_tiny(tmp_path / "gpt2", "gpt2", n_embd=64, num_attention_heads=2)
-    found = check(str(folder), {"layers": [2]}, ["--dtype", "float32"])
+    found = check(str(folder), {"layers": [2], "capture": [2]}, ["--dtype", "float32"])
     assert (found.blocks, found.norms, found.layers) == (("transformer.h", 6), ("transformer.ln_f",), (2,))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dola.errors import CaptureError
+from dola.integrations.vllm.capture import Captures
 from dola.methods.config import DoLaConfig
 from dola.methods.contrast import contrast
 from dola.methods.vocabulary import WHOLE, Shard
@@ -78,6 +79,12 @@ def _expected(hidden: Tensor, weight: Tensor) -> Tensor:
     return scores
 
 
+def scored(decoder: Decoder, hidden: Tensor) -> Tensor | None:
+    """The scores of the last layer's states and of two captured layers, side by side in `hidden`."""
+    mature, *layers = hidden.chunk(3, dim=-1)
+    return decoder.scores(mature.contiguous(), lambda layer, rows: layers[layer - 1][rows])
+
+
 @pytest.fixture
 def given() -> SimpleNamespace:
     torch.manual_seed(3)
@@ -88,11 +95,11 @@ def given() -> SimpleNamespace:
 def test_rows_go_by_their_requests_and_others_are_plain(given):
     batch = _batch()
     decoder = Decoder(Engine(given.weight), given.served, batch, WIDTH)
-    torch.testing.assert_close(decoder.scores(given.hidden), _expected(given.hidden, given.weight))
+    torch.testing.assert_close(scored(decoder, given.hidden), _expected(given.hidden, given.weight))
     rows, mature = batch.held
     assert rows == [2]
     torch.testing.assert_close(mature, given.hidden[2:3, :WIDTH] @ given.weight.T)
-    plain = decoder.scores(given.hidden)  # the second logits of a step are of prompts
+    plain = scored(decoder, given.hidden)  # the second logits of a step are of prompts
     torch.testing.assert_close(plain, given.hidden[:, :WIDTH] @ given.weight.T)
 
 
@@ -100,18 +107,18 @@ def test_rows_of_the_batch_are_counted_by_method(given):
     """Not those of prompts, nor those of the engine's first run; settled rows where only the choice matters."""
     batch, engine = _batch(), Engine(given.weight)
     decoder = Decoder(engine, given.served, batch, WIDTH)
-    decoder.scores(given.hidden)
-    decoder.scores(given.hidden)  # the second logits of a step are of prompts
+    scored(decoder, given.hidden)
+    scored(decoder, given.hidden)  # the second logits of a step are of prompts
     counts = decoder.counts.take()
     assert (counts.rows, counts.settled["dola"]) == ({"plain": 1, "dola": 3}, 0)
     assert not decoder.counts.take().rows
     lazy = Request(DoLaConfig((1, 2), relative_top=1.0), lazy=True)  # one plausible token in each row
     batch.requests = dict.fromkeys(range(4), lazy)
     batch.announce()
-    decoder.scores(given.hidden)
+    scored(decoder, given.hidden)
     assert decoder.counts.take().settled == {"dola": 4}
     first_run = Decoder(engine, given.served, Batch(wired=True), WIDTH)
-    first_run.scores(given.hidden)
+    scored(first_run, given.hidden)
     assert not first_run.counts.take().rows
 
 
@@ -120,7 +127,7 @@ def test_two_workers_with_half_the_head_each_have_the_scores_of_one(given):
 
     def work(rank: int) -> None:
         engine = Engine(given.weight, gather=gathering.of(rank), rank=rank, workers=2)
-        found[rank] = Decoder(engine, given.served, _batch(), WIDTH).scores(given.hidden)
+        found[rank] = scored(Decoder(engine, given.served, _batch(), WIDTH), given.hidden)
 
     workers = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
     for worker in workers:
@@ -134,10 +141,17 @@ def test_two_workers_with_half_the_head_each_have_the_scores_of_one(given):
 def test_a_batch_that_nobody_writes_is_refused(given):
     decoder = Decoder(Engine(given.weight), given.served, Batch(), WIDTH)
     with pytest.raises(CaptureError, match="toy runs without dola's logits processor"):
-        decoder.scores(given.hidden)
+        scored(decoder, given.hidden)
 
 
-def test_rows_that_lack_a_layer_are_refused(given):
-    decoder = Decoder(Engine(given.weight), given.served, _batch(), WIDTH)
-    with pytest.raises(CaptureError, match=r"ToyModel returned rows of 64 numbers instead of 3 layers of 32"):
-        decoder.scores(given.hidden[:, : 2 * WIDTH])
+def test_rows_without_marks_are_refused():
+    captures = Captures((1, 2), WIDTH, rows=4, dtype=torch.float32)
+    with pytest.raises(CaptureError, match=r"returned rows of 32 numbers instead of 32 and 3 marks"):
+        captures.split(torch.randn(4, WIDTH), checked=True)
+
+
+def test_a_row_that_was_not_kept_is_refused():
+    captures = Captures((1, 2), WIDTH, rows=4, dtype=torch.float32)
+    _, read = captures.split(torch.zeros(4, WIDTH + 3), checked=True)
+    with pytest.raises(RuntimeError, match="rows were contrasted whose layers were not captured"):
+        read(1, torch.tensor([2]))

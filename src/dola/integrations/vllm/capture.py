@@ -3,7 +3,8 @@
     block(positions, hidden, residual)     first  dola::keep(hidden, residual, slot): buffer[slot] = (hidden + residual)[rows]
     the last block                         also after it: its output is what the final norm reads (proof.py)
 
-`dola::keep` is a custom operator, as vLLM's attention is one that writes its cache: opaque to torch.compile and to CUDA graphs.
+`dola::keep` is a custom operator, as vLLM's attention is one that writes its cache: opaque to torch.compile. Pieces of CUDA
+graphs record what it does to a whole batch, so all rows are kept there.
 So models return what their classes return, and nothing depends on it. The operator declares that it changes `hidden`, which it
 does not: a compiler drops operators that neither return nor change anything, and keeps the order of those that do.
 
@@ -65,6 +66,11 @@ class Captures:
             everything: Whether to keep all rows.
         """
         starts = None if everything else query_starts(metadata)
+        if metadata and starts is None and not everything and self.buffer.is_cuda:
+            raise CaptureError(
+                "No kind of attention of this engine reports where requests start, which CUDA graphs need.",
+                hint="another --attention-backend, for instance FLASH_ATTN or TRITON_ATTN",
+            )
         self._rows = None if starts is None else last_rows(starts, self.trailing)
         self._capacity = None if everything or metadata is not None else self.buffer.shape[1]
         _running.append(self)

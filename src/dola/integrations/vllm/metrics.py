@@ -21,7 +21,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from dola.integrations.vllm import engines
+from dola.integrations.vllm import engines, speculation
 from dola.serving.counts import PLAIN, Counts
 
 logger = logging.getLogger("vllm.dola")
@@ -147,9 +147,12 @@ def _count_requests() -> None:
         made = original(self, *args, **kwargs)
         engine = engines.served.get(self.vllm_config.instance_id)
         params = getattr(made, "sampling_params", None)
-        if engine is not None and params is not None and (writer := _writer_here()) is not None:
+        if engine is not None and params is not None:
             config = engine.of_request(params.extra_args)
-            writer.add(REQUESTS, PLAIN if config is None else config.method, 1)
+            if config is not None and engine.speculates:  # `validate_params` does not know which engine it is for
+                speculation.check(params)
+            if (writer := _writer_here()) is not None:
+                writer.add(REQUESTS, PLAIN if config is None else config.method, 1)
         return made
 
     process_inputs.dola_counts = True  # type: ignore[attr-defined]

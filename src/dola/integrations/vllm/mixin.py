@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dola.errors import CaptureError
 from dola.integrations.vllm import metrics
 from dola.integrations.vllm.capture import CAPTURES, Captures, capture
 from dola.integrations.vllm.parts import Parts, parts_of
@@ -91,14 +92,22 @@ class DoLaMixin:
         """The model's output [T, d] with marks of its rows; between pipeline stages IntermediateTensors with the captures."""
         if self._dola is None:
             return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        from vllm.config import CUDAGraphMode
         from vllm.forward_context import get_forward_context
 
-        captures = self._dola_captures
-        with captures.running(get_forward_context().attn_metadata):
+        captures, context = self._dola_captures, get_forward_context()
+        # pieces of CUDA graphs hold `keep` as it was recorded: every row, in the order of tokens
+        pieces = context.cudagraph_runtime_mode == CUDAGraphMode.PIECEWISE
+        with captures.running(context.attn_metadata, everything=pieces):
             output = super().__call__(*args, **kwargs)  # type: ignore[misc]
             output = self._dola_relayed(output, kwargs.get("intermediate_tensors"))
             if isinstance(output, Tensor):
                 output = captures.marked(output)
+        if captures.fault is not None and self._dola_proved:
+            raise CaptureError(
+                f"The blocks of {type(self).__name__} changed what they pass on: {captures.fault}.",
+                hint="please report the model and how the engine was started",
+            )
         self._dola_prove(kwargs)  # after the first whole forward, which a compiler measures
         return output
 
