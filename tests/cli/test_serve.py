@@ -167,5 +167,5 @@ def test_check_prints_what_was_found_and_starts_nothing(dola_command: Any, start
     monkeypatch.setitem(sys.modules, "dola.integrations.vllm.check", SimpleNamespace(check=check))
     ended = dola_command("serve", "owner/model", "--layers", "24,28", "--check", "--dtype", "bfloat16")
     assert (ended.code, ended.out.strip()) == (0, "owner/model can be served")
-    assert asked == [("owner/model", [24, 28], ["--dtype", "bfloat16"])]
+    assert asked == [("owner/model", (24, 28), ["--dtype", "bfloat16"])]
     assert started == []
