@@ -31,6 +31,17 @@ def test_a_model_that_can_be_served(without_weights: Path):
     text = "\n".join(found.lines())
     assert "blocks        model.layers, 6 of them, 64 wide" in text
     assert "proved on a forward pass when the engine starts" in text
+    assert check(str(without_weights), {"layers": "high"}, arguments).layers == (3, 5), "a pipeline captures what layers names"
+
+
+def test_it_leaves_nothing_for_a_later_engine(without_weights: Path):
+    from vllm.model_executor.layers.rotary_embedding import _ROPE_DICT
+
+    from dola.integrations.vllm.check import check
+
+    before = dict(_ROPE_DICT)
+    check(str(without_weights), {"layers": "high"}, ["--dtype", "float32", "--max-model-len", "77"])
+    assert before == _ROPE_DICT
 
 
 def test_settings_that_are_not_allowed_are_refused(without_weights: Path):

@@ -115,7 +115,9 @@ def _config(model: str, settings: dict[str, Any], arguments: Sequence[str]) -> t
     stages = given.pipeline_parallel_size
     given.additional_config = {"dola": settings}
     given.tensor_parallel_size = given.pipeline_parallel_size = given.data_parallel_size = 1
-    return given.create_engine_config(), stages
+    config = given.create_engine_config()
+    config.parallel_config.pipeline_parallel_size = stages  # for dola's settings: the groups have one worker
+    return config, stages
 
 
 @contextmanager
@@ -139,15 +141,18 @@ def _one_worker(config: Any) -> Any:
 
 def _built(config: Any) -> Any:
     import torch
+    from vllm.model_executor.layers.rotary_embedding import _ROPE_DICT
     from vllm.model_executor.model_loader.utils import initialize_model
 
-    before = torch.get_default_dtype()
+    before, rotary = torch.get_default_dtype(), dict(_ROPE_DICT)
     torch.set_default_dtype(config.model_config.dtype)
     try:
         with torch.device("meta"):
             return initialize_model(config)
     finally:
         torch.set_default_dtype(before)
+        _ROPE_DICT.clear()  # an engine of this process must not get tables without data
+        _ROPE_DICT.update(rotary)
 
 
 def _ours(error: BaseException, model: str) -> DolaError:

@@ -59,6 +59,8 @@ CONTRACT = (
     Symbol("config.vllm", "VllmConfig.load_config"),
     Symbol("config.compilation", "CompilationMode.STOCK_TORCH_COMPILE", needs_text="= 1"),
     Symbol("config.compilation", "CompilationConfig.static_forward_context"),
+    Symbol("config.compilation", "CUDAGraphMode.PIECEWISE"),
+    Symbol("model_executor.layers.rotary_embedding", "_ROPE_DICT"),
     Symbol("config.compilation", "CompilationConfig.max_cudagraph_capture_size"),
     Symbol("config.scheduler", "SchedulerConfig.max_num_seqs"),
     Symbol("config.cache", "CacheConfig.kv_sharing_fast_prefill"),
