@@ -87,7 +87,7 @@ test-vllm: $(VLLM)/.ready  ## the same with every setup: several workers, both m
 $(MLX)/.ready: pyproject.toml
 	@echo "== creating $(MLX): downloads MLX and mlx-lm"
 	$(PYTHON) -m venv $(MLX)
-	$(MLX)/bin/python -m pip install -e '.[mlx]' pytest
+	$(MLX)/bin/python -m pip install -c constraints.txt -e '.[mlx]' pytest
 	@touch $@
 
 test-mlx: $(MLX)/.ready  ## the methods on MLX, on Linux CPUs or a Mac; a skip is a failure
@@ -183,4 +183,4 @@ soak: $(VENV)/.ready  ## 10,000 generations, whether anything grows; into benchm
 	$(BIN)/python benchmarks/soak.py
 
 clean:  ## remove the environments and caches of this folder (models stay in the user's cache)
-	rm -rf build/site .venv-site .venv .venv-lowest .venv-newest .venv-vllm .venv-mlx .venv-quantised .venv-audit .venv-release dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf build/site .venv-mlx .venv-site .venv .venv-lowest .venv-newest .venv-vllm .venv-mlx .venv-quantised .venv-audit .venv-release dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
