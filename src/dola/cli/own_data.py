@@ -89,7 +89,7 @@ def is_own(name: str) -> bool:
         name == "-"
         or name.startswith("hf:")
         or name.endswith((*TABLE_SUFFIXES, *JSON_SUFFIXES))
-        or Path(name).is_file()
+        or Path(name).exists()  # a pipe, too
         or name.count("/") == 1
     )
 
