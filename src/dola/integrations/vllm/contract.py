@@ -95,6 +95,7 @@ CONTRACT = (
         ("self", "num_draft_tokens", "cu_num_scheduled_tokens"),
     ),
     Symbol("v1.engine.input_processor", "InputProcessor.process_inputs"),
+    Symbol("exceptions", "VLLMValidationError"),
     Symbol("config.vllm", "VllmConfig.use_v2_model_runner"),
     Symbol("config.speculative", "SpeculativeConfig.method"),
     Symbol("config.speculative", "SpeculativeConfig.num_speculative_tokens"),

@@ -21,7 +21,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from dola.integrations.vllm import engines, speculation
+from dola.errors import ConfigError
+from dola.integrations.vllm import engines
 from dola.serving.counts import PLAIN, Counts
 
 logger = logging.getLogger("vllm.dola")
@@ -75,6 +76,7 @@ _writer: _Writer | None = None
 
 def start() -> None:
     """Prepare the counts in the process that starts an engine with DoLa: the folder, requests, and `/metrics`."""
+    _count_requests()
     if THEIRS not in os.environ and FOLDER not in os.environ:
         try:
             os.environ[FOLDER] = folder = tempfile.mkdtemp(prefix="dola-metrics-")
@@ -85,7 +87,6 @@ def start() -> None:
         atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == owner else None)
     if THEIRS not in os.environ:
         _show(os.environ[FOLDER])
-    _count_requests()
 
 
 def add_rows(counts: Counts) -> None:
@@ -135,8 +136,11 @@ def _show(folder: str) -> None:
 
 
 def _count_requests() -> None:
-    """Count each request that vLLM's front end has accepted."""
+    """Check each request by its own engine, which `validate_params` cannot know, and count those that are accepted."""
+    from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.input_processor import InputProcessor
+
+    from dola.integrations.vllm.requests import check
 
     original = InputProcessor.process_inputs
     if hasattr(original, "dola_counts"):
@@ -148,9 +152,10 @@ def _count_requests() -> None:
         engine = engines.served.get(self.vllm_config.instance_id)
         params = getattr(made, "sampling_params", None)
         if engine is not None and params is not None:
-            config = engine.of_request(params.extra_args)
-            if config is not None and engine.speculates:  # `validate_params` does not know which engine it is for
-                speculation.check(params)
+            try:
+                config = check(params, engine)
+            except ConfigError as error:
+                raise VLLMValidationError(str(error)) from error
             if (writer := _writer_here()) is not None:
                 writer.add(REQUESTS, PLAIN if config is None else config.method, 1)
         return made

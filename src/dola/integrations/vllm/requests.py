@@ -49,10 +49,7 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
         errors, asked = [], engines.engines_of()
         for engine in asked:  # a class method cannot know which engine the request is for
             try:
-                config = engines.config_of(engine, sampling_params.extra_args)
-                _check(sampling_params, config)
-                if config is not None and engine is not None and engine.speculates:
-                    speculation.check(sampling_params)
+                check(sampling_params, engine)
             except ConfigError as error:
                 errors.append(error)
         if len(errors) == len(asked):
@@ -103,6 +100,19 @@ class DoLaRequests(ProcessorV1, ProcessorV2):  # type: ignore[misc]
             processed = batch[index]
         logits[index] = decided_by_mature(logits[index], mature, requests, processed=processed)
         return logits
+
+
+def check(params: Any, engine: Any) -> MethodConfig | None:
+    """The settings by which an engine decodes a request; None for plain decoding.
+
+    Raises:
+        ConfigError: The engine does not decode the request as it asks.
+    """
+    config = engines.config_of(engine, params.extra_args)
+    _check(params, config)
+    if config is not None and engine is not None and engine.speculates:
+        speculation.check(params)
+    return config
 
 
 def _check(params: Any, config: MethodConfig | None) -> None:
