@@ -23,6 +23,7 @@ from typing import Any
 
 from dola.errors import ConfigError
 from dola.integrations.vllm import engines
+from dola.integrations.vllm.admission import check
 from dola.serving.counts import PLAIN, Counts
 
 logger = logging.getLogger("vllm.dola")
@@ -139,8 +140,6 @@ def _count_requests() -> None:
     """Check each request by its own engine, which `validate_params` cannot know, and count those that are accepted."""
     from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.input_processor import InputProcessor
-
-    from dola.integrations.vllm.requests import check
 
     original = InputProcessor.process_inputs
     if hasattr(original, "dola_counts"):
