@@ -3,7 +3,7 @@
     python tests/serving/faults.py soak FOLDER --minutes 30        requests of all kinds, with the memory of the server
     python tests/serving/faults.py times FOLDER --times 10         each fault that a server survives, so many times
 
-`test_faults.py` does each once.
+`test_served_faults.py` does each once.
 """
 
 from __future__ import annotations

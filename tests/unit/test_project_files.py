@@ -1,6 +1,7 @@
 """Files around the code agree with it and with each other: workflows, changelog, citation, contributing, release check."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import installs
@@ -98,3 +99,9 @@ def test_a_tag_that_disagrees_is_refused_with_every_reason(capsys, monkeypatch):
 def test_a_program_that_fails_is_reported_with_its_output(tmp_path):
     with pytest.raises(release.NotReadyError, match="that is why"):
         release.run("sh", "-c", "echo that is why; exit 3", cwd=tmp_path)
+
+
+def test_test_modules_have_names_of_their_own():
+    """pytest imports a module by its name alone here, and refuses the second of one name."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
