@@ -154,7 +154,7 @@ METHOD_DOORS = [
     ("`dola eval`", "test_eval::test_each_method"),
     ("`dola tune`", "test_tune_command::test_each_method"),
     ("lm-evaluation-harness", "test_lm_eval::test_each_method"),
-    ("the page, `dola ui`", "unit/test_ui::test_each_method"),
+    ("the page, `dola ui`", "unit/test_ui_session::test_each_method"),
     ("vLLM: a batch of one method, a batch of all", "test_served_methods::test_all_rows_of_a_batch"),
     ("vLLM over HTTP, `dola serve`", "test_server::test_methods_by_flat_names"),
     ("vLLM, a real model", "test_identity::test_methods"),

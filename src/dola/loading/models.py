@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from dola.files.cache_folder import cache_folder
 from dola.installed.hints import install_line
 from dola.loading.checked import OnWeights, load_tokenizer, load_weights
 from dola.loading.embedded import EMBEDDED, Progress, fetch, remove
+from dola.loading.gguf_once import header_parsed_once
 from dola.loading.names import gguf_settings, resolve
 from dola.loading.notes import passed_on
 
@@ -84,7 +86,7 @@ def load(
     _check_device(kwargs.get("device_map"))
     source, where = resolve(str(name), progress)
     kwargs["trust_remote_code"] = bool(kwargs.get("trust_remote_code"))  # with None, transformers asks on the terminal
-    with passed_on(progress):
+    with passed_on(progress), header_parsed_once(Path(source, where["gguf_file"]) if where else None):
         tokenizer = load_tokenizer(source, where, kwargs)
         model = load_weights(
             AutoModelForCausalLM,
