@@ -25,7 +25,7 @@ demo: $(VENV)/.ready  ## a real model answers factual questions greedily and wit
 # Two processes with a thread each: tiny models leave a second core idle otherwise. tests/conftest.py keeps together what shares a model.
 WORKERS ?= 2
 PARALLEL = OMP_NUM_THREADS=1
-TOGETHER = -n $(WORKERS) --dist loadscope
+TOGETHER = -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 test: $(VENV)/.ready  ## the tests, on tiny random models and on two real ones; PYTEST=--cov measures coverage, and below 95% fails
 	$(BIN)/dola models pull smollm2 gemma3-270m

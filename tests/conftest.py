@@ -35,6 +35,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest start first, so that no process waits for one at the end. `make test` keeps this order."""
+    place = {name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
+
+LONGEST = ("test_golden.py", "test_doors.py", "test_compiled.py", "test_notebook.py", "test_terminal.py", "test_eval.py")
 REAL_MODELS = ("test_compare.py", "test_doctor.py", "test_golden.py", "test_real_models.py", "test_readme.py", "test_site.py")
 
 

@@ -9,6 +9,7 @@ import re
 import threading
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -632,9 +633,13 @@ def test_moved_while_attached(oracle):
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_quantised_cache(model, way):
+def test_quantised_cache(way, monkeypatch):
     """Its values are rounded, so tokens are held against the same cache under the oracle."""
     pytest.importorskip("optimum.quanto", reason="optimum-quanto is not installed")
+    from optimum.quanto.library import extensions, unpack
+
+    # its Python form: the one in C++ takes a minute to compile
+    monkeypatch.setattr(extensions.get_extension("quanto_cpp"), "_lib", SimpleNamespace(unpack=unpack))
     settings = {"do_sample": False, "cache_implementation": "quantized", "cache_config": {"backend": "quanto", "nbits": 4}}
     big = tiny("llama", head_dim=64, hidden_size=128)
     assert torch.equal(walk(way, big, PROMPT, **settings), walk(plainly, oracle_of(big), PROMPT, **settings))
