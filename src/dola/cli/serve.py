@@ -86,8 +86,8 @@ def command(
     """Start vLLM's OpenAI-compatible server with DoLa in it.
 
     The server listens on 127.0.0.1 unless --host is given. Options that are not listed here go to vLLM unchanged: --host,
-    --port, --dtype, --tensor-parallel-size, and so on. Each request
-    can choose with "vllm_xargs": {"dola_layers": "high" | "low" | "off" | [26, 28]}: see docs/serving.md.
+    --port, --dtype, --tensor-parallel-size, and so on. Each request can choose with
+    "vllm_xargs": {"dola_layers": "high" | "low" | "off" | [26, 28]}: see docs/serving.md.
 
     \b
     Examples:
