@@ -10,7 +10,7 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -86,7 +86,9 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
     return bytes(held)
 
 
-def fuzz(good: bytes, read: Callable[[Path], None], path: Path, seeds: range, seconds: float = 1e9) -> tuple[int, list[str]]:
+def fuzz(
+    good: bytes, read: Callable[[Path], None], path: Path, seeds: Iterable[int], seconds: float = 1e9
+) -> tuple[int, list[str]]:
     """How many files were read, and each failure with its seed."""
     failures, until, done = [], time.monotonic() + seconds, 0
     for seed in seeds:

@@ -9,11 +9,12 @@ from dola.ui.request import Limits
 from dola.ui.session import Session
 
 MODEL = os.environ.get("MODEL", "HuggingFaceTB/SmolLM2-135M-Instruct")
+# A Space is a container, and the hub's proxy reaches it from outside: not on a loopback address.
 HOST, PORT = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"), int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
 
 
 def main() -> None:
-    session = Session(Models(dola.load, [MODEL]), Limits(prompt_tokens=256, new_tokens=64, at_once=2))
+    session = Session(Models(dola.load, [MODEL]), Limits(prompt_tokens=256, new_tokens=64, at_once=2, lens=False))
     session.models.get(MODEL)
     app = server.application(session, model=MODEL, models=[], choose=False)
     with server.bind(HOST, PORT) as listening:

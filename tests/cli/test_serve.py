@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from types import SimpleNamespace
@@ -45,6 +46,29 @@ def test_starts_vllms_server_with_dola_in_it(dola_command: Any, started: Any):
     }
     assert "curl http://localhost:9000/v1/completions" in ended.err
     assert "dola_layers" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hosts"),
+    [
+        ([], ["127.0.0.1"]),
+        (["--host", "0.0.0.0"], ["0.0.0.0"]),
+        (["--host=::"], []),
+        (["--uds", "/run/vllm"], []),
+        (["--ho", "0.0.0.0"], ["127.0.0.1"]),  # vLLM takes the abbreviation, and the last of two
+    ],
+)
+def test_it_listens_on_this_machine_unless_asked(arguments: list[str], hosts: list[str], dola_command: Any, started: Any):
+    ended = dola_command("serve", "owner/model", *arguments)
+    (command,) = started
+    assert [after for word, after in itertools.pairwise(command) if word == "--host"] == hosts
+    assert ("Listens on 127.0.0.1, this machine only" in ended.err) == (hosts == ["127.0.0.1"])
+
+
+def test_an_address_in_vllms_own_file_is_kept(dola_command: Any, started: Any, tmp_path: Any):
+    (tmp_path / "vllm.yaml").write_text("host: 0.0.0.0\n")
+    assert dola_command("serve", "m", "--config", tmp_path / "vllm.yaml").code == 0
+    assert "--host" not in started[0]
 
 
 def test_layers_are_handed_on_where_they_are_given(dola_command: Any, started: Any):

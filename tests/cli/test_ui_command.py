@@ -41,6 +41,7 @@ def test_what_is_served(served, folder):
     assert (session.limits.prompt_tokens, session.limits.new_tokens) == (30, 7)
     assert found["model"] == str(folder)
     assert found["models"] == ["smollm2", "gemma3-270m"]
+    assert found["hosts"] == server.LOOPBACK
     assert session.models.has(str(folder))
 
 
@@ -68,6 +69,7 @@ def test_it_opens_a_browser_if_asked_to(served, folder, monkeypatch):
 def test_another_address_is_warned_of(served, folder):
     found = served("-m", folder, "--host", "0.0.0.0", "--port", 0)
     assert "Anyone who can reach this address" in found["ended"].err
+    assert found["hosts"] is None
 
 
 def test_a_port_that_is_taken(served, folder):

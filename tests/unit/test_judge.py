@@ -33,6 +33,8 @@ def server(monkeypatch):
             content = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
+            if self.server.location is not None:
+                self.send_header("Location", self.server.location)
             self.end_headers()
             self.wfile.write(content)
 
@@ -42,6 +44,7 @@ def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with HTTPServer(("127.0.0.1", 0), Handler) as found:
         found.requests, found.silence, found.answer = [], threading.Event(), (200, says({" yes": YES, " no": NO}))
+        found.location = None
         found.url = f"http://127.0.0.1:{found.server_port}/v1/"
         thread = threading.Thread(target=found.serve_forever, args=(0.01,))
         thread.start()
@@ -128,6 +131,38 @@ def test_spellings_of_the_answers(server, tokens, probability):
 def test_a_server_that_does_not_judge(server, answer, message):
     server.answer = answer
     with pytest.raises(JudgeError, match=message):
+        EndpointJudge("judge", server.url).probability_of_yes("Q:")
+
+
+def test_a_redirect_is_not_followed_with_the_key(server):
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.server.keys.append(self.headers["Authorization"])
+            self.send_response(404)
+            self.end_headers()
+
+        def do_POST(self):
+            self.do_GET()
+
+        def log_message(self, *args):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Elsewhere) as other:
+        other.keys = []
+        thread = threading.Thread(target=other.serve_forever, args=(0.01,))
+        thread.start()
+        server.answer, server.location = (302, b""), f"http://127.0.0.1:{other.server_port}/"
+        with pytest.raises(JudgeError, match="status 302: it redirects, which is not followed"):
+            EndpointJudge("judge", server.url, api_key="secret").probability_of_yes("Q:")
+        other.shutdown()
+        thread.join()
+        assert other.keys == []
+
+
+def test_an_answer_that_does_not_end(server, monkeypatch):
+    monkeypatch.setattr("dola.tasks.endpoint.LONGEST", 1000)
+    server.answer = (200, b" " * 1001)
+    with pytest.raises(JudgeError, match="answered with more than"):
         EndpointJudge("judge", server.url).probability_of_yes("Q:")
 
 

@@ -1,4 +1,4 @@
-"""docs/reliability.md and SECURITY.md name tests that exist, and count what there is."""
+"""docs/reliability.md, docs/security.md and SECURITY.md name tests that exist, and count what there is."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ ROOT = TESTS.parent
 DEFAULT_EXAMPLES = 100  # of hypothesis
 
 
-@pytest.mark.parametrize("page", ["docs/reliability.md", "SECURITY.md"])
+@pytest.mark.parametrize("page", ["docs/reliability.md", "docs/security.md", "SECURITY.md"])
 def test_every_named_test_exists(page):
     named = re.findall(r"`(test_\w+)::(test_\w+)`", (ROOT / page).read_text())
     assert len(named) > 5

@@ -118,6 +118,15 @@ def test_a_trace_is_sent_again_when_it_has_grown_by_a_share_of_itself(session, m
     assert all(later >= 1.25 * earlier for earlier, later in pairwise(sent[:-1]))
 
 
+def test_a_page_for_strangers_opens_no_lens(session, tmp_path):
+    """A lens is a file of this machine or of the hub, and the name is what somebody typed."""
+    strict = Session(session.models, Limits(40, 12, lens=False))
+    *_, view = views(strict, asked(settings={"lens": str(tmp_path / "x.safetensors")}, chat=False))
+    assert view.error == "This page does not read through lenses."
+    *_, view = views(session, asked(settings={"lens": str(tmp_path / "x.safetensors")}, chat=False))
+    assert "does not exist" in view.error
+
+
 def test_stop_is_for_who_asks(session):
     request = asked(new_tokens=12)
     mine, theirs = session.answer(request, "me"), session.answer(request, "they")

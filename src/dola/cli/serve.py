@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shlex
 import sys
 from dataclasses import replace
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Settings of the command: options that dola does not define belong to vLLM."""
+
+
+LOCAL = "127.0.0.1"
+"""Where the server listens by default. vLLM's own default is every address, without a key."""
 
 
 class Default(str, Enum):
@@ -80,8 +85,9 @@ def command(
 ) -> None:
     """Start vLLM's OpenAI-compatible server with DoLa in it.
 
-    Options that are not listed here go to vLLM unchanged: --port, --dtype, --tensor-parallel-size, and so on. Each request
-    can choose with "vllm_xargs": {"dola_layers": "high" | "low" | "off" | [26, 28]}: see docs/serving.md.
+    The server listens on 127.0.0.1 unless --host is given. Options that are not listed here go to vLLM unchanged: --host,
+    --port, --dtype, --tensor-parallel-size, and so on. Each request can choose with
+    "vllm_xargs": {"dola_layers": "high" | "low" | "off" | [26, 28]}: see docs/serving.md.
 
     \b
     Examples:
@@ -122,7 +128,11 @@ def command(
         _print_check(model, settings, context.args)
         return
     theirs = [] if config is None or config.suffix == ".json" else ["--config", str(config)]
-    arguments = ["--model", model, "--additional-config", json.dumps({"dola": settings}), *theirs, *context.args]
+    arguments = ["--model", model, "--additional-config", json.dumps({"dola": settings})]
+    if not _names_an_address(context.args, config):  # vLLM would listen on all addresses
+        arguments += ["--host", LOCAL]
+        print(f"Listens on {LOCAL}, this machine only; for others: --host 0.0.0.0 and --api-key.", file=sys.stderr)
+    arguments += [*theirs, *context.args]
     print(_example(model, context.args, default), file=sys.stderr, flush=True)
     # vLLM replaces this process, so that signals and exit codes are its own.
     os.execv(sys.executable, [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments])
@@ -157,6 +167,16 @@ def _names(argument: str, option: str, *, shortest: str = "") -> bool:
     """Whether an argument is an option of vLLM, in one of its spellings: --a_b, --a-b=..., --a-b.key, or abbreviated."""
     name = argument.partition("=")[0].partition(".")[0].replace("_", "-")
     return name == option or (bool(shortest) and name.startswith(shortest) and option.startswith(name))
+
+
+def _names_an_address(arguments: list[str], file: Path | None) -> bool:
+    """Whether vLLM's options say where to listen, on the command line or in vLLM's own configuration file."""
+    if any(_names(argument, option) for argument in arguments for option in ("--host", "--uds")):
+        return True
+    try:
+        return file is not None and re.search(r"^['\"]?(host|uds)['\"]?\s*:", file.read_text("utf-8"), re.MULTILINE) is not None
+    except (OSError, UnicodeDecodeError):
+        return False  # vLLM reports it
 
 
 def _settings(config: MethodConfig, capture: str | None, default: Default) -> dict[str, Any]:

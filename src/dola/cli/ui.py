@@ -13,12 +13,12 @@ from dola.cli.models import ALIASES
 if TYPE_CHECKING:
     from dola.loading.models import LoadedModel
 
-LOCAL = ("127.0.0.1", "::1", "localhost")
+LOCAL = "127.0.0.1"
 
 
 def command(
     model: options.Model = "smollm2",
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 means all of this machine's.")] = LOCAL[0],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 means all of this machine's.")] = LOCAL,
     port: Annotated[int, typer.Option(help="Port; 0 means any free one.", callback=options.between(0, 65535))] = 7860,
     max_prompt_tokens: Annotated[int, typer.Option(help="Maximum length of a prompt.", callback=options.between(1))] = 512,
     max_new_tokens: Annotated[int, typer.Option(help="Maximum length of each answer.", callback=options.between(1))] = 128,
@@ -55,11 +55,12 @@ def command(
 
         session = Session(Models(load), Limits(prompt_tokens=max_prompt_tokens, new_tokens=max_new_tokens))
         session.models.get(model)
-        app = server.application(session, model=model, models=ALIASES.split(", "))
+        hosts = server.LOOPBACK if host in server.LOOPBACK else None
+        app = server.application(session, model=model, models=ALIASES.split(", "), hosts=hosts)
 
         def ready() -> None:
             print(f"dola ui: {server.url(listening)}", flush=True)
-            if host not in LOCAL:
+            if hosts is None:
                 print("Anyone who can reach this address can use this machine's models.", file=sys.stderr)
             if open_:
                 typer.launch(server.url(listening))

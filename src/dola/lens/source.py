@@ -23,8 +23,10 @@ def located(source: str) -> Path:
         raise LensError(
             f"The lens {source!r} is a folder, not a file.", hint=f"dola lens import {source} --output FILE, for a tuned lens"
         )
-    if path.exists():
+    if path.is_file():
         return path
+    if path.exists():  # reading a device or a pipe need not end
+        raise LensError(f"The lens {source!r} is neither a file nor a hub id.", hint="name the file that dola lens fit wrote")
     found = HUB_ID.fullmatch(source)
     if found is None or source.endswith(".safetensors"):
         raise LensError(f"The lens file {source!r} does not exist.", hint="fit one: dola lens fit MODEL --output FILE")

@@ -18,6 +18,15 @@ BUSY = (429, 502, 503, 504)
 """Statuses of a server that may answer a little later."""
 PAUSES = (1.0, 4.0, 15.0)
 """Seconds to wait for a busy server before each further try."""
+LONGEST = 64 * 2**20
+"""Maximum size of an answer in bytes."""
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Makes a redirect an error. urllib would follow it with the key, to whatever host it names."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Return None, which makes urllib raise HTTPError."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class Answer:
         """
         if self.status != 200:
             said = self.content[:200].decode(errors="replace").strip()
+            if 300 <= self.status < 400:
+                said = "it redirects, which is not followed, because the key would go along"
             raise JudgeError(
                 f"{self.url} refused the request with status {self.status}: {said or 'no reason was given'}",
                 hint="check the address (most end in /v1), the model's name and the key (OPENAI_API_KEY)",
@@ -93,8 +104,12 @@ class Endpoint:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.api_key}"} if self.api_key else {})
         try:
             request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-            with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                return Answer(url, response.status, response.read())
+            opener = urllib.request.build_opener(_NoRedirects)
+            with opener.open(request, timeout=self.timeout) as response:
+                content = response.read(LONGEST + 1)
+            if len(content) > LONGEST:
+                raise JudgeError(f"{url} answered with more than {LONGEST >> 20} MiB.", hint="check the address")
+            return Answer(url, response.status, content)
         except urllib.error.HTTPError as error:
             with error:
                 said = error.read(2000) or str(error.reason).encode()

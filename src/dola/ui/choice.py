@@ -27,13 +27,17 @@ def layers_field(method: str, layers: str) -> Any:
     )  # fmt: skip
 
 
-def settings_fields(chosen: str) -> tuple[dict[str, Any], list[Any]]:
-    """Widgets of all methods' settings, by "method.setting", and a group for each method: that of the chosen one shows."""
+def settings_fields(chosen: str, *, lens: bool = True) -> tuple[dict[str, Any], list[Any]]:
+    """Widgets of all methods' settings, by "method.setting", and a group for each method: that of the chosen one shows.
+
+    Without `lens` that widget does not show, and a request that names one is refused.
+    """
     fields, groups = {}, []
     for name, kind in METHODS.items():
         with gr.Group(visible=name == chosen) as group:
             for each in offered(kind):
                 made, described = widget(each)
+                described |= {} if lens or each.name != "lens" else {"visible": False}
                 fields[f"{name}.{each.name}"] = getattr(gr, made)(**described)
         groups.append(group)
     return fields, groups

@@ -152,7 +152,7 @@ def _settings(limits: Limits, model: str, models: Sequence[str], choose: bool) -
                 info=f"For both answers. DoLa's paper uses {RECOMMENDED_PENALTY}.",
             ),
         }  # fmt: skip
-        settings, groups = settings_fields(usual.method)
+        settings, groups = settings_fields(usual.method, lens=limits.lens)
     found["method"].change(
         switched, found["method"], [found["method"], found["layers"], *groups],
         queue=False, api_visibility="private", show_progress="hidden",

@@ -26,11 +26,13 @@ class Limits:
         prompt_tokens: Maximum number of tokens in a prompt, including the chat template.
         new_tokens: Maximum number of tokens in each answer.
         at_once: Requests that run at the same time; others wait for their turn.
+        lens: Whether a request may name a lens, which is a file of this machine or of the hub.
     """
 
     prompt_tokens: int = 512
     new_tokens: int = 128
     at_once: int = 4
+    lens: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Request:
             InputError: The prompt is empty, or a value is out of range.
             ConfigError: A value in DoLa's settings is not allowed.
         """
-        self.config()
+        if self.config().lens and not limits.lens:
+            raise InputError("This page does not read through lenses.", hint="leave the lens empty")
         if not self.prompt.strip():
             raise InputError("The prompt is empty.", hint="type one, or pick an example")
         if len(self.prompt) > (longest := CHARACTERS_PER_TOKEN * limits.prompt_tokens):

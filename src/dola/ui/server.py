@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from dola.errors import MissingExtraError, UsageError
 from dola.installed.hints import install_line
@@ -20,6 +21,9 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob:; worker-src 'self' blob:"
 )
 """Content security policy: a browser sends requests only to this server. (Gradio evaluates templates.)"""
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Addresses that only programs of this machine reach."""
 
 
 def check_extra() -> None:
@@ -61,11 +65,34 @@ def url(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
-def application(session: Session, *, model: str, models: Sequence[str], choose: bool = True) -> Any:
-    """The page as an ASGI application, for `serve` and tests."""
+def called_so(header: str | None, hosts: Sequence[str] | None) -> bool:
+    """Whether a request's Host header names one of `hosts`, with any port. None allows every name.
+
+    A web site can point its own name at 127.0.0.1 and then read the page of whoever visits it; its requests name that site.
+    """
+    if hosts is None:
+        return True
+    try:
+        return urlsplit(f"//{header or ''}").hostname in hosts
+    except ValueError:  # half an IPv6 address
+        return False
+
+
+def application(
+    session: Session, *, model: str, models: Sequence[str], choose: bool = True, hosts: Sequence[str] | None = None
+) -> Any:
+    """The page as an ASGI application, for `serve` and tests.
+
+    Args:
+        session: The session that does its work.
+        model: The initially selected model.
+        models: Models to choose from.
+        choose: Whether users may name any other model.
+        hosts: The names that requests may call this server by: `LOOPBACK` for a page of this machine. None allows all.
+    """
     import gradio as gr
     from fastapi import FastAPI
-    from fastapi.responses import HTMLResponse
+    from fastapi.responses import HTMLResponse, PlainTextResponse
 
     from dola.ui import page
     from dola.ui.session import LARGEST_FILE
@@ -78,6 +105,8 @@ def application(session: Session, *, model: str, models: Sequence[str], choose: 
 
     @app.middleware("http")  # type: ignore[untyped-decorator]
     async def keep_here(request: Any, call_next: Any) -> Any:
+        if not called_so(request.headers.get("host"), hosts):
+            return PlainTextResponse(f"This page is at {' or '.join(hosts or ())}; the request named another host.", 421)
         response = await call_next(request)
         response.headers.setdefault("Content-Security-Policy", POLICY)
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
