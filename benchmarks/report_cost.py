@@ -24,20 +24,20 @@ from dola.evidence.scored import recipes_of
 from dola.evidence.ways import choice_ways
 from dola.methods.config import DoLaConfig
 from dola.methods.registry import method_of
-from dola.scoring.folds import LayerScorer, TokenScores, read_as
+from dola.scoring.folds import LayerScorer, TokenScores
 
 
 class ReadsOnly(LayerScorer):
     """Reads what its recipes read, and scores nothing."""
 
     def score(self, hidden, tokens, uniform):
-        last = self.anatomy.num_layers
+        last, lenses = self.anatomy.num_layers, self._lenses()
         size = chunk_rows(hidden[last].device.type, self.anatomy.vocabulary)
         for start in range(0, len(tokens), size):
             rows = slice(start, start + size)
             self.anatomy.readout(hidden[last][rows])
             for config, layer in self.readouts():
-                maps = self._maps[config.lens]
+                maps = lenses[config.lens]
                 self.anatomy.premature(hidden[layer][rows], config, maps and maps.of([layer]))
         nothing = torch.zeros(len(tokens), dtype=torch.long)
         return dict.fromkeys(self.recipes, TokenScores(nothing.float(), nothing == 0, nothing == 0, nothing - 1))
@@ -49,7 +49,7 @@ class ReadsOnly(LayerScorer):
             config = self.recipes[name].dola
             one = not isinstance(config, DoLaConfig) and not method_of(config).reads_all
             for layer in layers[-1:] if one else layers:
-                found.setdefault((read_as(config), layer), config)
+                found.setdefault((config.read_as, layer), config)
         return [(config, layer) for (_, layer), config in found.items()]
 
 

@@ -12,9 +12,10 @@ from dola.errors import InputError, UsageError
 from dola.evidence.choice import held_out, held_out_by_looks
 from dola.evidence.course import Course, in_drawn_order, planned, planned_looks
 from dola.evidence.evaluate import evaluate
+from dola.evidence.finding import Verdict, headline
 from dola.evidence.looks import ends
 from dola.evidence.sample import Sample, groups_of
-from dola.evidence.verdict import Verdict, headline, judge
+from dola.evidence.verdict import judge
 from dola.evidence.ways import LENGTH, STATIC, VANILLA, Role, Way
 from dola.scoring.results_file import ResultsFile
 from dola.tasks import TASKS

@@ -203,28 +203,46 @@ def test_torch_without_libgomp(fresh, monkeypatch):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("vocabulary", [1, 31, 256, 401, 5000])
 @pytest.mark.parametrize("spread", [1.0, 30.0])
-def test_many_rows_of_a_layer_beside_the_mature_ones(dtype, vocabulary, spread):
+def test_many_rows_of_some_layers_beside_the_mature_ones(dtype, vocabulary, spread):
     """Spread 30 is a readout without the final norm: log-probabilities far below -87."""
     generator = torch.Generator().manual_seed(vocabulary)
-    mature, premature = (torch.randn(7, vocabulary + 5, generator=generator).to(dtype)[:, :vocabulary] for _ in "pq")
-    premature = premature * spread
-    found = native.compare(mature, native.log_z(mature), premature, jsd=True, reference=True, gains=True)
-    log_p, log_q = mature.double().log_softmax(-1), premature.double().log_softmax(-1)
-    gains = log_p - log_q
+    rows = torch.randn(3, 7, vocabulary + 5, generator=generator).to(dtype)[..., :vocabulary]
+    mature, layers = (
+        rows[0],
+        [rows[1], (spread * torch.randn(7, vocabulary + 5, generator=generator)).to(dtype)[:, :vocabulary]],
+    )
+    found = native.compare(mature, native.log_z(mature), layers, jsd=True, reference=True, strengths=[1.0, 0.25])
+    log_p, log_q = mature.double().log_softmax(-1), torch.stack(layers).double().log_softmax(-1)
     close = {"atol": 3e-6, "rtol": 2e-5}
     torch.testing.assert_close(native.log_z(mature).double(), mature.double().logsumexp(-1), **close)
-    torch.testing.assert_close(found.log_z.double(), premature.double().logsumexp(-1), **close)
-    torch.testing.assert_close(found.jsd.double(), DIVERGENCES["jsd"](log_p, log_q, WHOLE), **close)
-    torch.testing.assert_close(found.reference.double(), DIVERGENCES["reference"](log_p, log_q, WHOLE), **close)
-    torch.testing.assert_close(found.gain_log_z.double(), gains.logsumexp(-1), **close)
-    torch.testing.assert_close(found.gain_largest.double(), gains.amax(-1), **close)
+    torch.testing.assert_close(found.log_z.double(), torch.stack(layers).double().logsumexp(-1), **close)
+    for k, of_layer in enumerate(log_q):
+        for name in ("jsd", "reference"):
+            torch.testing.assert_close(getattr(found, name)[k].double(), DIVERGENCES[name](log_p, of_layer, WHOLE), **close)
+        for s, strength in enumerate((1.0, 0.25)):
+            gains = log_p - strength * of_layer
+            torch.testing.assert_close(found.gain_log_z[s, k].double(), gains.logsumexp(-1), **close)
+            torch.testing.assert_close(found.gain_largest[s, k].double(), gains.amax(-1), **close)
 
 
 @needs_kernel
-def test_what_is_not_asked_for_is_not_computed():
-    logits = torch.randn(3, 100)
-    found = native.compare(logits, native.log_z(logits), logits, jsd=False, reference=False, gains=False)
-    assert found.jsd is found.reference is found.gain_log_z is found.gain_largest is None
+def test_what_is_not_asked_for_is_not_computed_and_changes_nothing():
+    """Nor do threads, whatever rows each of them has."""
+    mature, *layers = torch.randn(4, 5, 600, generator=torch.Generator().manual_seed(2))
+    log_z = native.log_z(mature)
+    whole = native.compare(mature, log_z, layers, jsd=True, reference=True, strengths=[0.5, 1.0])
+    found = native.compare(mature, log_z, layers)
+    assert found.jsd is found.reference is None
+    assert found.gain_log_z.shape == found.gain_largest.shape == (0, 3, 5)
+    assert torch.equal(found.log_z, whole.log_z)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    found = native.compare(mature, log_z, layers, jsd=True)
+    strong = native.compare(mature, log_z, layers, strengths=[1.0])
+    torch.set_num_threads(threads)
+    assert torch.equal(found.jsd, whole.jsd)
+    assert torch.equal(strong.gain_log_z[0], whole.gain_log_z[1])
+    assert torch.equal(strong.gain_largest[0], whole.gain_largest[1])
 
 
 @needs_kernel
@@ -232,21 +250,23 @@ def test_tokens_that_a_model_bans_by_minus_infinity():
     """In both layers alike; and in a layer alone, where F is the largest score that the contrast allows."""
     mature, premature = torch.randn(2, 300), torch.randn(2, 300)
     mature[:, 200:] = premature[:, 200:] = -torch.inf
-    found = native.compare(mature, native.log_z(mature), premature, jsd=True, reference=True, gains=True)
+    found = native.compare(mature, native.log_z(mature), [premature], jsd=True, reference=True, strengths=[1.0])
     log_p, log_q = mature.double().log_softmax(-1), premature.double().log_softmax(-1)
     for name in ("jsd", "reference"):
-        torch.testing.assert_close(getattr(found, name).double(), DIVERGENCES[name](log_p, log_q, WHOLE), atol=3e-6, rtol=2e-5)
+        torch.testing.assert_close(
+            getattr(found, name)[0].double(), DIVERGENCES[name](log_p, log_q, WHOLE), atol=3e-6, rtol=2e-5
+        )
     gains = (log_p - log_q)[:, :200]
-    torch.testing.assert_close(found.gain_log_z.double(), gains.logsumexp(-1), atol=3e-6, rtol=2e-5)
+    torch.testing.assert_close(found.gain_log_z[0, 0].double(), gains.logsumexp(-1), atol=3e-6, rtol=2e-5)
     premature[:, 5] = -torch.inf
-    found = native.compare(mature, native.log_z(mature), premature, jsd=False, reference=True, gains=True)
+    found = native.compare(mature, native.log_z(mature), [premature], reference=True, strengths=[1.0])
     assert (found.gain_largest == LARGEST_SCORE).all()
     judged = DIVERGENCES["reference"](mature.log_softmax(-1), premature.log_softmax(-1), WHOLE)
-    assert found.reference.equal(judged)  # infinite: the layer rules out what the mature one does not
+    assert found.reference[0].equal(judged)  # infinite: the layer rules out what the mature one does not
     premature[0, 5], mature[0, 5], premature[1, 5], mature[1, 5] = 0.5, -torch.inf, -torch.inf, -1e3  # the other way; no mass
-    found = native.compare(mature, native.log_z(mature), premature, jsd=False, reference=True, gains=False)
+    found = native.compare(mature, native.log_z(mature), [premature], reference=True)
     assert found.reference is not None
-    assert found.reference.isinf().tolist() == [True, False]
+    assert found.reference[0].isinf().tolist() == [True, False]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from dola import DoLaConfig, Recipe
 from dola.evidence.changed import shortened
+from dola.evidence.finding import Finding, Verdict
 from dola.evidence.items import item_texts
 from dola.evidence.markdown_page import markdown
 from dola.evidence.power import power_line, shown_difference
@@ -20,7 +21,7 @@ from dola.evidence.report import make_report
 from dola.evidence.row_answers import Chosen
 from dola.evidence.sample import Sample
 from dola.evidence.table import render
-from dola.evidence.verdict import Finding, Verdict, items_needed
+from dola.evidence.verdict import items_needed
 from dola.evidence.ways import LENGTH, VANILLA, Role, Way
 from dola.tasks import TASKS, GenerationTask
 from dola.tasks.answers import METRICS, measure

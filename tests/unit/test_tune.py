@@ -12,7 +12,7 @@ from dola import DoLaConfig, Recipe, SLEDConfig
 from dola.errors import ConfigError, InputError
 from dola.evidence.candidates import Space, choice_candidates, generation_candidates
 from dola.evidence.choice import measure, score_items
-from dola.evidence.verdict import Verdict
+from dola.evidence.finding import Verdict
 from dola.methods.registry import read_config
 from dola.tasks import TASKS
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from dola.errors import InputError
+from dola.evidence.finding import Verdict
 from dola.evidence.looks import ends, nominal_levels, spent
 from dola.evidence.paired import differences, interval, p_values, sign_flip
-from dola.evidence.verdict import Verdict, decide, holm, items_needed, judge
+from dola.evidence.verdict import decide, holm, items_needed, judge
 
 
 def right_or_wrong(n, up, down):

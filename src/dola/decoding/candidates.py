@@ -153,10 +153,8 @@ class Captured(Candidates):
             return native.log_z(premature), None
         own = mature if len(rows) == len(mature) else mature[rows]
         own_z = torch.stack(log_z)
-        found = [native.compare(own, own_z, layer, jsd=True, reference=False, gains=False) for layer in premature]
-        return torch.stack([layer.log_z for layer in found]), torch.stack(
-            [layer.jsd for layer in found if layer.jsd is not None]
-        )
+        found = native.compare(own, own_z, premature, jsd=True)
+        return found.log_z, found.jsd
 
 
 def _some(values: Tensor, rows: Rows) -> Tensor:

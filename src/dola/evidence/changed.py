@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from dola.evidence.verdict import Verdict
+from dola.evidence.finding import Verdict
 from dola.evidence.ways import Role
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from dola.errors import UsageError
+from dola.evidence.finding import Finding
 from dola.evidence.looks import ends
 from dola.evidence.sample import Sample, groups_of
-from dola.evidence.verdict import Finding, judge
+from dola.evidence.verdict import judge
 from dola.evidence.ways import Role, Way
 
 Table = dict[str, dict[str, list[float]]]

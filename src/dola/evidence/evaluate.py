@@ -11,6 +11,7 @@ from typing import Any
 
 from dola.decoding.attach import as_config
 from dola.evidence.course import Block, Course, Table, Tell, planned
+from dola.evidence.finding import SMALLEST
 from dola.evidence.forecast import Forecast
 from dola.evidence.generation import Texts, generate_texts
 from dola.evidence.judging import Judges, Tally, measured
@@ -18,7 +19,6 @@ from dola.evidence.report import Report, make_report
 from dola.evidence.rows import SETS, chosen_rows, decoded_rows
 from dola.evidence.sample import Sample
 from dola.evidence.scored import ScoredRun
-from dola.evidence.verdict import SMALLEST
 from dola.evidence.ways import Way, choice_ways, generation_ways
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.model.anatomy import Anatomy

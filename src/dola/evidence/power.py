@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from dola.evidence.verdict import ALPHA, POWER, Finding
+from dola.evidence.finding import Finding
+from dola.evidence.verdict import ALPHA, POWER
 
 DISCORDANT = 0.2
 """The share of items whose outcome a row changes, taken where nothing has run yet."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dola.evidence.figures import p_words, quoted
+from dola.evidence.finding import Finding, Verdict
 from dola.evidence.power import power_line, shown_by
-from dola.evidence.verdict import Finding, Verdict
 from dola.evidence.ways import Role
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from dola.evidence.answer_counts import Counts
 from dola.evidence.figures import difference, quoted
+from dola.evidence.finding import Verdict
 from dola.evidence.statistics import describe
-from dola.evidence.verdict import Verdict
 from dola.evidence.ways import Role
 
 if TYPE_CHECKING:

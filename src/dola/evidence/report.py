@@ -18,6 +18,7 @@ from dola.evidence.answer_counts import Counts, count_answers
 from dola.evidence.changed import Changed, changed_by
 from dola.evidence.details import Section, details
 from dola.evidence.figures import difference
+from dola.evidence.finding import SMALLEST, Finding, headline
 from dola.evidence.items import ItemText, item_texts
 from dola.evidence.paired import Labels
 from dola.evidence.row_answers import Chosen
@@ -25,7 +26,7 @@ from dola.evidence.row_result import WayResult, compared, row_result
 from dola.evidence.sample import Sample, groups_of
 from dola.evidence.statistics import Comparison
 from dola.evidence.subgroups import GroupFinding, by_group
-from dola.evidence.verdict import SMALLEST, Finding, headline, judge
+from dola.evidence.verdict import judge
 from dola.evidence.ways import Role, Way
 from dola.tasks.data import Origin
 from dola.tasks.prompting import before_stop

@@ -15,6 +15,7 @@ import transformers
 import dola
 from dola.evidence.auroc import FEWEST_OF_EACH, Separation, separate
 from dola.evidence.sample import Sample, groups_of
+from dola.evidence.signal_words import lines_of, sentence_of
 from dola.evidence.signals import CONTROL, QUANTITIES, Quantity, signal_names
 from dola.evidence.traced_answers import Answer, read_answers
 from dola.methods.config import DoLaConfig
@@ -114,12 +115,12 @@ class SignalReport:
     @property
     def repeats(self) -> int:
         """Number of answers whose text another one has too: a stock phrase, for one, which a signal may recognize."""
-        return sum(count for count in self._texts.values() if count > 1)
+        return sum(count for count in self.texts.values() if count > 1)
 
     @cached_property
     def once(self) -> SignalReport:
         """The same for the answers whose text no other one has."""
-        kept = [i for i, answer in enumerate(self.answers) if self._texts[answer.text] == 1]
+        kept = [i for i, answer in enumerate(self.answers) if self.texts[answer.text] == 1]
         return replace(
             self,
             answers=[self.answers[i] for i in kept],
@@ -128,67 +129,19 @@ class SignalReport:
         )
 
     @cached_property
-    def _texts(self) -> Counter[str]:
+    def texts(self) -> Counter[str]:
+        """How many answers have each text."""
         return Counter(answer.text for answer in self.answers)
 
     @property
     def sentence(self) -> str:
         """The answer in one sentence."""
-        signals = len(signal_names())
-        if not self.enough:
-            return (
-                f"Too few answers to say whether a signal beats the plain token probability: {self.right} right and "
-                f"{len(self.answers) - self.right} wrong ones, where {FEWEST_OF_EACH} of each are needed."
-            )
-        level = f"{self.control}, AUROC {self.separations[self.control].auroc:.2f}"
-        if not self.winners:
-            what = "separates right from wrong answers better than the plain token probability"
-            return f"None of {signals} signals {what} ({level})."
-        best = ", ".join(f"{name} ({self.separations[name].auroc:.2f})" for name in self.winners)
-        verb = "signals separates" if len(self.winners) == 1 else "signals separate"
-        return (
-            f"{len(self.winners)} of {signals} {verb} right from wrong answers better than the plain token probability "
-            f"({level}): {best}."
-        )
+        return sentence_of(self)
 
     @property
     def lines(self) -> list[str]:
         """How the numbers were made, what else they show, and the notes."""
-        count = len(self.answers)
-        tokens = sum(answer.tokens for answer in self.answers) / count
-        found = [
-            f"{self.right} of {count} answers are right: {self.right_means}. They have {tokens:.1f} tokens on average.",
-            f"{len(signal_names())} signals were fixed before the run: {len(QUANTITIES)} numbers of each token, each by its "
-            "mean and by its worst value over the answer's tokens. So was the direction that is expected of wrong answers.",
-            f"Layers are DoLa's candidates {', '.join(map(str, self.candidates))}.",
-        ]
-        if not self.separations:
-            return [*found, *self.notes]
-        found.append(
-            "AUROC is the probability that a right answer looks better than a wrong one; 0.5 separates nothing. The control to "
-            f"beat is {self.control}, the better of two on these answers. Intervals are of each signal by itself; p-values are "
-            f"of all {len(signal_names())} signals together."
-        )
-        if self.repeats:
-            found.append(self._repeated())
-        if low := [name for name in signal_names() if self.separations[name].high < 0.5]:
-            found.append(f"These point the other way than expected, which other data would have to confirm: {'; '.join(low)}.")
-        if self.separations[self.control].low <= 0.5:
-            found.append("The control itself does not separate right from wrong answers: its interval includes 0.5.")
-        return [*found, *self.notes]
-
-    def _repeated(self) -> str:
-        """How many answers have the same text, and what is left of the signals without them."""
-        text, count = self._texts.most_common(1)[0]
-        left = [name for name in self.beating if name in self.once.beating] if self.once.enough else []
-        said = (
-            f"{self.repeats} answers have a text that another one has too ({count} are {text.strip()!r}), which a signal may "
-            "recognize without knowing whether it is right. A signal counts only if it beats the control without them as well."
-        )
-        if not self.beating:
-            return said
-        without = f"Without them, {self.once.right} of {len(self.once.answers)} answers are right"
-        return f"{said} {without}, and {len(left)} of the {len(self.beating)} that beat it with them are left."
+        return lines_of(self)
 
     @property
     def rows(self) -> list[tuple[str, ...]]:

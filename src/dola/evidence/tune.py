@@ -23,8 +23,9 @@ from dola.evidence.candidates import (
     to_decode_with,
 )
 from dola.evidence.chosen import by_folds, by_subset
+from dola.evidence.finding import SMALLEST, Finding, Verdict
 from dola.evidence.statistics import Comparison, compare, describe
-from dola.evidence.verdict import SMALLEST, Finding, Verdict, judge
+from dola.evidence.verdict import judge
 from dola.files.json_text import dumps
 from dola.files.whole_file import write_whole
 from dola.methods.config import MethodConfig

@@ -16,10 +16,10 @@ from lm_eval.api.metrics import mean
 from lm_eval.tasks import TaskManager
 
 from dola.errors import InputError, UsageError
+from dola.evidence.finding import SMALLEST
 from dola.evidence.report import Report, make_report
 from dola.evidence.rows import chosen_rows
 from dola.evidence.sample import Sample, draw
-from dola.evidence.verdict import SMALLEST
 from dola.evidence.ways import Way, generation_ways, harness_choice_ways
 from dola.integrations.lm_eval import DolaLM
 from dola.integrations.shared_scores import SharedScores

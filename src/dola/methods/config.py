@@ -38,6 +38,10 @@ COMMON: Mapping[str, Facts] = {
 `lazy` because it follows from what the call returns."""
 
 
+ReadAs = tuple[bool, bool, str | None]
+"""Whether candidates pass the final norm, whether they skip the model's logit transform, and their lens."""
+
+
 class MethodConfig:
     """The settings of a method. Each method derives a frozen dataclass from it, whose fields become options everywhere.
 
@@ -74,6 +78,11 @@ class MethodConfig:
     def raw_head(self) -> bool:
         """Whether candidates skip the model's soft-cap or logit scale as well."""
         return False
+
+    @property
+    def read_as(self) -> ReadAs:
+        """How candidates are read out. Configurations with the same value share the readout of a layer."""
+        return self.final_norm, self.raw_head, self.lens
 
     def as_dict(self) -> dict[str, Any]:
         """The settings by name, ready for JSON. `config_of` turns them back into the same configuration."""

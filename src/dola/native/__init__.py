@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,46 +150,58 @@ def entropy(logits: Tensor) -> Tensor:
 
 @dataclass
 class Compared:
-    """A layer's rows compared with the mature ones, float32 [n] each; None for what was not requested.
+    """K layers' rows compared with the mature ones, float32; None for what was not requested.
 
     Attributes:
-        log_z: log sum exp of the layer's logits.
-        jsd: Jensen-Shannon divergence minus ln 2, in nats.
-        reference: `contrast.reference_divergence`.
-        gain_log_z: log sum exp of F over the vocabulary.
-        gain_largest: The largest F.
+        log_z: log sum exp of the layers' logits, [K, n].
+        jsd: Jensen-Shannon divergence minus ln 2, in nats, [K, n].
+        reference: `contrast.reference_divergence`, [K, n].
+        gain_log_z: log sum exp of F over the vocabulary, for each strength, [S, K, n].
+        gain_largest: The largest F, [S, K, n].
     """
 
     log_z: Tensor
-    jsd: Tensor | None = None
-    reference: Tensor | None = None
-    gain_log_z: Tensor | None = None
-    gain_largest: Tensor | None = None
+    jsd: Tensor | None
+    reference: Tensor | None
+    gain_log_z: Tensor
+    gain_largest: Tensor
 
 
 def compare(
-    mature: Tensor, log_z: Tensor, premature: Tensor, *, jsd: bool, reference: bool, gains: bool, strength: float = 1.0
+    mature: Tensor,
+    log_z: Tensor,
+    layers: Sequence[Tensor] | Tensor,
+    *,
+    jsd: bool = False,
+    reference: bool = False,
+    strengths: Sequence[float] = (),
 ) -> Compared:
-    """Compare a layer's logits with the mature ones, in two passes over them.
+    """Compare layers' logits with the mature ones, in two passes over them.
 
     Args:
         mature: Mature logits [n, V] that the kernels accept (`compares`).
         log_z: Their log sum exp, float32 [n].
-        premature: A layer's logits [n, V], of the same dtype.
-        jsd, reference, gains: What to compute besides the layer's own log sum exp.
-        strength: The strength of the contrast in F; at most 1e30.
+        layers: Logits of K layers [n, V] each, of the same dtype and with rows equally far apart.
+        jsd, reference: What to compute besides the layers' own log sum exp.
+        strengths: The strengths of the contrast to compute F for; at most 1e30 each.
     """
-    n, vocabulary = mature.shape
+    rows = list(layers)
+    shape, steps = (len(rows), len(mature)), rows[0].stride(0)
+    assert all(each.stride(0) == steps and each.shape == mature.shape for each in rows)
     asked = {"log_z": True, "jsd": jsd, "reference": reference}
-    found = {name: torch.empty(n, dtype=torch.float32, device="cpu") for name, wanted in asked.items() if wanted}
-    gain = torch.empty(2, n, dtype=torch.float32, device="cpu") if gains else None
+    found = {name: torch.empty(shape, dtype=torch.float32, device="cpu") if wanted else None for name, wanted in asked.items()}
+    gains = torch.empty(2, len(strengths), *shape, dtype=torch.float32, device="cpu")
     log_z = log_z.contiguous()
-    _library().dola_compare(
-        DTYPES[mature.dtype], mature.data_ptr(), premature.data_ptr(), log_z.data_ptr(),
-        *(found[name].data_ptr() if name in found else None for name in asked), None if gain is None else gain.data_ptr(),
-        strength, mature.stride(0), premature.stride(0), vocabulary, n, torch.get_num_threads(),
+    failed = _library().dola_compare(
+        DTYPES[mature.dtype], mature.data_ptr(), (ctypes.c_void_p * len(rows))(*(each.data_ptr() for each in rows)),
+        log_z.data_ptr(), *(None if each is None else each.data_ptr() for each in found.values()), gains.data_ptr(),
+        (ctypes.c_float * len(strengths))(*strengths), len(strengths), mature.stride(0), steps, mature.shape[1],
+        len(mature), len(rows), torch.get_num_threads(),
     )  # fmt: skip
-    return Compared(**found) if gain is None else Compared(**found, gain_log_z=gain[0], gain_largest=gain[1])
+    if failed:
+        raise MemoryError(f"no memory to compare rows of {mature.shape[1]} logits")
+    assert found["log_z"] is not None
+    return Compared(found["log_z"], found["jsd"], found["reference"], gains[0], gains[1])
 
 
 def sums_outside(mature: Tensor, premature: Tensor, log_z: Tensor, inside: Tensor) -> Tensor:
@@ -247,10 +260,10 @@ def _declare(library: ctypes.CDLL) -> None:
     library.dola_head.argtypes = [ctypes.c_int, pointer, pointer, pointer, pointer, long, long, long, ctypes.c_int]
     library.dola_jsd.argtypes = [ctypes.c_int, pointer, pointer, pointer, long, long, long, ctypes.c_int]
     library.dola_log_z.argtypes = [ctypes.c_int, pointer, pointer, long, long, long, ctypes.c_int]
-    library.dola_compare.argtypes = [ctypes.c_int, *[pointer] * 7, ctypes.c_float, long, long, long, long, ctypes.c_int]
+    library.dola_compare.argtypes = [ctypes.c_int, *[pointer] * 8, *[long] * 6, ctypes.c_int]
     library.dola_outside.argtypes = [ctypes.c_int, *[pointer] * 5, long, long, long, long, long, ctypes.c_int]
     library.dola_entropy.argtypes = [ctypes.c_int, pointer, pointer, long, long, long, ctypes.c_int]
-    library.dola_log_z.restype = library.dola_outside.restype = library.dola_compare.restype = None
+    library.dola_log_z.restype = library.dola_outside.restype = None
 
 
 def _openmp() -> Path:

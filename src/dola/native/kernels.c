@@ -8,8 +8,10 @@
  *
  * dola_jsd: Jensen-Shannon divergence, less ln 2, of each of K rows from the first, in one pass over [K+1, V].
  *
- * dola_log_z, dola_compare: for many rows, a row to a thread: log sum exp, and what a layer's rows have to do with the mature ones:
- * both divergences, and log sum exp and the largest of F = log p - strength * log q, in one pass over [n, V] of each.
+ * dola_log_z: for many rows, a row to a thread: log sum exp.
+ *
+ * dola_compare: how the rows of K layers differ from the mature ones: both divergences, and log sum exp and the largest of
+ * F = log p - strength * log q. The mature row is taken apart once for all layers.
  *
  * Plain C with the vector extensions of gcc and clang; one instruction (bf16 dot product of AVX-512) by name where there is one.
  * Accumulation is in float32. bfloat16 logits are rounded to nearest even, as the model's own are; normalisers are taken from the rounded logits.
@@ -317,53 +319,136 @@ int dola_entropy(int bf16, const void *logits, float *entropy, long stride, long
     return 0;
 }
 
-/* Rows r of p and of q, of V logits each, p_stride and q_stride elements apart, with the log sum exp of p's; q's is written.
- * jsd (less ln 2), reference (the old code's divergence), gains ([2, n]: log sum exp of F, largest F): NULL where not wanted.
+extern int omp_get_thread_num(void);
+
+/* One row of a layer beside the mature one: what both passes share. `log_p` and `p` are the mature row's, `e` is room for the layer's
+ * exponentials, each block's below its largest logit, and `largest` for those: the second pass need not take them again. */
+typedef struct { float *log_p, *p, *e, *largest; } room;
+
+static inline float layer_log_z(int bf16, const void *row, long V, room at) {
+    running sum = {-FLT_MAX, 0};
+    for (long v = 0; v < V; v += BLOCK) {
+        vec *x = (vec *)(at.e + v), m, s = {};
+        read_block(at.e + v, bf16, row, v, v + BLOCK < V ? BLOCK : V - v, -INFINITY);
+        m = x[0];
+        for (int i = 1; i < BLOCK / LANES; i++) {
+            ivec above = x[i] > m;
+            m = (vec)(((ivec)x[i] & above) | ((ivec)m & ~above));
+        }
+        float top = m[0];
+        for (int i = 1; i < LANES; i++) top = m[i] > top ? m[i] : top;
+        at.largest[v / BLOCK] = top;
+        if (top == -INFINITY) { /* a block without mass */
+            for (int i = 0; i < BLOCK / LANES; i++) x[i] = (vec){};
+            continue;
+        }
+        for (int i = 0; i < BLOCK / LANES; i++) s += x[i] = exp_below_zero(x[i] - top);
+        float total = 0;
+        for (int i = 0; i < LANES; i++) total += s[i];
+        if (top > sum.largest) {
+            sum.total = sum.total * exp((double)sum.largest - top) + total;
+            sum.largest = top;
+        } else {
+            sum.total += total * exp((double)top - sum.largest);
+        }
+    }
+    return (float)(sum.largest + log(sum.total));
+}
+
+typedef struct { double shared, apart; } diverged;
+
+/* The second pass. `gain` gets log sum exp and largest of F for S strengths. `kl` and `js` say which divergences are wanted, as
+ * constants, so that what nobody wants is not in the loop. */
+static inline __attribute__((always_inline)) diverged compare_row(int bf16, const void *q, float z_q, room at, long V, const int js,
+                                                                  const int kl, const float *strengths, running *gain, long S) {
+    diverged found = {0, 0};
+    float log_q[BLOCK] __attribute__((aligned(BYTES))), f[BLOCK] __attribute__((aligned(BYTES)));
+    for (long v = 0; v < V; v += BLOCK) {
+        long m = v + BLOCK < V ? BLOCK : V - v;
+        const vec *log_p = (vec *)(at.log_p + v), *p = (vec *)(at.p + v), *e = (vec *)(at.e + v);
+        vec *lqs = (vec *)log_q, by = (vec){} + (float)exp((double)at.largest[v / BLOCK] - z_q), shared = {}, apart = {};
+        ivec infinite = {};
+        read_block(log_q, bf16, q, v, m, z_q - 87.0f);
+        for (int i = 0; i < BLOCK / LANES; i++) {
+            vec lp = log_p[i], lq = lqs[i] = lqs[i] - z_q;
+            if (!js && !kl) continue;
+            vec a = p[i], b = e[i] * by, log_sum = log_above_zero(a + b);
+            if (js) shared += a * (log_sum - at_least(lp, -87.0f)) + b * (log_sum - at_least(lq, -87.0f));
+            if (!kl) continue;
+            apart += (a + b) * (log_sum - 0.69314718f - 0.5f * (at_least(lp, -1e20f) + at_least(lq, -1e20f)));
+            ivec p_out = lp < -FLT_MAX, q_out = lq < -FLT_MAX;
+            infinite |= (p_out & ~q_out & (lq > -103.0f)) | (q_out & ~p_out & (lp > -103.0f));
+        }
+        found.shared += sum(shared);
+        found.apart += sum(apart);
+        for (int i = 0; kl && i < LANES; i++) if (infinite[i]) found.apart = INFINITY;
+        for (long s = 0; s < S; s++) {
+            const float least = -1e30f / (strengths[s] > 1 ? strengths[s] : 1); /* of log q, so that F is finite */
+            for (int i = 0; i < BLOCK / LANES; i++) ((vec *)f)[i] = strengths[s] * at_least(lqs[i], least);
+            __asm__ volatile("" : : "r"(f) : "memory"); /* the product is rounded before it is subtracted, as torch rounds it */
+            for (int i = 0; i < BLOCK / LANES; i++) ((vec *)f)[i] = log_p[i] - ((vec *)f)[i];
+            for (long i = m; i < BLOCK; i++) f[i] = -INFINITY;
+            add_block(gain + s, f);
+        }
+    }
+    return found;
+}
+
+/* K layers beside the mature one: row r of p and of each layer, of V logits each, p_stride and q_stride elements apart, with the log sum
+ * exp of p's. Written: log sum exp of the layers' rows, jsd (less ln 2), reference (the old code's divergence), [K, n] each, and gains
+ * ([2, S, K, n]: log sum exp of F, largest F, for S strengths); jsd and reference may be NULL. Returns 0, or 1 where memory ran out.
  * log q is at least -1e30 in F, as in the formula of the contrast; with less than exp(-87) a token has no mass. The old divergence
  * is infinite where one layer rules out (-inf) what the other gives any probability that float32 holds. */
-void dola_compare(int bf16, const void *p, const void *q, const float *p_log_z, float *q_log_z, float *jsd, float *reference,
-                  float *gains, float strength, long p_stride, long q_stride, long V, long n, int threads) {
-    long bytes = bf16 ? 2 : 4;
-    const float least = -1e30f / (strength > 1 ? strength : 1); /* of log q, so that F is finite */
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (long r = 0; r < n; r++) {
-        const char *pr = (const char *)p + r * p_stride * bytes, *qr = (const char *)q + r * q_stride * bytes;
-        float z_p = p_log_z[r], z_q = q_log_z[r] = row_log_z(bf16, qr, V);
-        double shared = 0, apart = 0;
-        running gain = {-FLT_MAX, 0};
-        float log_p[BLOCK] __attribute__((aligned(BYTES))), log_q[BLOCK] __attribute__((aligned(BYTES)));
-        float f[BLOCK] __attribute__((aligned(BYTES)));
-        for (long v = 0; v < V; v += BLOCK) {
-            long m = v + BLOCK < V ? BLOCK : V - v;
-            read_block(log_p, bf16, pr, v, m, z_p - 87.0f);
-            read_block(log_q, bf16, qr, v, m, z_q - 87.0f);
-            vec js = {}, kl = {};
-            ivec infinite = {};
-            for (int i = 0; i < BLOCK / LANES; i++) {
-                vec lp = ((vec *)log_p)[i] - z_p, lq = ((vec *)log_q)[i] - z_q;
-                if (gains) ((vec *)f)[i] = strength * at_least(lq, least);
-                if (!jsd && !reference) continue;
-                vec cp = at_least(lp, -87.0f), cq = at_least(lq, -87.0f), a = exp_below_zero(cp), b = exp_below_zero(cq);
-                vec log_sum = log_above_zero(a + b);
-                js += a * (log_sum - cp) + b * (log_sum - cq);
-                kl += (a + b) * (log_sum - 0.69314718f - 0.5f * (at_least(lp, -1e20f) + at_least(lq, -1e20f)));
-                ivec p_out = lp < -FLT_MAX, q_out = lq < -FLT_MAX;
-                infinite |= (p_out & ~q_out & (lq > -103.0f)) | (q_out & ~p_out & (lp > -103.0f));
+int dola_compare(int bf16, const void *p, const void *const *layers, const float *p_log_z, float *q_log_z, float *jsd,
+                 float *reference, float *gains, const float *strengths, long S, long p_stride, long q_stride, long V, long n, long K,
+                 int threads) {
+    long bytes = bf16 ? 2 : 4, blocks = (V + BLOCK - 1) / BLOCK, wide = blocks * BLOCK, each = 3 * wide + blocks;
+    each = (each + LANES - 1) / LANES * LANES;
+    float *rooms = aligned_alloc(BYTES, sizeof(float) * each * threads);
+    running *sums = malloc(sizeof(running) * (S + 1) * threads);
+    if (!rooms || !sums) {
+        free(rooms);
+        free(sums);
+        return 1;
+    }
+#pragma omp parallel num_threads(threads)
+    {
+        float *mine = rooms + each * omp_get_thread_num();
+        running *gain = sums + (S + 1) * omp_get_thread_num();
+        room at = {mine, mine + wide, mine + 2 * wide, mine + 3 * wide};
+        long of = -1; /* whose mature row the room holds */
+#pragma omp for schedule(static)
+        for (long job = 0; job < n * K; job++) {
+            long r = job / K, k = job % K, to = k * n + r;
+            if (of != r) {
+                of = r;
+                for (long v = 0; v < V; v += BLOCK) {
+                    read_block(at.log_p + v, bf16, (const char *)p + r * p_stride * bytes, v, v + BLOCK < V ? BLOCK : V - v, p_log_z[r] - 87.0f);
+                    for (int i = 0; i < BLOCK / LANES; i++) {
+                        vec lp = ((vec *)(at.log_p + v))[i] - p_log_z[r];
+                        ((vec *)(at.log_p + v))[i] = lp;
+                        if (jsd || reference) ((vec *)(at.p + v))[i] = exp_below_zero(at_least(lp, -87.0f));
+                    }
+                }
             }
-            shared += sum(js);
-            apart += sum(kl);
-            for (int i = 0; i < LANES; i++) if (infinite[i]) apart = INFINITY;
-            if (gains) {
-                for (int i = 0; i < BLOCK / LANES; i++) /* apart from the product, which is rounded first, as torch rounds it */
-                    ((vec *)f)[i] = ((vec *)log_p)[i] - z_p - ((vec *)f)[i];
-                for (long i = m; i < BLOCK; i++) f[i] = -INFINITY;
-                add_block(&gain, f);
+            const char *q = (const char *)layers[k] + r * q_stride * bytes;
+            float z = q_log_z[to] = layer_log_z(bf16, q, V, at);
+            for (long s = 0; s < S; s++) gain[s] = (running){-FLT_MAX, 0};
+            diverged found = {0, 0};
+            if (reference) found = compare_row(bf16, q, z, at, V, 1, 1, strengths, gain, S);
+            else if (jsd) found = compare_row(bf16, q, z, at, V, 1, 0, strengths, gain, S);
+            else if (S) found = compare_row(bf16, q, z, at, V, 0, 0, strengths, gain, S);
+            if (jsd) jsd[to] = (float)(-0.5 * found.shared);
+            if (reference) reference[to] = (float)(0.5 * found.apart / V);
+            for (long s = 0; s < S; s++) {
+                gains[s * K * n + to] = (float)(gain[s].largest + log(gain[s].total));
+                gains[(S + s) * K * n + to] = gain[s].largest;
             }
         }
-        if (jsd) jsd[r] = (float)(-0.5 * shared);
-        if (reference) reference[r] = (float)(0.5 * apart / V);
-        if (gains) gains[r] = (float)(gain.largest + log(gain.total)), gains[n + r] = gain.largest;
     }
+    free(rooms);
+    free(sums);
+    return 0;
 }
 
 /* What SLED's cosines are made of, for n rows of layers' logits and R mature ones (row i belongs to mature row i mod R): with

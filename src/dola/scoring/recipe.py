@@ -85,6 +85,14 @@ class Recipe:
         """Whether the plausible set keeps the mass that the model gives it, as with `scores="distribution"`."""
         return isinstance(self.dola, DoLaConfig) and (self.dola.scores == "distribution" or self.premature in ("flat", "sharp"))
 
+    @property
+    def sums(self) -> set[tuple[float, float]]:
+        """The sets over which F is normalized: for each, the threshold of its tokens and the strength of F."""
+        if not isinstance(self.dola, DoLaConfig):
+            return set()
+        tops = {self.dola.relative_top, *([0.0] if self.softmax == "full" else [])}
+        return {(top, self.dola.strength) for top in tops}
+
     @classmethod
     def reference(cls, layers: str | Sequence[int], *, relative_top: float, post_softmax: bool) -> Recipe:
         """The reference's recipe, with the names of its arguments. The paper's runs differ in these."""

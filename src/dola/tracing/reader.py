@@ -29,7 +29,7 @@ from dola.methods.vocabulary import wide
 from dola.model.anatomy import Anatomy
 from dola.model.hidden import captured, few_logits
 from dola.model.places import is_hooked_outside
-from dola.scoring.folds import compare_whole
+from dola.scoring.comparing import compare_whole
 from dola.tracing.data import PlausibleToken, TokenTrace
 
 LISTED = 20
@@ -199,12 +199,12 @@ class LayerReader:
     def _look(self, logits: Tensor, mature: tuple[Tensor, Tensor, Tensor], listed: Tensor, tokens: Tensor) -> _Look:
         """Compare one layer's logits [n, V] with the mature ones, given with their log sum exp and log_softmax."""
         values = wide(logits)
-        compared = compare_whole(*mature, logits, {self.method.divergence})
-        log_z = compared.log_z
+        compared = compare_whole(*mature, [logits], {self.method.divergence})
+        log_z = compared.log_z[0]
         top = values.topk(min(self._top_k, values.shape[-1]))
         token = values.gather(-1, tokens[:, None])
         return _Look(
-            order=compared.divergence[self.method.divergence],
+            order=compared.divergence[self.method.divergence][0],
             top_ids=top.indices,
             top=top.values - log_z[:, None],
             listed=values.gather(-1, listed) - log_z[:, None],
