@@ -21,11 +21,11 @@ from pathlib import Path
 
 import torch
 
-from dola import native
 from dola.files.json_lines import JsonLines, append, open_to_append
 from dola.files.json_text import dumps, loads
 from dola.files.whole_file import write_whole
 from dola.lens import file as lens_file
+from dola.native import build
 
 SCHEMA = "dola.killed/1"
 LONG = 200_000
@@ -85,13 +85,13 @@ def write_kernels(path: Path) -> None:
     for number in count():
         linked = path.with_suffix(".linked")
         linked.write_bytes(bytes([number % 256]) * LONG)
-        native._seal(linked)
+        build._seal(linked)
         linked.replace(path)
 
 
 def read_kernels(path: Path) -> str:
     """Complete if its seal is right."""
-    return "complete" if native._is_sealed(path) else "corrupt"
+    return "complete" if build._is_sealed(path) else "corrupt"
 
 
 KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], str]]] = {

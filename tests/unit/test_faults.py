@@ -11,11 +11,11 @@ import pytest
 from command import environment
 from killed_writers import KINDS, killed
 
-from dola import native
 from dola.cli.answer_file import AnswerFile
 from dola.errors import LensError, UsageError
 from dola.files.json_lines import JsonLines, append, open_to_append
 from dola.files.whole_file import replacing, write_whole
+from dola.native import build
 
 SCHEMA = "dola.generate/1"
 FORK = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -149,31 +149,31 @@ def test_two_processes_on_one_answer_file(tmp_path):
 def test_a_library_that_is_damaged_is_not_loaded(tmp_path, damage):
     library = tmp_path / "kernels.so"
     library.write_bytes(b"machine code")
-    native._seal(library)
-    assert native._is_sealed(library)
+    build._seal(library)
+    assert build._is_sealed(library)
     library.write_bytes(damage(library.read_bytes()))
-    assert not native._is_sealed(library)
+    assert not build._is_sealed(library)
 
 
 def test_a_library_is_compiled_again_when_it_is_cut_off(tmp_path, monkeypatch):
     monkeypatch.setenv("DOLA_CACHE", str(tmp_path))
-    monkeypatch.setattr(native, "_run", lambda *command: Path(command[-1]).write_bytes(b"machine code"))
+    monkeypatch.setattr(build, "_run", lambda *command: Path(command[-1]).write_bytes(b"machine code"))
     openmp = tmp_path / "libgomp.so"
-    path = native._compiled(openmp)
+    path = build._compiled(openmp)
     whole = path.read_bytes()
     path.write_bytes(whole[:5])
-    assert native._compiled(openmp) == path
+    assert build._compiled(openmp) == path
     assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("what", ["_processor", "FLAGS", "openmp"])
 def test_a_cache_of_another_machine_is_not_used(tmp_path, monkeypatch, what):
     monkeypatch.setenv("DOLA_CACHE", str(tmp_path))
-    monkeypatch.setattr(native, "_run", lambda *command: Path(command[-1]).write_bytes(b"machine code"))
-    before = native._compiled(tmp_path / "libgomp.so")
+    monkeypatch.setattr(build, "_run", lambda *command: Path(command[-1]).write_bytes(b"machine code"))
+    before = build._compiled(tmp_path / "libgomp.so")
     if what == "_processor":
-        monkeypatch.setattr(native, what, lambda: b"another processor")
+        monkeypatch.setattr(build, what, lambda: b"another processor")
     elif what == "FLAGS":
-        monkeypatch.setattr(native, what, ("-O1",))
-    after = native._compiled(tmp_path / ("other.so" if what == "openmp" else "libgomp.so"))
+        monkeypatch.setattr(build, what, ("-O1",))
+    after = build._compiled(tmp_path / ("other.so" if what == "openmp" else "libgomp.so"))
     assert before != after

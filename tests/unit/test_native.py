@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations
 from dola import native
 from dola.contrast import DIVERGENCES, LARGEST_SCORE, WHOLE
 from dola.methods.confident import entropy
+from dola.native import build
 
 needs_kernel = pytest.mark.skipif(native.why_not() is not None, reason=f"no compiled kernel here: {native.why_not()}")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -21,10 +22,10 @@ def fresh(monkeypatch, tmp_path):
     """As in a new process, with an empty cache folder."""
     monkeypatch.setenv("DOLA_CACHE", str(tmp_path))
     monkeypatch.delenv("DOLA_NATIVE", raising=False)
-    for cached in (native.why_not, native._library):
+    for cached in (native.why_not, build.library):
         cached.cache_clear()
     yield tmp_path
-    for cached in (native.why_not, native._library):
+    for cached in (native.why_not, build.library):
         cached.cache_clear()
 
 
@@ -36,7 +37,7 @@ def operands(vocab, width, rows, dtype):
 @needs_kernel
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("vocab", [1, 2, 255, 256, 257, 1271])
-@pytest.mark.parametrize("rows", [*range(1, 14), 24, 37])
+@pytest.mark.parametrize("rows", [*range(1, 14), 24, 37, 245])
 def test_head_product_and_normalisers(vocab, rows, dtype):
     weight, x = operands(vocab, 96, rows, dtype)
     logits, log_z = native.head_product(weight, x)
@@ -44,6 +45,21 @@ def test_head_product_and_normalisers(vocab, rows, dtype):
     assert logits.dtype == dtype
     torch.testing.assert_close(logits.double(), exact, atol=1e-4, rtol=2**-8 if dtype == torch.bfloat16 else 1e-5)
     torch.testing.assert_close(log_z.double(), logits.double().logsumexp(-1), atol=2e-6, rtol=2e-6)
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_row_has_the_logits_that_it_has_alone(dtype):
+    """Whatever the rows beside it and the threads: bit by bit."""
+    weight, x = operands(1271, 96, 250, dtype)
+    logits, log_z = native.head_product(weight, x)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    for row in (0, 11, 130, 249):
+        alone, z = native.head_product(weight, x[row : row + 1])
+        assert torch.equal(alone[0], logits[row])
+        assert torch.equal(z[0], log_z[row])
+    torch.set_num_threads(threads)
 
 
 @needs_kernel
@@ -66,6 +82,13 @@ def test_what_is_not_finite_shows_in_the_normaliser(dtype, bad):
     assert not logits[1].isfinite().all()
 
 
+def less_ln2(logits, log_z):
+    """Divergences [K] of rows [K+1, V], mature first, in one row."""
+    first = torch.zeros(1, dtype=torch.int64)
+    rows = {"mature_rows": first, "rows": first}
+    return native.jsd_less_ln2(logits[:1], log_z[:1], logits[1:, None], log_z[1:, None], **rows)[:, 0]
+
+
 @needs_kernel
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("vocab", "candidates"), [(1, 1), (2, 2), (257, 3), (1271, 8)])
@@ -76,7 +99,7 @@ def test_divergences(vocab, candidates, scale, dtype):
         logits[:, vocab // 2 :: 3] = -torch.inf  # a padded vocabulary
         logits[0, 1::7] = -torch.inf
         logits[1] = logits[0]
-    found = native.jsd_less_ln2(logits, logits.float().logsumexp(-1))
+    found = less_ln2(logits, logits.float().logsumexp(-1))
     exact = [judge.jsd(logits[0].double().tolist(), row.double().tolist()) - math.log(2) for row in logits[1:]]
     torch.testing.assert_close(found.double(), torch.tensor(exact, dtype=torch.float64), atol=2e-6, rtol=0)
 
@@ -87,41 +110,49 @@ def test_far_layers_are_told_apart():
     logits = torch.full((3, 300), -40.0)
     logits[0, 5] = logits[1, 6] = logits[2, 7] = 0.0
     logits[1, 5] = -30.0
-    less_ln2 = native.jsd_less_ln2(logits, logits.logsumexp(-1))
-    assert (math.log(2) + less_ln2 == torch.tensor(math.log(2))).all()
-    assert -1e-9 < less_ln2[0] < less_ln2[1] < 0
+    found = less_ln2(logits, logits.logsumexp(-1))
+    assert (math.log(2) + found == torch.tensor(math.log(2))).all()
+    assert -1e-9 < found[0] < found[1] < 0
 
 
 @needs_kernel
 def test_divergences_of_rows_that_are_apart():
-    logits = torch.randn(3, 4, 500)
+    """Some rows of a batch, in any order: as each alone, whatever the threads."""
+    logits = torch.randn(4, 6, 700)
     log_z = logits.logsumexp(-1)
-    torch.testing.assert_close(
-        native.jsd_less_ln2(logits[:, 2], log_z[:, 2]),
-        native.jsd_less_ln2(logits[:, 2].contiguous(), log_z[:, 2].contiguous()),
-    )
+    mature_rows, rows = torch.tensor([5, 0, 3]), torch.tensor([2, 2, 4])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    of_layers = log_z[1:, rows]
+    found = native.jsd_less_ln2(logits[0], log_z[0, mature_rows], logits[1:], of_layers, mature_rows=mature_rows, rows=rows)
+    torch.set_num_threads(threads)
+    for i, (mine, its) in enumerate(zip(mature_rows, rows, strict=True)):
+        alone = torch.cat([logits[0, mine][None], logits[1:, its]])
+        assert torch.equal(found[:, i], less_ln2(alone, alone.logsumexp(-1)))
 
 
 @needs_kernel
 def test_a_candidate_that_is_nan_has_no_divergence():
     logits = torch.randn(3, 300)
     logits[2, 7] = math.nan
-    assert native.jsd_less_ln2(logits, logits.logsumexp(-1)).isnan().tolist() == [False, True]
+    assert less_ln2(logits, logits.logsumexp(-1)).isnan().tolist() == [False, True]
 
 
 @needs_kernel
 def test_the_default_dtype_and_device_of_the_user_do_not_matter():
     weight, x = operands(300, 32, 3, torch.float32)
     logits, log_z = native.head_product(weight, x)
-    divergence = native.jsd_less_ln2(logits, log_z)
+    divergence = less_ln2(logits, log_z)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device("meta"):
             again = native.head_product(weight, x)
-            assert torch.equal(native.jsd_less_ln2(*again), divergence)
+            opened = native.open_rows(logits, margin=-1.0, below=0.0)
     finally:
         torch.set_default_dtype(before)
+    assert torch.equal(less_ln2(*again), divergence)
+    assert torch.equal(opened.counts, native.open_rows(logits, margin=-1.0, below=0.0).counts)
     assert torch.equal(again[1], log_z)
 
 
@@ -157,9 +188,9 @@ def test_it_is_compiled_once(fresh, monkeypatch):
     assert native.why_not() is None
     (kept,) = (fresh / "native").iterdir()
     before = kept.stat().st_mtime_ns
-    for cached in (native.why_not, native._library):
+    for cached in (native.why_not, build.library):
         cached.cache_clear()
-    monkeypatch.setattr(native, "_run", lambda *command: pytest.fail("compiled again"))
+    monkeypatch.setattr(build, "_run", lambda *command: pytest.fail("compiled again"))
     assert native.why_not() is None
     assert kept.stat().st_mtime_ns == before
 
@@ -188,7 +219,7 @@ def test_only_linux_has_it(fresh, monkeypatch):
 def test_a_library_that_cannot_be_loaded(fresh, monkeypatch):
     broken = fresh / "broken.so"
     broken.write_bytes(b"no library")
-    monkeypatch.setattr(native, "_compiled", lambda openmp: broken)
+    monkeypatch.setattr(build, "_compiled", lambda openmp: broken)
     assert "broken.so cannot be loaded" in native.why_not()
     assert not broken.exists()  # so that the next process compiles it again
 
@@ -330,3 +361,33 @@ def test_what_is_not_finite_has_no_entropy_and_ends_the_walk(bad, monkeypatch):
     with_kernel = entropy(logits)
     monkeypatch.setattr(native, "reads", lambda logits: False)
     torch.testing.assert_close(entropy(logits), with_kernel)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, *DTYPES], ids=str)
+@pytest.mark.parametrize("vocabulary", [1, 30, 256, 40_001])
+@pytest.mark.parametrize("margin", [-math.inf, -2.3, 0.0])
+@pytest.mark.parametrize("known", [False, True])
+def test_plausible_tokens_and_the_floor(dtype, vocabulary, margin, known):
+    """Rows of a wider tensor; ties at the top, a banned token, and the last token plausible."""
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = (3 * torch.randn(4, vocabulary + 3, generator=generator)).to(dtype)[:, :vocabulary]
+    logits[1, 0] = logits[1, -1] = logits[1].amax() + 1
+    logits[2, vocabulary // 2] = -torch.inf if vocabulary > 1 else 0
+    wide = logits.to(torch.promote_types(dtype, torch.float32))
+    log_z = wide.logsumexp(-1)
+    found = native.open_rows(logits, margin=margin, below=1000.0, log_z=log_z if known else None)
+    inside = wide >= (wide.amax(-1) + margin)[:, None]
+    assert torch.equal(torch.stack([found.rows, found.tokens]), inside.nonzero().T)
+    assert torch.equal(found.counts, inside.sum(-1))
+    torch.testing.assert_close(found.log_z, log_z, atol=2e-6, rtol=2e-6)
+    torch.testing.assert_close(found.scores, wide - (log_z + 1000)[:, None], atol=2e-4, rtol=0)
+    assert torch.equal(native.open_rows(logits, margin=margin, below=None).scores, wide)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_rows_without_a_distribution_have_no_finite_score(bad):
+    logits = torch.randn(3, 700)
+    logits[1, :: 1 if bad == -math.inf else 300] = bad
+    found = native.open_rows(logits, margin=-2.3, below=1000.0)
+    assert found.scores.amax(-1).isfinite().tolist() == [True, False, True]
+    assert (found.counts[[0, 2]] > 0).all()

@@ -11,16 +11,37 @@ import dola
 from dola import native
 from dola.contrast import IMPLAUSIBLE, contrast
 from dola.decoding.call import Generation
+from dola.decoding.candidates import compared
 from dola.decoding.cost import cheaper_together, product_cost
 from dola.decoding.step import Step
 from dola.errors import InputError
-from dola.methods.sparse import Row
+from dola.methods.method import Candidates
+from dola.methods.sparse import contenders, sparse
 
 
-def row_scores(mature, premature, *, relative_top=0.1, divergence="jsd", **known):
-    scores = torch.empty(mature.shape, dtype=torch.promote_types(mature.dtype, torch.float32))
-    Row(mature, scores, relative_top=relative_top).contrast(premature, divergence, **known)
-    return scores
+class Given(Candidates):
+    """Candidates whose logits [K, R, V] are given; with the kernels' help or without."""
+
+    def __init__(self, premature, kernel):
+        self.premature, self.kernel = premature, kernel
+
+    def __len__(self):
+        return len(self.premature)
+
+    def logits(self, k=None, rows=None):
+        return self.premature[:, rows] if k is None else self.premature[k][rows]
+
+    def combined(self, mature, weights, rows=None):
+        raise NotImplementedError
+
+    def read(self, mature, log_z, rows, *, jsd):
+        found = super().read(mature, log_z, rows, jsd=jsd)
+        return compared(found, mature, log_z, rows, jsd=jsd) if self.kernel else found
+
+
+def row_scores(mature, premature, *, relative_top=0.1, divergence="jsd", kernel=False):
+    how = {"relative_top": relative_top, "divergence": divergence, "strength": 1.0, "scores": "contrast", "lazy": False}
+    return sparse(mature[None], Given(premature[:, None], kernel), **how)[0]
 
 
 def example(vocab, candidates, scale, dtype=torch.float32, seed=0):
@@ -34,10 +55,11 @@ def example(vocab, candidates, scale, dtype=torch.float32, seed=0):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("divergence", ["jsd", "reference"])
 @pytest.mark.parametrize("relative_top", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("kernel", [True, False])
 @pytest.mark.parametrize(("vocab", "candidates", "scale"), [(2, 2, 1), (401, 1, 4), (401, 5, 4), (1271, 8, 0.5), (1271, 8, 9)])
-def test_a_row_against_the_reference(vocab, candidates, scale, relative_top, divergence, dtype):
+def test_a_row_against_the_reference(vocab, candidates, scale, relative_top, divergence, dtype, kernel):
     mature, premature = example(vocab, candidates, scale, dtype)
-    found = row_scores(mature, premature, relative_top=relative_top, divergence=divergence)
+    found = row_scores(mature, premature, relative_top=relative_top, divergence=divergence, kernel=kernel)
     exact = judge.contrast(mature.double().tolist(), premature.double().tolist(), relative_top, divergence)
     inside = torch.tensor([x > -math.inf for x in exact])
     torch.testing.assert_close(found[inside].double(), torch.tensor(exact, dtype=torch.float64)[inside], atol=5e-5, rtol=1e-5)
@@ -52,12 +74,10 @@ def test_bounds_leave_the_candidate_that_diverges_most(seed):
     mature, premature = example(3000, 6, scale, seed=seed)
     mature[seed] += 3 * scale
     premature[3] = premature[5] + 1e-3 * torch.randn(3000, generator=torch.Generator().manual_seed(seed))
-    scores = torch.empty(3000)
-    row = Row(mature, scores, relative_top=0.1)
-    contenders = row._contenders(premature, premature.logsumexp(-1))
+    left = contenders(mature.log_softmax(-1), premature, premature.logsumexp(-1))
     values = [judge.jsd(mature.double().tolist(), q.double().tolist()) for q in premature]
-    assert values.index(max(values)) in contenders
-    row.contrast(premature, "jsd")
+    assert values.index(max(values)) in left
+    scores = row_scores(mature, premature)
     # Candidates 3 and 5 may tie in float32; their logits are 1e-3 apart.
     torch.testing.assert_close(scores, contrast(mature, premature), atol=1e-2, rtol=0)
 
@@ -66,16 +86,35 @@ def test_bounds_leave_few_candidates_of_many():
     mature, premature = example(5000, 8, 3)
     mature[7] += 22
     premature[:4, 7] += 22
-    row = Row(mature, torch.empty(5000), relative_top=0.1)
-    assert len(row._contenders(premature, premature.logsumexp(-1))) < 8
+    assert len(contenders(mature.log_softmax(-1), premature, premature.logsumexp(-1))) < 8
 
 
-def test_nan_is_not_passed_over():
+@pytest.mark.parametrize("kernel", [True, False])
+def test_nan_is_not_passed_over(kernel):
     mature, premature = example(50, 3, 2)
     premature[1, 4] = math.nan
-    assert row_scores(mature, premature).amax().isnan()
+    assert row_scores(mature, premature, kernel=kernel).amax().isnan()
     mature[3] = math.nan
-    assert row_scores(mature, premature).amax().isnan()
+    assert row_scores(mature, premature, kernel=kernel).amax().isnan()
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize("scores", ["contrast", "distribution"])
+@pytest.mark.parametrize("lazy", [True, False])
+@pytest.mark.parametrize("kernel", [True, False])
+def test_rows_of_a_batch_are_scored_as_the_definition_scores_them(strength, scores, lazy, kernel):
+    """Some rows have one plausible token; the others ask for different layers."""
+    each = [example(700, 4, scale, seed=seed) for seed, scale in enumerate((0.5, 3, 9, 2, 0.1))]
+    mature, premature = torch.stack([one for one, _ in each]), torch.stack([others for _, others in each], dim=1)
+    mature[2, 5] += 90
+    premature[1, 3] *= 5
+    given = Given(premature, kernel)
+    found = sparse(mature, given, relative_top=0.1, divergence="jsd", strength=strength, scores=scores, lazy=lazy)
+    exact = contrast(mature, premature, strength=strength, scores=scores)
+    assert torch.equal(found.argmax(-1), exact.argmax(-1))
+    settled = (exact > -500).sum(-1) == 1 if scores == "contrast" else torch.tensor([False] * 5)
+    torch.testing.assert_close(found[~settled], exact[~settled], atol=3e-4, rtol=1e-4)
+    assert given.saved == (0 if not lazy else 5 if scores == "distribution" and strength == 0 else 1)
 
 
 WAYS = {
@@ -150,10 +189,10 @@ def test_a_call_with_gradients_on_is_contrasted_without_them(llama, ids, way, mo
 def test_the_plan():
     assert product_cost(3, 8) == 1  # reading the weights is what it costs
     assert product_cost(80, 8) == 10
-    assert cheaper_together(1, 8, bound=8, apart_bound=8, lazy=True)
-    assert not cheaper_together(32, 8, bound=8, apart_bound=8, lazy=True)  # bound by arithmetic: undecided rows only
-    assert cheaper_together(32, 8, bound=300, apart_bound=300, lazy=False)
-    assert not cheaper_together(1000, 8, bound=8, apart_bound=8, lazy=True)
+    assert cheaper_together(1, 8, bound=8, lazy=True)
+    assert not cheaper_together(32, 8, bound=8, lazy=True)  # bound by arithmetic: undecided rows only
+    assert cheaper_together(32, 8, bound=300, lazy=False)
+    assert not cheaper_together(1000, 8, bound=8, lazy=True)
 
 
 def test_on_an_accelerator_nan_is_said_after_the_call():

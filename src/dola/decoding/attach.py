@@ -456,7 +456,8 @@ class Session:
 
     @torch.no_grad()
     def _before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Pass the candidates through the head with the mature rows, if that is cheaper than reading them afterwards."""
+        """Pass the candidates through the head with the mature rows, if that is cheaper than reading them afterwards. Let the
+        compiled kernel read the mature rows in any case."""
         call = self._call
         if call is None or not args or call.head_runs or call.reading is not None or self._readers_hooked:
             return None
@@ -464,9 +465,13 @@ class Session:
         captures = [call.hidden[layer] for layer in self.layers if layer in call.hidden]
         if len(captures) < len(self.layers) or any(layer.shape[:-1] != hidden.shape[:-1] for layer in captures):
             return None  # the head got other positions; `_close` deals with that
-        if not self._step.reads_together(hidden, lazy=self._is_lazy()):
+        if self._step.reads_together(hidden, lazy=self._is_lazy()):
+            rows = self._step.rows_to_read(hidden, captures)
+        elif self._step.reads_mature(hidden):
+            rows = hidden[None]
+        else:
             return None
-        rows, call.head_runs = self._step.rows_to_read(hidden, captures), True
+        call.head_runs = True
         if (read := self._step.read_by_kernel(rows)) is not None:
             call.reading = read
             return hidden[:0], *args[1:]  # the kernel has done the module's work

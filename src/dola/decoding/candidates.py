@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from dola import native
 from dola.decoding.reading import Reading
 from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
-from dola.methods.method import Candidates
+from dola.methods.method import Candidates, ReadRows
 from dola.methods.vocabulary import wide, wide_dtype
 from dola.model.readout import Cut, Readout, Scale
 
@@ -59,20 +59,12 @@ class Read(Candidates):
         """log sum exp of the mature logits, if the kernel has computed it."""
         return None if self._log_z is None else self._log_z[0]
 
-    def blocks(self, rows: list[int]) -> Iterator[list[int]]:
-        """One row at a time: a single row is a view, several would be a copy."""
-        yield from ([row] for row in rows)
-
-    def compared(
-        self, mature: Tensor, log_z: list[Tensor], premature: Tensor, rows: list[int], *, jsd: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """See `Candidates.compared`; available if the kernel has read the rows."""
-        if self._log_z is None:
-            return None, None
-        [row] = rows
-        z = self._log_z[:, row]
-        found = native.jsd_less_ln2(self._reading.logits[:, row], z) if jsd else None
-        return z[1:, None], None if found is None else found[:, None]
+    def read(self, mature: Tensor, log_z: Tensor, rows: Tensor, *, jsd: bool) -> ReadRows:
+        """See `Candidates.read`. Without a logit transform nothing is copied."""
+        if self._readout.logit_transform is not None and self._readout.transforms(self._config):
+            return compared(ReadRows(self.logits(rows=rows), torch.arange(len(rows))), mature, log_z, rows, jsd=jsd)
+        z = None if self._reading.log_z is None else self._reading.log_z[1:, rows]
+        return compared(ReadRows(self._reading.logits[1:], rows, z), mature, log_z, rows, jsd=jsd)
 
 
 class Captured(Candidates):
@@ -82,11 +74,10 @@ class Captured(Candidates):
         readout: The readout of the model, or of this worker's columns.
         config: The settings, which say how candidates are read out.
         hidden: The states of each candidate, [R, d].
-        kernels: Whether a compiled kernel may compare all rows of a batch with the mature ones. If two divergences differ by
-            less than 1e-6 nats, it may choose the other layer.
         layers, positions: See `Candidates`.
         maps: The configuration's lens for these layers.
         reading: What was read along with the mature rows, with one dimension of rows.
+        log_z: Log sum exp of the mature logits [R], if it is known.
     """
 
     def __init__(
@@ -95,19 +86,23 @@ class Captured(Candidates):
         config: MethodConfig,
         hidden: list[Tensor],
         *,
-        kernels: bool = False,
         layers: tuple[int, ...] = (),
         positions: Tensor | None = None,
         maps: Maps | None = None,
         reading: Reading | None = None,
+        log_z: Tensor | None = None,
     ) -> None:
-        self._readout, self._config, self._hidden, self._kernels = readout, config, hidden, kernels
+        self._readout, self._config, self._hidden, self._log_z = readout, config, hidden, log_z
         self.layers, self.positions, self._maps = layers, positions, maps
         self._known = {} if reading is None else dict(zip(reading.sums or (), reading.logits[1:], strict=True))
 
     def __len__(self) -> int:
         """K."""
         return len(self._hidden)
+
+    def mature_log_z(self) -> Tensor | None:
+        """Log sum exp of the mature logits, if the kernel has computed it."""
+        return self._log_z
 
     def logits(self, k: int | None = None, rows: Rows = None) -> Tensor:
         """See `Candidates.logits`."""
@@ -143,18 +138,26 @@ class Captured(Candidates):
         """The head's output for this weighted sum, if it was read along with the mature rows."""
         return self._known.get(tuple(weights[:-1].float().tolist())) if self._known else None
 
-    def compared(
-        self, mature: Tensor, log_z: list[Tensor], premature: Tensor, rows: list[int], *, jsd: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """See `Candidates.compared`; available with the kernel for many rows, which serving engines use."""
-        if not self._kernels or not native.compares(mature, premature):
-            return None, None
-        if not jsd:
-            return native.log_z(premature), None
-        own = mature if len(rows) == len(mature) else mature[rows]
-        own_z = torch.stack(log_z)
-        found = native.compare(own, own_z, premature, jsd=True)
-        return found.log_z, found.jsd
+    def read(self, mature: Tensor, log_z: Tensor, rows: Tensor, *, jsd: bool) -> ReadRows:
+        """See `Candidates.read`. The compiled kernel reads the head where it can."""
+        states = torch.stack([_some(layer, rows) for layer in self._hidden])
+        inputs = self._readout.candidate_input(states, self._config, self._maps)
+        logits, z = self._readout.read_head_with_log_z(inputs)
+        if self._readout.logit_transform is not None and self._readout.transforms(self._config):
+            logits, z = self._readout.after_head(logits, self._config), None
+        found = ReadRows(logits.to(mature.device), torch.arange(len(rows), device=mature.device), z)
+        return compared(found, mature, log_z, rows, jsd=jsd)
+
+
+def compared(read: ReadRows, mature: Tensor, log_z: Tensor, rows: Tensor, *, jsd: bool) -> ReadRows:
+    """Add to `read` what the kernels for many rows compute, if they accept these logits. Arguments: see `Candidates.read`."""
+    if not native.compares(mature, read.logits):
+        return read
+    if read.log_z is None:
+        read.log_z = native.log_z(read.logits[:, read.places])
+    if jsd:
+        read.jsd = native.jsd_less_ln2(mature, log_z[rows], read.logits, read.log_z, mature_rows=rows, rows=read.places)
+    return read
 
 
 def _some(values: Tensor, rows: Rows) -> Tensor:

@@ -13,7 +13,7 @@ ARITHMETIC_BOUND = {("cpu", torch.bfloat16): 8, ("cpu", torch.float32): 4, ("cud
 """Number of rows above which a product's time grows with its rows; below, it is the time of reading the weights. On CPUs from
 tables as benchmarks/head_product.py prints them; on CUDA the ratio of an H100's arithmetic rate to its bandwidth."""
 ARITHMETIC_BOUND_ELSEWHERE = 16
-NATIVE_BOUND = {torch.bfloat16: 8, torch.float32: 9}
+NATIVE_BOUND = {torch.bfloat16: 17, torch.float32: 18}
 """The same limit for the compiled kernel of the LM head."""
 FORWARD_BOUND = {("cpu", torch.bfloat16): 20, ("cpu", torch.float32): 13, ("cuda", torch.bfloat16): 300}
 """Number of tokens whose arithmetic takes as long as a whole step with one token, which is bound by memory and by the host's
@@ -38,13 +38,20 @@ def product_cost(rows: float, bound: float) -> float:
     return max(1.0, rows / bound)
 
 
-def cheaper_together(rows: int, candidates: int, *, bound: float, apart_bound: float, lazy: bool) -> bool:
+def cheaper_together(rows: int, candidates: int, *, bound: float, lazy: bool) -> bool:
     """Whether one product with K + 1 rows per row should be faster than two: one for the mature rows, then one for the
-    premature rows. With `lazy` the second skips rows with a single plausible token."""
+    premature rows. With `lazy` the second skips rows with a single plausible token.
+
+    Args:
+        rows: Number of positions.
+        candidates: K.
+        bound: `product_bound` or `native_bound`, whichever multiplies.
+        lazy: Whether rows may be skipped.
+    """
     undecided = UNDECIDED if lazy else 1.0
     some = 1 - (1 - undecided) ** rows
     together = product_cost(rows * (candidates + 1), bound)
-    apart = product_cost(rows, apart_bound) + some * product_cost(rows * undecided / some * candidates, apart_bound)
+    apart = product_cost(rows, bound) + some * product_cost(rows * undecided / some * candidates, bound)
     return together <= apart
 
 

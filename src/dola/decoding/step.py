@@ -37,7 +37,6 @@ class Step:
         config: The settings of a method.
         vocab: The vocabulary, or this worker's part of it.
         layers: Numbers of the candidates, followed by that of the mature layer.
-        kernels: Whether kernels may compare all rows of a batch, see `candidates.Captured`.
         maps: The configuration's lens for the candidate layers.
 
     Attributes:
@@ -52,7 +51,6 @@ class Step:
         vocab: Vocabulary = WHOLE,
         *,
         layers: tuple[int, ...] = (),
-        kernels: bool = False,
         maps: Maps | None = None,
     ) -> None:
         self.readout, self.config, self.method, self.layers = readout, config, method_of(config), layers
@@ -62,7 +60,7 @@ class Step:
                 f"lens={config.lens!r} cannot be used here: nothing reads it.",
                 hint="leave it out, or please report how you got here",
             )
-        self._vocab, self._kernels = vocab, kernels
+        self._vocab = vocab
         self._first = self._first_reads()
         self.rows = self.rows_saved = 0
         self._plans: dict[tuple[object, ...], bool] = {}
@@ -113,9 +111,13 @@ class Step:
     def _plan(self, rows: int, candidates: int, device: str, dtype: torch.dtype, kernel: bool, lazy: bool) -> bool:
         if self.readout.vocabulary * rows * candidates > _most_elements(device):
             return False
-        apart = product_bound(device, dtype)
-        bound = native_bound(dtype) if kernel else apart
-        return cheaper_together(rows, candidates, bound=bound, apart_bound=apart, lazy=lazy and device == "cpu")
+        bound = native_bound(dtype) if kernel else product_bound(device, dtype)
+        return cheaper_together(rows, candidates, bound=bound, lazy=lazy and device == "cpu")
+
+    def reads_mature(self, hidden: Tensor) -> bool:
+        """Whether the kernel should read the mature rows alone, the head's input `hidden` [..., d], if the candidates are read
+        afterwards. A row's logits then do not depend on the batch, and their normalizers are known."""
+        return len(self._first) > 0 and self._suits_kernel(hidden)
 
     def rows_to_read(self, mature: Tensor, hidden: list[Tensor]) -> Tensor:
         """The head's input [..., d] and what is read along with it, made of the K captured states: [rows_read, ..., d]."""
@@ -126,7 +128,8 @@ class Step:
         return torch.cat([mature[None], premature.to(mature.dtype)])
 
     def read_by_kernel(self, rows: Tensor) -> Reading | None:
-        """Read `rows` [K+1, ..., d] with the compiled kernel; None if it does not suit this head."""
+        """Read `rows`, of `rows_to_read` or the mature ones alone [1, ..., d], with the compiled kernel; None if it does not
+        suit this head."""
         if not self._suits_kernel(rows):
             return None
         head: Any = self.readout.head
@@ -134,7 +137,9 @@ class Step:
         return self.reading(logits.view(*rows.shape[:-1], -1), log_z.view(rows.shape[:-1]))
 
     def reading(self, logits: Tensor, log_z: Tensor | None = None) -> Reading:
-        """The head's output for `rows_to_read`, [rows_read, ..., V]."""
+        """The head's output for `rows_to_read`, [rows_read, ..., V], or for the mature rows alone, [1, ..., V]."""
+        if len(logits) == 1:
+            return Reading(logits, log_z, ())
         return Reading(logits, log_z, None if self.method.reads_all else tuple(map(tuple, self._first.tolist())))
 
     def _suits_kernel(self, hidden: Tensor) -> bool:
@@ -166,7 +171,11 @@ class Step:
             together = Read(self.readout, self.config, reading, layers=self.layers, positions=positions)
             return self._score(mature, together, lazy)
         scores = mature.new_empty(mature.shape, dtype=wide_dtype(mature.dtype))
-        size = chunk_rows(mature.device.type, len(hidden) * mature.shape[-1]) if reading is None else max(1, len(mature))
+        alone = reading is None or not reading.sums
+        size = chunk_rows(mature.device.type, len(hidden) * mature.shape[-1]) if alone else max(1, len(mature))
+        log_z = reading.log_z[0] if reading is not None and reading.log_z is not None and alone else None
+        if self.readout.logit_transform is not None:
+            log_z = None  # it belongs to other logits
         for chunk in range(-(-mature.shape[0] // size)):  # compiled code then fits all batches with this number of chunks
             rows = slice(chunk * size, (chunk + 1) * size)
             states = [layer[rows] for layer in hidden]
@@ -174,11 +183,11 @@ class Step:
                 self.readout,
                 self.config,
                 states,
-                kernels=self._kernels,
                 layers=self.layers,
                 positions=None if positions is None else positions[rows],
                 maps=self.maps,
                 reading=reading,
+                log_z=None if log_z is None else log_z[rows],
             )
             scores[rows] = self._score(mature[rows], apart, lazy)
         return scores

@@ -11,7 +11,8 @@ method is therefore one file, and one line in `registry.py` or an entry point in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -63,23 +64,33 @@ class Candidates(ABC):
         """Log sum exp of the mature logits [R], or None if it has not been computed yet."""
         return None
 
-    def blocks(self, rows: list[int]) -> Iterator[list[int]]:
-        """Split `rows` into portions of a size that is efficient to read."""
-        yield rows
-
-    def compared(
-        self, mature: Tensor, log_z: list[Tensor], premature: Tensor, rows: list[int], *, jsd: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Log sum exp [K, r] and Jensen-Shannon divergence less ln 2 [K, r] of the candidates; None without a kernel for them.
+    def read(self, mature: Tensor, log_z: Tensor, rows: Tensor, *, jsd: bool) -> ReadRows:
+        """All candidates in some rows, with what kernels find out about them on the way.
 
         Args:
             mature: Mature logits of all positions [R, V].
-            log_z: Log sum exp of the mature logits of `rows`, r scalars.
-            premature: The result of `logits(rows=rows)`.
-            rows: A portion from `blocks`.
-            jsd: Whether to compute divergences.
+            log_z: Their log sum exp [R].
+            rows: The positions to read, int64 [r].
+            jsd: Whether divergences are of use.
         """
-        return None, None
+        return ReadRows(self.logits(rows=rows).to(mature.device), torch.arange(len(rows), device=mature.device))
+
+
+@dataclass
+class ReadRows:
+    """The candidates in r rows.
+
+    Attributes:
+        logits: Logits [K, S, V] of at least these rows.
+        places: The place of each row in `logits`, int64 [r].
+        log_z: Log sum exp [K, r]; None if it has not been computed.
+        jsd: Jensen-Shannon divergence less ln 2 [K, r]; None if it was not wanted or no kernel computes it.
+    """
+
+    logits: Tensor
+    places: Tensor
+    log_z: Tensor | None = None
+    jsd: Tensor | None = None
 
 
 class Method(ABC):

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+
+from dola import native
 
 if TYPE_CHECKING:
     from dola.methods.config import MethodConfig
@@ -103,6 +105,14 @@ class Readout:
         """
         logits: Tensor = self.head(rows[None])[0] if rows.dim() == 2 else self.head(rows)
         return logits
+
+    def read_head_with_log_z(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`read_head`, and log sum exp [...] of its result if the compiled kernel reads this head."""
+        head: Any = self.head
+        if torch.compiler.is_compiling() or not native.suits(head) or rows.dtype != head.weight.dtype:
+            return self.read_head(rows), None
+        logits, log_z = native.head_product(head.weight, rows.flatten(0, -2))
+        return logits.view(*rows.shape[:-1], -1), log_z.view(rows.shape[:-1])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""The compiled kernels (kernels.c), on Linux CPUs: the LM head for a few rows in one read of its weights, and divergences.
+"""The compiled kernels, on Linux CPUs: the LM head for any number of rows in one read of its weights (head.c), and what
+decoding and scoring need of rows of logits (rows.c).
 
 They are compiled with the machine's own C compiler when they are first needed (some seconds, once: dola's cache folder keeps
 the library) and share torch's OpenMP threads. If they are not available, torch does the work: the same scores, more slowly.
@@ -8,43 +9,25 @@ the library) and share torch's OpenMP threads. If they are not available, torch 
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from dola.errors import ModelFileError
-from dola.files.cache_folder import cache_folder
-from dola.files.whole_file import sync
+from dola.native.build import library
+from dola.native.build import why_not as why_not
 
-logger = logging.getLogger("dola")
-
-SOURCE = Path(__file__).with_name("kernels.c")
-FLAGS = ("-O2", "-ftree-vectorize", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC")
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 MULTIPLE = 32
 """The hidden size must be a multiple of this."""
+PART = 64 * 256
+"""Tokens that one thread counts at a time, as in rows.c."""
 
 
 DIVERGENCES = frozenset({"jsd", "reference"})
 """Divergences that the kernels support; torch computes any other."""
-
-
-class UnavailableError(Exception):
-    """The kernels cannot be built or loaded on this machine; the message says why."""
 
 
 def suits(head: object) -> bool:
@@ -97,7 +80,7 @@ def head_product(weight: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     rows = rows.contiguous()
     logits = rows.new_empty(len(rows), len(weight))
     log_z = torch.empty(len(rows), dtype=torch.float32, device="cpu")
-    failed = _library().dola_head(
+    failed = library().dola_head(
         DTYPES[weight.dtype], *(tensor.data_ptr() for tensor in (weight, rows, logits, log_z)),
         *weight.shape, len(rows), torch.get_num_threads(),
     )  # fmt: skip
@@ -106,22 +89,88 @@ def head_product(weight: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return logits, log_z
 
 
-def jsd_less_ln2(logits: Tensor, log_z: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of the candidates from the mature layer, minus ln 2: float32 [K], in [-ln 2, 0] nats.
+def jsd_less_ln2(
+    mature: Tensor, log_z: Tensor, premature: Tensor, of_layers: Tensor, *, mature_rows: Tensor, rows: Tensor
+) -> Tensor:
+    """Jensen-Shannon divergences of K layers from the mature one in n rows, minus ln 2: float32 [K, n], in [-ln 2, 0] nats.
 
     Args:
-        logits: [K+1, V], mature first, as `head_product` returns them; rows need not be adjacent.
-        log_z: Their log sum exp, float32 [K+1].
+        mature: Mature logits [R, V] that the kernels accept (`compares`).
+        log_z: Log sum exp of the n rows of them, float32 [n].
+        premature: Logits [K, S, V] of the layers, of the same dtype.
+        of_layers: Log sum exp of the n rows of them, float32 [K, n].
+        mature_rows, rows: Which n rows of `mature` and of `premature`, int64 [n].
     """
-    candidates = len(logits) - 1
-    divergence, log_z = torch.empty(candidates, dtype=torch.float32, device="cpu"), log_z.contiguous()
-    failed = _library().dola_jsd(
-        DTYPES[logits.dtype], *(tensor.data_ptr() for tensor in (logits, log_z, divergence)),
-        logits.stride(0), logits.shape[1], candidates, torch.get_num_threads(),
+    found = torch.empty(of_layers.shape, dtype=torch.float32, device="cpu")
+    log_z, of_layers, mature_rows, rows = (each.contiguous() for each in (log_z, of_layers, mature_rows, rows))
+    failed = library().dola_jsd(
+        DTYPES[mature.dtype],
+        *(tensor.data_ptr() for tensor in (mature, premature, mature_rows, rows, log_z, of_layers, found)),
+        mature.stride(0), premature.stride(0), premature.stride(1), mature.shape[-1], *found.shape, torch.get_num_threads(),
     )  # fmt: skip
     if failed:
-        raise MemoryError(f"no memory for the divergences of {candidates} candidates")
-    return divergence
+        raise MemoryError(f"no memory for the divergences of {found.numel()} rows")
+    return found
+
+
+@dataclass
+class Opened:
+    """The plausible tokens of R rows, and scores for all others.
+
+    Attributes:
+        scores: The logits, or log-probabilities less a constant, float32 or better [R, V].
+        log_z: Log sum exp of each row [R].
+        counts: Number of plausible tokens in each row, int64 [R].
+        rows, tokens: Row and id of each plausible token, int64 [n], row by row.
+    """
+
+    scores: Tensor
+    log_z: Tensor
+    counts: Tensor
+    rows: Tensor
+    tokens: Tensor
+
+
+def open_rows(logits: Tensor, *, margin: float, below: float | None, log_z: Tensor | None = None) -> Opened:
+    """Find the tokens whose logit is at least the row's largest plus `margin`, and the scores of all tokens.
+
+    torch computes it if the kernels do not accept the logits.
+
+    Args:
+        logits: Mature logits [R, V].
+        margin: At most 0; -inf finds all tokens.
+        below: The scores are log-probabilities less this, in nats; None makes them the logits.
+        log_z: Their log sum exp, float32 [R], if it is known.
+    """
+    if not reads(logits):
+        scores = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
+        inside = scores >= (scores.amax(dim=-1) + margin)[:, None]
+        log_z = scores.logsumexp(dim=-1) if log_z is None else log_z
+        rows, tokens = inside.nonzero(as_tuple=True)
+        scores = scores if below is None else scores.sub_((log_z + below)[:, None])
+        return Opened(scores, log_z, inside.sum(dim=-1), rows, tokens)
+    n, vocabulary = logits.shape
+    kind, threads = DTYPES[logits.dtype], torch.get_num_threads()
+    known = log_z is not None
+    log_z = torch.empty(n, dtype=torch.float32, device="cpu") if log_z is None else log_z.contiguous()
+    least = torch.empty(n, dtype=torch.float32, device="cpu")
+    counts = torch.empty(n, -(-vocabulary // PART), dtype=torch.int64, device="cpu")
+    failed = library().dola_count(
+        kind, *(tensor.data_ptr() for tensor in (logits, log_z, least, counts)),
+        known, margin, logits.stride(0), vocabulary, n, threads,
+    )  # fmt: skip
+    if failed:
+        raise MemoryError(f"no memory for the normalizers of {n} rows")
+    ends = counts.flatten().cumsum(0)
+    scores = torch.empty(n, vocabulary, dtype=torch.float32, device="cpu")
+    places = torch.empty(2, int(ends[-1]) if n else 0, dtype=torch.int64, device="cpu")
+    starts = ends - counts.flatten()
+    less = torch.zeros_like(log_z) if below is None else log_z + below
+    library().dola_place(
+        kind, *(tensor.data_ptr() for tensor in (logits, less, least, starts, scores, places[0], places[1])),
+        logits.stride(0), vocabulary, n, threads,
+    )  # fmt: skip
+    return Opened(scores, log_z, counts.sum(dim=-1), places[0], places[1])
 
 
 def log_z(logits: Tensor) -> Tensor:
@@ -130,7 +179,7 @@ def log_z(logits: Tensor) -> Tensor:
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(dim=-1)
     rows = logits.reshape(-1, logits.shape[-1])
     found = torch.empty(len(rows), dtype=torch.float32, device="cpu")
-    _library().dola_log_z(
+    library().dola_log_z(
         DTYPES[rows.dtype], rows.data_ptr(), found.data_ptr(), rows.stride(0), rows.shape[1], len(rows), torch.get_num_threads()
     )
     return found.view(logits.shape[:-1])
@@ -140,7 +189,7 @@ def entropy(logits: Tensor) -> Tensor:
     """Entropies in nats of softmax of logits [..., V] that the kernels accept (`reads`), in one read of them: float32 [...]."""
     rows = logits.reshape(-1, logits.shape[-1])
     found = torch.empty(len(rows), dtype=torch.float32, device="cpu")
-    failed = _library().dola_entropy(
+    failed = library().dola_entropy(
         DTYPES[rows.dtype], rows.data_ptr(), found.data_ptr(), rows.stride(0), rows.shape[1], len(rows), torch.get_num_threads()
     )
     if failed:
@@ -192,7 +241,7 @@ def compare(
     found = {name: torch.empty(shape, dtype=torch.float32, device="cpu") if wanted else None for name, wanted in asked.items()}
     gains = torch.empty(2, len(strengths), *shape, dtype=torch.float32, device="cpu")
     log_z = log_z.contiguous()
-    failed = _library().dola_compare(
+    failed = library().dola_compare(
         DTYPES[mature.dtype], mature.data_ptr(), (ctypes.c_void_p * len(rows))(*(each.data_ptr() for each in rows)),
         log_z.data_ptr(), *(None if each is None else each.data_ptr() for each in found.values()), gains.data_ptr(),
         (ctypes.c_float * len(strengths))(*strengths), len(strengths), mature.stride(0), steps, mature.shape[1],
@@ -219,118 +268,8 @@ def sums_outside(mature: Tensor, premature: Tensor, log_z: Tensor, inside: Tenso
     rows = premature.reshape(-1, premature.shape[-1])
     found = torch.empty(4, *log_z.shape, dtype=torch.float64, device="cpu")
     log_z, inside = log_z.to(torch.float32).contiguous(), inside.contiguous()
-    _library().dola_outside(
+    library().dola_outside(
         DTYPES[mature.dtype], *(tensor.data_ptr() for tensor in (mature, rows, log_z, inside, found)),
         mature.stride(0), rows.stride(0), mature.shape[-1], len(mature), len(rows), torch.get_num_threads(),
     )  # fmt: skip
     return found.float()  # vLLM's workers exchange no float64
-
-
-@functools.cache
-def why_not() -> str | None:
-    """Why the kernels are not in use here, or None if they are; they have then been compiled."""
-    if os.environ.get("DOLA_NATIVE") == "0":
-        return "DOLA_NATIVE=0"
-    try:
-        _library()
-    except UnavailableError as problem:
-        logger.info("the compiled kernels are not in use: %s", problem)
-        return str(problem)
-    return None
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    if platform.system() != "Linux":
-        raise UnavailableError(f"they are for Linux, and this is {platform.system()}")
-    path = _compiled(_openmp())
-    try:
-        library = ctypes.CDLL(str(path))
-        _declare(library)
-    except (OSError, AttributeError) as error:  # damaged, or another file
-        with suppress(OSError):
-            path.unlink()  # the next process compiles it again
-        raise UnavailableError(f"{path} cannot be loaded: {error}") from error
-    return library
-
-
-def _declare(library: ctypes.CDLL) -> None:
-    """Declare the types of the library's functions."""
-    pointer, long = ctypes.c_void_p, ctypes.c_long
-    library.dola_head.argtypes = [ctypes.c_int, pointer, pointer, pointer, pointer, long, long, long, ctypes.c_int]
-    library.dola_jsd.argtypes = [ctypes.c_int, pointer, pointer, pointer, long, long, long, ctypes.c_int]
-    library.dola_log_z.argtypes = [ctypes.c_int, pointer, pointer, long, long, long, ctypes.c_int]
-    library.dola_compare.argtypes = [ctypes.c_int, *[pointer] * 8, *[long] * 6, ctypes.c_int]
-    library.dola_outside.argtypes = [ctypes.c_int, *[pointer] * 5, long, long, long, long, long, ctypes.c_int]
-    library.dola_entropy.argtypes = [ctypes.c_int, pointer, pointer, long, long, long, ctypes.c_int]
-    library.dola_log_z.restype = library.dola_outside.restype = None
-
-
-def _openmp() -> Path:
-    """The OpenMP runtime that torch has loaded. A second one would compete with it for the cores."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        path = line.split(maxsplit=5)[-1]
-        if "libgomp" in Path(path).name:
-            return Path(path)
-    raise UnavailableError("torch does not use libgomp here")
-
-
-def _compiled(openmp: Path) -> Path:
-    """The kernels' shared library, compiled for this processor, compiler and OpenMP unless the cache has it."""
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
-    if compiler is None:
-        raise UnavailableError("no C compiler found (cc, gcc, or $CC)")
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    key = hashlib.sha256(b"\0".join((SOURCE.read_bytes(), " ".join(FLAGS).encode(), version, bytes(openmp), _processor())))
-    try:
-        target = cache_folder() / "native" / f"kernels-{key.hexdigest()[:16]}.so"
-    except ModelFileError as error:
-        raise UnavailableError(error.message) from error
-    if _is_sealed(target):
-        return target
-    start = time.perf_counter()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            compiled, linked = Path(folder, "kernels.o"), Path(folder, "kernels.so")
-            _run(compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled))
-            _run(compiler, "-shared", str(compiled), str(openmp), "-lm", "-o", str(linked))
-            _seal(linked)
-            linked.replace(target)
-    except OSError as error:
-        raise UnavailableError(f"they cannot be saved in {target.parent}: {error}") from error
-    logger.info("compiled the kernels for this processor in %.1f s: %s", time.perf_counter() - start, target)
-    return target
-
-
-def _seal(library: Path) -> None:
-    """Append the SHA-256 of a library, which loaders ignore. A library that is cut off would kill the process that loads it."""
-    with library.open("r+b") as file:
-        digest = hashlib.sha256(file.read()).digest()
-        file.write(digest)
-        file.flush()
-        sync(file.fileno())
-
-
-def _is_sealed(library: Path) -> bool:
-    """Whether a library exists and ends in the SHA-256 of the rest."""
-    try:
-        content = library.read_bytes()
-    except OSError:
-        return False
-    size = hashlib.sha256().digest_size
-    return hashlib.sha256(content[:-size]).digest() == content[-size:]
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UnavailableError(f"{command[0]} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
-
-
-def _processor() -> bytes:
-    """The properties of the processor that -march=native depends on."""
-    flags = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features", "model name"))
-    ]
-    return "\n".join(sorted(set(flags))).encode()

@@ -22,7 +22,7 @@ from dola.lens.lens import Lens
 from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
 from dola.methods.registry import with_settings
-from dola.methods.vocabulary import WHOLE, Vocabulary, wide
+from dola.methods.vocabulary import Vocabulary, wide
 from dola.model.readout import Readout
 from dola.serving.counts import PLAIN, Counts
 from dola.serving.rows import Batch, Request
@@ -154,5 +154,5 @@ class Decoder:
             layers = tuple(layer for layer in config.layers if isinstance(layer, int))
             maps = self._read_through(config, layers, like)
             numbers = (*layers, self._num_layers)
-            self._steps[config] = Step(readout, config, vocab, layers=numbers, kernels=vocab is WHOLE, maps=maps)
+            self._steps[config] = Step(readout, config, vocab, layers=numbers, maps=maps)
         return self._steps[config]
