@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 import dola
+from dola.cli.backend_torch import TorchBackend
 from dola.cli.compare import answers, render
 
 EXAMPLES = [
@@ -49,7 +50,9 @@ def main() -> int:
     console.print(f"{type(model).__name__}: {num_layers} layers, {model.num_parameters():,} parameters", style="dim")
     for prompt, buckets in EXAMPLES:
         layers = [[num_layers - 4, num_layers - 2] if bucket == "late" else bucket for bucket in buckets]
-        render(console, prompt, answers(model, tokenizer, prompt, layers=layers, max_new_tokens=args.max_new_tokens))
+        render(
+            console, prompt, answers(TorchBackend(model, tokenizer), prompt, layers=layers, max_new_tokens=args.max_new_tokens)
+        )
     return 0
 
 

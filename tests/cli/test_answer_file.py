@@ -42,16 +42,16 @@ def test_an_interrupted_run_goes_on(answer, kept, half, how):
 
 def test_a_finished_run_decodes_nothing(answer, monkeypatch):
     whole = answer()
-    monkeypatch.setattr("dola.cli.generate_run.decode", None)
+    monkeypatch.setattr("dola.cli.backend_torch.decode", None)
     assert answer() == whole
 
 
 def test_a_run_that_is_killed_between_batches_keeps_what_it_had(answer, monkeypatch):
     whole = answer()
     answer.output.unlink()
-    from dola.cli import generate_run
+    from dola.cli import backend_torch
 
-    decode, calls = generate_run.decode, []
+    decode, calls = backend_torch.decode, []
 
     def interrupted(*arguments, **settings):
         calls.append(1)
@@ -59,10 +59,10 @@ def test_a_run_that_is_killed_between_batches_keeps_what_it_had(answer, monkeypa
             raise KeyboardInterrupt
         return decode(*arguments, **settings)
 
-    monkeypatch.setattr(generate_run, "decode", interrupted)
+    monkeypatch.setattr(backend_torch, "decode", interrupted)
     answer(expect=130)
     assert texts(answer.output.read_bytes().splitlines()) == texts(whole[:2])
-    monkeypatch.setattr(generate_run, "decode", decode)
+    monkeypatch.setattr(backend_torch, "decode", decode)
     assert texts(answer()) == texts(whole)
 
 

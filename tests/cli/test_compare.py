@@ -13,6 +13,7 @@ from rich.console import Console
 
 import dola
 from dola.cli.answers import Answer, answers
+from dola.cli.backend_torch import TorchBackend
 from dola.cli.columns import differs, render
 from dola.cli.compare import SCHEMA, SCHEMA_NAME
 from dola.cli.decoding import pieces
@@ -107,7 +108,7 @@ def test_config_file_with_one_set_of_layers_is_one_column(compared, tmp_path):
 
 
 def test_answers_of_a_real_model_have_their_controls(smollm2):
-    found = answers(*smollm2, "The capital of Washington State is", layers=["high", [26, 28]], max_new_tokens=8)
+    found = answers(TorchBackend(*smollm2), "The capital of Washington State is", layers=["high", [26, 28]], max_new_tokens=8)
     assert [answer.title for answer in found] == [
         "greedy",
         "greedy, penalty 1.2",

@@ -259,7 +259,7 @@ def test_what_fails_on_the_way(dola_command, folder, monkeypatch, error, code, w
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("dola.cli.generate_run.decode", fail)
+    monkeypatch.setattr("dola.cli.backend_torch.decode", fail)
     ended = dola_command("generate", "Hi", "-m", folder)
     assert ended.code == code
     assert ended.err.startswith(words)
@@ -270,7 +270,7 @@ def test_a_defect_of_ours_shows_its_traceback(dola_command, folder, monkeypatch)
     def fail(*_, **__):
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("dola.cli.generate_run.decode", fail)
+    monkeypatch.setattr("dola.cli.backend_torch.decode", fail)
     with pytest.raises(RuntimeError, match="a defect"):
         dola_command("generate", "Hi", "-m", folder)
 

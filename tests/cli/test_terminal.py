@@ -14,7 +14,7 @@ import pytest
 import torch
 from command import COMMAND, environment, heed_ctrl_c, tokenizer
 
-from dola.cli.generate_run import _streamer
+from dola.cli.backend_torch import _streamer
 
 SHOW, HIDE = "\x1b[?25h", "\x1b[?25l"
 
@@ -90,7 +90,7 @@ def test_the_model_is_given_the_streamer(dola_command, folder, monkeypatch):
 
     recorder = Recorder()
     monkeypatch.setattr(Recorder, "end", lambda self: self.append("end"))
-    monkeypatch.setattr("dola.cli.generate_run._streamer", lambda _: recorder)
+    monkeypatch.setattr("dola.cli.backend_torch._streamer", lambda _: recorder)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     assert dola_command("generate", "Hi", "-m", folder, "--max-new-tokens", 5).out == ""
     assert len(recorder) == 1 + 5 + 1  # the prompt, the tokens, the end

@@ -57,8 +57,9 @@ class AnswerFile:
                 raise self._refusal(f"its answer {index} belongs to another prompt: {str(record['prompt'])[:60]!r}")
             if record["model"] != model:
                 raise self._refusal(f"it was made with --model {record['model']}, not {model}")
+            made = {"backend": "torch", **record["settings"]}  # earlier versions did not write it
             for name, value in settings.items():
-                if (there := record["settings"].get(name)) != value:
+                if (there := made.get(name)) != value:
                     raise self._refusal(f"it was made with {name} = {dumps(there)}, not {dumps(value)}")
             self.done.add(index)
         held = open_to_append(self.path)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dola.cli.columns import differs
-from dola.cli.decoding import Decoding, check_length, decode, encode, pieces, uses_chat
+from dola.cli.decoding import Decoding, pieces
 from dola.cli.output import waiting
 from dola.methods.names import RECOMMENDED_PENALTY
 
 if TYPE_CHECKING:
+    from dola.cli.backends import Backend
     from dola.methods.config import MethodConfig
 
 
@@ -53,8 +53,7 @@ class Answer:
 
 
 def answers(
-    model: Any,
-    tokenizer: Any,
+    backend: Backend,
     prompt: str,
     *,
     layers: Sequence[Any] = ("low", "high"),
@@ -65,7 +64,7 @@ def answers(
     """Answers of greedy decoding, of greedy decoding with the same repetition penalty, and of DoLa with each of `layers`.
 
     Args:
-        model, tokenizer: As `dola.load` returns them.
+        backend: The loaded model.
         prompt: The text to continue or, with `chat`, the user's message.
         layers: One DoLa column for each: "high", "low", "all", indices, or the settings of a method.
         max_new_tokens: Maximum length of the answers.
@@ -76,17 +75,11 @@ def answers(
         InputError, UsageError: The prompt has no tokens, or is too long for the model.
         ConfigError: This model does not have the layers.
     """
-    from dola.decoding.attach import as_config
-    from dola.model.anatomy import Anatomy
-
-    anatomy = Anatomy.of(model)
-    configs = [as_config(chosen, anatomy) for chosen in layers]
-    for each in configs:  # report a mistake in the last column before decoding the first
-        anatomy.candidates(each.layers)
-    inputs = encode(model, tokenizer, [prompt], chat=uses_chat(tokenizer, chat))
-    check_length(model, inputs, max_new_tokens)
+    configs = [backend.config(chosen) for chosen in layers]  # a mistake in the last column is reported before the first
+    row = backend.encode(prompt, chat=backend.uses_chat(chat))
+    backend.check_room([("", len(row))], max_new_tokens)
     penalised = Decoding(max_new_tokens, repetition_penalty)
-    _warm_up(model, tokenizer, inputs, [None, *configs])
+    _warm_up(backend, row, [None, *configs])
     ways = [
         ("greedy", None, replace(penalised, repetition_penalty=1.0)),
         *((_title(config, repetition_penalty), config, penalised) for config in [None, *configs]),
@@ -94,22 +87,20 @@ def answers(
     found: list[Answer] = []
     for title, config, decoding in ways:
         with waiting(f"{title} ({len(found) + 1} of {len(ways)})"):
-            answer = _answer(model, tokenizer, inputs, title, config, decoding)
+            answer = _answer(backend, row, title, config, decoding)
         greedy = found[0].token_ids if found else answer.token_ids
         found.append(replace(answer, differs=differs(greedy, answer.token_ids)))
     return found
 
 
-def _answer(model: Any, tokenizer: Any, inputs: Any, title: str, config: MethodConfig | None, decoding: Decoding) -> Answer:
-    import dola
-
-    with nullcontext() if config is None else dola.attach(model, config) as attachment:
-        batch = decode(model, tokenizer, inputs, decoding)
+def _answer(backend: Backend, row: list[int], title: str, config: MethodConfig | None, decoding: Decoding) -> Answer:
+    with backend.attached(config) as attachment:
+        batch = backend.decode([row], decoding)
     (completion,) = batch.completions
     return Answer(
         **asdict(completion),
         title=title,
-        pieces=pieces(tokenizer, completion.token_ids),
+        pieces=pieces(backend.tokenizer, completion.token_ids),
         repetition_penalty=decoding.repetition_penalty,
         config=config,
         candidate_layers=None if attachment is None else list(attachment.layers),
@@ -117,10 +108,10 @@ def _answer(model: Any, tokenizer: Any, inputs: Any, title: str, config: MethodC
     )
 
 
-def _warm_up(model: Any, tokenizer: Any, inputs: Any, configs: Sequence[MethodConfig | None]) -> None:
+def _warm_up(backend: Backend, row: list[int], configs: Sequence[MethodConfig | None]) -> None:
     """Decode two tokens of each kind, so that one-time costs do not count against the first column."""
     for config in (configs[0], configs[-1]):
-        _answer(model, tokenizer, inputs, "", config, Decoding(2, 1.0))
+        _answer(backend, row, "", config, Decoding(2, 1.0))
 
 
 def _title(config: MethodConfig | None, repetition_penalty: float) -> str:

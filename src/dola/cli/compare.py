@@ -10,10 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from dola.cli import options
+from dola.cli import backends, options
 from dola.cli.answers import Answer, answers
 from dola.cli.columns import render
-from dola.cli.decoding import uses_chat
 from dola.cli.output import print_json, stdout
 from dola.cli.prompts import read_prompts
 from dola.errors import UsageError
@@ -41,6 +40,7 @@ SCHEMA = {
     "columns[].tokens_per_second": "new tokens per second of the whole call",
     "settings.max_new_tokens": "maximum length of an answer",
     "settings.chat": "whether the chat template was used",
+    "settings.backend": "--backend as given",
     "settings.dtype": "dtype of the weights",
     "settings.device": "device of the weights",
 }
@@ -73,6 +73,7 @@ def command(
     set_: options.Set = None,
     max_new_tokens: options.MaxNewTokens = 50,
     repetition_penalty: options.RepetitionPenalty = RECOMMENDED_PENALTY,
+    backend: backends.BackendOption = backends.Name.torch,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
     config: options.ConfigFile = None,
@@ -102,13 +103,12 @@ def command(
     if twice := [config for config in configs if configs.count(config) > 1]:
         raise UsageError(f"Two columns are the same: {twice[0]}.", hint="name each method and each of its layers once")
     (asked,) = read_prompts(prompt, verb="compare")
-    loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    loaded = backends.load(backend, model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     if not layers and (of_dola := next((each for each in chosen if each.is_dola), None)):
-        own, _ = options.settle_layers(of_dola.config(), None, loaded)
+        own, _ = loaded.settle_layers(of_dola.config(), None)
         configs += [own] if own not in configs else []
     found = answers(
         loaded,
-        tokenizer,
         asked.text,
         layers=configs,
         max_new_tokens=max_new_tokens,
@@ -120,9 +120,10 @@ def command(
         return
     used = {
         "max_new_tokens": max_new_tokens,
-        "chat": uses_chat(tokenizer, chat),
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-        "device": str(loaded.device),
+        "chat": loaded.uses_chat(chat),
+        "backend": loaded.name,
+        "dtype": loaded.dtype,
+        "device": loaded.device,
     }
     head = {"model": model, "prompt": asked.text, "prompt_tokens": found[0].prompt_tokens}
     print_json(SCHEMA_NAME, {**head, "columns": [_column(answer) for answer in found], "settings": used})

@@ -129,8 +129,24 @@ def check_lengths(
     Raises:
         UsageError: Prompt and answer together exceed the model's window, if it states one.
     """
+    check_room(window_of(model), prompts, max_new_tokens, option=option)
+
+
+def window_of(model: Any) -> int | None:
+    """Number of tokens that a model of transformers can read, if its config states it."""
+    window: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return window
+
+
+def check_room(
+    window: int | None, prompts: Sequence[tuple[str, int]], max_new_tokens: int, *, option: str = "--max-new-tokens"
+) -> None:
+    """The same for a window of that many tokens; None has room for everything.
+
+    Raises:
+        UsageError: See `check_lengths`.
+    """
     where, length = max(prompts, key=lambda each: each[1])
-    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if window is None or length + max_new_tokens <= window:
         return
     room = window - length

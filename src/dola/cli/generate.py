@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from dola.cli import options, prompt_files
+from dola.cli import backends, options, prompt_files
 from dola.cli.answer_file import AnswerFile
-from dola.cli.decoding import Decoding, uses_chat
+from dola.cli.decoding import Decoding
 from dola.cli.generate_run import Run
 from dola.cli.prompts import read_prompts
 from dola.errors import UsageError
@@ -41,6 +41,7 @@ SCHEMA = {
     "settings.top_p": "share of probability to sample from; null without sampling",
     "settings.seed": "sampling seed, null without sampling. The batch that begins with prompt n uses this seed plus n",
     "settings.chat": "whether the chat template was used",
+    "settings.backend": "--backend as given",
     "settings.dtype": "dtype of the weights",
     "settings.device": "device of the weights",
     "settings.batch_size": "prompts at a time",
@@ -93,6 +94,7 @@ def command(
     batch_size: Annotated[
         int | None, typer.Option(help="Prompts of --file at a time.", show_default=str(BATCH_SIZE), callback=options.between(1))
     ] = None,
+    backend: backends.BackendOption = backends.Name.torch,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
     config: options.ConfigFile = None,
@@ -132,17 +134,16 @@ def command(
         seed,
     )
     start = time.perf_counter()
-    loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    loaded = backends.load(backend, model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     load_seconds = time.perf_counter() - start
-    method, named = options.settle_layers(method, dola.layers, loaded)
+    method, named = loaded.settle_layers(method, dola.layers)
     run = Run(
-        model=loaded,
-        tokenizer=tokenizer,
+        backend=loaded,
         name=model,
         layers=named,
         config=method,
         decoding=decoding,
-        chat=uses_chat(tokenizer, chat),
+        chat=loaded.uses_chat(chat),
         batch_size=batch_size or BATCH_SIZE,
         prompts=prompts,
         load_seconds=load_seconds,

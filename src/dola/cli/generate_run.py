@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from dola.cli import options
 from dola.cli.answer_file import AnswerFile
-from dola.cli.decoding import Batch, Decoding, check_lengths, decode, encode_prompt
+from dola.cli.decoding import Batch, Decoding
 from dola.cli.output import note, print_json, printable, stderr
 from dola.cli.prompts import Prompt
-from dola.text.encoding import Encoder
 
 if TYPE_CHECKING:
+    from dola.cli.backends import Backend
     from dola.methods.config import MethodConfig
 
 
@@ -24,7 +23,7 @@ class Run:
     """One run of the command, with everything that its options determine.
 
     Attributes:
-        model, tokenizer: As `dola.load` returns them.
+        backend: The loaded model.
         name: --model as given.
         layers: The layers used, in the form of --layers.
         config: DoLa's settings, or None if it is off.
@@ -36,8 +35,7 @@ class Run:
         candidate_layers: The candidate layers of `config` in this model.
     """
 
-    model: Any
-    tokenizer: Any
+    backend: Backend
     name: str
     layers: str
     config: MethodConfig | None
@@ -50,20 +48,19 @@ class Run:
 
     def __post_init__(self) -> None:
         # All prompts are checked before hours of work, not after.
-        self._encoder = Encoder.of(self.model, self.tokenizer)
-        self._rows = [encode_prompt(self._encoder, each.text, chat=self.chat, where=each.where) for each in self.prompts]
+        self._rows = [self.backend.encode(each.text, chat=self.chat, where=each.where) for each in self.prompts]
         named = [(prompt.where, len(row)) for prompt, row in zip(self.prompts, self._rows, strict=True)]
-        check_lengths(self.model, named, self.decoding.max_new_tokens)
+        self.backend.check_room(named, self.decoding.max_new_tokens)
 
     def to_stdout(self, schema: str, *, json: bool, stream: bool) -> None:
         """Print completions; token by token if `stream`, on a terminal."""
         terminal = sys.stdout.isatty()
-        streamer = _streamer(self.tokenizer) if stream and terminal and not json else None
-        for start, batch in self._batches(set(), progress=not terminal and len(self.prompts) > 1, streamer=streamer):
+        stream = stream and terminal and not json
+        for start, batch in self._batches(set(), progress=not terminal and len(self.prompts) > 1, stream=stream):
             for record in self._records(start, batch):
                 if json:
                     print_json(schema, record)
-                elif streamer is None:
+                elif not stream:
                     print(printable(record["text"]) if terminal else record["text"], flush=True)
 
     def to_file(self, answers: AnswerFile) -> None:
@@ -78,13 +75,11 @@ class Run:
 
     def _attached(self) -> Any:
         """The model, with DoLa attached if requested."""
-        import dola
-
-        attachment = nullcontext() if self.config is None else dola.attach(self.model, self.config)
-        self.candidate_layers = None if isinstance(attachment, nullcontext) else list(attachment.layers)
+        attachment = self.backend.attached(self.config)
+        self.candidate_layers = None if self.config is None else list(attachment.layers)  # type: ignore[attr-defined]
         return attachment
 
-    def _batches(self, done: set[int], *, progress: bool, streamer: Any = None) -> Iterator[tuple[int, Batch]]:
+    def _batches(self, done: set[int], *, progress: bool, stream: bool = False) -> Iterator[tuple[int, Batch]]:
         """Decode batch by batch; yields the index of a batch's first prompt, and the batch. Complete batches are skipped.
 
         An interrupted batch is decoded again as a whole, so that sampling draws the same tokens as without interruption.
@@ -104,11 +99,8 @@ class Run:
                     decoding = self.decoding
                     if decoding.seed is not None:
                         decoding = dataclasses.replace(decoding, seed=decoding.seed + start)
-                    yield start, decode(self.model, self.tokenizer, self._encoded(start), decoding, streamer=streamer)
+                    yield start, self.backend.decode([self._rows[row] for row in rows], decoding, stream=stream)
                 bar.advance(task, len(rows))
-
-    def _encoded(self, start: int) -> Any:
-        return self._encoder.padded(self._rows[start : start + self.batch_size])
 
     def _records(self, start: int, batch: Batch) -> Iterator[dict[str, Any]]:
         timings = {
@@ -143,18 +135,8 @@ class Run:
             "top_p": decoding.top_p if decoding.sample else None,
             "seed": decoding.seed,
             "chat": self.chat,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "device": str(self.model.device),
+            "backend": self.backend.name,
+            "dtype": self.backend.dtype,
+            "device": self.backend.device,
             "batch_size": self.batch_size,
         }
-
-
-def _streamer(tokenizer: Any) -> Any:
-    """Prints a completion to the terminal while it is made."""
-    from transformers import TextStreamer
-
-    class Printer(TextStreamer):  # type: ignore[misc]
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            print(printable(text), end="\n" if stream_end else "", flush=True)
-
-    return Printer(tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -21,8 +21,8 @@ GROUPS = {
     "include_path prompt_template shots judge info_judge judge_url",
     HOW: "",  # everything else, so that a method's settings need no line here
     CHOICE: "metric folds train static",
-    RUNNING: "config dtype device trust_remote_code threads batch_size batch_sizes cache compile repeats old memory host port "
-    "help",
+    RUNNING: "config backend dtype device trust_remote_code threads batch_size batch_sizes cache compile repeats old "
+    "memory host port help",
     OUTPUT: "output results answers markdown chart html png greedy top_k ui.open_ json",
 }
 """The groups in their order, and the parameters that belong to each: `name`, or `verb.name` where verbs differ."""

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dola.cli import options
-from dola.cli.decoding import check_length, encode, uses_chat
+from dola.cli import backends, options
 from dola.cli.output import note, print_json, stdout, waiting
 from dola.cli.prompts import read_prompts
 from dola.errors import TraceError, UsageError
@@ -81,6 +80,7 @@ def command(
     ] = None,
     dola: options.MethodOptions = options.DEFAULTS,
     repetition_penalty: options.RepetitionPenalty = RECOMMENDED_PENALTY,
+    backend: backends.BackendOption = backends.Name.torch,
     dtype: options.DTypeOption = None,
     device: options.Device = None,
     config: options.ConfigFile = None,
@@ -113,19 +113,17 @@ def command(
         if method is None:
             raise UsageError("--layers off leaves nothing to trace.", hint="name layers: --layers high")
         (asked,) = read_prompts(prompt, verb="trace")
-        loaded, tokenizer = options.load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-        settled, _ = options.settle_layers(method, dola.layers, loaded)
-        templated = uses_chat(tokenizer, chat) if chat is not None or generate else False
-        inputs = encode(loaded, tokenizer, [asked.text], chat=templated)
-        check_length(loaded, inputs, generate or 0, option="--generate")
-        from dola.tracing.trace import trace
+        loaded = backends.load(backend, model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        settled, _ = loaded.settle_layers(method, dola.layers)
+        assert settled is not None
+        templated = loaded.uses_chat(chat) if chat is not None or generate else False
+        row = loaded.encode(asked.text, chat=templated)
+        loaded.check_room([("", len(row))], generate or 0, option="--generate")
 
         def traced(decode: str) -> LayerTrace:
             with waiting(f"tracing {decode if generate else 'the prompt'}"):
-                found = trace(
-                    loaded,
-                    tokenizer,
-                    inputs["input_ids"][0].tolist(),
+                found = loaded.trace(
+                    row,
                     settled,
                     generate=generate or 0,
                     decode=decode,

@@ -24,10 +24,16 @@ QUANTIZED = 0.2
 class Maps:
     """The maps of K layers: as `dola.lens.maps.Maps`."""
 
+    layers: tuple[int, ...]
     weight: mx.array
     bias: mx.array
     residual: bool
     final_norm: bool
+
+    def of(self, layer: int) -> Maps:
+        """The map of one layer alone."""
+        k = self.layers.index(layer)
+        return Maps((layer,), self.weight[k : k + 1], self.bias[k : k + 1], self.residual, self.final_norm)
 
     def __call__(self, states: list[mx.array]) -> list[mx.array]:
         """Mapped states, each [B, T, d]."""
@@ -35,8 +41,8 @@ class Maps:
         return [state + new for state, new in zip(states, mapped, strict=True)] if self.residual else mapped
 
 
-def maps_of(parts: Parts, config: MethodConfig, layers: tuple[int, ...]) -> Maps | None:
-    """The maps of a configuration's lens for a model; None without a lens.
+def maps_of(parts: Parts, config: MethodConfig, layers: tuple[int, ...] | None) -> Maps | None:
+    """The maps of a configuration's lens for a model, by default of all layers that it has; None without a lens.
 
     Raises:
         LensError: A lens that cannot be read, that belongs to another model, or that has no map for one of these layers.
@@ -46,6 +52,7 @@ def maps_of(parts: Parts, config: MethodConfig, layers: tuple[int, ...]) -> Maps
     tensors, facts = _read(config.lens)
     _check(parts, tensors, facts)
     kind, known, model = facts["kind"], list(facts["layers"]), facts.get("model") or "unknown"
+    layers = tuple(known) if layers is None else layers
     if missing := [layer for layer in layers if layer not in known]:
         raise LensError(
             f"The lens of {model} has no map for layer {missing[0]}; it has {', '.join(map(str, known))}.",
@@ -53,7 +60,7 @@ def maps_of(parts: Parts, config: MethodConfig, layers: tuple[int, ...]) -> Maps
         )
     places = [known.index(layer) for layer in layers]
     weight, bias = (mx.stack([tensors[name][k] for k in places]).astype(mx.float32) for name in ("weight", "bias"))
-    return Maps(weight, bias, residual=kind == "tuned", final_norm=kind == "tuned")
+    return Maps(layers, weight, bias, residual=kind == "tuned", final_norm=kind == "tuned")
 
 
 def _read(source: str) -> tuple[dict[str, mx.array], dict[str, Any]]:

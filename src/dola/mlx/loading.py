@@ -15,6 +15,7 @@ import mlx_lm
 from mlx_lm import utils
 
 from dola.errors import ModelFileError
+from dola.files.json_text import BrokenJSONError, loads
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 LOCAL_FIELDS = ("rope_local_base_freq", "local_rope_theta", "rope_local_theta", "swa_rope_theta")
@@ -49,6 +50,24 @@ def load(name: str, **kwargs: Any) -> tuple[Any, Any]:
             hint='give a folder with safetensors, or a repository such as "mlx-community/SmolLM2-135M-Instruct"',
         ) from error
     return model, tokenizer
+
+
+def own_generation(name: str, revision: str | None = None) -> dict[str, Any]:
+    """The fields of a model's generation_config.json; empty if it has none.
+
+    Raises:
+        ModelFileError: The file does not hold a JSON object.
+    """
+    path = Path(utils._download(name, revision=revision)) / "generation_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        found = loads(path.read_text(encoding="utf-8"))
+    except (BrokenJSONError, UnicodeDecodeError):
+        found = None
+    if not isinstance(found, dict):
+        raise ModelFileError(f"{str(path)!r} does not hold a JSON object.", hint="correct it, or remove it")
+    return found
 
 
 def translated(config: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from dola.errors import ModelError
 
@@ -71,6 +73,20 @@ def named(model: Any) -> str:
     """The architecture's name, as mlx-lm's files have it: "llama"."""
     module = type(model).__module__
     return module.rpartition(".")[2] if module.startswith("mlx_lm.models.") else type(model).__name__
+
+
+def dtype_of(model: Any) -> Any:
+    """The dtype that a model computes in: that of its first floating weights, which for quantized ones are the scales."""
+    return next(weight.dtype for _, weight in tree_flatten(model.parameters()) if mx.issubdtype(weight.dtype, mx.floating))
+
+
+def window_of(model: Any) -> int | None:
+    """Number of tokens that a model can read, or None if its config states none."""
+    args = getattr(model, "args", None)
+    text = getattr(args, "text_config", None)
+    inner = text.get("max_position_embeddings") if isinstance(text, dict) else None
+    found = getattr(args, "max_position_embeddings", None) or inner
+    return found if isinstance(found, int) else None
 
 
 def _blocks(model: Any) -> list[Any]:

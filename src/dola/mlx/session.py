@@ -41,6 +41,8 @@ class Call:
         is_stacked: Whether the rows have been joined.
         rows: Rows of the batch, before others joined them.
         head: What the head gave, if the method reads it without the model's transform.
+        given: States to read in place of this forward's own: those for the final norm, and those that skip it.
+        reads: Whether layers join the rows of the model. Otherwise states are kept, and nothing else happens.
     """
 
     layers: tuple[int, ...]
@@ -49,6 +51,8 @@ class Call:
     is_stacked: bool = False
     rows: int = 0
     head: Any = None
+    given: tuple[mx.array | None, mx.array | None] | None = None
+    reads: bool = True
 
 
 class _State(threading.local):
@@ -81,11 +85,16 @@ def attach(model: Any, config: MethodConfig | str | Sequence[int] | None = None)
         ...     text = mlx_lm.generate(model, tokenizer, "The capital of France is", max_tokens=2)
     """
     parts = find(model)
+    return Attachment(parts, as_config(config, parts))
+
+
+def as_config(config: MethodConfig | str | Sequence[int] | None, parts: Parts) -> MethodConfig:
+    """The configuration for a user's `config` or bare `layers`. Raises LayersError for layers that the model lacks."""
+    if isinstance(config, MethodConfig):
+        return config
     if config is None:
-        config = DoLaConfig()
-    if not isinstance(config, MethodConfig):
-        config = DoLaConfig(config if isinstance(config, str) else check_indices(config, parts.num_layers))
-    return Attachment(parts, config)
+        return DoLaConfig()
+    return DoLaConfig(config if isinstance(config, str) else check_indices(config, parts.num_layers))
 
 
 class Attachment:
@@ -165,12 +174,47 @@ class Attachment:
             plain: Read them through the final norm, whatever the settings say.
         """
         call = Call(tuple(layers), plain)
+        return self._split(call, self._during(call, run))
+
+    def states(self, tokens: mx.array) -> dict[int, mx.array]:
+        """The residual streams [B, T, d] of the candidate layers and of the last one, in a forward without a cache.
+
+        Args:
+            tokens: int [B, T].
+        """
+        call = Call(self.layers, reads=False)
+        self._during(call, lambda: self.parts.model(tokens))
+        return call.states
+
+    def end(self, normed: mx.array | None, raw: mx.array | None) -> tuple[mx.array, mx.array | None]:
+        """The logits of states [R, n, d], made by what the model does after its blocks.
+
+        A short forward of other tokens carries the states: the model's own code follows its blocks nowhere else.
+
+        Args:
+            normed: States that pass the final norm, or None.
+            raw: States that skip it, or None; they follow the others.
+
+        Returns:
+            Logits [R, n, V], and what the head itself gave if the configuration reads that.
+        """
+        given = normed if normed is not None else raw
+        assert given is not None
+        call = Call((), given=(normed, raw))
+        logits = self._during(call, lambda: self.parts.model(mx.zeros((1, given.shape[1]), mx.int32)))
+        return logits.astype(mx.float32), None if call.head is None else call.head.astype(mx.float32)
+
+    def plain(self, run: Callable[[], mx.array]) -> mx.array:
+        """What a forward gives without the method."""
+        return self._during(Call((), reads=False), run)
+
+    def _during(self, call: Call, run: Callable[[], mx.array]) -> mx.array:
+        """Run a forward whose state is `call`."""
         before, self._state.call = self._state.call, call
         try:
-            logits = run()
+            return run()
         finally:
             self._state.call = before
-        return self._split(call, logits)
 
     def _split(self, call: Call, logits: mx.array) -> tuple[mx.array, mx.array]:
         count, name = len(call.layers), type(self.parts.model).__name__
@@ -197,7 +241,7 @@ class Attachment:
         if self._state.call is not None:  # a forward of the check, or one that reads layers
             return original(*args, **kwargs)
         if not self._is_checked:
-            check_readout(self, original, args[0] if args else kwargs.get("inputs"))
+            check_readout(self, args[0] if args else kwargs.get("inputs"))
             self._is_checked = True
         if not self._reads:
             return original(*args, **kwargs)
@@ -235,7 +279,13 @@ class Attachment:
         call = self._state.call
         if call is None or call.is_stacked or self.parts.num_layers not in call.states:
             return original(*args, **kwargs)
+        if not call.reads:
+            return original(*args, **kwargs)
         call.is_stacked, mature = True, args[0]
+        if call.given is not None:
+            normed, raw = call.given
+            rows = [] if normed is None else [original(normed.astype(mature.dtype), *args[1:], **kwargs)]
+            return mx.concatenate(rows if raw is None else [*rows, raw.astype(mature.dtype)])
         call.rows = mature.shape[0] if mature.ndim == 3 else 0
         if missing := [j for j in call.layers if j not in call.states or call.states[j].shape != mature.shape]:
             raise CaptureError(

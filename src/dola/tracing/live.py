@@ -196,6 +196,7 @@ class _Way:
                     prompt_tokens=len(self._prompt),
                     mode=self._decode,
                     repetition_penalty=self._call["repetition_penalty"],
+                    model=self._reader.anatomy.lm.config.name_or_path,
                 )
                 self._events.put(self._progress())
             self._events.put(self._progress(done=True))

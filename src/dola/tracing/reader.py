@@ -24,6 +24,7 @@ from dola.lens.maps import Maps
 from dola.methods.confident import entropy
 from dola.methods.config import MethodConfig
 from dola.methods.contrast import LARGEST_SCORE
+from dola.methods.method import Candidates
 from dola.methods.registry import method_of
 from dola.methods.vocabulary import wide
 from dola.model.anatomy import Anatomy
@@ -67,11 +68,12 @@ class LayerReader:
 
     Attributes:
         candidates: The candidate premature layers.
+        num_layers: N, the number of blocks.
     """
 
     def __init__(self, anatomy: Anatomy, config: MethodConfig, top_k: int) -> None:
         self.anatomy, self.config, self.method, self._top_k = anatomy, config, method_of(config), top_k
-        self.candidates = anatomy.candidates(config.layers)
+        self.candidates, self.num_layers = anatomy.candidates(config.layers), anatomy.num_layers
         self._maps = maps_of(anatomy, config, all_layers=True)
 
     @torch.no_grad()
@@ -105,13 +107,13 @@ class LayerReader:
 
         `before` are the tokens at these positions. All positions are read at once, so the caller should pass few.
         """
-        mature = self._readout(hidden, self.anatomy.num_layers)
+        mature = self._readout(hidden, self.num_layers)
         _check_finite(mature, positions)
         log_z = wide(mature).logsumexp(dim=-1)
         known = mature, log_z, wide(mature) - log_z[:, None]
         tokens = torch.tensor([0 if token is None else token for token in after], device=mature.device)
         listed = mature.topk(min(LISTED, mature.shape[-1])).indices
-        layers = range(self.anatomy.num_layers)
+        layers = range(self.num_layers)
         looks = [self._look(self._readout(hidden, layer), known, listed, tokens) for layer in layers]
         order = torch.stack([look.order for look in looks])
         if not order.isfinite().all():
@@ -175,22 +177,28 @@ class LayerReader:
         layers = torch.tensor(self.candidates, device=order.device)
         if self.method.selects:
             chosen = layers[order[layers].argmax(dim=0)]
-            rows = [self._mapped(hidden[layer][row], layer) for row, layer in enumerate(chosen.tolist())]
-            one = Captured(self.anatomy, self.config, [torch.stack(rows)], maps=self._maps and self._maps.applied())
-            return chosen, self.method.scores(mature, one)
-        candidates = Captured(
-            self.anatomy,
-            self.config,
-            [hidden[layer] for layer in self.candidates],
-            layers=(*self.candidates, self.anatomy.num_layers),
-            positions=torch.tensor(positions, device=mature.device),
-            maps=self._maps and self._maps.of(self.candidates),
-        )
-        scores, weights = self.method.decide(mature, candidates)
+            return chosen, self.method.scores(mature, self._one(hidden, chosen.tolist()))
+        scores, weights = self.method.decide(mature, self._every(hidden, torch.tensor(positions, device=mature.device)))
         counted = weights[:-1]
         none = (counted == 0).all(dim=0)  # the mature layer alone decides; show the highest candidate instead
         chosen = layers[counted.argmax(dim=0)].masked_fill(none, max(self.candidates))
         return chosen, scores
+
+    def _one(self, hidden: Mapping[int, Tensor], layers: Sequence[int]) -> Candidates:
+        """The only candidate of each position, from its own layer."""
+        rows = [self._mapped(hidden[layer][row], layer) for row, layer in enumerate(layers)]
+        return Captured(self.anatomy, self.config, [torch.stack(rows)], maps=self._maps and self._maps.applied())
+
+    def _every(self, hidden: Mapping[int, Tensor], positions: Tensor) -> Candidates:
+        """All candidates of the configuration."""
+        return Captured(
+            self.anatomy,
+            self.config,
+            [hidden[layer] for layer in self.candidates],
+            layers=(*self.candidates, self.anatomy.num_layers),
+            positions=positions,
+            maps=self._maps and self._maps.of(self.candidates),
+        )
 
     def _mapped(self, state: Tensor, layer: int) -> Tensor:
         """A candidate's state, mapped by its lens if there is one."""

@@ -101,6 +101,7 @@ def trace(
             prompt_tokens=len(ids),
             mode=decode if generate else "prompt",
             repetition_penalty=repetition_penalty if generate else None,
+            model=anatomy.lm.config.name_or_path,
         )
 
     found = traced(reader)
@@ -116,16 +117,17 @@ def as_trace(
     prompt_tokens: int,
     mode: str,
     repetition_penalty: float | None,
+    model: str,
 ) -> LayerTrace:
     """A LayerTrace from the tokens that `reader` has read."""
-    config, anatomy = reader.config, reader.anatomy
+    config = reader.config
     penalty = {} if repetition_penalty is None else {"repetition_penalty": repetition_penalty}
     return LayerTrace(
-        model=anatomy.lm.config.name_or_path,
+        model=model,
         prompt=prompt,
         mode=mode,
         settings={**config.as_dict(), **penalty},
-        num_layers=anatomy.num_layers,
+        num_layers=reader.num_layers,
         candidates=reader.candidates,
         prompt_tokens=prompt_tokens,
         tokens=tuple(tokens),
