@@ -4,6 +4,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 from command import fields, tokenizer
@@ -288,3 +289,13 @@ def test_a_column_is_there_once(dola_command, folder):
     ended = dola_command("compare", "The cat", "-m", folder, "--method", "sled", "--method", "sled")
     assert ended.code == 2
     assert "Two columns are the same" in ended.err
+
+
+@pytest.mark.skipif(find_spec("mlx") is not None, reason="MLX is installed: tests/apple run it")
+def test_the_other_backend_is_refused_where_it_is_not_installed(dola_command, folder):
+    same = ("compare", "The cat", "-m", folder)
+    ended = dola_command(*same, "--backend", "mlx")
+    assert (ended.code, ended.out) == (2, "")
+    assert "needs mlx and mlx-lm" in ended.err
+    assert "pip install" in ended.err.partition("Hint: ")[2]
+    assert "'torch', 'mlx'" in dola_command(*same, "--backend", "jax").err

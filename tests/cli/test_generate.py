@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -297,3 +298,13 @@ def test_dolas_settings_by_name_are_its_options(dola_command, folder):
     by_option = dola_command(*arguments, "--relative-top", 0.3, "--divergence", "reference", "--no-final-norm")
     first, second = json.loads(by_name.out), json.loads(by_option.out)
     assert (first["token_ids"], first["settings"]) == (second["token_ids"], second["settings"])
+
+
+@pytest.mark.skipif(find_spec("mlx") is not None, reason="MLX is installed: tests/apple run it")
+def test_the_other_backend_is_refused_where_it_is_not_installed(dola_command, folder):
+    same = ("generate", "The cat", "-m", folder)
+    ended = dola_command(*same, "--backend", "mlx")
+    assert (ended.code, ended.out) == (2, "")
+    assert "needs mlx and mlx-lm" in ended.err
+    assert "pip install" in ended.err.partition("Hint: ")[2]
+    assert "'torch', 'mlx'" in dola_command(*same, "--backend", "jax").err

@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.util import find_spec
 
 import pytest
 from command import fields
@@ -189,3 +190,13 @@ def test_another_method(dola_command, folder, toy):
     done = dola_command("trace", "abc", "-m", folder, "--json", "--method", "toy", "--set", "rate=0.9")
     assert (done.code, done.err) == (0, "")
     assert json.loads(done.out)["settings"] == {"method": "toy", "layers": "last:3", "rate": 0.9}
+
+
+@pytest.mark.skipif(find_spec("mlx") is not None, reason="MLX is installed: tests/apple run it")
+def test_the_other_backend_is_refused_where_it_is_not_installed(dola_command, folder):
+    same = ("trace", "The cat", "-m", folder)
+    ended = dola_command(*same, "--backend", "mlx")
+    assert (ended.code, ended.out) == (2, "")
+    assert "needs mlx and mlx-lm" in ended.err
+    assert "pip install" in ended.err.partition("Hint: ")[2]
+    assert "'torch', 'mlx'" in dola_command(*same, "--backend", "jax").err

@@ -19,7 +19,7 @@ from dola.model import adapters
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-GENERATED = ("cli.md", "doors.md", "supported-models.md")
+GENERATED = ("cli.md", "doors.md", "supported-models.md", "vllm-models.md")
 
 
 FILE = re.compile(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)

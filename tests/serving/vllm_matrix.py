@@ -21,6 +21,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -322,20 +323,30 @@ def page(outcomes: list[Outcome], every: dict[str, str]) -> str:
         ran = counts[RIGHT] + counts[REFUSED] + counts[WRONG]
         lines += [
             f"## {kind.capitalize()}\n",
-            f"{sum(counts.values())} architectures. Plain vLLM decodes {ran} of them here as transformers does: with DoLa "
-            f"{counts[RIGHT]} are right, {counts[REFUSED]} are refused, {counts[WRONG]} are wrong. {counts[OTHER]} decode "
-            f"otherwise than transformers without DoLa, {counts[NOT_RUN]} do not run here, and {counts[NO_REFERENCE]} have no "
-            "reference.\n",
+            fill(
+                f"{sum(counts.values())} architectures. Plain vLLM decodes {ran} of them here as transformers does: with DoLa "
+                f"{counts[RIGHT]} are right, {counts[REFUSED]} are refused, {counts[WRONG]} are wrong. {counts[OTHER]} decode "
+                f"otherwise than transformers without DoLa, {counts[NOT_RUN]} do not run here, and {counts[NO_REFERENCE]} have "
+                "no reference.",
+                width=126,
+            )
+            + "\n",
             "| architecture | with DoLa | parts that were found | note |",
             "|---|---|---|---|",
             *(
-                f"| {outcome.architecture} | {outcome.status} | {outcome.found} | {outcome.note.replace('|', '/')[:160]} |"
+                f"| {outcome.architecture} | {outcome.status} | {outcome.found} | {_note(outcome)} |"
                 for outcome in sorted(outcomes, key=lambda each: (ORDER.index(each.status), each.architecture))
                 if outcome.kind == kind
             ),
             "",
         ]
     return "\n".join(lines)
+
+
+def _note(outcome: Outcome) -> str:
+    """The note, short; the words of other programs are quoted."""
+    note = " ".join(outcome.note.replace("|", "/").replace("`", "'").split())[:160]
+    return f"`{note}`" if outcome.status in (WRONG, NOT_RUN, NO_REFERENCE) and "Error" in note else note
 
 
 ORDER = (RIGHT, REFUSED, WRONG, OTHER, NOT_RUN, NO_REFERENCE)
@@ -349,6 +360,7 @@ list decides nothing: an engine serves any model that passes the [proof at start
 others with the reason.
 
 - **refused**: the engine does not start, and says why.
+- **wrong**: with DoLa other tokens than `dola.generate`, or no answer at all where plain vLLM gives one.
 - **plain differs**: vLLM decodes other tokens than transformers without DoLa, so nothing can be compared.
 - **not run**: plain vLLM does not start or fails here, usually because a kernel does not exist for CPUs.
 - **no reference**: transformers has no class of this name, or no tiny model of it could be made.

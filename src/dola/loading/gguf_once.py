@@ -40,8 +40,9 @@ def header_parsed_once(file: Path | None) -> Iterator[None]:
                 kept["reader"] = original(path)
             return kept["reader"]
 
-        gguf.GGUFReader = reader
+        module: Any = gguf
+        module.GGUFReader = reader
         try:
             yield
         finally:
-            gguf.GGUFReader = original
+            module.GGUFReader = original

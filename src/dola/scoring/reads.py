@@ -170,7 +170,7 @@ class Read:
 
 
 class Shared(Captured):
-    """A recipe's candidates, of which some have been read for others.
+    """A recipe's candidates. Some have been read for others.
 
     Args:
         found: Logits of those that have: [K, R, V] if all have, else None or [R, V] for each.
