@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 from families import FAMILIES, readout, tiny
+from toy_method import Toy, ToyConfig
 from transformers import modeling_utils
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -16,7 +17,7 @@ from dola import native
 from dola.contrast import contrast, plausible
 from dola.decoding.attach import select_positions
 from dola.decoding.step import CHUNK_ELEMENTS
-from dola.errors import AttachError, CaptureError, DolaError, InputError, LayersError, ReadoutError
+from dola.errors import AttachError, CaptureError, ConfigError, DolaError, InputError, LayersError, ReadoutError
 
 attach_module = importlib.import_module("dola.decoding.attach")  # `dola.decoding.attach` itself is the function
 
@@ -373,3 +374,28 @@ def test_a_model_that_runs_its_head_for_other_things_too(llama, ids, monkeypatch
             output = model(ids)
             torch.testing.assert_close(output["aside"], plain)
             torch.testing.assert_close(output.logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (lambda scores: scores[0], r"\[401\] torch.float32"),
+        (lambda scores: scores[:, :-1], r"\[7, 400\] torch.float32"),
+        (lambda scores: scores.bfloat16(), r"\[7, 401\] torch.bfloat16"),
+        (lambda scores: None, "NoneType"),
+    ],
+)
+def test_a_method_that_returns_something_else_is_named(llama, ids, monkeypatch, wrong, found):
+    right = Toy.scores
+    monkeypatch.setattr(Toy, "scores", lambda self, *args, **kwargs: wrong(right(self, *args, **kwargs)))
+    with (
+        dola.attach(llama, ToyConfig()),
+        pytest.raises(ConfigError, match=rf"method 'toy' returned {found} as scores; expected \[7, 401\]"),
+    ):
+        llama(ids)
+
+
+def test_scores_that_are_not_finite_name_the_method(llama, ids, monkeypatch):
+    monkeypatch.setattr(Toy, "scores", lambda self, mature, *args, **kwargs: mature * torch.nan)
+    with dola.attach(llama, ToyConfig()), pytest.raises(InputError, match="or the method 'toy' made its scores so"):
+        llama(ids)

@@ -524,7 +524,8 @@ class Session:
         if row.isnan().any() or not row.amax().isfinite():
             what = "are NaN, infinite or all -inf"
         else:
-            what = "are finite, but those of a candidate layer are not"
+            name = self.config.method
+            what = f"are finite, but those of a candidate layer are not, or the method {name!r} made its scores so,"
         raise InputError(
             f"The model's logits {what} at position {where} ([batch, position] of the logits): they define no distribution.",
             hint="look for overflow (float16?), a broken checkpoint, or an attention mask that hides everything",

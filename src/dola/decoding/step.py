@@ -16,7 +16,7 @@ from dola import native
 from dola.decoding.candidates import Captured, Read, sums_states, weighted
 from dola.decoding.cost import cheaper_together, native_bound, product_bound
 from dola.decoding.reading import Reading
-from dola.errors import LensError
+from dola.errors import ConfigError, LensError
 from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
 from dola.methods.registry import method_of
@@ -194,6 +194,7 @@ class Step:
 
     def _score(self, mature: Tensor, candidates: Read | Captured, lazy: bool) -> Tensor:
         scores = self.method.scores(mature, candidates, self._vocab, lazy=lazy)
+        _check_scores(self.config.method, scores, mature)
         if not torch.compiler.is_compiling():
             self.rows_saved += candidates.saved
         return scores
@@ -202,6 +203,19 @@ class Step:
         """The head's output for the states of the k-th candidate, before any logit transform: [..., d] to [..., V]."""
         maps = self.maps and self.maps.of_one(k)
         return self.readout.read_head(self.readout.candidate_input(hidden, self.config, maps))
+
+
+def _check_scores(method: str, scores: Any, mature: Tensor) -> None:
+    """Refuse what a method of another package returned if it is not scores of these rows."""
+    wanted = wide_dtype(mature.dtype)
+    if isinstance(scores, Tensor) and scores.shape == mature.shape and wide_dtype(scores.dtype) == scores.dtype:
+        return
+    found = f"{list(scores.shape)} {scores.dtype}" if isinstance(scores, Tensor) else type(scores).__name__
+    raise ConfigError(
+        f"The method {method!r} returned {found} as scores; expected {list(mature.shape)} {wanted}, one row for each row of "
+        "mature logits.",
+        hint="the method's package has to be corrected: see docs/methods.md",
+    )
 
 
 def chunk_rows(device: str, elements: int) -> int:
