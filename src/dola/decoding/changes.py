@@ -6,7 +6,9 @@ Each change is recorded before it is made, because the call that makes it may ra
 
 from __future__ import annotations
 
+import atexit
 import functools
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -25,6 +27,7 @@ class Changes:
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
         self._hooks: list[tuple[nn.Module, str, int]] = []
+        _LIVE.add(self)
 
     def before(self, module: nn.Module, hook: Callable[..., Any], **options: Any) -> RemovableHandle:
         """Call `hook` before each forward pass of `module`; for the options see `register_forward_pre_hook`."""
@@ -60,6 +63,17 @@ class Changes:
         while self._undo:
             self._undo[-1]()
             self._undo.pop()
+
+
+_LIVE: weakref.WeakSet[Changes] = weakref.WeakSet()
+
+
+@atexit.register
+def _undo_all() -> None:
+    """A script may end while DoLa is attached. Later, when a suspended generator leaves its `with`, Python may have cleared
+    the globals that undoing needs."""
+    for changes in list(_LIVE):
+        changes.undo()
 
 
 def _unhook(module: nn.Module, hook: Callable[..., Any], keys: set[int]) -> None:
