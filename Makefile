@@ -9,7 +9,7 @@ VLLM = .venv-vllm
 MLX = .venv-mlx
 QUANTISED = .venv-quantised
 
-.PHONY: help demo test test-eval test-browser test-lowest test-newest test-installs test-quantised test-vllm-small test-vllm test-mlx new-vllm vllm-models faults fuzz lint types release-check models audit soak docs site site-serve picture captures notebook screens readme clean
+.PHONY: help demo test test-eval test-browser test-lowest test-newest transformers-tests test-installs test-quantised test-vllm-small test-vllm test-mlx new-vllm vllm-models faults fuzz lint types release-check models audit soak docs site site-serve picture captures notebook screens readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -54,6 +54,10 @@ test-newest:  ## the tests with the newest torch and transformers that pyproject
 	test -d $(NEWEST) || $(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --upgrade --upgrade-strategy eager -e '.[dev]'
 	$(PARALLEL) $(NEWEST)/bin/python -m pytest $(TOGETHER) $(PYTEST)
+
+transformers-tests: $(VENV)/.ready  ## the generation tests of transformers itself with DoLa attached; SOURCE=/path/to/a/checkout of the installed version
+	$(BIN)/python -m pip install --quiet datasets parameterized timeout-decorator
+	$(BIN)/python tests/transformers_tests.py $(SOURCE)
 
 test-installs:  ## each install line of the docs in a clean environment, then what it promises; INSTALLS="cli ui" tries these alone
 	$(PYTHON) tests/installs.py $(INSTALLS)

@@ -39,6 +39,33 @@ def test_parts_offloaded_to_the_disk(saved, tmp_path, on_disk):
     assert torch.equal(model.generate(PROMPT, **SETTINGS), whole.generate(PROMPT, **SETTINGS))
 
 
+@pytest.mark.parametrize(("memory", "places"), [(160_000, {"cpu", "disk"}), (10**9, set())], ids=["half", "all"])
+def test_device_map_auto(saved, tmp_path, memory, places):
+    """accelerate puts on the disk what does not fit: this model has 325,504 bytes."""
+    pytest.importorskip("accelerate")
+    settings = {"device_map": "auto", "max_memory": {"cpu": memory}, "offload_folder": tmp_path}
+    model = AutoModelForCausalLM.from_pretrained(saved, **settings).eval()
+    assert {*map(str, getattr(model, "hf_device_map", {}).values())} - {"cpu"} == places - {"cpu"}
+    whole = AutoModelForCausalLM.from_pretrained(saved).eval()
+    for layers in ("high", "all", [1]):
+        assert tokens(model, layers) == tokens(whole, layers)
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="torch before 2.7 does not say that it exports")
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")  # of transformers itself
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_is_refused_with_dola_and_works_without(llama, strict):
+    with dola.attach(llama):
+        llama(PROMPT)
+        # The strict tracer cannot follow the making of our error, and ends with one of its own there.
+        refused = (torch._dynamo.exc.Unsupported, "super") if strict else (InputError, "torch.export cannot keep DoLa")
+        with pytest.raises(refused[0], match=refused[1]):
+            torch.export.export(llama, (PROMPT,), kwargs={"use_cache": False}, strict=strict)
+        assert len(llama.generate(PROMPT, **SETTINGS)[0]) == 11
+    exported = torch.export.export(llama, (PROMPT,), kwargs={"use_cache": False}, strict=strict)
+    torch.testing.assert_close(exported.module()(PROMPT, use_cache=False).logits, llama(PROMPT).logits)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_dtypes(dtype):
     model = tiny("llama", dtype=dtype)

@@ -244,6 +244,21 @@ def test_pipeline(smollm2):
     assert found != pipeline("Water boils at", **settings)[0]["generated_text"]
 
 
+@pytest.mark.filterwarnings("ignore:You seem to be using the pipelines sequentially")
+def test_pipeline_with_batches(smollm2):
+    """Three prompts of unequal lengths, two at a time, have the text that each has alone."""
+    model, tokenizer = smollm2
+    settings = {"max_new_tokens": 8, "do_sample": False, "repetition_penalty": 1.2, "return_full_text": False}
+    prompts = ["Water boils at", "The capital of Washington State is the city of", "Honey never"]
+    pipeline = TextGenerationPipeline(model=model, tokenizer=tokenizer)
+    plain = [found[0]["generated_text"] for found in pipeline(prompts, batch_size=2, **settings)]
+    with dola.attach(model, "high"):
+        batched = [found[0]["generated_text"] for found in pipeline(prompts, batch_size=2, **settings)]
+        alone = [pipeline(prompt, **settings)[0]["generated_text"] for prompt in prompts]
+    assert batched == alone
+    assert batched != plain
+
+
 def test_lazy_contrast_changes_no_token_in_any_door():
     peaked = tiny("llama", spread=12.0)
     saved = 0

@@ -4,6 +4,7 @@ The modes are those of test_doors.py, which says more of each for DoLa.
 """
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -186,6 +187,16 @@ def test_custom_generate(model, oracles, name):
         return input_ids
 
     found = walk(by_attach, model, METHODS[name], PROMPT, custom_generate=greedy)
+    assert torch.equal(found, walk(plainly, oracles[name], PROMPT, do_sample=False, max_new_tokens=5))
+
+
+@each_method
+@pytest.mark.filterwarnings("ignore")
+def test_the_hub_repository(model, oracles, name):
+    """hub/custom_generate as a local folder: every method by its name."""
+    repository = Path(__file__).parents[2] / "hub" / "custom_generate"
+    settings = {"do_sample": False, "max_new_tokens": 5, **named(METHODS[name])}
+    found = model.generate(PROMPT, custom_generate=str(repository), trust_remote_code=True, **settings)
     assert torch.equal(found, walk(plainly, oracles[name], PROMPT, do_sample=False, max_new_tokens=5))
 
 

@@ -5,6 +5,7 @@ import resource
 import signal
 import stat
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,15 +22,17 @@ SCHEMA = "dola.generate/1"
 FORK = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
-@pytest.fixture
+@contextmanager
 def small_disk():
-    """Files end at 1000 bytes, as on a full disk."""
+    """Files end at 1000 bytes, as on a full disk. Inside tests alone: pytest's own output may go to a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @FORK
@@ -39,38 +42,38 @@ def test_a_killed_writer_leaves_a_file_that_can_be_read(kind, tmp_path):
     assert set(found) <= {"complete", "recovered: a cut line dropped", "no file yet"}
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, small_disk):
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "settings.json"
     write_whole(path, "old")
-    with pytest.raises(OSError, match="File too large") as caught:
+    with small_disk(), pytest.raises(OSError, match="File too large") as caught:
         write_whole(path, "new" * 1000)
     assert caught.value.filename == str(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_leaves_the_old_lens(tmp_path, request):
+def test_a_full_disk_leaves_the_old_lens(tmp_path):
     import torch
 
     from dola.lens.file import read, write
 
     path = tmp_path / "lens.safetensors"
     write(path, {"map": torch.zeros(2)}, {})
-    request.getfixturevalue("small_disk")
-    with pytest.raises(LensError, match="cannot be written"):
+    with small_disk(), pytest.raises(LensError, match="cannot be written"):
         write(path, {"map": torch.ones(1000)}, {})
     assert read(path)[0]["map"].tolist() == [0, 0]
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_lines_of_a_full_disk_are_recovered(tmp_path, small_disk):
+def test_lines_of_a_full_disk_are_recovered(tmp_path):
     path = tmp_path / "results.jsonl"
     file = open_to_append(path)
     append(file, ["1" * 600 + "\n"])
-    with pytest.raises(OSError, match="File too large"):
-        append(file, ["2" * 600 + "\n"])
-    with pytest.raises(OSError, match="File too large"):
-        file.close()
+    with small_disk():
+        with pytest.raises(OSError, match="File too large"):
+            append(file, ["2" * 600 + "\n"])
+        with pytest.raises(OSError, match="File too large"):
+            file.close()
     assert JsonLines(path, SCHEMA).lines == [b"1" * 600]
 
 

@@ -32,11 +32,25 @@ def without_gradient(scores: Tensor, sources: Iterable[Any]) -> Tensor:
 
 
 def check_transforms() -> None:
-    """Raise InputError inside torch.func's transforms and forward-mode differentiation, whose derivatives would be zero."""
+    """Refuse torch.export, and torch.func's transforms and forward-mode differentiation, whose derivatives would be zero.
+
+    Raises:
+        InputError: The forward is exported or transformed.
+    """
+    if _is_exporting():
+        raise InputError(
+            "torch.export cannot keep DoLa in a graph: which rows are contrasted depends on their values.",
+            hint="remove DoLa and export the plain model, or compile it: model.generate = torch.compile(model.generate)",
+        )
     if torch.compiler.is_compiling():
         return
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
         _refuse()
+
+
+def _is_exporting() -> bool:
+    exporting = getattr(torch.compiler, "is_exporting", None)  # from torch 2.7 on; before, torch reports the branch itself
+    return exporting is not None and bool(exporting())
 
 
 class _Refusal(torch.autograd.Function):
