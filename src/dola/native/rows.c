@@ -36,6 +36,28 @@ void dola_log_z(int bf16, const void *logits, float *log_z, long stride, long V,
     for (long r = 0; r < R; r++) log_z[r] = row_log_z(bf16, (const char *)logits + r * stride * bytes, V);
 }
 
+/* What m <= BLOCK tokens share in K layers, `next` bytes apart, z_next log sum exp apart. */
+static inline __attribute__((always_inline)) void jsd_block(
+    int bf16, const char *p, const char *q, long next, float p_log_z, const float *q_log_z, long z_next, float *shared, long m, long K) {
+    float values[BLOCK] ALIGNED;
+    vec log_p[BLOCK / LANES], mass[BLOCK / LANES];
+    read_block(values, bf16, p, 0, m, -INFINITY);
+    for (int j = 0; j < BLOCK / LANES; j++) {
+        log_p[j] = at_least(((vec *)values)[j] - p_log_z, -87.0f);
+        mass[j] = exp_below_zero(log_p[j]);
+    }
+    for (long k = 0; k < K; k++, q += next, q_log_z += z_next) {
+        vec total = {};
+        if (m < BLOCK) read_block(values, bf16, q, 0, m, -INFINITY);
+        for (int j = 0; j < BLOCK / LANES; j++) {
+            vec logits = m < BLOCK ? ((vec *)values)[j] : logits_at(bf16, q, j * LANES);
+            vec lq = at_least(logits - *q_log_z, -87.0f), other = exp_below_zero(lq), log_sum = log_above_zero(mass[j] + other);
+            total += mass[j] * (log_sum - log_p[j]) + other * (log_sum - lq);
+        }
+        shared[k] = sum(total);
+    }
+}
+
 /* JSD - ln 2 = -1/2 sum p ln((p+q)/p) + q ln((p+q)/q) of K layers' rows from n mature ones: far layers share next to nothing with the mature one,
  * and ln 2 would swallow the difference. Log-probabilities are at least -87, below which there is no mass that counts.
  *
@@ -49,25 +71,11 @@ int dola_jsd(int bf16, const void *p, const void *q, const int64_t *p_rows, cons
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long each = 0; each < n * blocks; each++) {
         long i = each / blocks, v = each % blocks * BLOCK, m = v + BLOCK < V ? BLOCK : V - v;
-        float log_p[BLOCK] ALIGNED, log_q[BLOCK] ALIGNED;
-        vec mass[BLOCK / LANES];
-        read_block(log_p, bf16, (const char *)p + p_rows[i] * p_stride * bytes, v, m, -INFINITY);
-        for (int j = 0; j < BLOCK / LANES; j++) {
-            vec lp = at_least(((vec *)log_p)[j] - p_log_z[i], -87.0f);
-            ((vec *)log_p)[j] = lp;
-            mass[j] = exp_below_zero(lp);
-        }
-        for (long k = 0; k < K; k++) {
-            vec total = {};
-            float z = q_log_z[k * n + i];
-            read_block(log_q, bf16, (const char *)q + (k * k_stride + q_rows[i] * q_stride) * bytes, v, m, -INFINITY);
-            for (int j = 0; j < BLOCK / LANES; j++) {
-                vec lp = ((vec *)log_p)[j], lq = at_least(((vec *)log_q)[j] - z, -87.0f), q = exp_below_zero(lq);
-                vec log_sum = log_above_zero(mass[j] + q);
-                total += mass[j] * (log_sum - lp) + q * (log_sum - lq);
-            }
-            shared[each * K + k] = sum(total);
-        }
+        const char *row = (const char *)p + (p_rows[i] * p_stride + v) * bytes, *layers = (const char *)q + (q_rows[i] * q_stride + v) * bytes;
+        if (bf16)
+            jsd_block(1, row, layers, 2 * k_stride, p_log_z[i], q_log_z + i, n, shared + each * K, m, K);
+        else
+            jsd_block(0, row, layers, 4 * k_stride, p_log_z[i], q_log_z + i, n, shared + each * K, m, K);
     }
     for (long i = 0; i < n; i++)
         for (long k = 0; k < K; k++) {
