@@ -9,7 +9,7 @@ VLLM = .venv-vllm
 MLX = .venv-mlx
 QUANTISED = .venv-quantised
 
-.PHONY: help demo test test-eval test-browser test-lowest test-newest transformers-tests test-installs test-quantised test-vllm-small test-vllm test-mlx new-vllm vllm-models faults fuzz lint types release-check models audit soak docs site site-serve picture captures notebook screens readme clean
+.PHONY: help demo test test-eval test-browser test-lowest test-newest transformers-tests test-installs test-quantised test-vllm-small test-vllm test-mlx new-vllm vllm-models faults fuzz lint types release-check models audit soak bench-compare docs site site-serve picture captures notebook screens readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -182,6 +182,10 @@ readme: $(VENV)/.ready  ## the commands that README and pages show, but for thos
 
 audit: $(VENV)/.ready .venv-audit/.ready  ## known vulnerabilities of the packages in .venv; needs the advisory service of pypi.org, and says so
 	$(BIN)/python tests/audit.py .venv-audit/bin/pip-audit
+
+BASE = main
+bench-compare: $(VENV)/.ready  ## whether this tree decodes slower than commit BASE, in turns, with the noise; BASE=main
+	$(BIN)/python benchmarks/compare.py $(BASE)
 
 soak: $(VENV)/.ready  ## 10,000 generations, whether anything grows; into benchmarks/results/soak.log
 	$(BIN)/python benchmarks/soak.py

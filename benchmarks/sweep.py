@@ -60,7 +60,7 @@ def row(model, case, k, blocks, bandwidth, rate, args):
     """Measured and least times of one batch size and one number of candidates, in seconds."""
     layers = candidates(k, blocks)
     settings = Settings(dola=dola.DoLaConfig(layers), new_tokens=args.new_tokens, repeats=args.repeats, old=False, memory=False)
-    greedy, contrasted = measure(model, [case], settings).cases[0].ways
+    greedy, contrasted, again = measure(model, [case], settings).cases[0].ways
     share = undecided(model, case, settings)
     extra = contrasted.token_s.median - greedy.token_s.median
     least = floor(model, case.batch_size, k, share, bandwidth, rate)
@@ -71,6 +71,7 @@ def row(model, case, k, blocks, bandwidth, rate, args):
         "greedy_s": greedy.token_s.median,
         "dola_s": contrasted.token_s.median,
         "ratio": asdict(contrasted.token_ratio),
+        "noise": asdict(again.token_ratio),
         "extra_s": extra,
         "floor_s": least,
         "gap_s": extra - least,
@@ -142,12 +143,12 @@ def report(rows, machine, source, bandwidth, rate) -> None:
         f"{source.model}, {source.dtype}; {machine.describe()}; bandwidth {bandwidth / 1e9:.1f} GB/s, "
         f"products {rate / 1e9:.0f} Gflop/s\n"
     )
-    print("| batch | K | undecided | greedy, ms | DoLa, ms | over greedy | extra, ms | floor, ms | gap, ms |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| batch | K | undecided | greedy, ms | DoLa, ms | over greedy | noise | extra, ms | floor, ms | gap, ms |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for r in rows:
         ms = [f"{1000 * r[name]:.2f}" for name in ("greedy_s", "dola_s", "extra_s", "floor_s", "gap_s")]
-        ratio = f"x{r['ratio']['median']:.3f} [{r['ratio']['min']:.2f}-{r['ratio']['max']:.2f}]"
-        print(f"| {r['batch_size']} | {r['k']} | {r['undecided']:.0%} | {' | '.join([*ms[:2], ratio, *ms[2:]])} |")
+        ratios = [f"x{r[name]['median']:.3f} [{r[name]['min']:.2f}-{r[name]['max']:.2f}]" for name in ("ratio", "noise")]
+        print(f"| {r['batch_size']} | {r['k']} | {r['undecided']:.0%} | {' | '.join([*ms[:2], *ratios, *ms[2:]])} |")
     print(f"\nMedian gap {1000 * statistics.median(r['gap_s'] for r in rows):.2f} ms.")
 
 

@@ -4,8 +4,10 @@ import importlib
 import json
 import re
 import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
@@ -247,11 +249,11 @@ def test_ways_take_turns(llama, monkeypatch):
     monkeypatch.setattr(Bench, "run", run)
     case = Case("two", (torch.tensor([[5, 6, 7]]), torch.tensor([[8, 9, 10]])))
     measure(llama, [case], Settings(new_tokens=2, repeats=3, memory=False))
-    assert order[:3] == [("greedy", 5), ("dola", 5), ("old", 5)]
-    assert order[3:] == [
-        *(("greedy", 5), ("dola", 5), ("old", 5)),
-        *(("dola", 8), ("old", 8), ("greedy", 8)),
-        *(("old", 5), ("greedy", 5), ("dola", 5)),
+    assert order[:4] == [("greedy", 5), ("dola", 5), ("old", 5), ("greedy again", 5)]
+    assert order[4:] == [
+        *(("greedy", 5), ("dola", 5), ("old", 5), ("greedy again", 5)),
+        *(("dola", 8), ("old", 8), ("greedy again", 8), ("greedy", 8)),
+        *(("old", 5), ("greedy again", 5), ("greedy", 5), ("dola", 5)),
     ]
 
 
@@ -288,6 +290,7 @@ def test_spread_and_summary(result):
         ("old", 1),
         ("greedy+lookup", 1),
         ("dola+lookup", 1),
+        ("greedy again", 1),
     ]
     assert json.loads(json.dumps(result.to_json()))["summary"][0]["token_ratio"]["median"] > 0
 
@@ -328,8 +331,8 @@ def test_memory_is_compared_with_greedys(llama, monkeypatch):
     found = iter([100, 101])
     monkeypatch.setattr("dola.bench.measure.peak_memory", lambda *_: Memory(next(found), 90, "counted"))
     case = random_case(401, batch_size=1, length=5, batches=1)
-    greedy, contrasted = measure(llama, [case], Settings(new_tokens=2, repeats=1, old=False)).cases[0].ways
-    assert (greedy.memory_ratio, contrasted.memory_ratio) == (None, 1.01)
+    ways = measure(llama, [case], Settings(new_tokens=2, repeats=1, old=False)).cases[0].ways
+    assert [way.memory_ratio for way in ways] == [None, 1.01, None]  # not of greedy decoding again
 
 
 def test_memory_on_cuda_is_the_allocators(llama, monkeypatch):
@@ -384,7 +387,7 @@ def test_markdown_has_a_row_for_each_way(script, result, tmp_path, capsys):
     file.write_text(json.dumps(result.to_json()))
     script("tables").main([file])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + 5
+    assert len(rows) == 2 + 6
     assert len({row.count("|") for row in rows}) == 1
 
 
@@ -421,3 +424,28 @@ def test_sweep(script, capsys, tmp_path):
     sweep.main([*options.split(), "--json", str(tmp_path / "a.json")])
     assert "| 2 | 2 | " in capsys.readouterr().out
     assert json.loads((tmp_path / "a.json").read_text())["rows"][0]["undecided"] > 0
+
+
+class Timed:
+    """A side of a comparison whose times are given; greedy decoding slows down as the machine does."""
+
+    def __init__(self, dola, machine=1.0):
+        self.times = {"greedy": 0.1 * machine, "dola": dola * machine}
+
+    def seconds(self, way, batch_size):
+        return self.times[way]
+
+
+@pytest.mark.parametrize(("new", "passes"), [(Timed(0.1), True), (Timed(0.11), False), (Timed(0.1, machine=1.2), True)])
+def test_two_commits_are_compared_beyond_the_noise(script, capsys, new, passes):
+    compare = script("compare")
+    assert compare.compare(8, Timed(0.1), new, SimpleNamespace(repeats=3, most=1.05)) is passes
+    noise, contrast = capsys.readouterr().out.splitlines()
+    assert noise.startswith("batch 8, noise: greedy 100.0 ms before")
+    assert "DoLa : dola   100.0 ms before" in contrast
+
+
+def test_a_commit_that_is_not_there_is_named(script, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["compare.py", "no-such-commit"])
+    with pytest.raises(SystemExit, match="'no-such-commit' is not a commit here"):
+        script("compare").main()

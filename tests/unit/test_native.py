@@ -132,6 +132,32 @@ def test_divergences_of_rows_that_are_apart():
 
 
 @needs_kernel
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("vocabulary", [2, 300, 5003])
+@pytest.mark.parametrize("scale", [0.3, 3, 15])
+def test_bounds_leave_the_layer_that_diverges_most(dtype, vocabulary, scale):
+    """Peaked, flat and saturated distributions, with layers from near to far and two that nearly tie."""
+    generator = torch.Generator().manual_seed(vocabulary)
+    mature = scale * torch.randn(6, vocabulary, generator=generator)
+    mature[2:4, 1] += 9 * scale
+    steps = torch.tensor([0.1, 0.3, 0.9, 0.9, 2.0])[:, None, None]
+    layers = mature + steps * scale * torch.randn(5, 6, vocabulary, generator=generator)
+    layers[3] = layers[2] + 1e-3 * torch.randn(6, vocabulary, generator=generator)
+    mature, layers = mature.to(dtype), layers.to(dtype)
+    rows = torch.arange(6)
+    how = {"mature_rows": rows, "rows": rows}
+    whole = native.jsd_less_ln2(mature, native.log_z(mature), layers, native.log_z(layers), **how)
+    pruned = native.jsd_less_ln2(mature, native.log_z(mature), layers, native.log_z(layers), **how, prune=True)
+    assert torch.equal(pruned.argmax(0), whole.argmax(0))
+    several = (pruned > -torch.inf).sum(0) > 1
+    kept = (pruned > -torch.inf) & several
+    assert torch.equal(pruned[kept], whole[kept])
+    layers[1, 0, 0] = math.nan
+    pruned = native.jsd_less_ln2(mature, native.log_z(mature), layers, native.log_z(layers), **how, prune=True)
+    assert pruned[:, 0].argmax() == 1  # NaN is not passed over
+
+
+@needs_kernel
 def test_a_candidate_that_is_nan_has_no_divergence():
     logits = torch.randn(3, 300)
     logits[2, 7] = math.nan

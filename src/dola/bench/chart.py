@@ -13,7 +13,7 @@ from dola.files.whole_file import replacing
 from dola.installed.hints import install_line
 
 FORMATS = (".png", ".svg", ".pdf")
-COLOURS = {"dola": "#0072b2", "old": "#999999", "greedy+lookup": "#e69f00", "dola+lookup": "#009e73"}
+COLOURS = {"dola": "#0072b2", "old": "#999999", "greedy+lookup": "#e69f00", "dola+lookup": "#009e73", "greedy again": "#dddddd"}
 """Colors that people with color blindness can distinguish (Okabe and Ito's palette)."""
 
 

@@ -80,6 +80,8 @@ def _measure_case(bench: Bench, case: Case, source: Source | None, say: Progress
     results = {way: _result(way, times, case.batch_size) for way in ways}
     if settings.memory:
         for way in ways:
+            if way.again:
+                continue
             say(f"  memory of {way.name}")
             results[way] = replace(results[way], memory=peak_memory(bench, way, case.prompts[0], source))
     greedy = results[ways[0]].memory

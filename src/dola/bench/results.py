@@ -45,7 +45,8 @@ class WayResult:
     """One way of decoding one case. Ratios are taken against plain greedy decoding of the same repetition.
 
     Attributes:
-        way: "greedy", "dola", "old", "greedy+lookup" or "dola+lookup".
+        way: "greedy", "dola", "old", "greedy+lookup", "dola+lookup", or "greedy again", whose ratios are the noise of the
+            machine.
         first_call_s: Seconds of the very first call, including warm-up and compilation.
         first_token_s: Seconds from the call to the end of the first step, mostly the prompt's forward pass.
         token_s: Seconds per token after the first step; one step of a whole batch counts as one token.

@@ -34,6 +34,8 @@ def render(console: Console, result: BenchResult) -> None:
         console.print(f"{case.name}, {case.new_tokens} new")
         console.print(_table(case))
         for way in case.ways:
+            if way.way == "greedy again":
+                console.print(f"Noise: greedy decoding took {_range(way.token_ratio)} times as long as greedy decoding itself.")
             if way.differing_prompts:
                 console.print(
                     f"{way.way}: tokens differ from those without drafts in {way.differing_prompts} repetitions, "

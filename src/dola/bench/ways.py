@@ -84,23 +84,29 @@ class Settings:
             )
 
     def ways(self) -> tuple[Way, ...]:
-        """The requested ways, greedy first."""
+        """The requested ways, greedy first and, in turns, once more last: its ratio to the first shows the machine's noise."""
         ways = [Way("greedy"), Way("dola", dola=True)]
         if self.old:
             ways.append(Way("old", old=True))
         if self.prompt_lookup:
             ways += [Way("greedy+lookup", lookup=True), Way("dola+lookup", dola=True, lookup=True)]
+        if not self.compile:  # blocks of compiled runs are not in turns, so they would show no noise
+            ways.append(Way("greedy again", again=True))
         return tuple(ways)
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way of decoding: plain, with DoLa, or as the old code did; with drafts from the prompt or without."""
+    """One way of decoding: plain, with DoLa, or as the old code did; with drafts from the prompt or without.
+
+    `again` marks a second plain one, for the noise.
+    """
 
     name: str
     dola: bool = False
     lookup: bool = False
     old: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True, eq=False)

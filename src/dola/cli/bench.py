@@ -49,7 +49,7 @@ SCHEMA: dict[str, str] = {
     "cases[].batch_size": "rows",
     "cases[].prompt_tokens": "tokens of each prompt",
     "cases[].new_tokens": "tokens generated for each row",
-    "cases[].ways[].way": "greedy, dola, old (as transformers 4.55.4), greedy+lookup, dola+lookup",
+    "cases[].ways[].way": "greedy, dola, old (as transformers 4.55.4), greedy+lookup, dola+lookup, greedy again (the noise)",
     "cases[].ways[].first_call_s": "seconds of the very first call, including warm-up and compilation",
     "cases[].ways[].first_token_s": "seconds to the end of the first step: min, median, max over repetitions",
     "cases[].ways[].token_s": "seconds per token after the first step: min, median, max",

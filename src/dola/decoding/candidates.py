@@ -156,7 +156,9 @@ def compared(read: ReadRows, mature: Tensor, log_z: Tensor, rows: Tensor, *, jsd
     if read.log_z is None:
         read.log_z = native.log_z(read.logits[:, read.places])
     if jsd:
-        read.jsd = native.jsd_less_ln2(mature, log_z[rows], read.logits, read.log_z, mature_rows=rows, rows=read.places)
+        read.jsd = native.jsd_less_ln2(
+            mature, log_z[rows], read.logits, read.log_z, mature_rows=rows, rows=read.places, prune=True
+        )
     return read
 
 

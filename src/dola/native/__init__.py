@@ -90,7 +90,14 @@ def head_product(weight: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def jsd_less_ln2(
-    mature: Tensor, log_z: Tensor, premature: Tensor, of_layers: Tensor, *, mature_rows: Tensor, rows: Tensor
+    mature: Tensor,
+    log_z: Tensor,
+    premature: Tensor,
+    of_layers: Tensor,
+    *,
+    mature_rows: Tensor,
+    rows: Tensor,
+    prune: bool = False,
 ) -> Tensor:
     """Jensen-Shannon divergences of K layers from the mature one in n rows, minus ln 2: float32 [K, n], in [-ln 2, 0] nats.
 
@@ -100,17 +107,25 @@ def jsd_less_ln2(
         premature: Logits [K, S, V] of the layers, of the same dtype.
         of_layers: Log sum exp of the n rows of them, float32 [K, n].
         mature_rows, rows: Which n rows of `mature` and of `premature`, int64 [n].
+        prune: Whether only the largest of each row matters. Layers that a bound rules out get -inf, and a layer that is left
+            alone gets 0.
     """
     found = torch.empty(of_layers.shape, dtype=torch.float32, device="cpu")
     log_z, of_layers, mature_rows, rows = (each.contiguous() for each in (log_z, of_layers, mature_rows, rows))
-    failed = library().dola_jsd(
-        DTYPES[mature.dtype],
-        *(tensor.data_ptr() for tensor in (mature, premature, mature_rows, rows, log_z, of_layers, found)),
-        mature.stride(0), premature.stride(0), premature.stride(1), mature.shape[-1], *found.shape, torch.get_num_threads(),
-    )  # fmt: skip
+    operands = [tensor.data_ptr() for tensor in (mature, premature, mature_rows, rows, log_z, of_layers)]
+    sizes = mature.stride(0), premature.stride(0), premature.stride(1), mature.shape[-1], *found.shape, torch.get_num_threads()
+    kind, left = DTYPES[mature.dtype], torch.ones(found.shape, dtype=torch.bool, device="cpu")
+    alone = None
+    failed = 0
+    if prune:
+        room = torch.empty(torch.get_num_threads(), mature.shape[-1] + MULTIPLE, dtype=torch.int32, device="cpu")
+        failed = library().dola_contenders(kind, *operands, left.data_ptr(), room.data_ptr(), *sizes)
+        alone = left & (left.sum(dim=0) == 1)
+        left &= ~alone
+    failed = failed or library().dola_jsd(kind, *operands, left.data_ptr(), found.data_ptr(), *sizes)
     if failed:
         raise MemoryError(f"no memory for the divergences of {found.numel()} rows")
-    return found
+    return found if alone is None else found.masked_fill_(alone, 0)
 
 
 @dataclass

@@ -68,7 +68,8 @@ def _declare(library: ctypes.CDLL) -> None:
     types = {
         "head": [pointer, pointer, pointer, pointer, long, long, long],
         "log_z": [pointer, pointer, long, long, long],
-        "jsd": [*[pointer] * 7, long, long, long, long, long, long],
+        "contenders": [*[pointer] * 8, long, long, long, long, long, long],
+        "jsd": [*[pointer] * 8, long, long, long, long, long, long],
         "count": [*[pointer] * 4, ctypes.c_int, ctypes.c_float, long, long, long],
         "place": [*[pointer] * 7, long, long, long],
         "compare": [*[pointer] * 8, *[long] * 6],

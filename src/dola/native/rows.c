@@ -2,6 +2,8 @@
  *
  * Sums over a block of BLOCK tokens are float32, over blocks float64. Blocks are joined in their order, so no result depends on the threads.
  */
+#include <omp.h>
+
 #include "vector.h"
 
 /* A running log sum exp: the sum of exp(x - largest) so far. */
@@ -36,44 +38,128 @@ void dola_log_z(int bf16, const void *logits, float *log_z, long stride, long V,
     for (long r = 0; r < R; r++) log_z[r] = row_log_z(bf16, (const char *)logits + r * stride * bytes, V);
 }
 
+/* What m <= BLOCK tokens share in K layers, `next` bytes apart; their q_log_z and open are n apart. */
+static inline __attribute__((always_inline)) void jsd_block(
+    int bf16, const char *p, const char *q, long next, float p_log_z, const float *q_log_z, const uint8_t *open, long n, float *shared,
+    long m, long K) {
+    float values[BLOCK] ALIGNED;
+    vec log_p[BLOCK / LANES], mass[BLOCK / LANES];
+    read_block(values, bf16, p, 0, m, -INFINITY);
+    for (int j = 0; j < BLOCK / LANES; j++) {
+        log_p[j] = at_least(((vec *)values)[j] - p_log_z, -87.0f);
+        mass[j] = exp_below_zero(log_p[j]);
+    }
+    for (long k = 0; k < K; k++, q += next) {
+        if (!open[k * n]) continue;
+        vec total = {};
+        float z = q_log_z[k * n];
+        if (m < BLOCK) read_block(values, bf16, q, 0, m, -INFINITY);
+        for (int j = 0; j < BLOCK / LANES; j++) {
+            vec logits = m < BLOCK ? ((vec *)values)[j] : logits_at(bf16, q, j * LANES);
+            vec lq = at_least(logits - z, -87.0f), other = exp_below_zero(lq), log_sum = log_above_zero(mass[j] + other);
+            total += mass[j] * (log_sum - log_p[j]) + other * (log_sum - lq);
+        }
+        shared[k] = sum(total);
+    }
+}
+
+/* Candidates that may diverge most, in n rows: open[K, n] is 1 for them. What p and a candidate share is known exactly over the tokens with
+ * p >= 1e-6; what they share beyond is at most f of the masses that remain there, f(a, b) = (a+b) ln(a+b) - a ln a - b ln b, because f is
+ * concave and homogeneous. All stay open where a normaliser is NaN. Other arguments: see dola_jsd; ids: room for V + LANES tokens a thread. */
+static inline double entropy_of(double mass) { return mass > 0 ? -mass * log(mass) : 0; }
+
+static long likely_tokens(int bf16, const char *row, long V, float least, int32_t *ids) {
+    long count = 0, v = 0;
+#if defined(__AVX512F__)
+    __m512i id = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (; v + LANES <= V; v += LANES, id = _mm512_add_epi32(id, _mm512_set1_epi32(LANES))) {
+        __mmask16 likely = _mm512_cmp_ps_mask((__m512)logits_at(bf16, row, v), _mm512_set1_ps(least), _CMP_GE_OQ);
+        _mm512_storeu_si512(ids + count, _mm512_maskz_compress_epi32(likely, id));
+        count += __builtin_popcount(likely);
+    }
+#endif
+    for (; v < V; v++) {
+        ids[count] = v;
+        count += logit_at(bf16, row, v) >= least;
+    }
+    return count;
+}
+
+int dola_contenders(int bf16, const void *p, const void *q, const int64_t *p_rows, const int64_t *q_rows, const float *p_log_z,
+                    const float *q_log_z, uint8_t *open, int32_t *ids, long p_stride, long k_stride, long q_stride, long V, long K, long n,
+                    int threads) {
+    const double rounding = 1e-5, mass_rounding = 1e-6; /* allowances for float32: nats, and a mass */
+    long bytes = bf16 ? 2 : 4;
+    double *sums = calloc(2 * K * n, sizeof(double));
+    if (!sums) return 1;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long i = 0; i < n; i++) {
+        const char *row = (const char *)p + p_rows[i] * p_stride * bytes, *layers = (const char *)q + q_rows[i] * q_stride * bytes;
+        int32_t *likely = ids + omp_get_thread_num() * (V + LANES);
+        long count = likely_tokens(bf16, row, V, p_log_z[i] - 13.8155106f, likely); /* ln 1e-6 */
+        double *shared = sums + 2 * K * i, *mass = shared + K, p_mass = 0, least = INFINITY;
+        for (long at = 0; at < count; at += BLOCK) {
+            long m = at + BLOCK < count ? BLOCK : count - at, vectors = (m + LANES - 1) / LANES;
+            float log_p[BLOCK] ALIGNED, log_q[BLOCK] ALIGNED;
+            vec a[BLOCK / LANES], p_total = {};
+            for (long j = 0; j < vectors * LANES; j++) log_p[j] = j < m ? logit_at(bf16, row, likely[at + j]) - p_log_z[i] : -INFINITY;
+            for (long j = 0; j < vectors; j++) {
+                vec lp = at_least(((vec *)log_p)[j], -87.0f);
+                ((vec *)log_p)[j] = lp;
+                p_total += a[j] = exp_below_zero(lp);
+            }
+            p_mass += sum(p_total);
+            for (long k = 0; k < K; k++) {
+                vec total = {}, q_total = {};
+                float z = q_log_z[k * n + i];
+                for (long j = 0; j < vectors * LANES; j++)
+                    log_q[j] = j < m ? logit_at(bf16, layers + k * k_stride * bytes, likely[at + j]) - z : -INFINITY;
+                for (long j = 0; j < vectors; j++) {
+                    vec lp = ((vec *)log_p)[j], lq = at_least(((vec *)log_q)[j], -87.0f), b = exp_below_zero(lq);
+                    vec log_sum = log_above_zero(a[j] + b);
+                    total += a[j] * (log_sum - lp) + b * (log_sum - lq);
+                    q_total += b;
+                }
+                shared[k] += sum(total), mass[k] += sum(q_total);
+            }
+        }
+        double p_left = fmax(1 - p_mass, 0) + mass_rounding;
+        for (long k = 0; k < K; k++) {
+            double q_left = fmax(1 - mass[k], 0) + mass_rounding;
+            double most = shared[k] + entropy_of(p_left) + entropy_of(q_left) - entropy_of(p_left + q_left) + rounding;
+            if (!(most >= least)) least = most; /* NaN stays */
+        }
+        for (long k = 0; k < K; k++) open[k * n + i] = !(shared[k] > least);
+    }
+    free(sums);
+    return 0;
+}
+
 /* JSD - ln 2 = -1/2 sum p ln((p+q)/p) + q ln((p+q)/q) of K layers' rows from n mature ones: far layers share next to nothing with the mature one,
  * and ln 2 would swallow the difference. Log-probabilities are at least -87, below which there is no mass that counts.
  *
  * p: mature logits, row p_rows[i] of `p_stride` elements a row; q: the layers' logits, k_stride elements a layer, in it row q_rows[i] of q_stride.
- * p_log_z [n], q_log_z [K, n]: their log sum exp. jsd: [K, n]. Returns 0, or 1 where memory ran out. */
+ * p_log_z [n], q_log_z [K, n]: their log sum exp. open [K, n]: 0 where -infinity will do instead. jsd: [K, n]. Returns 0, or 1 where memory
+ * ran out. */
 int dola_jsd(int bf16, const void *p, const void *q, const int64_t *p_rows, const int64_t *q_rows, const float *p_log_z, const float *q_log_z,
-             float *jsd, long p_stride, long k_stride, long q_stride, long V, long K, long n, int threads) {
+             const uint8_t *open, float *jsd, long p_stride, long k_stride, long q_stride, long V, long K, long n, int threads) {
     long blocks = (V + BLOCK - 1) / BLOCK, bytes = bf16 ? 2 : 4;
     float *shared = malloc(sizeof(float) * blocks * K * n);
     if (!shared) return 1;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long each = 0; each < n * blocks; each++) {
         long i = each / blocks, v = each % blocks * BLOCK, m = v + BLOCK < V ? BLOCK : V - v;
-        float log_p[BLOCK] ALIGNED, log_q[BLOCK] ALIGNED;
-        vec mass[BLOCK / LANES];
-        read_block(log_p, bf16, (const char *)p + p_rows[i] * p_stride * bytes, v, m, -INFINITY);
-        for (int j = 0; j < BLOCK / LANES; j++) {
-            vec lp = at_least(((vec *)log_p)[j] - p_log_z[i], -87.0f);
-            ((vec *)log_p)[j] = lp;
-            mass[j] = exp_below_zero(lp);
-        }
-        for (long k = 0; k < K; k++) {
-            vec total = {};
-            float z = q_log_z[k * n + i];
-            read_block(log_q, bf16, (const char *)q + (k * k_stride + q_rows[i] * q_stride) * bytes, v, m, -INFINITY);
-            for (int j = 0; j < BLOCK / LANES; j++) {
-                vec lp = ((vec *)log_p)[j], lq = at_least(((vec *)log_q)[j] - z, -87.0f), q = exp_below_zero(lq);
-                vec log_sum = log_above_zero(mass[j] + q);
-                total += mass[j] * (log_sum - lp) + q * (log_sum - lq);
-            }
-            shared[each * K + k] = sum(total);
-        }
+        const char *row = (const char *)p + (p_rows[i] * p_stride + v) * bytes, *layers = (const char *)q + (q_rows[i] * q_stride + v) * bytes;
+        if (bf16)
+            jsd_block(1, row, layers, 2 * k_stride, p_log_z[i], q_log_z + i, open + i, n, shared + each * K, m, K);
+        else
+            jsd_block(0, row, layers, 4 * k_stride, p_log_z[i], q_log_z + i, open + i, n, shared + each * K, m, K);
     }
     for (long i = 0; i < n; i++)
         for (long k = 0; k < K; k++) {
             double total = 0;
-            for (long b = 0; b < blocks; b++) total += shared[(i * blocks + b) * K + k];
-            jsd[k * n + i] = (float)(-0.5 * total);
+            for (long b = 0; b < blocks && open[k * n + i]; b++) total += shared[(i * blocks + b) * K + k];
+            jsd[k * n + i] = open[k * n + i] ? (float)(-0.5 * total) : -INFINITY;
         }
     free(shared);
     return 0;

@@ -14,7 +14,7 @@
 #else
 #define BYTES 16
 #endif
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -30,9 +30,9 @@ typedef uint32_t load_u __attribute__((vector_size(BYTES), aligned(2), may_alias
 typedef uint16_t load_h __attribute__((vector_size(BYTES / 2), aligned(2), may_alias));
 
 static inline float sum(vec v) {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += v[i];
-    return total;
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) v[i] += v[i + half];
+    return v[0];
 }
 
 static inline uint16_t to_bf16(float f) {
@@ -71,16 +71,17 @@ static inline void read_block(float *to, int bf16, const void *row, long v, long
     for (; i < BLOCK; i++) to[i] = after;
 }
 
-static inline vec at_least(vec x, float least) {
-    ivec low = x < least;
-    return (vec)(((ivec)((vec){} + least) & low) | ((ivec)x & ~low)); /* NaN stays NaN */
-}
-
 /* The larger of two, m where x is NaN. */
 static inline vec larger(vec x, vec m) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_max_ps((__m512)x, (__m512)m);
+#else
     ivec above = x > m;
     return (vec)(((ivec)x & above) | ((ivec)m & ~above));
+#endif
 }
+
+static inline vec at_least(vec x, float least) { return larger((vec){} + least, x); } /* NaN stays NaN */
 
 static inline float top(vec m) {
     float found = m[0];
@@ -93,12 +94,8 @@ static inline vec exp_below_zero(vec x) {
     x = at_least(x, -87.0f);
     ivec n = __builtin_convertvector(x * 1.44269504f - 0.5f, ivec); /* towards zero: the nearest integer, as x <= 0 */
     vec k = __builtin_convertvector(n, vec), r = (x - k * 0.693359375f) + k * 2.12194440e-4f;
-    vec p = (vec){} + 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
+    vec s = r * r;
+    vec p = (1.9875691500e-4f * r + 1.3981999507e-3f) * s * s + ((8.3334519073e-3f * r + 4.1665795894e-2f) * s + (1.6666665459e-1f * r + 5.0000001201e-1f));
     p = p * r * r + r + 1.0f;
     return p * (vec)((n + 127) << 23);
 }
@@ -114,20 +111,15 @@ static inline void normaliser(const float *logits, float *largest, float *total)
 
 /* ln x for normal x > 0, relative error below 2e-7 where |ln x| > 0.1, absolute below 1e-7 elsewhere; NaN stays NaN. */
 static inline vec log_above_zero(vec x) {
-    ivec bits = (ivec)x, nan = x != x;
+    ivec bits = (ivec)x;
     vec e = __builtin_convertvector((bits >> 23) - 126, vec), m = (vec)((bits & 0x007fffff) | 0x3f000000); /* in [1/2, 1) */
     ivec low = m < 0.70710678f;
     e += __builtin_convertvector(low, vec); /* true is -1 */
     m += (vec)((ivec)m & low) - 1.0f;
-    vec z = m * m, p = (vec){} + 7.0376836292e-2f;
-    p = p * m - 1.1514610310e-1f;
-    p = p * m + 1.1676998740e-1f;
-    p = p * m - 1.2420140846e-1f;
-    p = p * m + 1.4249322787e-1f;
-    p = p * m - 1.6668057665e-1f;
-    p = p * m + 2.0000714765e-1f;
-    p = p * m - 2.4999993993e-1f;
-    p = p * m + 3.3333331174e-1f;
+    vec z = m * m, y = z * z;
+    vec p = (7.0376836292e-2f * m - 1.1514610310e-1f) * z + (1.1676998740e-1f * m - 1.2420140846e-1f);
+    vec q = (1.4249322787e-1f * m - 1.6668057665e-1f) * z + (2.0000714765e-1f * m - 2.4999993993e-1f);
+    p = (p * y + q) * m + 3.3333331174e-1f;
     p = p * m * z - e * 2.12194440e-4f - z * 0.5f + m + e * 0.693359375f;
-    return (vec)(((ivec)x & nan) | ((ivec)p & ~nan));
+    return p + (x - x);
 }

@@ -100,12 +100,6 @@ def readout_of(
     return Readout(final_norm=_by_rows(final_norm), projection=None, head=_by_rows(sharded.local(read) if sharded else read))
 
 
-KERNEL_ROWS = 32
-"""Number of rows up to which the kernel is faster: it reads the weights once; torch's product does more arithmetic per second.
-`benchmarks/head_product.py`, 49,152 x 576 weights in float32, one thread: 29 ms against 33 for 24 rows, 50 against 44 for 40,
-135 against 99 for 128."""
-
-
 AS_THE_MODEL = 2e-2
 """Largest difference of the kernel's logits from the model's, relative to the largest logit."""
 
@@ -124,7 +118,7 @@ class Head:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Logits [R, V] of rows [R, d]."""
-        if self._weight is None or rows.dtype != self._weight.dtype or len(rows) > KERNEL_ROWS:
+        if self._weight is None or rows.dtype != self._weight.dtype:
             return self._compute_logits(rows)
         if not self._checked:
             own, ours = self._compute_logits(rows[:1]), native.head_product(self._weight, rows[:1])[0]
