@@ -84,8 +84,8 @@ class ReadRows:
         logits: Logits [K, S, V] of at least these rows.
         places: The place of each row in `logits`, int64 [r].
         log_z: Log sum exp [K, r]; None if it has not been computed.
-        jsd: Jensen-Shannon divergence less ln 2 [K, r], by which the largest of a row can be found: -inf for layers that a bound
-            rules out. None if it was not wanted or no kernel computes it.
+        jsd: Jensen-Shannon divergence less ln 2 [K, r], by which the largest of a row can be found: -inf for layers that a
+            bound rules out. None if it was not wanted or no kernel computes it.
     """
 
     logits: Tensor
