@@ -18,8 +18,10 @@ import torch
 from transformers import StoppingCriteriaList
 
 import dola
+from dola.bench.cases import cut_case, texts
 from dola.bench.ways import Clock
 from dola.methods.registry import METHODS, config_of, required_settings
+from dola.text.encoding import Encoder
 
 
 def ways(lens: str | None) -> dict[str, Any]:
@@ -57,14 +59,17 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--lens")
+    parser.add_argument("--only", help="a part of the names of the rows to time beside greedy decoding")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     model, tokenizer = dola.load(arguments.model, dtype=arguments.dtype)
-    text = "The capital of Washington State is Olympia. It lies at the southern end of Puget Sound, and it was founded in 1850."
+    encoder = Encoder.of(model, tokenizer)
     rows = ways(arguments.lens)
+    if arguments.only:
+        rows = {name: config for name, config in rows.items() if config is None or arguments.only in name}
     found = {}
     for size in map(int, arguments.batch_sizes.split(",")):
-        ids = tokenizer(text, return_tensors="pt").input_ids[:, :24].repeat(size, 1)
+        ids = cut_case(encoder, texts("mixed"), batch_size=size, length=24, batches=1).prompts[0]
         times: dict[str, list[float]] = {name: [] for name in rows}
         for config in rows.values():
             seconds_per_token(model, ids, 4, config)  # warm: kernels, caches of lenses

@@ -14,7 +14,7 @@ from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
 from dola.methods.method import Candidates, ReadRows
 from dola.methods.vocabulary import wide, wide_dtype
-from dola.model.readout import Cut, Readout, Scale
+from dola.model.readout import Cut, Readout, Scale, StateMaps
 
 Rows = Sequence[int] | Tensor | None
 
@@ -112,9 +112,15 @@ class Captured(Candidates):
             if (read := self._known.get(tuple(float(each == k) for each in range(len(self))))) is not None:
                 return self._readout.after_head(_some(read, rows), self._config)
             maps = self._maps and self._maps.of_one(k)
-            return self._readout.premature(_some(self._hidden[k], rows), self._config, maps)
-        states = torch.stack([_some(layer, rows) for layer in self._hidden])
-        return self._readout.premature(states, self._config, self._maps)
+            return self._logits_of(_some(self._hidden[k], rows), maps)
+        return self._logits_of(torch.stack([_some(layer, rows) for layer in self._hidden]), self._maps)
+
+    def _logits_of(self, states: Tensor, maps: StateMaps | None) -> Tensor:
+        """Logits of states, by the compiled kernel where it suits the head. The raw head rounds as the old code does."""
+        readout, config = self._readout, self._config
+        if not readout.transforms(config):
+            return readout.premature(states, config, maps)
+        return readout.after_head(readout.read_head_with_log_z(readout.candidate_input(states, config, maps))[0], config)
 
     def combined(self, mature: Tensor, weights: Tensor, rows: Rows = None) -> Tensor:
         """See `Candidates.combined`. The head gets the sum of the states; the mature layer's logits are known already."""
@@ -127,7 +133,8 @@ class Captured(Candidates):
         else:
             states = torch.stack([_some(layer, rows) for layer in self._hidden])
             inputs = readout.candidate_input(states, self._config, self._maps)
-            logits = wide(readout.after_head(readout.read_head(weighted(weights[None, :-1], inputs)[0]), self._config))
+            read = readout.read_head_with_log_z(weighted(weights[None, :-1], inputs)[0])[0]
+            logits = wide(readout.after_head(read, self._config))
         dtype = logits.dtype
         if head.bias is not None:  # the head added it once, whatever the sum of the weights
             bias = head.bias.to(dtype) * (scale or 1.0 if readout.transforms(self._config) else 1.0)
@@ -154,7 +161,8 @@ def compared(read: ReadRows, mature: Tensor, log_z: Tensor, rows: Tensor, *, jsd
     if not native.compares(mature, read.logits):
         return read
     if read.log_z is None:
-        read.log_z = native.log_z(read.logits[:, read.places])
+        every = len(read.places) == read.logits.shape[1]  # then no row has to be copied
+        read.log_z = native.log_z(read.logits)[:, read.places] if every else native.log_z(read.logits[:, read.places])
     if jsd:
         read.jsd = native.jsd_less_ln2(
             mature, log_z[rows], read.logits, read.log_z, mature_rows=rows, rows=read.places, prune=True

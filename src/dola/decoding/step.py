@@ -23,9 +23,10 @@ from dola.methods.registry import method_of
 from dola.methods.vocabulary import WHOLE, Vocabulary, wide_dtype
 from dola.model.readout import Readout
 
-CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**26}
-"""Upper limit of K * rows * V for the premature logits computed at a time (at least one row): 64 MiB in float32 on a CPU,
-256 MiB with CUDA, half of that elsewhere. The dense contrast needs about six such buffers at its peak."""
+CHUNK_ELEMENTS = {"cpu": 30 * 2**18, "cuda": 2**26}
+"""Upper limit of K * rows * V for the premature logits computed at a time (at least one row), in float32: 256 MiB with CUDA,
+half of that elsewhere, 30 MiB on a CPU (there twice as many in bfloat16). glibc asks the system for more than 32 MiB anew each
+time, and getting those pages took longer than reading the head. The dense contrast needs about six such buffers at its peak."""
 CHUNK_ELEMENTS_ELSEWHERE = 2**25
 
 
@@ -106,10 +107,11 @@ class Step:
         """
         if hidden.dim() != 3 or hidden.shape[1] != 1:
             return False
-        return bool(self.readout.vocabulary * candidates * hidden.shape[0] <= _most_elements(hidden.device.type))
+        most = _most_elements(hidden.device.type, hidden.dtype)
+        return bool(self.readout.vocabulary * candidates * hidden.shape[0] <= most)
 
     def _plan(self, rows: int, candidates: int, device: str, dtype: torch.dtype, kernel: bool, lazy: bool) -> bool:
-        if self.readout.vocabulary * rows * candidates > _most_elements(device):
+        if self.readout.vocabulary * rows * candidates > _most_elements(device, dtype):
             return False
         bound = native_bound(dtype) if kernel else product_bound(device, dtype)
         return cheaper_together(rows, candidates, bound=bound, lazy=lazy and device == "cpu")
@@ -172,7 +174,8 @@ class Step:
             return self._score(mature, together, lazy)
         scores = mature.new_empty(mature.shape, dtype=wide_dtype(mature.dtype))
         alone = reading is None or not reading.sums
-        size = chunk_rows(mature.device.type, len(hidden) * mature.shape[-1]) if alone else max(1, len(mature))
+        most = chunk_rows(mature.device.type, len(hidden) * mature.shape[-1], mature.dtype) if alone else max(1, len(mature))
+        size = most if torch.compiler.is_compiling() or len(mature) <= most else -(-len(mature) // -(-len(mature) // most))
         log_z = reading.log_z[0] if reading is not None and reading.log_z is not None and alone else None
         if self.readout.logit_transform is not None:
             log_z = None  # it belongs to other logits
@@ -218,10 +221,11 @@ def _check_scores(method: str, scores: Any, mature: Tensor) -> None:
     )
 
 
-def chunk_rows(device: str, elements: int) -> int:
+def chunk_rows(device: str, elements: int, dtype: torch.dtype = torch.float32) -> int:
     """Number of rows with this many elements to process at a time, at least one."""
-    return max(1, _most_elements(device) // elements)
+    return max(1, _most_elements(device, dtype) // elements)
 
 
-def _most_elements(device: str) -> int:
-    return CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS_ELSEWHERE)
+def _most_elements(device: str, dtype: torch.dtype) -> int:
+    found = CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS_ELSEWHERE)
+    return found * 4 // dtype.itemsize if device == "cpu" else found

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 Part = Callable[[Tensor], Tensor]
 """One part of a readout: a module, or a function of tensors."""
+
+
+@runtime_checkable
+class KnowsLogZ(Protocol):
+    """An engine's head that can use the kernel, which knows the normalizers of what it reads."""
+
+    def with_log_z(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits [..., V] of rows [..., d], and their log sum exp [...] or None."""
 
 
 class StateMaps(Protocol):
@@ -109,6 +117,8 @@ class Readout:
     def read_head_with_log_z(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """`read_head`, and log sum exp [...] of its result if the compiled kernel reads this head."""
         head: Any = self.head
+        if isinstance(head, KnowsLogZ):
+            return head.with_log_z(rows)
         if torch.compiler.is_compiling() or not native.suits(head) or rows.dtype != head.weight.dtype:
             return self.read_head(rows), None
         logits, log_z = native.head_product(head.weight, rows.flatten(0, -2))

@@ -20,7 +20,9 @@
 #define TILE 6
 #endif
 #define PANEL (2 * LANES)
-#define ROWS (20 * TILE)
+#define FEWEST (8 * TILE) /* rows in a pass over the weights, if there are as many: else the pass costs more than it saves */
+#define MOST (20 * TILE)
+#define CACHED (384 << 10) /* bytes of rows that stay in a core's cache beside a panel; measured with float32 rows of 576 */
 /* a + w * x: w are LANES words of the panel, x is one word of a row. */
 static inline vec multiply(int bf16, vec a, uvec w, uint32_t x) {
     uvec all = (uvec){} + x;
@@ -130,7 +132,7 @@ static void finish(int bf16, float *logits, char *to, long n, float *largest, fl
     normaliser(logits, largest, total);
 }
 
-/* One block of the vocabulary for up to ROWS rows. */
+/* One block of the vocabulary for the rows of a pass. */
 static inline __attribute__((always_inline)) void block(
     int bf16, const uint32_t *weight, const uint32_t *rows, char *to, float *max, float *total, long n, long V, long words, long R,
     uvec *panel, float *logits) {
@@ -177,14 +179,16 @@ static void some_rows(int bf16, const char *weight, const uint32_t *rows, char *
 
 /* bf16: 1 for bfloat16, 0 for float32. d must be a multiple of 32. Returns 0, or 1 where memory ran out. */
 int dola_head(int bf16, const void *weight, const void *rows, void *logits, float *lse, long V, long d, long R, int threads) {
-    long blocks = (V + BLOCK - 1) / BLOCK, words = bf16 ? d / 2 : d, most = R < ROWS ? R : ROWS, bytes = bf16 ? 2 : 4;
+    long blocks = (V + BLOCK - 1) / BLOCK, words = bf16 ? d / 2 : d, bytes = bf16 ? 2 : 4, fit = CACHED / (4 * words);
+    long limit = fit < FEWEST ? FEWEST : fit > MOST ? MOST : fit, passes = (R + limit - 1) / limit;
+    long most = (R + passes - 1) / (passes ? passes : 1); /* passes of equal sizes */
     long each = 2 * words + most * BLOCK / LANES; /* vectors of a thread: a panel, and the logits of a block */
     uvec *scratch = aligned_alloc(BYTES, BYTES * each * threads);
     uint32_t *turned = malloc(4 * words * most);
     float *max = malloc(2 * sizeof(float) * blocks * most), *total = max + blocks * most;
     int failed = !scratch || !turned || !max;
-    for (long first = 0; first < R && !failed; first += ROWS) {
-        long n = R - first < ROWS ? R - first : ROWS;
+    for (long first = 0; first < R && !failed; first += most) {
+        long n = R - first < most ? R - first : most;
         turn_rows(turned, (const uint32_t *)rows + first * words, words, n);
         some_rows(bf16, weight, turned, (char *)logits + first * V * bytes, max, total, V, words, n, scratch, each, threads);
         for (long r = 0; r < n; r++) {

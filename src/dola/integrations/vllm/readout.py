@@ -96,8 +96,10 @@ def readout_of(
         found = hidden if parts.norm is None else normed(parts.norm, hidden)
         return found if parts.scale == 1 else found * parts.scale
 
-    read = bare_head if raw else Head(parts, compute_logits)
-    return Readout(final_norm=_by_rows(final_norm), projection=None, head=_by_rows(sharded.local(read) if sharded else read))
+    read: Callable[[Tensor], Tensor] = bare_head if raw else Head(parts, compute_logits)
+    if not isinstance(read, Head) or sharded:
+        read = _by_rows(sharded.local(read) if sharded else read)
+    return Readout(final_norm=_by_rows(final_norm), projection=None, head=read)
 
 
 AS_THE_MODEL = 2e-2
@@ -105,7 +107,7 @@ AS_THE_MODEL = 2e-2
 
 
 class Head:
-    """From rows [R, d] to logits [R, V]: in the model's own way, or with dola's kernel if the result is the same.
+    """From rows [..., d] to logits [..., V]: in the model's own way, or with dola's kernel if the result is the same.
 
     On CPUs the kernel reads the weights once for all rows. It only multiplies, so models with a soft-cap, a scale or a bias use
     their own way. The first row is read both ways, to detect a class that does more than it declares.
@@ -116,17 +118,28 @@ class Head:
         self._weight = _plain_weight(parts)
         self._checked = False
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Logits [R, V] of rows [R, d]."""
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of rows [..., d]."""
+        return self.with_log_z(hidden)[0]
+
+    def with_log_z(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The logits, and log sum exp [...] of them if the kernel reads the head."""
+        rows = hidden.flatten(0, -2).contiguous()
+        if not self._suits(rows):
+            return self._compute_logits(rows).view(*hidden.shape[:-1], -1), None
+        assert self._weight is not None
+        logits, log_z = native.head_product(self._weight, rows)
+        return logits.view(*hidden.shape[:-1], -1), log_z.view(hidden.shape[:-1])
+
+    def _suits(self, rows: Tensor) -> bool:
         if self._weight is None or rows.dtype != self._weight.dtype:
-            return self._compute_logits(rows)
+            return False
         if not self._checked:
             own, ours = self._compute_logits(rows[:1]), native.head_product(self._weight, rows[:1])[0]
             self._checked = True
             if not difference(ours, own) <= AS_THE_MODEL:
                 self._weight = None
-                return self._compute_logits(rows)
-        return native.head_product(self._weight, rows)[0]
+        return self._weight is not None
 
 
 def _plain_weight(parts: Parts) -> Tensor | None:
