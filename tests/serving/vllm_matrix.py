@@ -11,6 +11,7 @@ that has imported vLLM, and a time limit. Results are kept as they come, so an i
 from __future__ import annotations
 
 import gc
+import inspect
 import json
 import os
 import sys
@@ -108,8 +109,11 @@ def reference(architecture: str) -> Any:
     any_model.SIZES.update(SIZES)
     any_model.HEADS = 2
     config = any_model._shrunk(kind.config_class, SETTINGS.get(kind.config_class.model_type, {}))
-    _fit_sections(config.get_text_config())
-    tied = config.tie_word_embeddings or getattr(config.get_text_config(), "tie_word_embeddings", False)
+    _fit_sections(config.get_text_config(), kind)
+    vision = getattr(config, "vision_config", None)
+    if isinstance(getattr(vision, "patch_size", None), int) and isinstance(getattr(vision, "image_size", None), int):
+        vision.image_size = 2 * vision.patch_size  # a whole number of patches
+    tied = any(getattr(each, "tie_word_embeddings", False) for each in (config, config.get_text_config()))
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in kind(config).parameters())
     if size > any_model.LARGEST:
@@ -130,11 +134,12 @@ def reference(architecture: str) -> Any:
     return model
 
 
-def _fit_sections(text: Any) -> None:
+def _fit_sections(text: Any, kind: type) -> None:
     """Make the parts of rotary positions, for time, height and width, as long together as half of a head."""
+    divided = "mrope_section" in Path(inspect.getfile(kind)).read_text()  # some classes have a default for real sizes
     for name in ("rope_parameters", "rope_scaling"):
         rope = getattr(text, name, None)
-        if isinstance(rope, dict) and "mrope_section" in rope:
+        if isinstance(rope, dict) and divided:
             half = int(SIZES["head_dim"] * rope.get("partial_rotary_factor", 1)) // 2
             third = half // 3
             rope["mrope_section"] = [half - 2 * third, third, third]
@@ -302,10 +307,10 @@ def prepare() -> None:
 
     import dola  # noqa: F401
 
-    def inspect(self: Any) -> Any:
+    def inspected(self: Any) -> Any:
         return registry._ModelInfo.from_model_cls(self.load_model_cls())
 
-    registry._LazyRegisteredModel.inspect_model_cls = inspect
+    registry._LazyRegisteredModel.inspect_model_cls = inspected
     for module in USED:
         import_module(module)
     gc.freeze()

@@ -173,7 +173,7 @@ def _inputs(model: Any, vllm_config: Any, like: dict[str, Any] | None) -> dict[s
     from vllm.distributed import get_pp_group
 
     config = vllm_config.model_config
-    device = next(model.parameters()).device
+    device = next(each.device for each in model.parameters() if not each.is_meta)  # parts for images may be left out
     ids = (torch.arange(TOKENS, device=device) * 7919 + 13) % max(1, config.get_vocab_size() - 8) + 4
     ids %= config.get_vocab_size()
     positions = torch.arange(TOKENS, device=device)
