@@ -154,17 +154,19 @@ def save(model: Any, architecture: str, folder: Path) -> None:
     command.tokenizer().save_pretrained(folder)
 
 
-def expected(model: Any) -> dict[str, list[list[int]]]:
-    """Tokens of each way, by `dola.generate` and plainly."""
+def expected(model: Any) -> dict[str, Any]:
+    """Tokens of each way, by `dola.generate` and plainly, and the log-probabilities of the plain ones."""
     import torch
 
     import dola
 
-    found: dict[str, list[list[int]]] = {"plain": [], **{str(way): [] for way in WAYS}}
+    found: dict[str, Any] = {"plain": [], **{str(way): [] for way in WAYS}, "log_probs": []}
     for ids in PROMPTS:
         prompt = torch.tensor([ids])
         given = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(prompt), "pad_token_id": 0}
-        found["plain"].append(model.generate(prompt, **given)[0, len(ids) :].tolist())
+        out = model.generate(prompt, output_logits=True, return_dict_in_generate=True, **given)
+        found["plain"].append(out.sequences[0, len(ids) :].tolist())
+        found["log_probs"].append([logits[0].float().log_softmax(-1).max().item() for logits in out.logits])
         for way in WAYS:
             found[str(way)].append(dola.generate(model, prompt, dola_layers=way, **given)[0, len(ids) :].tolist())
     return found
@@ -231,9 +233,23 @@ def try_out(architecture: str, kind: str, *, plain_only: str = "") -> Outcome:
             found = decoded(llm, {"dola_layers": way})
             if found != wanted[str(way)]:
                 wrong.append(f"{way}: {_same(found, wanted[str(way)])} tokens alike")
+        if wrong and (distance := _plain_distance(llm, wanted["log_probs"])) > 1e-2:
+            note = f"the same plain tokens, but their log-probabilities differ by up to {distance:.2f} nats"
+            return Outcome(architecture, kind, OTHER, note, _found(llm), model_type)
         differs = sum(wanted[str(way)] != wanted["plain"] for way in WAYS)
         note = "; ".join(wrong) or f"{differs} of {len(WAYS)} ways differ from plain decoding"
         return Outcome(architecture, kind, WRONG if wrong or not differs else RIGHT, note, _found(llm), model_type)
+
+
+def _plain_distance(llm: Any, log_probs: list[list[float]]) -> float:
+    """The largest difference of plain log-probabilities from transformers', in nats. A model whose head is its embedding tends
+    to repeat its last token, so equal tokens alone say little."""
+    from vllm import SamplingParams
+
+    params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, detokenize=False, logprobs=1)
+    outputs = llm.generate([{"prompt_token_ids": ids} for ids in PROMPTS], params, use_tqdm=False)
+    found = [[max(each.logprob for each in step.values()) for step in output.outputs[0].logprobs] for output in outputs]
+    return max(abs(a - b) for x, y in zip(found, log_probs, strict=True) for a, b in zip(x, y, strict=True))
 
 
 def _same(one: list[list[int]], other: list[list[int]]) -> str:
