@@ -115,6 +115,11 @@ class Captured(Candidates):
             return self._logits_of(_some(self._hidden[k], rows), maps)
         return self._logits_of(torch.stack([_some(layer, rows) for layer in self._hidden]), self._maps)
 
+    def some(self, layers: Sequence[int], rows: Rows = None) -> Tensor:
+        """See `Candidates.some`."""
+        states = torch.stack([_some(self._hidden[k], rows) for k in layers])
+        return self._logits_of(states, self._maps and self._maps.of([self._maps.layers[k] for k in layers]))
+
     def _logits_of(self, states: Tensor, maps: StateMaps | None) -> Tensor:
         """Logits of states, by the compiled kernel where it suits the head. The raw head rounds as the old code does."""
         readout, config = self._readout, self._config

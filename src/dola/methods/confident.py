@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 FIRST = 4
 """Number of layers that are read along with the mature row. Most walks end within them."""
 
+AT_ONCE = 16
+"""Rows that go through the head in the time of one. Longer walks read so many layers at once."""
+
 
 class Confident(Method):
     """Scores: the logits of the layer where the walk ends."""
@@ -64,15 +67,21 @@ class Confident(Method):
             return self._whole_walk(scores, chosen, walked, downwards, candidates, vocab)
         rows = None if walked is None else walked.nonzero()[:, 0]  # None is all of them
         highest = entropy(mature if rows is None else mature[rows], vocab)
-        for k in downwards if rows is None or len(rows) else ():
-            logits = candidates.logits(k, rows)
-            found = entropy(logits, vocab)
-            falls = found < highest  # the same on all workers
-            rows = falls.nonzero()[:, 0] if rows is None else rows[falls]
-            if not len(rows):
-                break
-            highest = found[falls]
-            scores[rows], chosen[rows] = logits[falls].to(scores), k
+        done = 0
+        while done < len(downwards) and (rows is None or len(rows)):
+            count = 1 if done < FIRST else max(1, AT_ONCE // len(mature if rows is None else rows))
+            group = downwards[done : done + count]
+            logits = candidates.logits(group[0], rows)[None] if count == 1 else candidates.some(group, rows)
+            found = entropy(logits, vocab)  # [k, r]
+            above = torch.cat([highest[None], found[:-1]])
+            steps = (found < above).cumprod(dim=0).sum(dim=0)  # the same on all workers
+            open_rows = torch.arange(len(mature), device=mature.device) if rows is None else rows
+            moved, last = steps > 0, (steps - 1).clamp(min=0)
+            moved_rows = open_rows[moved]
+            scores[moved_rows] = logits[last[moved], moved.nonzero()[:, 0]].to(scores)
+            chosen[moved_rows] = torch.tensor(group, device=mature.device)[last[moved]]
+            through = steps == len(group)
+            rows, highest, done = open_rows[through], found[-1][through], done + len(group)
         return scores, chosen
 
     def _whole_walk(

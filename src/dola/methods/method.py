@@ -48,6 +48,10 @@ class Candidates(ABC):
     def logits(self, k: int | None = None, rows: Sequence[int] | Tensor | None = None) -> Tensor:
         """Logits [K, r, V] of all candidates, or [r, V] of the k-th, read out as the configuration says."""
 
+    def some(self, layers: Sequence[int], rows: Sequence[int] | Tensor | None = None) -> Tensor:
+        """Logits [k, r, V] of k candidates, by their places among the K; in one read of the head's weights if possible."""
+        return torch.stack([self.logits(k, rows) for k in layers])
+
     @abstractmethod
     def combined(self, mature: Tensor, weights: Tensor, rows: Sequence[int] | Tensor | None = None) -> Tensor:
         """Weighted sum over the layers of their logits, [r, V].
