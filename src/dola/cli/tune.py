@@ -200,8 +200,11 @@ def _numbers(flag: str, text: str | None) -> list[float] | None:
 def _check_space(methods: list[str], numbers: dict[str, list[float] | None], given: Mapping[str, Any]) -> None:
     """Refuse what cannot be tried before a model is loaded."""
     from dola.evidence.candidates import check_space
-    from dola.methods.registry import METHODS
+    from dola.methods.registry import METHODS, broken_methods
 
+    broken = broken_methods()
+    if failing := [broken[name] for name in methods if name in broken]:
+        raise failing[0]
     if unknown := [name for name in methods if name not in METHODS]:
         raise UsageError(f"--method {unknown[0]!r} is unknown; allowed are {', '.join(METHODS)}.", hint="--method dola")
     if "dola" not in methods and (used := [flag for flag, found in numbers.items() if found]):
