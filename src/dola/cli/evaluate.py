@@ -66,6 +66,9 @@ SCHEMA = {
     "interval where that is below 5%; groups of 10 items or more",
     "changed": "by judged row: better and worse, up to ten items each whose answers changed most, with id, question, right "
     "answers, answers before (vanilla) and after, values, and mass (probability of the right answers) under both",
+    "traces": "with --trace-items, an object for each answer: item (its id), row (whose answer it is: vanilla, then the row "
+    "that changed it), read_as (the row whose settings the layers were read with), same (whether the traced text is the row's "
+    "answer: written ones are decoded again, outside their batch), trace (as dola trace --json prints it)",
     "items[].question": "what is asked, without what all items have in common",
     "items[].right": "right answers, the best one first; empty where none is known",
     "items[].wrong": "wrong answers that are scored beside them",
@@ -128,6 +131,7 @@ def command(
     ] = 2.0,
     sequential: course.Sequential = False,
     signals: warning_signs.Signals = False,
+    trace_items: report_files.TraceItems = 0,
     limit: evaluation.Limit = None,
     seed: evaluation.Seed = 0,
     batch_size: evaluation.BatchSize = None,
@@ -167,7 +171,7 @@ def command(
         evaluation.check_writable({"--html": html, "--markdown": markdown})
         _check_chart(chart)
         unused = {"--data": data, "--check": check, "--judge": judge, "--answers": answers, "--results": results,
-                  "--sequential": sequential, "--signals": signals}  # fmt: skip
+                  "--sequential": sequential, "--signals": signals, "--trace-items": trace_items}  # fmt: skip
         own_file.check_unused(task)
         evaluate_harness.check(task, unused)
         report = evaluate_harness.run(
@@ -186,7 +190,8 @@ def command(
         return
     if signals:
         refused: dict[str, Any] = {
-            "--html": html, "--ways": ways != "standard", "--smallest": smallest != 2.0, "--chart": chart,
+            "--html": html, "--trace-items": trace_items, "--chart": chart, "--ways": ways != "standard",
+            "--smallest": smallest != 2.0,
             "--sequential": sequential, "--answers": answers, "--judge": judge, "--info-judge": info_judge,
             "--judge-url": judge_url, "--repetition-penalty": repetition_penalty, "--batch-size": batch_size,
         }  # fmt: skip
@@ -199,6 +204,7 @@ def command(
     judging.check(sample.task, judge, info_judge, judge_url)
     evaluation.check_use(sample.task, sample.task.measure is None, {"--answers": answers})
     sample.task.check_means(judge, answers)
+    report_files.check_traces(sample.task, trace_items, html, json=json)
     evaluation.check_writable({"--html": html, "--markdown": markdown, "--results": results})
     _make_folder(answers)
     own = _own(sample.task.paper.settings, dola)
@@ -225,6 +231,7 @@ def command(
             ways=rows,
             smallest=smallest / 100,
             sequential=sequential,
+            trace_items=trace_items,
             tell=course.teller(json=json),
         )
     _write(report, markdown, html, chart)
