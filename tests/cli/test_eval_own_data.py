@@ -48,7 +48,7 @@ def test_standard_input_is_a_file_too(dola_command, folder, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps([{"question": "Q?", "answer": "a"}]).encode())))
     ended = dola_command("eval", "-", "--model", folder, "--check")
     assert ended.code == 0
-    assert "standard input: 1 questions" in ended.out
+    assert "standard input: 1 question, " in ended.out
 
 
 def test_check_says_what_was_understood_and_how_many_questions_a_difference_needs(asked):
@@ -58,7 +58,7 @@ def test_check_says_what_was_understood_and_how_many_questions_a_difference_need
     assert "wrong: no" in ended.out
     assert "Questions needed to show a difference of 2 points: " in ended.out
     assert ended.err == ""
-    assert "These 24 questions show a difference of more than 40 points only." in ended.out
+    assert "With 24 questions, only a difference of more than 40 points can be detected." in ended.out
 
 
 def test_rows_of_a_file_and_groups(asked, tmp_path):

@@ -315,7 +315,7 @@ def test_accuracy_of_generated_answers(long, tmp_path, monkeypatch):
     assert report.settings["max_new_tokens"] == 256
     assert report.verdict.startswith("accuracy: DoLa low: better. +100.0 points (+100.0 to +100.0) on 30 items.")
     assert report.sentences[0].startswith("DoLa low: better. +100.0 points")
-    assert any("against vanilla, penalty 1.2 0.0 on 30 items, 100.0 points higher" in said for said in report.sentences)
+    assert any('against "vanilla, penalty 1.2" 0.0 on 30 items, 100.0 points higher' in said for said in report.sentences)
     assert report.way("DoLa low").texts[0] == " The answer is 1."
 
 

@@ -165,6 +165,8 @@ def command(
       dola eval factor-news --data news_factor.csv --results run.jsonl --markdown report.md
       dola eval strategyqa --data train.json --data dev.json --limit 50 --batch-size 4
     """
+    written = {"--html": html, "--markdown": markdown, "--chart": chart, "--results": results}
+    evaluation.check_apart(written, (task, *(data or ()), shots, ways, config))
     own_file = own_data.OwnData(column or (), prompt_template, shots, max_new_tokens, judged=judge is not None)
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     if evaluate_harness.is_harness(task):

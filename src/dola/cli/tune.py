@@ -150,6 +150,7 @@ def command(
     layers = () if static is None else parse(static)
     if not isinstance(layers, tuple):
         raise UsageError(f"--static {static!r} is not a list of numbers separated by commas.", hint="--static 8,14")
+    evaluation.check_apart({"--output": output, "--results": results}, (task, *(data or ()), shots))
     evaluation.check_writable({"--output": output, "--results": results})
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)

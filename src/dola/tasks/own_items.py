@@ -159,6 +159,9 @@ def _several(row: Row, column: str | None) -> list[str]:
         if kept:
             return list(dict.fromkeys(kept))
         raise DataError(f"{row.where}: the field {column!r} has no answer.", hint="complete the row, or remove it")
+    if isinstance(value, bool):
+        word = str(value).lower()
+        raise DataError(f"{row.where}: the field {column!r} is {word}, not text.", hint=f'write the answer as text: "{word}"')
     text = value if isinstance(value, str) else ""
     found = row.texts(column, separator="|" if "|" in text else ";" if ";" in text else "\0")
     kept = [each.strip() for each in found if each.strip()]
