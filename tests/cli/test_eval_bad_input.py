@@ -79,6 +79,12 @@ def test_files_that_can_be_used(asked, content, question, right):
     assert right in ended.out
 
 
+def test_answers_that_differ_by_a_sign_alone_are_not_the_same(asked):
+    ended = asked("question,answer,wrong\nWhat is 1 - 3?,-2,2\nWhich language?,C++,C|C#\n", "--check")
+    assert ended.code == 0, ended.err
+    assert "wrong: C | C#" in ended.out
+
+
 def test_a_folder_in_place_of_a_file(dola_command, folder, tmp_path):
     (tmp_path / "questions.csv").mkdir()
     ended = dola_command("eval", tmp_path / "questions.csv", "-m", folder)

@@ -194,8 +194,8 @@ def test_how_often_layers_were_chosen_is_said(factor_report):
     assert set(low) <= {0, 2}
     often = max(low, key=low.get)
     chosen = said_under(report, "Layers")
-    (said,) = [line for line in chosen if line.startswith("DoLa low contrasted layers ")]
-    assert said.startswith(f"DoLa low contrasted layers {often} ({100 * low[often]:.0f}%)")
+    (said,) = [line for line in chosen if line.startswith('"DoLa low" used layers ')]
+    assert said.startswith(f'"DoLa low" used layers {often} ({100 * low[often]:.0f}%)')
     assert not any(line.startswith(("vanilla", "random")) for line in chosen)
 
 

@@ -99,6 +99,14 @@ def test_a_layer_is_named_only_where_one_alone_had_a_weight(loaded, toy):
     assert all(token.layer is not None for token in dola.trace(*loaded, PROMPT, "high").tokens)
 
 
+def test_scores_count_the_same_layers_as_traces(loaded, toy):
+    found = dola.score(*loaded, [PROMPT], [[PROMPT]], OTHERS, progress=False)
+    for name, config in OTHERS.items():
+        read = dola.trace(*loaded, [*PROMPT, *PROMPT], config).tokens[len(PROMPT) - 1 : -1]
+        layers = [token.layer for token in read if token.layer is not None]
+        assert found.layers[name] == [{layer: layers.count(layer) for layer in sorted(set(layers))}]
+
+
 def test_files_keep_that_there_is_no_layer_and_dolas_must_have_one(loaded, toy):
     trace = dola.trace(*loaded, PROMPT, OTHERS["toy"])
     assert LayerTrace.from_json(trace.to_json()) == trace

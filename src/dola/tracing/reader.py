@@ -24,7 +24,7 @@ from dola.lens.maps import Maps
 from dola.methods.confident import entropy
 from dola.methods.config import MethodConfig
 from dola.methods.contrast import LARGEST_SCORE
-from dola.methods.method import Candidates
+from dola.methods.method import Candidates, only_candidate
 from dola.methods.registry import method_of
 from dola.methods.vocabulary import wide
 from dola.model.anatomy import Anatomy
@@ -179,9 +179,8 @@ class LayerReader:
             chosen = layers[order[layers].argmax(dim=0)]
             return chosen, self.method.scores(mature, self._one(hidden, chosen.tolist()))
         scores, weights = self.method.decide(mature, self._every(hidden, torch.tensor(positions, device=mature.device)))
-        has = weights[:-1] != 0
-        chosen = layers[has.float().argmax(dim=0)].masked_fill(has.sum(dim=0) != 1, -1)
-        return chosen, scores
+        chosen = only_candidate(weights)
+        return layers[chosen].masked_fill(chosen < 0, -1), scores
 
     def _one(self, hidden: Mapping[int, Tensor], layers: Sequence[int]) -> Candidates:
         """The only candidate of each position, from its own layer."""
