@@ -47,7 +47,7 @@ SCHEMA = {
     "ways[].estimates": "by metric: items, mean, low and high of the 95% interval, in [0, 1]",
     "ways[].comparisons": "by metric, against vanilla on the same items: both means, difference, its 95% interval, items "
     "that are higher and lower, McNemar's p_value or null; empty for vanilla",
-    "ways[].layers": "by premature layer: share of tokens at which it was contrasted, or was the only layer that another method used",
+    "ways[].layers": "by premature layer: share of tokens at which it was contrasted, or was all that another method used",
     "ways[].implausible": "mean number of tokens of a continuation outside the plausible set, or null",
     "ways[].items": "by metric: the value of each item; of the first items if --sequential decided the row early",
     "ways[].texts": "generated text of each item; empty for tasks that score",
