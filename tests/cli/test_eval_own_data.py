@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 import threading
 
@@ -42,6 +43,19 @@ def test_questions_with_answers_are_written_and_compared(asked):
     assert [each["name"] for each in found["ways"]] == ["vanilla", "vanilla, penalty 1.2", "DoLa low", "DoLa high"]
     assert found["metrics"] == ["contains", "exact_match", "f1", "answered", "refused"]
     assert found["settings"]["max_new_tokens"] == 2
+
+
+@pytest.mark.parametrize("method", ["confident", "delta", "sled"])
+@pytest.mark.parametrize("content", [CHOICES, ANSWERS], ids=["chosen", "written"])
+def test_a_report_on_another_method_does_not_speak_of_dola(asked, tmp_path, content, method):
+    page, lines = tmp_path / "report.html", tmp_path / "report.md"
+    more = () if content is CHOICES else ("--max-new-tokens", 2)
+    ended = asked(content, "--method", method, "--html", page, "--markdown", lines, *more)
+    assert ended.code == 0, ended.err
+    shown = page.read_text().partition('<script type="application/json"')[0]
+    for text in (ended.out, lines.read_text(), shown):
+        assert method in text
+        assert not re.search("DoLa|contrast|premature", text), re.search(".*(DoLa|contrast|premature).*", text)
 
 
 def test_standard_input_is_a_file_too(dola_command, folder, monkeypatch):

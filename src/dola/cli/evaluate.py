@@ -156,7 +156,7 @@ def command(
 
     Compares DoLa's low and high layers with plain decoding, and with controls that show where a gain comes from. On multiple
     choice these are a fixed layer, a scorer that only counts tokens, random layers and the constraint alone; where answers are
-    written, it is the repetition penalty.
+    written, it is the repetition penalty. --method puts another method in DoLa's place.
 
     \b
     Examples:
