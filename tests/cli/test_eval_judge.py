@@ -151,6 +151,29 @@ def test_a_judge_that_dies_loses_nothing(asked, tmp_path):
         assert asked(server, *results, "--json").out == ended.out
 
 
+def test_ctrl_c_while_the_judge_reads(asked, tmp_path, monkeypatch):
+    from dola.evidence import judging
+
+    results, reply, left = tmp_path / "run.jsonl", judging._reply, [3]
+
+    def interrupted(*arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return reply(*arguments)
+
+    with judge_server(says) as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(judging, "_reply", interrupted)
+            ended = asked(server, "--results", results)
+        assert (ended.code, ended.out) == (130, "")
+        assert f"{results} keeps what is done: re-run the same command to continue" in ended.err
+        asked_before = len(server.requests)
+        ended = asked(server, "--results", results, "--json")
+        assert ended.code == 0, ended.err
+        assert len(server.requests) - asked_before == 4  # of 7 answers, and no trial
+
+
 def test_without_a_results_file_the_message_says_what_would_keep_them(asked):
     with judge_server(lambda prompt: says(prompt) if "capital of France" in prompt else 500) as server:
         ended = asked(server)

@@ -74,6 +74,17 @@ def test_chosen_answers(asked, tmp_path):
     assert page.count("layers read as") == len(found["traces"])
 
 
+def test_items_in_a_drawn_order(asked):
+    rows = [(each, QUESTIONS[i - 1], QUESTIONS[i - 5]) for i, each in enumerate(QUESTIONS)]
+    ended = asked(rows, "--json", "--trace-items", 2, "--sequential")
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    assert found["item_ids"] != sorted(found["item_ids"], key=int)
+    assert 0 < len(by_item(found)) <= 2
+    for item, answers in by_item(found).items():
+        assert all(f"Q: {QUESTIONS[int(item) - 1]}\n" in each["trace"].prompt for each in answers.values())
+
+
 def test_written_answers_are_decoded_again_as_their_rows_did(asked):
     settings = ("--json", "--max-new-tokens", 3)
     plain = json.loads(asked([(each, "x") for each in QUESTIONS[:4]], *settings).out)
