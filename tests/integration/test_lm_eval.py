@@ -541,4 +541,8 @@ def test_the_command_reports_a_task(tasks, folder, monkeypatch, capsys):
     arguments = ["eval", "lm-eval:local_factor", "--include-path", tasks, "--model", folder, "--limit", 5, "--json"]
     monkeypatch.setattr(sys, "argv", ["dola", *map(str, arguments)])
     main()
-    assert json.loads(capsys.readouterr().out)["task"] == "lm-eval:local_factor"
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    assert found["task"] == "lm-eval:local_factor"
+    assert any(line.startswith("5 of 20 items of lm-eval:local_factor; seed 0") for line in found["sentences"])
+    assert "already-initialized" not in shown.err

@@ -7,7 +7,9 @@ items are listed without a verdict.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,9 +138,9 @@ def _run(
     seed: int,
 ) -> _Row:
     """One row of the report."""
-    recipe = way.recipe or Recipe(None)
-    lm = DolaLM(model, layers="off", tokenizer=tokenizer, batch_size=batch_size)
-    lm.use(recipe, shared)
+    with _without_warnings():
+        lm = DolaLM(model, layers="off", tokenizer=tokenizer, batch_size=batch_size)
+    lm.use(way.recipe or Recipe(None), shared)
     penalty = {} if way.repetition_penalty == 1.0 else {"gen_kwargs": {"repetition_penalty": way.repetition_penalty}}
     try:
         results = simple_evaluate(
@@ -168,6 +170,18 @@ def _run(
     wanted = ("doc", "target", "resps", "filtered_resps")  # not the prompts, which may be long
     samples = {place_of(each): {name: each[name] for name in wanted} for each in reversed(logged)}  # of the first filter
     return _Row(whole, results["results"][task], [samples[i] for i in range(len(drawn))])
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence the harness inside. It warns of each model that is loaded already, once for each row."""
+    logger = logging.getLogger("lm_eval.models.huggingface")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _mean_metrics(loaded: Any, found: Mapping[str, _Row]) -> tuple[Metric, ...]:
