@@ -186,4 +186,7 @@ def test_another_method(toy):
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["settings"]["dola"] == {"method": "toy", "layers": "last:3", "rate": 0.9}
+    shown = runner.invoke(app, [*TINY, "--prompt-lengths", "4", "--method", "toy"])
+    assert "toy" in shown.stdout
+    assert "dola " not in shown.stdout.partition("Noise")[0]
     assert found["model"]["candidate_layers"] == [3, 4, 5]

@@ -40,6 +40,16 @@ def asked(dola_command, folder, tmp_path):
         ("questions.csv", 'question,answer\nwhy,"a\n', "has an unclosed quote"),
         ("questions.json", '{"question": ["a"], "answer": ["b"]}', "holds one object, not a list of objects"),
         ("questions.json", '[{"question": "a", "ans', "is not JSON"),
+        ("questions.json", '["why", "who"]', "row 1 is text, not an object with fields"),
+        ("questions.json", '[{"question": "Is it?", "answer": true}]', "the field 'answer' is true, not text"),
+        ("questions.json", '[{"question": 3, "answer": "x"}]', "the field 'question' is the number 3, not text"),
+        ("questions.csv", "question\nwhy?\nwho?\n", "No column holds answers; there are 'question'"),
+        ("questions.csv", "Why is it?,so\nWho?,me\n", "the first line of a table names its columns"),
+        ("questions.csv", "question,answer\nwhy,yes\nété?,oui\n".encode("latin-1"), "not valid UTF-8: byte 0xe9 in line 3."),
+        ("questions.csv", ANSWERS.encode("utf-16"), "is UTF-16, not UTF-8"),
+        ("questions.csv", "question,answer,wrong\nwhy,,no\nwho,yes,no\n", "row 1: the field 'answer' is empty"),
+        ("questions.csv", "question,choices,label\nwhy,Paris|Rome,2\n", "the label '2' names none of the 2 choices"),
+        ("questions.csv", b"PK\x03\x04" + bytes(range(99)), "a zip archive or an Excel workbook"),
     ],
 )
 def test_files_that_cannot_be_used(asked, name, content, said):
@@ -48,6 +58,92 @@ def test_files_that_cannot_be_used(asked, name, content, said):
     assert said in ended.err
     assert "Hint: " in ended.err
     assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("content", "question", "right"),
+    [
+        (b"\xef\xbb\xbfquestion,answer\nwhy?,a\n", "> why?", "right: a"),
+        ("question;answer\nWhat is 1,5 + 1?;2,5\n", "> What is 1,5 + 1?", "right: 2,5"),
+        ('question,answer\n"One\nand ""two""?",a\n', '> and "two"?', "right: a"),
+        ("question,answer\rwhy?,a\rwho?,b\r", "> who?", "right: b"),
+        ("sep=;\r\nquestion;answer\r\nwhy?;a\r\n", "> why?", "right: a"),
+        ("Question , ANSWER\nwhy?,a\n", "> why?", "right: a"),
+    ],
+    ids=["byte order mark", "semicolons", "quoted line ends", "old line ends", "of Excel", "names with spaces"],
+)
+def test_files_that_can_be_used(asked, content, question, right):
+    ended = asked(content, "--check")
+    assert (ended.code, ended.err) == (0, "")
+    assert question in ended.out
+    assert right in ended.out
+
+
+def test_answers_that_differ_by_a_sign_alone_are_not_the_same(asked):
+    ended = asked("question,answer,wrong\nWhat is 1 - 3?,-2,2\nWhich language?,C++,C|C#\n", "--check")
+    assert ended.code == 0, ended.err
+    assert "wrong: C | C#" in ended.out
+
+
+def test_a_folder_in_place_of_a_file(dola_command, folder, tmp_path):
+    (tmp_path / "questions.csv").mkdir()
+    ended = dola_command("eval", tmp_path / "questions.csv", "-m", folder)
+    assert (ended.code, ended.out) == (2, "")
+    assert "cannot be read: Is a directory" in ended.err
+
+
+@pytest.mark.parametrize("flag", ["--html", "--markdown", "--results", "--chart"])
+def test_nothing_is_written_over_the_questions(asked, tmp_path, flag):
+    ended = asked(CHOICES, flag, tmp_path / "questions.csv")
+    assert (ended.code, ended.out) == (2, "")
+    assert f"{flag} '{tmp_path / 'questions.csv'}' is a file that this command reads." in ended.err
+    assert (tmp_path / "questions.csv").read_text() == CHOICES
+
+
+def test_two_reports_in_one_file(asked, tmp_path):
+    ended = asked(CHOICES, "--html", tmp_path / "a", "--markdown", tmp_path / "folder" / ".." / "a")
+    assert ended.code == 2
+    assert "--html and --markdown name one file" in ended.err
+
+
+def test_results_of_another_run_are_named_and_kept(asked, tmp_path):
+    results = tmp_path / "run.jsonl"
+    assert asked(CHOICES, "--results", results).code == 0
+    before = results.read_bytes()
+    ended = asked(CHOICES + "Is 9 even?,no,yes\n", "--results", results)
+    assert ended.code == 2
+    assert "run.jsonl' belongs to a different run (data: " in ended.err
+    assert max(map(len, ended.err.split())) < 120  # no digest in full
+    ended = asked(CHOICES, "--results", results, "--layers", "2,4")
+    assert "belongs to a different run (configurations: not those of the file)." in ended.err
+    assert results.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "dola.files.records.read_table",
+        "dola.cli.evaluation.load_model",
+        "dola.evidence.choice.score",
+        "dola.evidence.evaluate.make_report",
+        "dola.evidence.evaluate.with_traces",
+        "dola.evidence.html_page.page",
+    ],
+)
+def test_ctrl_c_at_any_moment(asked, tmp_path, monkeypatch, step):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    page, results = tmp_path / "report.html", tmp_path / "run.jsonl"
+    options = ("--html", page, "--results", results, "--json")
+    with monkeypatch.context() as patched:
+        patched.setattr(step, interrupted)
+        ended = asked(CHOICES, *options)
+    assert (ended.code, ended.out) == (130, "")
+    assert "Traceback" not in ended.err
+    assert not page.exists()
+    assert asked(CHOICES, *options).code == 0
+    assert page.exists()
 
 
 def test_a_column_that_does_not_exist_is_named_with_those_that_do(asked):
@@ -121,4 +217,4 @@ def test_a_big_file_is_announced_and_only_what_was_drawn_is_asked(asked, monkeyp
     ended = asked(content, "--limit", 2, "--check")
     assert ended.code == 0, ended.err
     assert "questions.csv: 2 MB, which takes a while; --limit draws some" in ended.err
-    assert "2 of 10000 questions" in ended.out
+    assert "2 of 10,000 questions" in ended.out

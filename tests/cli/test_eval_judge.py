@@ -85,6 +85,48 @@ def test_replies_that_are_neither_count_as_wrong_and_are_counted(asked):
     assert "1 of the judge's replies were neither yes nor no. These answers count as wrong, in all rows." in ended.out
 
 
+@pytest.mark.parametrize(
+    ("reply", "shown"), [("<think>Paris is", "'<think>Paris is'"), ("", "nothing"), ("Maybe " * 20, "...'")]
+)
+def test_a_judge_that_does_not_answer_the_trial_question_is_refused(asked, reply, shown):
+    with judge_server(lambda prompt: reply) as server:
+        ended = asked(server)
+    assert (ended.code, ended.out) == (2, "")
+    assert "The judge j was asked a trial question, whose answer is yes, and replied " in ended.err
+    assert f"{shown}.\nHint: name a model that replies with one word" in ended.err
+    assert asked.calls == []
+
+
+def test_a_judge_that_says_nothing_of_use_is_said_to(asked):
+    with judge_server(lambda prompt: "yes" if "capital of France" in prompt and "It is Paris." in prompt else "?") as server:
+        ended = asked(server, "--json")
+    [note] = [line for line in json.loads(ended.out)["notes"] if "judge" in line]
+    assert note.startswith("No reply of the judge j was yes or no: all answers count as wrong")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "something that is not JSON"),
+        (b"<html>", "something that is not JSON"),
+        (b"[" * 50_000, "something that is not JSON"),
+        (b"[1]", "without a text: [1]"),
+        (b'{"choices": []}', "without a text"),
+        (b'{"choices": [{"message": {"content": 3}}]}', "without a text"),
+        (b'{"error": {"message": "no such model"}}', "no such model"),
+    ],
+)
+def test_a_server_that_answers_garbage(asked, monkeypatch, body, said):
+    from dola.tasks.endpoint import Answer, Endpoint
+
+    monkeypatch.setattr(Endpoint, "_send", lambda self, url, asked: Answer(url, 200, body))
+    with judge_server(says) as server:
+        ended = asked(server)
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err
+    assert "Traceback" not in ended.err
+
+
 def test_a_judge_that_dies_loses_nothing(asked, tmp_path):
     results = ("--results", tmp_path / "run.jsonl")
     left = [4]  # one of them is the trial
@@ -107,6 +149,29 @@ def test_a_judge_that_dies_loses_nothing(asked, tmp_path):
     assert len(asked.calls) == written
     with judge_server(lambda prompt: 500) as server:  # a run that is complete asks nobody
         assert asked(server, *results, "--json").out == ended.out
+
+
+def test_ctrl_c_while_the_judge_reads(asked, tmp_path, monkeypatch):
+    from dola.evidence import judging
+
+    results, reply, left = tmp_path / "run.jsonl", judging._reply, [3]
+
+    def interrupted(*arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return reply(*arguments)
+
+    with judge_server(says) as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(judging, "_reply", interrupted)
+            ended = asked(server, "--results", results)
+        assert (ended.code, ended.out) == (130, "")
+        assert f"{results} keeps what is done: re-run the same command to continue" in ended.err
+        asked_before = len(server.requests)
+        ended = asked(server, "--results", results, "--json")
+        assert ended.code == 0, ended.err
+        assert len(server.requests) - asked_before == 4  # of 7 answers, and no trial
 
 
 def test_without_a_results_file_the_message_says_what_would_keep_them(asked):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 import threading
 
@@ -44,11 +45,24 @@ def test_questions_with_answers_are_written_and_compared(asked):
     assert found["settings"]["max_new_tokens"] == 2
 
 
+@pytest.mark.parametrize("method", ["confident", "delta", "sled"])
+@pytest.mark.parametrize("content", [CHOICES, ANSWERS], ids=["chosen", "written"])
+def test_a_report_on_another_method_does_not_speak_of_dola(asked, tmp_path, content, method):
+    page, lines = tmp_path / "report.html", tmp_path / "report.md"
+    more = () if content is CHOICES else ("--max-new-tokens", 2)
+    ended = asked(content, "--method", method, "--html", page, "--markdown", lines, *more)
+    assert ended.code == 0, ended.err
+    shown = page.read_text().partition('<script type="application/json"')[0]
+    for text in (ended.out, lines.read_text(), shown):
+        assert method in text
+        assert not re.search("DoLa|contrast|premature", text), re.search(".*(DoLa|contrast|premature).*", text)
+
+
 def test_standard_input_is_a_file_too(dola_command, folder, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps([{"question": "Q?", "answer": "a"}]).encode())))
     ended = dola_command("eval", "-", "--model", folder, "--check")
     assert ended.code == 0
-    assert "standard input: 1 questions" in ended.out
+    assert "standard input: 1 question, " in ended.out
 
 
 def test_check_says_what_was_understood_and_how_many_questions_a_difference_needs(asked):
@@ -58,7 +72,7 @@ def test_check_says_what_was_understood_and_how_many_questions_a_difference_need
     assert "wrong: no" in ended.out
     assert "Questions needed to show a difference of 2 points: " in ended.out
     assert ended.err == ""
-    assert "These 24 questions show a difference of more than 40 points only." in ended.out
+    assert "With 24 questions, only a difference of more than 40 points can be detected." in ended.out
 
 
 def test_rows_of_a_file_and_groups(asked, tmp_path):

@@ -41,7 +41,7 @@ def test_any_bytes_on_standard_input(dola_command, folder, stdin, data):
     ended = dola_command("generate", "-", "-m", folder, "--max-new-tokens", 2)
     check(ended)
     try:
-        text = data.decode()
+        text = "" if b"\0" in data else data.decode()  # with zero bytes it is taken for UTF-16
     except UnicodeDecodeError:
         text = ""
     assert (ended.code == 0) == bool(text.strip() and len(text) < 200)

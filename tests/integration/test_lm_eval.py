@@ -3,9 +3,13 @@
 Tasks are local: a YAML file and data that the test writes.
 """
 
+import csv
+import functools
 import json
 import logging
+import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,6 +33,7 @@ from dola.errors import ConfigError, DolaError, InputError, LayersError, ModelFi
 from dola.evidence.evaluate import evaluate
 from dola.evidence.sample import Sample
 from dola.integrations.lm_eval import DolaLM
+from dola.integrations.lm_eval_items import chosen_of, item_of
 from dola.tasks import TASKS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the harness and of its dependencies are not ours
@@ -416,6 +421,7 @@ def judged(tasks, folder):
 
     (tasks / "lambada.yaml").write_text(LAMBADA.replace("FILE", str(tasks / "writing.jsonl")))
 
+    @functools.cache  # a run takes seconds, most of them in the harness, which reads all of its tasks
     def run(name, **settings):
         model, tokenizer = dola.load(str(folder))
         settings = {"own": DoLaConfig(relative_top=0.0), "include_path": tasks, **settings}
@@ -442,6 +448,57 @@ def test_a_report_of_a_task_has_the_harness_own_numbers_for_vanilla(judged, task
     assert report.way("vanilla").estimates[metric].mean == pytest.approx(own[metric], abs=1e-6)
     assert list(report.findings) == ["DoLa low", "DoLa high"]
     assert [note.partition(" is not a mean")[0] for note in report.notes] == others
+
+
+def test_items_show_the_question_the_answers_and_what_each_row_chose(judged, tasks):
+    report, _ = judged("local_factor")
+    rows = list(csv.DictReader((tasks / "news_factor.csv").open(encoding="utf-8")))
+    assert [item.right for item in report.items] == [[row["completion"].strip()] for row in rows]
+    assert all(row["full_prefix"].strip().endswith(item.question) for row, item in zip(rows, report.items, strict=True))
+    for way in report.ways:
+        right = [text == item.right[0] for text, item in zip(way.chosen, report.items, strict=True)]
+        assert right == [value == 1 for value in way.items["acc,none"]]
+        assert all(0 <= share <= 1 for share in way.mass)
+    change = next(each for of in report.changed.values() for each in (*of.better, *of.worse))
+    assert change.question
+    assert change.mass is not None
+
+
+def test_items_show_what_each_row_wrote(judged, folder):
+    report, _ = judged("local_writing")
+    assert [item.question for item in report.items] == PROMPTS
+    assert [item.right for item in report.items] == [["x"]] * len(PROMPTS)
+    model, tokenizer = dola.load(str(folder))
+    ids = tokenizer(PROMPTS[0], return_tensors="pt")["input_ids"]
+    made = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+    assert report.way("vanilla").texts[0] == tokenizer.decode(made, skip_special_tokens=True).partition("##")[0]
+
+
+def test_a_task_without_answers_shows_its_questions(judged):
+    report, _ = judged("local_lambada")
+    assert [(item.question, item.right) for item in report.items] == [(each, ["x"]) for each in PROMPTS]
+    assert report.changed == {}
+
+
+def test_the_choices_of_a_task_with_a_context_each():
+    """As in Winogrande: one ending, and a context for each choice. The metric's rule says which choice was taken."""
+    task = SimpleNamespace(
+        OUTPUT_TYPE="multiple_choice",
+        multiple_input=2,
+        config=SimpleNamespace(doc_to_choice="given"),
+        doc_to_choice=lambda doc: doc["contexts"],
+        doc_to_text=lambda doc: doc["right"],
+    )
+    logged = {
+        "doc": {"contexts": ["The cup", "It"], "right": 1},
+        "target": "broke.",
+        "filtered_resps": [(-3.0, False), (-2.0, False)],
+    }
+    item = item_of(task, logged, "7")
+    assert (item.context, item.continuations, item.correct) == ("broke.", ("The cup", "It"), (False, True))
+    assert chosen_of(task, [logged], "acc,none").texts == ["It"]
+    assert chosen_of(task, [logged], "acc_norm,none").texts == ["The cup"]
+    assert chosen_of(task, [logged], "acc,none").mass == pytest.approx([math.e / (1 + math.e)])
 
 
 def test_items_are_drawn_and_paired(judged):
@@ -484,4 +541,8 @@ def test_the_command_reports_a_task(tasks, folder, monkeypatch, capsys):
     arguments = ["eval", "lm-eval:local_factor", "--include-path", tasks, "--model", folder, "--limit", 5, "--json"]
     monkeypatch.setattr(sys, "argv", ["dola", *map(str, arguments)])
     main()
-    assert json.loads(capsys.readouterr().out)["task"] == "lm-eval:local_factor"
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    assert found["task"] == "lm-eval:local_factor"
+    assert any(line.startswith("5 of 20 items of lm-eval:local_factor; seed 0") for line in found["sentences"])
+    assert "already-initialized" not in shown.err

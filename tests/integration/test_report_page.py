@@ -3,12 +3,17 @@
 Needs Chromium and the extra `browser`; skipped without them (`browser.py`).
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from browser import chromium, serious_violations
+from families import tiny
+from words import word_tokenizer
 
+import dola
 from dola.evidence.html_page import page as page_of
+from dola.evidence.item_traces import AnswerTrace
 from dola.evidence.report import make_report
 from dola.evidence.row_answers import Chosen
 from dola.evidence.sample import Sample
@@ -52,7 +57,11 @@ def report():
     }
     chosen = {name: Chosen(texts[name], of) for name, of in MASS.items()}
     model = SimpleNamespace(dtype="torch.float32")
-    return make_report(Sample(task, items, [], 60), model, WICKED, ways, values, settings={}, chosen=chosen)
+    found = make_report(Sample(task, items, [], 60), model, WICKED, ways, values, settings={}, chosen=chosen)
+    read = dola.trace(tiny(), word_tokenizer(), [5, 17, 200, 33], "high")
+    read.texts[read.tokens[0].top[2][0][0]] = WICKED
+    row = "DoLa high, <b>"
+    return replace(found, traces=[AnswerTrace("3", each, row, read, same=each == row) for each in ("vanilla", row)])
 
 
 @pytest.fixture
@@ -68,7 +77,10 @@ def open_page(browser, report, tmp_path):
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: None if request.url == path.as_uri() else complaints.append(request.url))
+        page.on(
+            "request",
+            lambda request: None if request.url in (path.as_uri(), "about:srcdoc") else complaints.append(request.url),
+        )
         page.goto(path.as_uri())
         contexts.append(context)
         pages.append(page)
@@ -133,3 +145,33 @@ def test_without_a_script_all_but_the_items_is_there(open_page, report):
     page = open_page(java_script_enabled=False)
     assert page.locator("h1").text_content() == report.verdict
     assert page.locator("#items").is_hidden()
+
+
+@pytest.mark.parametrize("width", [1300, 390])
+def test_a_traced_item_shows_its_layers_in_a_frame(open_page, report, width):
+    page = open_page(bypass_csp=True, viewport={"width": width, "height": 800})
+    page.locator("#show").select_option("traced")
+    assert page.locator("#count").text_content() == "1 of 60 items"
+    page.locator("details.item summary").click()
+    page.get_by_role("button", name="Show what each layer says").press("Enter")
+    frame = page.frame_locator("iframe")
+    headings = frame.locator("main h2")
+    headings.nth(1).wait_for()
+    assert headings.all_text_contents() == [
+        'The answer of "vanilla" (decoded alone, which gave another text than in its batch), layers read as "DoLa high, <b>" '
+        "reads them",
+        'The answer of "DoLa high, <b>", layers read as "DoLa high, <b>" reads them',
+    ]
+    tokens = report.traces[0].trace.tokens
+    assert frame.locator("section").first.locator("table.map tbody tr").count() == len(tokens)
+    box = page.locator("iframe").bounding_box()
+    page.wait_for_function("document.querySelector('iframe').style.height !== ''")
+    inside = page.frames[1].evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert inside[0] <= inside[1]
+    assert box["width"] <= width
+    assert serious_violations(page) == []
+    assert page.frames[1].evaluate("window.hacked") is None
+
+
+def test_a_page_without_traces_is_smaller(report):
+    assert len(page_of(replace(report, traces=[]))) < len(page_of(report)) - 20_000

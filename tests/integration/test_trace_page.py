@@ -316,3 +316,20 @@ def test_a_notebooks_frame_works_alike(open_page, traces):
     first = frame.locator("table.top tbody tr").first.locator("td").all_text_contents()
     assert tuple(first[:2]) == as_shown(traces[1], traces[1].tokens[2].top[4])[0]
     assert page.evaluate("document.querySelector('iframe').contentDocument") is None
+
+
+def test_a_method_that_uses_all_layers_marks_none_and_is_called_by_its_name(open_page):
+    trace = dola.trace(tiny(), word_tokenizer(), [5, 17, 200, 33], dola.DeLTaConfig(layers="all"), generate=3)
+    page = open_page(page_of([trace]))
+    assert page.locator("td.chosen").count() == 0
+    assert page.locator("#used").is_hidden()
+    assert page.locator("#method-word").text_content() == "DeLTa"
+    assert page.locator("table.map thead th").last.text_content() == "DeLTa"
+    assert page.locator("input[type=range]").count() == 0
+    for number in range(len(trace.tokens)):
+        page.locator("table.map tbody th").nth(number).click()
+        assert page.locator(".kept h3").text_content() == f"Token {number + 1}"
+    shown = page.locator("body").inner_text()
+    assert not [word for word in ("DoLa", "premature", "contrast", "undefined", "null", "NaN") if word in shown]
+    page.keyboard.press("Tab")
+    assert page.locator(".look h3").text_content().startswith("Layer ")

@@ -266,7 +266,7 @@ class TestScoreAndTrace:
         with dola.attach(llama, config), torch.no_grad():
             best = llama(**INPUTS).logits[0].argmax(dim=-1).tolist()
         assert [token.dola_choice for token in trace.tokens] == best
-        assert config.method in "".join(trace.explain(index) for index in range(len(trace.tokens)))
+        assert config.label() in "".join(trace.explain(index) for index in range(len(trace.tokens)))
         assert type(trace).from_json(trace.to_json()).settings == trace.settings
 
     def test_controls_of_a_method_that_chooses_a_layer(self, llama):

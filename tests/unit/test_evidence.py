@@ -194,8 +194,8 @@ def test_how_often_layers_were_chosen_is_said(factor_report):
     assert set(low) <= {0, 2}
     often = max(low, key=low.get)
     chosen = said_under(report, "Layers")
-    (said,) = [line for line in chosen if line.startswith("DoLa low contrasted layers ")]
-    assert said.startswith(f"DoLa low contrasted layers {often} ({100 * low[often]:.0f}%)")
+    (said,) = [line for line in chosen if line.startswith('"DoLa low" used layers ')]
+    assert said.startswith(f'"DoLa low" used layers {often} ({100 * low[often]:.0f}%)')
     assert not any(line.startswith(("vanilla", "random")) for line in chosen)
 
 
@@ -220,8 +220,8 @@ def test_every_row_has_its_answers_and_how_likely_it_finds_the_right_one(factor_
 
 def test_a_file_that_is_not_the_published_one_is_said(factor_report):
     _, report = factor_report
-    assert f"SHA-256 {report.origins[0].sha256}" in report.notes[0]
-    assert "differs from the file that published numbers were made with" in report.notes[0]
+    assert f"SHA-256 {report.origins[0].sha256[:12]}" in "".join(report.sentences)
+    assert "is not the file that published figures are from" in report.notes[0]
 
 
 def test_contexts_that_were_cut_are_said(llama, tmp_path):
@@ -315,7 +315,7 @@ def test_accuracy_of_generated_answers(long, tmp_path, monkeypatch):
     assert report.settings["max_new_tokens"] == 256
     assert report.verdict.startswith("accuracy: DoLa low: better. +100.0 points (+100.0 to +100.0) on 30 items.")
     assert report.sentences[0].startswith("DoLa low: better. +100.0 points")
-    assert any("against vanilla, penalty 1.2 0.0 on 30 items, 100.0 points higher" in said for said in report.sentences)
+    assert any('against "vanilla, penalty 1.2" 0.0 on 30 items, 100.0 points higher' in said for said in report.sentences)
     assert report.way("DoLa low").texts[0] == " The answer is 1."
 
 

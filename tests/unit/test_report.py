@@ -101,7 +101,9 @@ def test_every_run_says_what_difference_its_items_show_and_what_smallest_is():
     said = under(report, "How to read it")
     apart = [b - a for a, b in zip(*(way.items["contains"] for way in report.ways), strict=True)]
     shown = shown_difference(pvariance(apart), 60)
-    assert f"These 60 items show a difference of about {math.ceil(100 * shown)} points or more, in 80% of such runs." in said
+    assert (
+        f"With 60 items, a difference of about {math.ceil(100 * shown)} points or more is detected in 80% of such runs." in said
+    )
     assert "Differences under 5 points count as none; --smallest sets that size" in said
     assert "Verdicts are on contains (a known answer is in the text, as whole words)" in said
 
@@ -117,9 +119,14 @@ def test_the_difference_that_items_show_is_the_one_that_needs_so_many(family, it
 
 
 def test_the_line_on_what_items_show():
-    assert power_line(50, [0.211, 0.211]) == "These 50 items show a difference of about 22 points or more, in 80% of such runs."
-    assert "about 4 to 9 points or more, depending on the row, in 80%" in power_line(2000, [0.04, 0.09], "questions")
-    assert power_line(5, [0.9]) == "These 5 items show a difference of more than 40 points only."
+    assert (
+        power_line(50, [0.211, 0.211])
+        == "With 50 items, a difference of about 22 points or more is detected in 80% of such runs."
+    )
+    assert "about 4 to 9 points or more (depending on the row) is detected in 80%" in power_line(
+        2000, [0.04, 0.09], "questions"
+    )
+    assert power_line(5, [0.9]) == "With 5 items, only a difference of more than 40 points can be detected."
 
 
 def found(verdict, low, high, p_value, adjusted):

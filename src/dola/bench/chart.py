@@ -51,7 +51,7 @@ def draw(axes: Any, result: BenchResult) -> None:
         for way in case.ways:
             if (ratio := way.token_ratio) is None:
                 continue
-            label = None if way.way in named else way.way
+            label = None if way.way in named else result.shown(way.way)
             named.add(way.way)
             spread = [[ratio.median - ratio.min], [ratio.max - ratio.median]]
             axes.barh(y, ratio.median, xerr=spread, height=0.8, color=COLOURS[way.way], label=label, ecolor="black")

@@ -82,7 +82,7 @@ def _measure_case(bench: Bench, case: Case, source: Source | None, say: Progress
         for way in ways:
             if way.again:
                 continue
-            say(f"  memory of {way.name}")
+            say(f"  memory of {way.name.replace('dola', settings.dola.method)}")
             results[way] = replace(results[way], memory=peak_memory(bench, way, case.prompts[0], source))
     greedy = results[ways[0]].memory
     return CaseResult(

@@ -117,6 +117,10 @@ class BenchResult:
     schedule: str
     cases: tuple[CaseResult, ...]
 
+    def shown(self, way: str) -> str:
+        """The name of a way in tables and charts: the method's own in place of "dola", which files have for any method."""
+        return way.replace("dola", str(self.settings["dola"].get("method", "dola")), 1)
+
     def summaries(self) -> tuple[Summary, ...]:
         """Each way except greedy, over all cases."""
         found = []

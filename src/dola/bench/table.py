@@ -32,13 +32,13 @@ def render(console: Console, result: BenchResult) -> None:
     """Print the tables of a result, and the machine that it was measured on."""
     for case in result.cases:
         console.print(f"{case.name}, {case.new_tokens} new")
-        console.print(_table(case))
+        console.print(_table(result, case))
         for way in case.ways:
             if way.way == "greedy again":
                 console.print(f"Noise: greedy decoding took {_range(way.token_ratio)} times as long as greedy decoding itself.")
             if way.differing_prompts:
                 console.print(
-                    f"{way.way}: tokens differ from those without drafts in {way.differing_prompts} repetitions, "
+                    f"{result.shown(way.way)}: tokens differ from those without drafts in {way.differing_prompts} repetitions, "
                     f"first at new token {way.first_difference}."
                 )
     if len(result.cases) > 1:
@@ -46,11 +46,11 @@ def render(console: Console, result: BenchResult) -> None:
     console.print(f"{_describe(result)}\n{result.machine.describe()}")
 
 
-def _table(case: CaseResult) -> Table:
+def _table(result: BenchResult, case: CaseResult) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("")
     for way in case.ways:
-        table.add_column(way.way.replace("+", "\n+"), justify="right")
+        table.add_column(result.shown(way.way).replace("+", "\n+"), justify="right")
     for name, cell in ROWS.items():
         cells = [cell(way) for way in case.ways]
         if any(cells):
@@ -70,7 +70,7 @@ def _describe(result: BenchResult) -> str:
 
 def _summary(result: BenchResult) -> list[str]:
     return [
-        f"{found.way} x{found.token_ratio.median:.3f} per token, x{found.total_ratio.median:.3f} per call"
+        f"{result.shown(found.way)} x{found.token_ratio.median:.3f} per token, x{found.total_ratio.median:.3f} per call"
         for found in result.summaries()
     ]
 

@@ -47,7 +47,7 @@ SCHEMA = {
     "ways[].estimates": "by metric: items, mean, low and high of the 95% interval, in [0, 1]",
     "ways[].comparisons": "by metric, against vanilla on the same items: both means, difference, its 95% interval, items "
     "that are higher and lower, McNemar's p_value or null; empty for vanilla",
-    "ways[].layers": "by premature layer: share of tokens at which it was contrasted",
+    "ways[].layers": "by premature layer: share of tokens at which it was contrasted, or was all that another method used",
     "ways[].implausible": "mean number of tokens of a continuation outside the plausible set, or null",
     "ways[].items": "by metric: the value of each item; of the first items if --sequential decided the row early",
     "ways[].texts": "generated text of each item; empty for tasks that score",
@@ -66,6 +66,9 @@ SCHEMA = {
     "interval where that is below 5%; groups of 10 items or more",
     "changed": "by judged row: better and worse, up to ten items each whose answers changed most, with id, question, right "
     "answers, answers before (vanilla) and after, values, and mass (probability of the right answers) under both",
+    "traces": "with --trace-items, an object for each answer: item (its id), row (whose answer it is: vanilla, then the row "
+    "that changed it), read_as (the row whose settings the layers were read with), same (whether the traced text is the row's "
+    "answer: written ones are decoded again, outside their batch), trace (as dola trace --json prints it)",
     "items[].question": "what is asked, without what all items have in common",
     "items[].right": "right answers, the best one first; empty where none is known",
     "items[].wrong": "wrong answers that are scored beside them",
@@ -128,6 +131,7 @@ def command(
     ] = 2.0,
     sequential: course.Sequential = False,
     signals: warning_signs.Signals = False,
+    trace_items: report_files.TraceItems = 0,
     limit: evaluation.Limit = None,
     seed: evaluation.Seed = 0,
     batch_size: evaluation.BatchSize = None,
@@ -152,7 +156,7 @@ def command(
 
     Compares DoLa's low and high layers with plain decoding, and with controls that show where a gain comes from. On multiple
     choice these are a fixed layer, a scorer that only counts tokens, random layers and the constraint alone; where answers are
-    written, it is the repetition penalty.
+    written, it is the repetition penalty. --method puts another method in DoLa's place.
 
     \b
     Examples:
@@ -161,13 +165,15 @@ def command(
       dola eval factor-news --data news_factor.csv --results run.jsonl --markdown report.md
       dola eval strategyqa --data train.json --data dev.json --limit 50 --batch-size 4
     """
+    written = {"--html": html, "--markdown": markdown, "--chart": chart, "--results": results}
+    evaluation.check_apart(written, (task, *(data or ()), shots, ways, config))
     own_file = own_data.OwnData(column or (), prompt_template, shots, max_new_tokens, judged=judge is not None)
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     if evaluate_harness.is_harness(task):
         evaluation.check_writable({"--html": html, "--markdown": markdown})
         _check_chart(chart)
         unused = {"--data": data, "--check": check, "--judge": judge, "--answers": answers, "--results": results,
-                  "--sequential": sequential, "--signals": signals}  # fmt: skip
+                  "--sequential": sequential, "--signals": signals, "--trace-items": trace_items}  # fmt: skip
         own_file.check_unused(task)
         evaluate_harness.check(task, unused)
         report = evaluate_harness.run(
@@ -186,7 +192,8 @@ def command(
         return
     if signals:
         refused: dict[str, Any] = {
-            "--html": html, "--ways": ways != "standard", "--smallest": smallest != 2.0, "--chart": chart,
+            "--html": html, "--trace-items": trace_items, "--chart": chart, "--ways": ways != "standard",
+            "--smallest": smallest != 2.0,
             "--sequential": sequential, "--answers": answers, "--judge": judge, "--info-judge": info_judge,
             "--judge-url": judge_url, "--repetition-penalty": repetition_penalty, "--batch-size": batch_size,
         }  # fmt: skip
@@ -199,6 +206,7 @@ def command(
     judging.check(sample.task, judge, info_judge, judge_url)
     evaluation.check_use(sample.task, sample.task.measure is None, {"--answers": answers})
     sample.task.check_means(judge, answers)
+    report_files.check_traces(sample.task, trace_items, html, json=json)
     evaluation.check_writable({"--html": html, "--markdown": markdown, "--results": results})
     _make_folder(answers)
     own = _own(sample.task.paper.settings, dola)
@@ -225,6 +233,7 @@ def command(
             ways=rows,
             smallest=smallest / 100,
             sequential=sequential,
+            trace_items=trace_items,
             tell=course.teller(json=json),
         )
     _write(report, markdown, html, chart)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,6 +102,26 @@ def check_writable(files: Mapping[str, Path | None]) -> None:
                 text_file.check_writable(path)
         except OSError as error:
             raise UsageError(f"{flag} {str(path)!r}: {error.strerror}.", hint="check the path") from None
+
+
+def check_apart(written: Mapping[str, Path | None], read: Iterable[str | Path | None]) -> None:
+    """Refuse to write two things to one file, or over a file that this run reads.
+
+    Args:
+        written: Files to write, by flag.
+        read: Files to read, and any other names, which are ignored.
+    """
+    inputs = {Path(name).resolve() for name in read if name is not None and os.path.isfile(name)}  # of any text
+    seen: dict[Path, str] = {}
+    for flag, path in written.items():
+        if path is None or (path.exists() and not path.is_file()):  # such as /dev/null
+            continue
+        place = path.resolve()
+        if place in inputs:
+            raise UsageError(f"{flag} {str(path)!r} is a file that this command reads.", hint=f"give {flag} a name of its own")
+        if place in seen:
+            raise UsageError(f"{seen[place]} and {flag} name one file, {str(path)!r}.", hint="give each a file of its own")
+        seen[place] = flag
 
 
 def load_model(name: str, *, threads: int | None, **loading: Any) -> LoadedModel:

@@ -11,7 +11,7 @@ import typer
 
 from dola.cli import options
 from dola.cli.output import say
-from dola.errors import UsageError
+from dola.errors import JudgeError, UsageError
 
 if TYPE_CHECKING:
     from dola.evidence.judging import Judges
@@ -80,10 +80,30 @@ def judges(
     truth = named(judge)
     if task.compared:
         if url is not None and not Path(f"{results}.judged").exists():  # a run that is complete needs no server
-            truth.reply(meaning_prompt("What is the capital of France?", ["Paris"], "It is Paris."))
+            _check_reply(truth.reply(meaning_prompt("What is the capital of France?", ["Paris"], "It is Paris.")), judge)
         return Judges.of_meaning(truth, judge)
     info = truth if info_judge is None else named(info_judge)
     return Judges(truth, info, (judge, info_judge or judge))
+
+
+def _check_reply(reply: str, name: str) -> None:
+    """Refuse a judge that does not reply in the asked form to the easiest question: it would call every answer wrong.
+
+    Raises:
+        JudgeError: The reply is neither yes nor no.
+    """
+    from dola.tasks.meaning import verdict_of
+
+    if verdict_of(reply) is None:
+        raise JudgeError(
+            f"The judge {name} was asked a trial question, whose answer is yes, and replied {_short(reply)}.",
+            hint="name a model that replies with one word when it is asked to, without thinking aloud",
+        )
+
+
+def _short(reply: str) -> str:
+    text = " ".join(reply.split())
+    return repr(text if len(text) <= 60 else f"{text[:57]}...") if text else "nothing"
 
 
 @contextmanager

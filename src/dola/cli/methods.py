@@ -17,6 +17,9 @@ SCHEMA = {
     "methods[].costs[].where": "what it was measured on",
     "methods[].settings": "its settings with their defaults",
     "methods[].presets": "the settings that its authors use, by task",
+    "broken[].method": "a method of an installed package that cannot be used",
+    "broken[].error": "why",
+    "broken[].hint": "what to do",
 }
 """Fields of `dola methods --json`."""
 
@@ -32,7 +35,7 @@ def command(
       dola methods --json
       dola generate "The capital of Washington State is" --method sled
     """
-    from dola.methods.registry import METHODS
+    from dola.methods.registry import METHODS, broken_methods
 
     found: list[dict[str, Any]] = [
         {
@@ -45,7 +48,8 @@ def command(
         for name, kind in METHODS.items()
     ]
     if json:
-        print_json(SCHEMA_NAME, {"methods": found})
+        broken = [{"method": name, "error": error.message, "hint": error.hint} for name, error in broken_methods().items()]
+        print_json(SCHEMA_NAME, {"methods": found, "broken": broken})
         return
     width = max(len(each["method"]) for each in found)
     for each in found:
@@ -56,3 +60,6 @@ def command(
         print(f"{'':{width}}  settings: {settings}")
         if each["presets"]:
             print(f"{'':{width}}  presets: {', '.join(each['presets'])}")
+    for name, error in broken_methods().items():
+        print(f"{name:{width}}  cannot be used. {error.message}")
+        print(f"{'':{width}}  {error.hint}")

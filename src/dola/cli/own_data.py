@@ -139,7 +139,7 @@ def understood(sample: Sample, *, shown: int = SHOWN) -> list[str]:
     taken = "" if len(sample.items) == sample.total else f"{len(sample.items)} of "
     groups = {item.group for item in sample.items} - {None}
     lines = [
-        f"{sample.task.name}: {taken}{sample.total} questions, each with {kind}"
+        f"{sample.task.name}: {taken}{sample.total:,} {'question' if sample.total == 1 else 'questions'}, each with {kind}"
         + (f"; {len(groups)} groups, which are judged as wholes." if groups else "."),
         f"First metric, which the verdict is on: {sample.task.metrics[0].name} ({sample.task.metrics[0].description}).",
     ]

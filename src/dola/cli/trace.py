@@ -23,7 +23,7 @@ SCHEMA_NAME = "dola.trace/1"
 SCHEMA = {
     "model": "--model as given",
     "prompt": "the text that was read, including the chat template",
-    "mode": '"prompt": the prompt\'s own tokens; "dola" or "greedy": tokens generated after it, that way',
+    "mode": '"prompt": the prompt\'s own tokens; "dola" or "greedy": tokens generated after it, by the method or plainly',
     "settings.layers": '"high", "low", "all" or a list of layers',
     **options.documented("settings", "of DoLa", hidden=["lazy"]),
     "settings.repetition_penalty": "repetition penalty of generated tokens; absent without any",
@@ -34,16 +34,18 @@ SCHEMA = {
     "tokens[].after": "that token's id",
     "tokens[].token": "id of the token that follows in the text; null after the end of a prompt",
     "tokens[].divergence": "divergence of layers 0 to N-1 from the last one, in nats",
-    "tokens[].layer": "the premature layer: the candidate that diverges most",
+    "tokens[].layer": "the premature layer: the candidate that diverges most; under another method the only candidate that had "
+    "a weight, null where several had one or none",
     "tokens[].lazy": "whether lazy contrast applies: only one token is plausible",
     "tokens[].mature_choice": "id of the last layer's likeliest token",
-    "tokens[].dola_choice": "id of the token with the largest contrast",
+    "tokens[].dola_choice": "id of the token with the largest score, which is the method's first choice",
     "tokens[].plausible_count": "size of the plausible set",
-    "tokens[].plausible[].id": "a member, by contrast; of more than 20 the 20 likeliest, DoLa's choice among them",
-    "tokens[].plausible[].contrast": "log_p - strength * log_q, in nats; its logit where the scores are a distribution",
+    "tokens[].plausible[].id": "a member, by score; of more than 20 the 20 likeliest, the method's choice among them",
+    "tokens[].plausible[].contrast": "its score: log_p - strength * log_q, in nats; under another method its logit, as where "
+    "the scores are a distribution",
     "tokens[].plausible[].probability": "its probability in layers 0 to N",
     "tokens[].plausible[].log_p": "its log-probability in the last layer, in nats; null in files of earlier versions",
-    "tokens[].plausible[].log_q": "the same in the premature layer",
+    "tokens[].plausible[].log_q": "the same in that layer; null without one",
     "tokens[].top": "for layers 0 to N: the --top-k likeliest tokens, each as [id, probability]",
     "tokens[].rank": "rank of the token that follows, in layers 0 to N; 1 is the likeliest; null if no token follows",
     "tokens[].probability": "probability of the token that follows, in layers 0 to N; null if no token follows",
@@ -121,7 +123,7 @@ def command(
         loaded.check_room([("", len(row))], generate or 0, option="--generate")
 
         def traced(decode: str) -> LayerTrace:
-            with waiting(f"tracing {decode if generate else 'the prompt'}"):
+            with waiting(f"tracing {method.label() if decode == 'dola' else decode}" if generate else "tracing the prompt"):
                 found = loaded.trace(
                     row,
                     settled,

@@ -150,6 +150,7 @@ def command(
     layers = () if static is None else parse(static)
     if not isinstance(layers, tuple):
         raise UsageError(f"--static {static!r} is not a list of numbers separated by commas.", hint="--static 8,14")
+    evaluation.check_apart({"--output": output, "--results": results}, (task, *(data or ()), shots))
     evaluation.check_writable({"--output": output, "--results": results})
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
@@ -200,8 +201,11 @@ def _numbers(flag: str, text: str | None) -> list[float] | None:
 def _check_space(methods: list[str], numbers: dict[str, list[float] | None], given: Mapping[str, Any]) -> None:
     """Refuse what cannot be tried before a model is loaded."""
     from dola.evidence.candidates import check_space
-    from dola.methods.registry import METHODS
+    from dola.methods.registry import METHODS, broken_methods
 
+    broken = broken_methods()
+    if failing := [broken[name] for name in methods if name in broken]:
+        raise failing[0]
     if unknown := [name for name in methods if name not in METHODS]:
         raise UsageError(f"--method {unknown[0]!r} is unknown; allowed are {', '.join(METHODS)}.", hint="--method dola")
     if "dola" not in methods and (used := [flag for flag, found in numbers.items() if found]):

@@ -12,6 +12,7 @@ row_result.py  one row: its means and its comparison with vanilla
 report.py      the results of all rows, the verdicts on them, and what explains them
 reading.py     how to read a report, and signs that its items made the result
 reasons.py     what explains a difference: length, the repetition penalty
+item_traces.py  what each layer says about the answers that changed most
 details.py     the sections below the table, the same in every format
 markdown_page.py  the report as Markdown
 table.py       the report as a table on a terminal

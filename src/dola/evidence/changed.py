@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -55,12 +56,18 @@ def shortened(text: str, most: int = 120) -> str:
     return line if len(line) <= most else f"{line[: most * 2 // 3]} ... {line[-most // 3 + 5 :]}"
 
 
-def telling_row(report: Report) -> str | None:
-    """The row whose changes say most: the best if one is better, else the one that changed most answers."""
-    rows = {name: len(each.better) + len(each.worse) for name, each in report.changed.items()}
+def telling_row(report: Report, among: Collection[str] | None = None) -> str | None:
+    """The row whose changes say most: the best if one is better, else the one that changed most answers.
+
+    Args:
+        report: The report.
+        among: The rows to choose from; all by default.
+    """
+    found = {name: each for name, each in report.changed.items() if among is None or name in among}
+    rows = {name: len(each.better) + len(each.worse) for name, each in found.items()}
     if not any(rows.values()):
         return None
-    better = {name: each.difference for name, each in report.findings.items() if each.verdict is Verdict.BETTER}
+    better = {name: report.findings[name].difference for name in rows if report.findings[name].verdict is Verdict.BETTER}
     return max(better, key=better.__getitem__) if better else max(rows, key=rows.__getitem__)
 
 
@@ -70,6 +77,15 @@ def changed_by(report: Report) -> dict[str, Changed]:
     if plain is None or not report.items or not report.answers(plain):
         return {}
     return {name: _changed(report, report.named(name), plain) for name in report.findings}
+
+
+def most_changed(report: Report, row: str, count: int) -> list[int]:
+    """The places of the items whose answers a row changed most, for the better or the worse, the largest change first."""
+    way, plain = report.named(row), report.with_role(Role.VANILLA)
+    assert plain is not None
+    sizes = [_size(report, way, plain, i) for i in range(len(way.items[report.metrics[0]]))]
+    moved = [i for i, size in enumerate(sizes) if _counts(size) or _counts((-size[0], -size[1]))]
+    return sorted(moved, key=lambda i: (-abs(sizes[i][0]), -abs(sizes[i][1]), i))[:count]
 
 
 def _changed(report: Report, way: WayResult, plain: WayResult) -> Changed:

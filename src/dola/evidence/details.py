@@ -38,11 +38,11 @@ def details(report: Report) -> list[Section]:
 
 
 def layers_chosen(report: Report) -> list[str]:
-    """How often each candidate was contrasted, most frequent first, for all ways with a choice except controls."""
+    """How often each candidate was contrasted or used, most frequent first, for all ways with a choice except controls."""
     found = []
     for way in report.ways:
         if not way.control and way.role is not Role.VANILLA and len(way.layers) > 1:
             often = sorted(way.layers.items(), key=lambda each: (-each[1], each[0]))
             shares = ", ".join(f"{layer} ({100 * share:.0f}%)" for layer, share in often)
-            found.append(f"{way.name} contrasted layers {shares}.")
+            found.append(f'"{way.name}" used layers {shares}, by share of tokens.')
     return found

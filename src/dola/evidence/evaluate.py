@@ -14,6 +14,7 @@ from dola.evidence.course import Block, Course, Table, Tell, planned
 from dola.evidence.finding import SMALLEST
 from dola.evidence.forecast import Forecast
 from dola.evidence.generation import Texts, generate_texts
+from dola.evidence.item_traces import check_traceable, with_traces
 from dola.evidence.judging import Judges, Tally, measured
 from dola.evidence.report import Report, make_report
 from dola.evidence.rows import SETS, chosen_rows, decoded_rows
@@ -43,6 +44,7 @@ def evaluate(
     ways: str | Path | Sequence[Way] = "standard",
     smallest: float = SMALLEST,
     sequential: bool = False,
+    trace_items: int = 0,
     tell: Tell | None = None,
     progress: bool = True,
 ) -> Report:
@@ -66,12 +68,14 @@ def evaluate(
         smallest: The difference in the first metric that matters, for verdicts: 0.02 is 2 points.
         sequential: Whether to look at the results after 25, 50 and 75% of the items, in an order drawn with the sample's
             seed, and to stop rows that are decided.
+        trace_items: Number of items to trace, those whose answers one row changed most (`Report.traces`).
         tell: Prints lines for people who watch the run: how long it will take, and what each look decided.
         progress: Whether to show progress on stderr.
 
     Raises:
         InputError: See `dola.score` and `generate_texts`.
-        UsageError: The task needs judges or a folder for answers that were not given; or a sequential run decides nothing.
+        UsageError: The task needs judges or a folder for answers that were not given; a sequential run decides nothing; or the
+            task's answers cannot be traced.
         JudgeError: A judge does not reply.
         LayersError: This model does not have the layers.
     """
@@ -79,6 +83,8 @@ def evaluate(
     if dola is None:
         dola = DoLaConfig(as_config(None, Anatomy.of(model)).layers, **task.paper.settings)
     task.check_means(judges, answers)
+    if trace_items:
+        check_traceable(task)
     penalty = task.paper.repetition_penalty if repetition_penalty is None else repetition_penalty
     rows = partial(_rows, task, dola, penalty, sample.seed)
     listed = rows(ways)
@@ -86,7 +92,8 @@ def evaluate(
     forecast = None if tell is None else Forecast(lambda: {each: rows(each) for each in SETS}, tell, most=sequential)
     if isinstance(task, ChoiceTask):
         run = ScoredRun(model, tokenizer, task, dola, results=results, progress=progress, forecast=forecast)
-        return _choice(sample, course, run, dola, model, name)
+        found = _choice(sample, course, run, dola, model, name)
+        return with_traces(found, model, tokenizer, sample, listed, trace_items, progress=progress)
     written = _Written(model, tokenizer, task, judges if task.judged else None, batch_size, results, progress, forecast)
     values, done = course.follow(sample, written.run)
     sample = replace(sample, items=sample.items[:done])
@@ -112,7 +119,7 @@ def evaluate(
     )
     if task.measure is None and answers is not None:
         return replace(report, files=_write_answers(answers, sample, written.texts, name))
-    return report
+    return with_traces(report, model, tokenizer, sample, listed, trace_items, progress=progress)
 
 
 def _rows(task: Task, own: MethodConfig, penalty: float, seed: int, ways: str | Path | Sequence[Way]) -> list[Way]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def summary(report: Report) -> str:
     """One line on what was evaluated."""
     part = f"All {report.total}" if len(report.item_ids) == report.total else f"{len(report.item_ids)} of {report.total}"
-    data = ", ".join(f"{origin.name} (SHA-256 {origin.sha256[:12]})" for origin in report.origins)
+    data = ", ".join(f"{origin.name} (SHA-256 {origin.sha256[:12]})" for origin in report.origins) or report.task
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return f"{part} items of {data}; seed {report.seed}; {versions}."
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 from importlib.resources import files
+from itertools import groupby
 from typing import Any
 
 from dola.evidence.changed import telling_row
@@ -17,7 +18,10 @@ from dola.evidence.report import Report
 from dola.evidence.row_result import WayResult
 from dola.evidence.statistics import Comparison
 from dola.evidence.ways import Role
+from dola.plot.html import page as trace_page
+from dola.plot.html import page_data as trace_data
 from dola.plot.inline import inlined, script_data
+from dola.text.token_text import visible
 
 
 def page(report: Report) -> str:
@@ -41,6 +45,7 @@ def page_data(report: Report) -> dict[str, Any]:
         return {"rows": [], "items": []}
     first = report.metrics[0]
     answers = {way.name: report.answers(way) for way in report.ways}
+    traces = _traces(report)
     return {
         "metric": first,
         "sign": 1 if report.higher_is_better else -1,
@@ -56,10 +61,24 @@ def page_data(report: Report) -> dict[str, Any]:
                 "answers": [_at(answers[way.name], i) for way in report.ways],
                 "values": [_at(way.items[first], i) for way in report.ways],
                 "mass": [_at(way.mass, i) for way in report.ways],
+                "traces": traces.get(report.item_ids[i]),
             }
             for i, item in enumerate(report.items)
         ],
+        "frame": trace_page([]) if traces else "",
     }
+
+
+def _traces(report: Report) -> dict[str, dict[str, Any]]:
+    """By item: what the page of `dola trace` draws of its answers, each under the name of its row."""
+    found: dict[str, dict[str, Any]] = {}
+    for item, each in groupby(report.traces, key=lambda answer: answer.item):
+        answers = list(each)
+        found[item] = trace_data([answer.trace for answer in answers])
+        for drawn, answer in zip(found[item]["traces"], answers, strict=True):
+            alone = "" if answer.same else " (decoded alone, which gave another text than in its batch)"
+            drawn["title"] = visible(f'The answer of "{answer.row}"{alone}, layers read as "{answer.read_as}" reads them')
+    return found
 
 
 def _at(values: list[Any], i: int) -> Any:

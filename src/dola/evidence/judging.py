@@ -78,6 +78,10 @@ class Tally:
             f"{100 * agreeing / self.texts:.1f}% of them; it calls {self.right_not_exact:,} right that are not word for word "
             f"a right answer, and {self.exact_not_right:,} wrong that are."
         ]
+        if self.unread == self.texts:
+            return [
+                f"No reply of the judge {name} was yes or no: all answers count as wrong, and judged says nothing about them."
+            ]
         if self.unread:
             said.append(
                 f"{self.unread:,} of the judge's replies were neither yes nor no. These answers count as wrong, in all rows."

@@ -43,8 +43,9 @@ def power_line(items: int, shown: Sequence[float], unit: str = "items") -> str:
         shown: The smallest difference of each row that they show.
         unit: What the items are called.
     """
+    counted = f"{items:,} {unit if items != 1 else unit.removesuffix('s')}"
     few, most = (math.ceil(round(100 * value, 6)) for value in (min(shown), max(shown)))
     if few > 100 * MOST:
-        return f"These {items:,} {unit} show a difference of more than {100 * MOST:.0f} points only."
-    size, which = (f"{few}", "") if few == most else (f"{few} to {most}", " depending on the row,")
-    return f"These {items:,} {unit} show a difference of about {size} points or more,{which} in 80% of such runs."
+        return f"With {counted}, only a difference of more than {100 * MOST:.0f} points can be detected."
+    size, which = (f"{few}", "") if few == most else (f"{few} to {most}", " (depending on the row)")
+    return f"With {counted}, a difference of about {size} points or more{which} is detected in 80% of such runs."

@@ -94,7 +94,7 @@ def _against_penalty(report: Report, way: WayResult) -> list[str]:
     if (control := report.with_role(Role.PENALTY)) is None:
         return []
     metric = report.metrics[0]
-    return [describe(report.against(control, way, metric), metric, method=way.name, baseline=control.name)]
+    return [describe(report.against(control, way, metric), metric, method=quoted([way.name]), baseline=quoted([control.name]))]
 
 
 def _length_explains(report: Report, way: WayResult, metrics: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ from dola.evidence.changed import Changed, changed_by
 from dola.evidence.details import Section, details
 from dola.evidence.figures import difference
 from dola.evidence.finding import SMALLEST, Finding, headline
+from dola.evidence.item_traces import AnswerTrace
 from dola.evidence.items import ItemText, item_texts
 from dola.evidence.paired import Labels
 from dola.evidence.row_answers import Chosen
@@ -58,6 +59,7 @@ class Report:
         descriptions: One line on each metric.
         looks: Number of items before each planned look of a sequential run; empty where all items were judged once. A row that
             was decided early has the values of the first items alone.
+        traces: How the tokens of some answers were chosen, where that was asked for: vanilla's, then the row's.
     """
 
     task: str
@@ -80,6 +82,7 @@ class Report:
     items: list[ItemText] = field(default_factory=list)
     descriptions: dict[str, str] = field(default_factory=dict)
     looks: list[int] = field(default_factory=list)
+    traces: list[AnswerTrace] = field(default_factory=list)
 
     @cached_property
     def findings(self) -> dict[str, Finding]:
@@ -113,7 +116,7 @@ class Report:
             return ""
         way = self.named(name)
         found = difference(self.against(control, way, self.metrics[0]))
-        return f' Against "{control.name}", the same without the contrast: {found}.'
+        return f' Against "{control.name}", the penalty alone: {found}.'
 
     @property
     def verdicts(self) -> list[str]:
@@ -176,7 +179,8 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Everything, per-item values included."""
         found = {name: asdict(each) | {"verdict": each.verdict.value} for name, each in self.findings.items()}
-        return asdict(self) | {
+        return asdict(replace(self, traces=[])) | {
+            "traces": [each.to_json() for each in self.traces],
             "ways": [way.to_json() for way in self.ways],
             "verdict": self.verdict,
             "findings": found,
@@ -223,7 +227,7 @@ def make_report(
         for way in ways
     ]
     unknown = [
-        f"{origin.name} differs from the file that published numbers were made with (SHA-256 {origin.sha256})."
+        f"{origin.name} is not the file that published figures are from: do not compare these results with those figures."
         for origin in sample.origins
         if not origin.known and task.published
     ]

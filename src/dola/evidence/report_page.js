@@ -15,6 +15,7 @@
   data.rows.forEach((each, i) => i && row.append(make("option", { value: i }, each.name)));
   const telling = data.rows.findIndex((each) => each.name === data.telling);
   row.value = String(telling > 0 ? telling : Math.min(1, data.rows.length - 1));
+  if (data.items.some((item) => item.traces)) show.append(make("option", { value: "traced" }, "traced items"));
   let shown = PAGE;
 
   const apart = (item, i) => (item.values[i] === null ? 0 : data.sign * (item.values[i] - item.values[0]));
@@ -26,6 +27,7 @@
     worse: (item, i) => apart(item, i) < 0,
     changed: (item, i) => item.answers[i] !== null && item.answers[i] !== item.answers[0],
     most: (item, i) => apart(item, i) !== 0 || Math.abs(moved(item, i)) >= 0.1,
+    traced: (item) => item.traces !== null,
   };
   const percent = (share) => (share === null ? "" : `${(100 * share).toFixed(0)}%`);
   const value = (number) => (number === null ? "" : String(+number.toFixed(3)));
@@ -35,6 +37,7 @@
     const mark = change > 0 ? "better" : change < 0 ? "worse" : "";
     const line = make("summary", {}, `${item.id}: ${item.question.replace(/\s+/g, " ").slice(0, 160)}`);
     if (mark) line.append(make("span", { class: `mark ${mark}` }, mark));
+    if (item.traces) line.append(make("span", { class: "mark" }, "traced"));
     const box = make("details", { class: "item" }, line);
     box.addEventListener("toggle", () => box.open && box.childElementCount === 1 && box.append(...inside(item)));
     return box;
@@ -49,7 +52,21 @@
     const right = item.right.length ? [make("p", { class: "text" }, `Right: ${item.right.join(" | ")}`)] : [];
     const wrong = item.wrong.length ? [make("p", { class: "text" }, `Wrong: ${item.wrong.join(" | ")}`)] : [];
     const group = item.group ? [make("p", {}, `Group: ${item.group}`)] : [];
-    return [make("p", { class: "text", dir: "auto" }, item.question), ...right, ...wrong, ...group, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows))];
+    return [make("p", { class: "text", dir: "auto" }, item.question), ...right, ...wrong, ...group, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)), ...(item.traces ? [layers(item)] : [])];
+  }
+  // The page of `dola trace`, in a frame that can reach nothing around it. It is given its traces, and says how high it is.
+  function layers(item) {
+    const button = make("button", { type: "button" }, "Show what each layer says");
+    button.addEventListener("click", () => {
+      const frame = make("iframe", { sandbox: "allow-scripts", title: `Layers, item ${item.id}`, srcdoc: data.frame });
+      frame.addEventListener("load", () => frame.contentWindow.postMessage({ layers: item.traces }, "*"));
+      window.addEventListener("message", (event) => {
+        if (event.source === frame.contentWindow && event.data?.height) frame.style.height = `${event.data.height}px`;
+      });
+      button.replaceWith(frame);
+      frame.focus();
+    });
+    return button;
   }
   function draw() {
     const i = Number(row.value), sought = search.value.trim().toLowerCase();

@@ -39,6 +39,12 @@ class Read:
     candidates: tuple[int, ...]
     num_layers: int
 
+    @property
+    def layer(self) -> int:
+        """The premature layer."""
+        assert self.token.layer is not None  # as under DoLa
+        return self.token.layer
+
     def log_probability(self, layer: int) -> float:
         """Log-probability of the token in a layer, in nats."""
         assert self.token.probability is not None
@@ -79,9 +85,7 @@ def _rank_changes(read: Read) -> float:
 
 
 def _gain(read: Read) -> float:
-    log_p, log_q = (
-        torch.tensor(read.log_probability(layer), dtype=torch.float64) for layer in (read.num_layers, read.token.layer)
-    )
+    log_p, log_q = (torch.tensor(read.log_probability(layer), dtype=torch.float64) for layer in (read.num_layers, read.layer))
     return float(gain(log_p, log_q, read.config.strength))
 
 
@@ -91,13 +95,13 @@ def _entropy(read: Read) -> float:
 
 
 QUANTITIES = (
-    Quantity("largest divergence", "of a candidate from the last layer", lambda read: read.token.divergence[read.token.layer]),
+    Quantity("largest divergence", "of a candidate from the last layer", lambda read: read.token.divergence[read.layer]),
     Quantity(
         "mean divergence",
         "of all candidates from the last layer",
         lambda read: fmean(read.token.divergence[layer] for layer in read.candidates),
     ),
-    Quantity("premature layer", "the candidate that diverges most", lambda read: float(read.token.layer)),
+    Quantity("premature layer", "the candidate that diverges most", lambda read: float(read.layer)),
     Quantity("entropy", "of the last layer's distribution", _entropy),
     Quantity("rank changes", "of the token from candidate to candidate and to the last layer, in logs", _rank_changes),
     Quantity("gain", "of the token: its contrast with the premature layer", _gain, doubt_is_high=False),

@@ -15,8 +15,10 @@ from dola.tasks import ChoiceTask
 VANILLA = "vanilla"
 STATIC = "static, held out"
 LENGTH = "length alone"
-AS_DECODED = "the distribution that decoding draws from"
+AS_DECODED = "scored by the probabilities that it decodes with"
 """What a scored row shows: `Way.description`."""
+_WHERE = {"low": "of the lower half", "high": "of the upper half", "all": "below the last"}
+RANDOM = "a candidate layer drawn at random for each token"
 LENGTH_NATS = 10.0
 """The length-only scorer's score of each token, in nats. MC2 depends on it: on TruthfulQA it is 61.0 at 1, and 63.9 at 10 and
 above, where the longest answer has all the mass."""
@@ -120,10 +122,10 @@ def choice_ways(
         Way(STATIC, "one fixed layer, chosen on the other half of the items", role=Role.STATIC),
         *([Way(_reference(bucket, reference), "the paper's recipe", reference)] if in_paper else []),
         *more,
-        *([control(_reference(bucket, other), "the paper's recipe but for the normalization", other)] if in_paper else []),
-        control(f"DoLa {bucket}, not normalized", "F as it is: it favors long answers",
+        *([control(_reference(bucket, other), "the paper's recipe with the other normalization", other)] if in_paper else []),
+        control(f"DoLa {bucket}, not normalized", "the contrast itself as the score, which favors long answers",
                 Recipe(replace(config, scores="contrast"), softmax="none")),
-        control(f"random layer of {bucket}", "a candidate drawn for each token", Recipe(config, premature="random", seed=seed)),
+        control(f"random layer of {bucket}", RANDOM, Recipe(config, premature="random", seed=seed)),
         *_constraint(config),
         _length(),
     ]  # fmt: skip
@@ -152,7 +154,7 @@ def harness_choice_ways(own: MethodConfig, *, seed: int, more: Sequence[Way] = (
         _vanilla(),
         *_dola_rows(own),
         *more,
-        Way("random layer of high", "a candidate drawn for each token", random, role=Role.CONTROL),
+        Way("random layer of high", RANDOM, random, role=Role.CONTROL),
         *_constraint(own),
     ]
 
@@ -162,7 +164,7 @@ def _constraint(own: DoLaConfig) -> list[Way]:
     recipe = Recipe(own, premature="none")
     if not recipe.constrained or recipe.keeps_mass:
         return []
-    return [Way("constraint alone", "the mature scores on the plausible set, no contrast", recipe, role=Role.CONTROL)]
+    return [Way("constraint alone", "the last layer's scores on the plausible tokens, no contrast", recipe, role=Role.CONTROL)]
 
 
 def _dola_rows(own: DoLaConfig) -> list[Way]:
@@ -189,9 +191,10 @@ def generation_ways(own: MethodConfig, penalty: float, *, more: Sequence[Way] = 
     if not standard:
         return [*ways, *further]
     if not isinstance(own, DoLaConfig):
-        return [*ways, Way(own.method, f"the method, penalty {penalty:g}", Recipe(own), penalty), *further]
+        return [*ways, Way(own.method, f"the method, repetition penalty {penalty:g}", Recipe(own), penalty), *further]
     for layers in _buckets(own):
-        description = f"the contrast, penalty {penalty:g}"
+        where = _WHERE.get(str(layers), f"out of {spelled(layers)}")
+        description = f"the contrast with a layer {where}, repetition penalty {penalty:g}"
         ways.append(Way(f"DoLa {spelled(layers)}", description, Recipe(replace(own, layers=layers)), penalty))
     return [*ways, *further]
 

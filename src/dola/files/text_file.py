@@ -54,7 +54,9 @@ def decoded(content: bytes, path: Path | None, *, name: str, error: type[DolaErr
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
-        raise error(f"{name} is not valid UTF-8: {problem}.", hint=_iconv(path, "windows-1252")) from None
+        line = 1 + content.count(b"\n", 0, problem.start)
+        found = f"byte 0x{content[problem.start]:02x} in line {line}"
+        raise error(f"{name} is not valid UTF-8: {found}.", hint=_iconv(path, "windows-1252")) from None
 
 
 def _is_text(content: bytes) -> bool:

@@ -7,7 +7,10 @@ items are listed without a verdict.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +25,31 @@ from dola.evidence.rows import chosen_rows
 from dola.evidence.sample import Sample, draw
 from dola.evidence.ways import Way, generation_ways, harness_choice_ways
 from dola.integrations.lm_eval import DolaLM
+from dola.integrations.lm_eval_items import chooses, chosen_of, item_of, texts_of
 from dola.integrations.shared_scores import SharedScores
 from dola.methods.config import MethodConfig
 from dola.methods.names import RECOMMENDED_PENALTY
 from dola.scoring.recipe import Recipe
 from dola.tasks import ChoiceTask, Metric
-from dola.tasks.items import QuestionItem
 from dola.tasks.task import NO_PAPER
 
 PREFIX = "lm-eval:"
 Values = dict[str, dict[str, list[float]]]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What the harness found for one row.
+
+    Attributes:
+        values: The value of each item by metric and filter.
+        results: The harness's own result for each metric.
+        samples: What it logs of each item, in the order of the drawn ones.
+    """
+
+    values: dict[str, list[float]]
+    results: Mapping[str, Any]
+    samples: list[Mapping[str, Any]]
 
 
 def evaluate_harness(
@@ -82,12 +100,17 @@ def evaluate_harness(
     shared = SharedScores([way.recipe or Recipe(None) for way in listed])
     found = {way.name: _run(model, tokenizer, way, shared, task, drawn, manager, batch_size, seed) for way in listed}
     metrics = _mean_metrics(loaded, found)
-    values: Values = {row: {metric.name: of[metric.name] for metric in metrics} for row, (of, _) in found.items()}
-    sample = Sample(_as_task(task, metrics), [QuestionItem(str(i), "", "") for i in drawn], [], total, seed)
+    values: Values = {row: {metric.name: of.values[metric.name] for metric in metrics} for row, of in found.items()}
+    plain = next(iter(found.values())).samples
+    items = [item_of(loaded, each, str(i)) for i, each in zip(drawn, plain, strict=True)]
+    sample = Sample(_as_task(task, metrics), items, [], total, seed)
+    first = metrics[0].name
     settings = {"dola": own.as_dict(), **({"repetition_penalty": repetition_penalty} if generates else {})}
     return make_report(
         sample, model, name, listed, values, settings=settings, notes=_others(loaded, metrics, found), smallest=smallest,
-        higher_is_better=bool(loaded.higher_is_better().get(metrics[0].name.partition(",")[0], True)),
+        texts={row: texts_of(of.samples) for row, of in found.items()} if generates else None,
+        chosen={row: chosen_of(loaded, of.samples, first) for row, of in found.items()} if chooses(loaded) else None,
+        higher_is_better=bool(loaded.higher_is_better().get(first.partition(",")[0], True)),
     )  # fmt: skip
 
 
@@ -113,11 +136,11 @@ def _run(
     manager: TaskManager,
     batch_size: int,
     seed: int,
-) -> tuple[dict[str, list[float]], Mapping[str, Any]]:
-    """The values of each item by metric, and the harness's own result for each metric."""
-    recipe = way.recipe or Recipe(None)
-    lm = DolaLM(model, layers="off", tokenizer=tokenizer, batch_size=batch_size)
-    lm.use(recipe, shared)
+) -> _Row:
+    """One row of the report."""
+    with _without_warnings():
+        lm = DolaLM(model, layers="off", tokenizer=tokenizer, batch_size=batch_size)
+    lm.use(way.recipe or Recipe(None), shared)
     penalty = {} if way.repetition_penalty == 1.0 else {"gen_kwargs": {"repetition_penalty": way.repetition_penalty}}
     try:
         results = simple_evaluate(
@@ -132,20 +155,39 @@ def _run(
     assert results is not None
     place = {number: at for at, number in enumerate(drawn)}
     values: dict[str, dict[int, float]] = {}
-    for each in results["samples"][task]:
+    logged = results["samples"][task]
+
+    def place_of(sample: Mapping[str, Any]) -> int:
+        number = sample["doc_id"]
+        return place[number if number in place else drawn[number]]
+
+    for each in logged:
         for metric in each["metrics"]:
             value = each.get(metric)
             if isinstance(value, (int, float)):
-                number = each["doc_id"] if each["doc_id"] in place else drawn[each["doc_id"]]
-                values.setdefault(f"{metric},{each['filter']}", {})[place[number]] = float(value)
+                values.setdefault(f"{metric},{each['filter']}", {})[place_of(each)] = float(value)
     whole = {key: [of[i] for i in range(len(drawn))] for key, of in values.items() if len(of) == len(drawn)}
-    return whole, results["results"][task]
+    wanted = ("doc", "target", "resps", "filtered_resps")  # not the prompts, which may be long
+    samples = {place_of(each): {name: each[name] for name in wanted} for each in reversed(logged)}  # of the first filter
+    return _Row(whole, results["results"][task], [samples[i] for i in range(len(drawn))])
 
 
-def _mean_metrics(loaded: Any, found: Mapping[str, tuple[dict[str, list[float]], Any]]) -> tuple[Metric, ...]:
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence the harness inside. It warns of each model that is loaded already, once for each row."""
+    logger = logging.getLogger("lm_eval.models.huggingface")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _mean_metrics(loaded: Any, found: Mapping[str, _Row]) -> tuple[Metric, ...]:
     """The metrics that are a mean over items, in the order of the task."""
     aggregation = loaded.aggregation()
-    rows = [of for of, _ in found.values()]
+    rows = [of.values for of in found.values()]
     names = [key for key in rows[0] if all(key in of for of in rows) and aggregation.get(key.partition(",")[0]) is mean]
     if not names:
         raise InputError(
@@ -159,18 +201,17 @@ def _mean_metrics(loaded: Any, found: Mapping[str, tuple[dict[str, list[float]],
     return tuple(Metric(key, f"as lm-evaluation-harness computes {key}", binary=binary(key)) for key in names)
 
 
-def _others(
-    loaded: Any, metrics: Sequence[Metric], found: Mapping[str, tuple[dict[str, list[float]], Mapping[str, Any]]]
-) -> list[str]:
+def _others(loaded: Any, metrics: Sequence[Metric], found: Mapping[str, _Row]) -> list[str]:
     """Sentences with the harness's results for metrics that are not a mean over items."""
     taken = {metric.name for metric in metrics}
     said = []
-    first = next(iter(found.values()))[1]
+    first = next(iter(found.values())).results
     for key in first:
         plain = key.partition(",")[0]
         if key in taken or plain not in loaded.aggregation():
             continue
-        each = ", ".join(f"{row} {of[key]:.4g}" for row, (_, of) in found.items() if isinstance(of.get(key), (int, float)))
+        known = {row: of.results[key] for row, of in found.items() if isinstance(of.results.get(key), (int, float))}
+        each = ", ".join(f"{row} {value:.4g}" for row, value in known.items())
         said.append(f"{key} is not a mean over items, so it has no verdict: {each}.")
     return said
 

@@ -155,9 +155,20 @@ class Method(ABC):
         return vocab.sum(self.contested(mature, vocab).float()) == 1  # vLLM gathers no integers on CPUs
 
     def weights(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE) -> Tensor:
-        """Weight of each layer in each row, [K+1, R], the mature layer last. Traces show it.
+        """Weight of each layer in each row, [K+1, R], the mature layer last.
 
-        Where only the mature layer counts, all other weights are 0.
+        Where a single candidate has one, traces and reports name it as the layer that was used. Where only the mature layer
+        counts, all other weights are 0.
         """
         shape = (len(candidates) + 1, len(mature))
         return torch.full(shape, 1 / shape[0], device=mature.device)
+
+
+def only_candidate(weights: Tensor) -> Tensor:
+    """The index of the candidate that alone has a weight in each row, int64 [R]; -1 where several have one, or none.
+
+    Args:
+        weights: What `Method.weights` returns, [K+1, R].
+    """
+    has = weights[:-1] != 0
+    return has.float().argmax(dim=0).masked_fill(has.sum(dim=0) != 1, -1)

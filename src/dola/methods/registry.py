@@ -12,12 +12,12 @@ import functools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, replace
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from dola.errors import ConfigError
 from dola.files.json_text import loads
 from dola.files.settings_file import read_object
+from dola.methods import plugins
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.config_confident import ConfidentConfig
 from dola.methods.config_delta import DeLTaConfig
@@ -26,8 +26,6 @@ from dola.methods.layers import parse
 
 if TYPE_CHECKING:
     from dola.methods.method import Method
-
-GROUP = "dola.methods"
 
 BUILT_IN: dict[str, type[MethodConfig]] = {
     "dola": DoLaConfig,
@@ -39,51 +37,69 @@ BUILT_IN: dict[str, type[MethodConfig]] = {
 
 
 class _Methods(Mapping[str, type[MethodConfig]]):
-    """Configuration classes by method name. An entry point is loaded when its name is looked up."""
+    """Configuration classes by method name: the built-in ones, and those of packages that can be used.
+
+    Looking up a name loads its entry point; iterating loads all, and leaves out those that fail. Looking up one that fails
+    raises ConfigError, which says why.
+    """
 
     def __getitem__(self, name: str) -> type[MethodConfig]:
+        if name != DoLaConfig.method:  # which most callers look up, and should cost nothing
+            plugins.warn_of_clashes(tuple(BUILT_IN))
         if name in BUILT_IN:
             return BUILT_IN[name]
-        point = next((point for point in metadata.entry_points(group=GROUP) if point.name == name), None)
+        point = plugins.points(BUILT_IN).get(name)
         if point is None:
             raise KeyError(name)
-        return _loaded(point)
+        return plugins.load(point)
 
     def __iter__(self) -> Iterator[str]:
         yield from BUILT_IN
-        yield from sorted({point.name for point in metadata.entry_points(group=GROUP)} - set(BUILT_IN))
+        broken = broken_methods()
+        yield from (name for name in plugins.points(BUILT_IN) if name not in broken)
 
     def __len__(self) -> int:
         return len(list(iter(self)))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and usable(name) is not None
 
 
 METHODS: Mapping[str, type[MethodConfig]] = _Methods()
 """The configuration class of each method, by name."""
 
 
-def _loaded(point: metadata.EntryPoint) -> type[MethodConfig]:
-    """Load the configuration class of an entry point.
-
-    Raises:
-        ConfigError: It cannot be imported, or is not a MethodConfig with the entry point's name.
-    """
-    hint = f"update or uninstall the package that adds it: {getattr(point.dist, 'name', 'unknown')}"
-    try:
-        found = point.load()
-    except Exception as error:
-        raise ConfigError(f"The method {point.name!r} ({point.value}) cannot be imported: {error}", hint=hint) from error
-    if not (isinstance(found, type) and issubclass(found, MethodConfig)):
-        raise ConfigError(f"The method {point.name!r} ({point.value}) is not a dola.methods.MethodConfig.", hint=hint)
-    if found.method != point.name:
-        raise ConfigError(f"The method {point.name!r} ({point.value}) calls itself {found.method!r}.", hint=hint)
+def broken_methods() -> dict[str, ConfigError]:
+    """The methods of packages that cannot be used, each with the reason."""
+    plugins.warn_of_clashes(tuple(BUILT_IN))
+    found = {}
+    for name, point in plugins.points(BUILT_IN).items():
+        try:
+            plugins.load(point)
+        except ConfigError as error:
+            found[name] = error
     return found
+
+
+def usable(name: str) -> type[MethodConfig] | None:
+    """The configuration class of a method; None if it is not installed here, or cannot be used."""
+    try:
+        return METHODS.get(name)
+    except ConfigError:
+        return None
+
+
+def label_of(name: str) -> str:
+    """A method's name for people, whether it is installed here or not."""
+    kind = usable(name)
+    return name if kind is None else kind.label()
 
 
 def config_class(name: object) -> type[MethodConfig]:
     """The configuration class of a method.
 
     Raises:
-        ConfigError: The method does not exist.
+        ConfigError: The method does not exist, or its package cannot be used.
     """
     found = METHODS.get(name) if isinstance(name, str) else None
     if found is None:

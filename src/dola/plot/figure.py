@@ -61,7 +61,7 @@ def save(traces: Sequence[LayerTrace], path: Path) -> None:
 
 
 def heatmap(axes: Any, trace: LayerTrace, start: int = 0, count: int | None = None, *, titled: bool = True) -> None:
-    """The divergence of each layer at tokens `start` .. `start + count`: the paper's figure 2. Boxes are premature layers."""
+    """The divergence of each layer at tokens `start` .. `start + count`: the paper's figure 2. Boxes are used layers."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
@@ -71,6 +71,8 @@ def heatmap(axes: Any, trace: LayerTrace, start: int = 0, count: int | None = No
     colours = LinearSegmentedColormap.from_list("cividis of dola", [hexadecimal(each) for each in CIVIDIS])
     image = axes.imshow(values, origin="lower", aspect="auto", cmap=colours, vmin=0, vmax=trace.scale)
     for column, token in enumerate(tokens):
+        if token.layer is None:
+            continue
         box = Rectangle((column - 0.5, token.layer - 0.5), 1, 1, fill=False, edgecolor="#d00000", linewidth=1.6)
         box.set_path_effects([withStroke(linewidth=3.2, foreground="white")])  # red alone is invisible on the dark end
         axes.add_patch(box)
@@ -106,12 +108,13 @@ def probabilities(axes: Any, trace: LayerTrace, index: int | None = None, tokens
     first = 0 if 0 in trace.candidates else 1
     floor = max(FLOOR, min(min(shares[first:]) for shares in drawn.values()))
     for number, (token, shares) in enumerate(drawn.items()):
-        roles = {"DoLa": at.dola_choice, "last layer": at.mature_choice, "text": at.token}
+        roles = {trace.method_name: at.dola_choice, "last layer": at.mature_choice, "text": at.token}
         note = ", ".join(role for role, one in roles.items() if one == token)
         look = {"color": LINE_COLOURS[number % LINES], "marker": LINE_MARKERS[number % LINES], "markersize": 4}
         label = quoted(trace.text(token)) + (f" ({note})" if note else "")
         axes.plot(range(trace.num_layers + 1), [max(share, floor) for share in shares], label=label, **look)
-    axes.axvline(at.layer, color="#d00000", linewidth=1, linestyle="--", label=f"premature layer {at.layer}")
+    if at.layer is not None:
+        axes.axvline(at.layer, color="#d00000", linewidth=1, linestyle="--", label=f"{trace.used_layer} {at.layer}")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.4g}")  # the default one is in TeX
     axes.set_ylim(floor / 3, 3)
@@ -122,7 +125,11 @@ def probabilities(axes: Any, trace: LayerTrace, index: int | None = None, tokens
 
 
 def layer_histogram(axes: Any, trace: LayerTrace) -> None:
-    """How often each candidate was the premature layer; tokens where it could not change the choice are lighter."""
+    """How often each candidate was the layer that was used; tokens where it could not change the choice are lighter."""
+    if all(token.layer is None for token in trace.tokens):
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, f"{trace.method_name} used no single layer", ha="center", va="center", fontsize=9)
+        return
     for lazy, shade, label in ((False, "#0072b2", "several plausible tokens"), (True, "#a6cee3", "one plausible token")):
         chosen = [token.layer for token in trace.tokens if (token.plausible_count == 1) == lazy]
         below = [0 if not lazy else _count(trace, layer, lazy=False) for layer in trace.candidates]
@@ -130,9 +137,9 @@ def layer_histogram(axes: Any, trace: LayerTrace) -> None:
     axes.set_xticks(trace.candidates, trace.candidates, fontsize=8)
     axes.margins(y=0.12)
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("premature layer")
+    axes.set_xlabel(trace.used_layer)
     axes.set_ylabel("tokens")
-    axes.set_title("Which layers were contrasted", fontsize=9, loc="left")
+    axes.set_title(f"Which layers were {'contrasted' if trace.by_dola else 'used'}", fontsize=9, loc="left")
     axes.legend(fontsize=8)
 
 
@@ -162,7 +169,7 @@ def _drawn(trace: LayerTrace, index: int, tokens: Sequence[int] | None) -> dict[
 
 
 def _step(trace: LayerTrace, index: int) -> str:
-    """The label of a column: the token of the text, or the one that DoLa would choose."""
+    """The label of a column: the token of the text, or the one that the method would choose."""
     token = trace.tokens[index]
     if token.token is None:
         return f"({visible(trace.text(token.dola_choice)).strip() or quoted(trace.text(token.dola_choice))}?)"

@@ -49,6 +49,7 @@ def _data(trace: LayerTrace) -> dict[str, Any]:
         "title": visible(f"{trace.model}: {trace.title}"),
         "prompt": visible(trace.prompt),
         "scale": trace.scale,
+        "words": {"method": trace.method_name, "layer": trace.used_layer, "dola": trace.by_dola},
         "telling": trace.telling(),
         "texts": {token: visible(text) for token, text in found["texts"].items()},
         "explanations": [trace.explain(index) for index in range(len(trace.tokens))],

@@ -54,6 +54,12 @@
   function show() {
     const bounded = data.traces.every((trace) => (trace.settings.divergence ?? "jsd") === "jsd");  // the old formula has no largest value
     document.getElementById("most").textContent = bounded ? "0.69 nats, nothing in common" : "most of all here";
+    const words = (name, joint) => [...new Set(data.traces.map((trace) => trace.words[name]))].join(joint);
+    if (data.traces.length) {
+      document.getElementById("used-word").textContent = `the ${words("layer", " or the ")}`;
+      document.getElementById("method-word").textContent = words("method", " or ");
+      document.getElementById("used").hidden = data.traces.every((trace) => trace.tokens.every((each) => each.layer === null));
+    }
     const main = document.getElementById("main");
     const places = [...main.querySelectorAll(".scroll")].map((box) => [box.scrollLeft, box.scrollTop]);
     const focused = [...main.children].findIndex((part) => part.contains(document.activeElement));
@@ -133,7 +139,8 @@
 
   // Where somebody looks, or what tells most.
   function place(trace, number) {
-    return seen[number] ?? { index: trace.telling, layer: trace.tokens[trace.telling].layer, pinned: null };
+    const index = trace.telling;
+    return seen[number] ?? { index, layer: trace.tokens[index].layer ?? trace.candidates.at(-1), pinned: null };
   }
 
   function table(trace, number, look, kept) {
@@ -146,7 +153,7 @@
       const label = `layer ${layer}${candidate ? ", a candidate" : ""}`;
       head.append(make("th", { scope: "col", "aria-label": label }, make("span", { class: kind }, `${layer}`)));
     }
-    for (const name of ["last layer", "DoLa"]) head.append(make("th", { scope: "col", class: "name" }, name));
+    for (const name of ["last layer", trace.words.method]) head.append(make("th", { scope: "col", class: "name" }, name));
     const body = make("tbody");
     const cells = trace.tokens.map((each, index) => row(trace, number, each, index, layers, body));
     const map = make("table", { class: "map", role: "grid", "aria-labelledby": `title${number}` }, make("thead", {}, head), body);
@@ -159,7 +166,7 @@
     const cells = layers.map((layer) => {
       const chosen = layer === each.layer;
       const value = each.divergence[layer];
-      const label = `layer ${layer}, divergence ${value.toPrecision(2)}${chosen ? ", premature layer" : ""}`;
+      const label = `layer ${layer}, divergence ${value.toPrecision(2)}${chosen ? `, ${trace.words.layer}` : ""}`;
       const cell = make("td", { class: chosen ? "cell chosen" : "cell", tabindex: "-1", "aria-label": label });
       cell.style.backgroundColor = colour(value / trace.scale);
       cell.dataset.index = index;
@@ -213,7 +220,8 @@
       view(stop);
     });
     map.addEventListener("click", (event) => {
-      const cell = event.target.closest("td.cell") ?? event.target.closest("tbody tr")?.querySelector("td.chosen");
+      const line = event.target.closest("tbody tr");
+      const cell = event.target.closest("td.cell") ?? line?.querySelector("td.chosen") ?? line?.querySelector("td.cell");
       if (cell) keep(cell);
     });
     map.addEventListener("keydown", (event) => {
@@ -249,7 +257,7 @@
     }
     top.append(body);
     const here = `Layer ${layer} after ${spoken(trace, each.after)}`;
-    const what = [trace.candidates.includes(layer) ? "a candidate" : "", layer === each.layer ? "the premature layer" : ""];
+    const what = [trace.candidates.includes(layer) ? "a candidate" : "", layer === each.layer ? `the ${trace.words.layer}` : ""];
     const unit = (trace.settings.divergence ?? "jsd") === "jsd" ? " nats" : "";
     const far = `${each.divergence[layer].toPrecision(3)}${unit} from the last layer${what.filter(Boolean).map((w) => `, ${w}`).join("")}.`;
     const lines = [make("h3", {}, here), make("p", { class: "hint" }, far)];
@@ -273,20 +281,22 @@
     each.plausible.forEach((member, place) => {
       const share = member.probability[trace.num_layers];
       const rank = left ? [] : [`${likely.indexOf(share) + 1} \u2192 ${place + 1}`];  // known where all members are
-      const numbers = [percent(member.probability[each.layer]), percent(share), member.contrast.toFixed(2), ...rank];
+      const before = each.layer === null ? [] : [percent(member.probability[each.layer])];
+      const numbers = [...before, percent(share), member.contrast.toFixed(2), ...rank];
       rows.append(make("tr", {}, keyed(trace, member.id, place), ...numbers.map((value) => make("td", { class: "number" }, value))));
     });
-    const head = make("tr", {}, make("th", { scope: "col" }, "plausible"));
-    const scored = trace.settings.scores === "distribution" && strength === recorded(trace) ? "logit" : "contrast";
-    const names = [`layer ${each.layer}`, "last layer", scored, ...(left ? [] : ["rank"])];
+    const head = make("tr", {}, make("th", { scope: "col" }, trace.words.dola ? "plausible" : "token"));
+    const logit = trace.settings.scores === "distribution" && strength === recorded(trace);
+    const scored = logit ? "logit" : trace.words.dola ? "contrast" : "score";
+    const names = [...(each.layer === null ? [] : [`layer ${each.layer}`]), "last layer", scored, ...(left ? [] : ["rank"])];
     for (const name of names) head.append(make("th", { scope: "col", class: "number" }, name));
     const lines = [
       make("h3", {}, `Token ${index + 1}`),
       make("p", { class: "explanation" }, strength === recorded(trace) ? trace.explanations[index] : moved),
       make("table", { class: "members" }, make("thead", {}, head), rows),
     ];
-    if (left) lines.push(make("p", { class: "hint" }, `and ${left.toLocaleString("en")} more plausible tokens, less likely than these`));
-    else lines.push(make("p", { class: "hint" }, "rank: by the last layer \u2192 by DoLa"));
+    if (left) lines.push(make("p", { class: "hint" }, `and ${left.toLocaleString("en")} more${trace.words.dola ? " plausible" : ""} tokens, less likely than these`));
+    else lines.push(make("p", { class: "hint" }, `rank: by the last layer \u2192 by ${trace.words.method}`));
     kept.replaceChildren(...lines, chart(trace, each), asNumbers(trace, each));
   }
 
@@ -308,7 +318,7 @@
     const decades = Math.max(2, Math.ceil(-Math.log10(lowest)));
     const x = (layer) => left + ((width - left - 8) * layer) / trace.num_layers;
     const y = (share) => 8 + ((height - bottom - 8) * Math.min(-Math.log10(Math.max(share, lowest)), decades)) / decades;
-    const title = `Probability of the first ${drawnOnes.length} candidates in each layer, 0 to ${trace.num_layers}; the premature layer is ${each.layer}`;
+    const title = `Probability of the first ${drawnOnes.length} candidates in each layer, 0 to ${trace.num_layers}${each.layer === null ? "" : `; the ${trace.words.layer} is ${each.layer}`}`;
     const picture = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
     const rise = Math.ceil(decades / 4);
     for (let power = 0; power <= decades; power += rise) {
@@ -322,7 +332,7 @@
       picture.append(drawn("text", { x: x(layer), y: height - 20, "text-anchor": "middle" }, `${layer}`));
     }
     picture.append(drawn("text", { x: (left + width) / 2, y: height - 4, "text-anchor": "middle" }, "layer"));
-    picture.append(drawn("line", { class: "premature", x1: x(each.layer), x2: x(each.layer), y1: 8, y2: height - bottom }));
+    if (each.layer !== null) picture.append(drawn("line", { class: "premature", x1: x(each.layer), x2: x(each.layer), y1: 8, y2: height - bottom }));
     drawnOnes.forEach((member, place) => {
       const points = member.probability.map((share, layer) => `${x(layer).toFixed(1)},${y(share).toFixed(1)}`).join(" ");
       const line = drawn("polyline", { points, fill: "none", "stroke-width": 2, "stroke-dasharray": ["", "7 3", "2 3", "8 3 2 3", "4 4"][place] });
@@ -339,7 +349,7 @@
     for (const member of shown) head.append(make("th", { scope: "col", class: "number" }, token(trace, member.id)));
     const body = make("tbody");
     for (let layer = trace.num_layers; layer >= 0; layer--) {
-      const name = layer === trace.num_layers ? `${layer}, the last` : layer === each.layer ? `${layer}, premature` : `${layer}`;
+      const name = layer === trace.num_layers ? `${layer}, the last` : layer === each.layer ? `${layer}, ${trace.words.dola ? "premature" : "used"}` : `${layer}`;
       const line = make("tr", {}, make("th", { scope: "row" }, name));
       for (const member of shown) line.append(make("td", { class: "number" }, percent(member.probability[layer])));
       body.append(line);

@@ -1,6 +1,6 @@
 """Renders a trace on a terminal: a heatmap of divergences, layers by tokens, in blocks as wide as the terminal.
 
-Every cell shows its number, so that nothing is lost without color. Brackets mark the premature layer of each token.
+Every cell shows its number, so that nothing is lost without color. Brackets mark the layer that each token used, if it was one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SENTENCES = 5
 
 
 def render(console: Console, trace: LayerTrace) -> None:
-    """Print a trace: its heatmap, a legend, and explanations of tokens where DoLa differs from the last layer."""
+    """Print a trace: its heatmap, a legend, and explanations of tokens where the method differs from the last layer."""
     plain = console.color_system is None or console.no_color
     console.print(Text(f"{trace.model}: {trace.title}", style="bold"))
     size = max(1, (console.width - LABEL) // CELL)
@@ -50,7 +50,7 @@ def render(console: Console, trace: LayerTrace) -> None:
 
 
 def sentences(trace: LayerTrace) -> Iterator[str]:
-    """Explanations of the tokens where DoLa and the last layer choose differently; if none, of the most telling token."""
+    """Explanations of the tokens where the method and the last layer choose differently; if none, of the most telling one."""
     differing = [i for i, token in enumerate(trace.tokens) if token.dola_choice != token.mature_choice]
     for index in differing[:SENTENCES] or [trace.telling()]:
         yield f"Token {index + 1}. {trace.explain(index)}"
@@ -69,7 +69,7 @@ def _block(trace: LayerTrace, tokens: tuple[TokenTrace, ...], plain: bool) -> It
     yield from _header([_name(trace, token.mature_choice) for token in tokens], "last", "")
     styles = ["bold" if token.dola_choice != token.mature_choice else "" for token in tokens]
     names = [_name(trace, token.dola_choice) if style else "=" for token, style in zip(tokens, styles, strict=True)]
-    yield from _header(names, "DoLa", "bold")
+    yield from _header(names, _chosen(trace), "bold")
     if any(token.token not in (token.dola_choice, None) for token in tokens):
         yield from _header(["" if token.token is None else _name(trace, token.token) for token in tokens], "text", "dim")
 
@@ -120,12 +120,20 @@ def _legend(trace: LayerTrace, plain: bool) -> Iterator[Text]:
         meaning = "Jensen-Shannon divergence of each layer from the last, in nats (0: equal, 0.69: nothing in common)"
     else:
         meaning = "divergence of each layer from the last by the old code's formula, in percent of the largest one here"
-    yield Text(f"{meaning}; [ ] the premature layer; * a candidate. Each column describes the token after the one above it.")
+    used = f"[ ] the {trace.used_layer}; " if any(token.layer is not None for token in trace.tokens) else ""
+    yield Text(f"{meaning}; {used}* a candidate. Each column describes the token after the one above it.")
     if not plain:
         scale = Text("0 ")
         for step in range(24):
             scale.append(" ", style=Style(bgcolor=hexadecimal(colour(step / 23))))
         yield scale + Text(f" {trace.scale:.2g}")
     single = sum(token.plausible_count == 1 for token in trace.tokens)
-    choices = "last: the last layer's first choice; DoLa: the contrast's first choice, = if it is the same."
-    yield Text(f"{choices} Only one token is plausible at {single} of {len(trace.tokens)} tokens.")
+    first = "the contrast's" if trace.by_dola else f"{trace.method_name}'s"
+    choices = f"last: the last layer's first choice; {_chosen(trace)}: {first} first choice, = if it is the same."
+    few = f" Only one token is plausible at {single} of {len(trace.tokens)} tokens." if single or trace.by_dola else ""
+    yield Text(f"{choices}{few}")
+
+
+def _chosen(trace: LayerTrace) -> str:
+    """The label of the method's own choices, which has little room."""
+    return trace.method_name if trace.by_dola else "chosen"

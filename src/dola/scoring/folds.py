@@ -23,6 +23,7 @@ from dola.lens.maps import Maps
 from dola.methods.config import DoLaConfig, MethodConfig, ReadAs
 from dola.methods.contrast import gain
 from dola.methods.floors import floor
+from dola.methods.method import only_candidate
 from dola.methods.registry import method_of
 from dola.methods.vocabulary import wide
 from dola.model.anatomy import Anatomy
@@ -39,7 +40,7 @@ class TokenScores:
         score: Score of each token in nats, float32 or better [n].
         plausible: Whether the token was in the plausible set, bool [n].
         greedy: Whether no token scores higher, bool [n].
-        layer: The premature layer that was contrasted, int64 [n]; -1 if none was.
+        layer: The premature layer that was contrasted, or the only one that another method used, int64 [n]; -1 if none was.
     """
 
     score: Tensor
@@ -143,14 +144,13 @@ class LayerScorer:
                 chosen = _drawn_index(uniform[rows].to(logits.device), len(layers))
                 scores = wide(candidates.drawn(chosen))
                 weights = scores.new_zeros(len(layers) + 1, len(chosen)).scatter_(0, chosen[None], 1)
-            of_token, weights = scores.gather(-1, mine)[:, 0], weights[:-1]
-            most = torch.tensor(layers, device=tokens.device)[weights.argmax(dim=0)]
+            of_token, chosen = scores.gather(-1, mine)[:, 0], only_candidate(weights)
             parts.append(
                 TokenScores(
                     score=of_token - native.log_z(scores),
                     plausible=method.support(logits).gather(-1, mine)[:, 0],
                     greedy=scores.argmax(dim=-1) == mine[:, 0],
-                    layer=most.masked_fill((weights == 0).all(dim=0), -1),
+                    layer=torch.tensor(layers, device=tokens.device)[chosen].masked_fill(chosen < 0, -1),
                 )
             )
         return _joined(parts)

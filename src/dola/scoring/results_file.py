@@ -5,6 +5,7 @@ A file that belongs to a different run is refused, and never changed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from dola.files.json_lines import JsonLines, append, lock, open_to_append
 from dola.files.json_text import dumps, finite, loads
 
 SCHEMA = "dola.results/1"
+LONGEST = 160
+"""Characters of a property that a message repeats."""
+_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 IsResult = Callable[[int, Any], bool]
 
@@ -83,7 +87,7 @@ def _items(file: JsonLines, run: Mapping[str, str], is_result: IsResult) -> dict
     there, items = _taken_apart(file)
     for name, value in run.items():
         if there.get(name) != value:
-            raise _refusal(file.path, f"belongs to a different run ({name}: {there.get(name)} in the file, {value} now)")
+            raise _refusal(file.path, f"belongs to a different run ({_apart(name, there.get(name), value)})")
     for item, found in items.items():
         if not is_result(item, found):
             raise _refusal(file.path, f"is damaged: what it holds for item {item} is not a result of this run")
@@ -106,6 +110,14 @@ def _taken_apart(file: JsonLines) -> tuple[dict[str, Any], dict[int, Any]]:
     if schema != SCHEMA or not all(type(item) is int for item in items):
         raise _refusal(file.path, "was not written by dola")
     return there, items
+
+
+def _apart(name: str, there: Any, now: str) -> str:
+    """How a property of the run in the file differs, for people: digests are shortened, and long values left out."""
+    shown = [_DIGEST.sub(r"\1...", str(each)) for each in (there, now)]
+    if max(map(len, shown)) > LONGEST or shown[0] == shown[1]:
+        return f"{name}: not those of the file"
+    return f"{name}: {shown[0]} in the file, {shown[1]} now"
 
 
 def _refusal(path: Path, why: str) -> InputError:

@@ -52,7 +52,8 @@ class Scores:
         values: Score of each continuation in nats, by configuration: `[items][continuations]`.
         greedy: Whether greedy decoding would have written the continuation, by configuration: `[items][continuations]`.
         implausible: Number of tokens of each continuation outside the plausible set, by configuration.
-        layers: How often each premature layer was contrasted, by configuration and item.
+        layers: How often each premature layer was contrasted, by configuration and item; under another method than DoLa, how
+            often each candidate was the only one with a weight.
         truncated: Items whose context was cut on the left to fit the model's window.
     """
 

@@ -72,7 +72,10 @@ class Columns:
             if what not in found and (match := next((by_lower[n.lower()] for n in names if n.lower() in by_lower), None)):
                 found[what] = match
         if "question" not in found:
-            raise DataError(f"No column holds questions; there are {listed(there)}.", hint="name it: --column question=COLUMN")
+            raise DataError(
+                f"No column holds questions; there are {listed(there)}.",
+                hint="name it: --column question=COLUMN; the first line of a table names its columns",
+            )
         if "choices" in found and "label" not in found and "answer" in found:  # the answer says which choice is right
             found["label"] = found.pop("answer")
         if "choices" in found and "label" not in found:

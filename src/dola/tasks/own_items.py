@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dola.errors import DataError, UsageError
-from dola.tasks import answers
 from dola.tasks.data import Data, Row
 from dola.tasks.items import ChoiceItem, QuestionItem
 from dola.tasks.own_columns import Columns, listed
@@ -84,8 +84,8 @@ def choice_items(data: Data, columns: Columns, asking: Asking) -> list[ChoiceIte
 
 def _choice(row: Row, columns: Columns, asking: Asking) -> ChoiceItem:
     right, wrong = _chosen(row, columns) if columns.choices else (_several(row, columns.answer), _several(row, columns.wrong))
-    folded = {answers.normalized(text) or text for text in right}
-    if both := [text for text in wrong if (answers.normalized(text) or text) in folded]:
+    folded = {_folded(text) for text in right}
+    if both := [text for text in wrong if _folded(text) in folded]:
         raise DataError(
             f"{row.where}: {both[0]!r} is among the right answers and among the wrong ones.", hint="take it out of one of them"
         )
@@ -99,6 +99,11 @@ def _choice(row: Row, columns: Columns, asking: Asking) -> ChoiceItem:
         best=0,
         group=_optional(row, columns.group),
     )
+
+
+def _folded(text: str) -> str:
+    """What makes two answers the same to readers: not case, an article, quotes or a full stop. But -2 is not 2, nor C++ C."""
+    return re.sub("^(a|an|the) ", "", " ".join(text.casefold().split()).strip(" \"'.")) or text
 
 
 def _question(row: Row, columns: Columns, asking: Asking) -> QuestionItem:
@@ -159,6 +164,9 @@ def _several(row: Row, column: str | None) -> list[str]:
         if kept:
             return list(dict.fromkeys(kept))
         raise DataError(f"{row.where}: the field {column!r} has no answer.", hint="complete the row, or remove it")
+    if isinstance(value, bool):
+        word = str(value).lower()
+        raise DataError(f"{row.where}: the field {column!r} is {word}, not text.", hint=f'write the answer as text: "{word}"')
     text = value if isinstance(value, str) else ""
     found = row.texts(column, separator="|" if "|" in text else ";" if ";" in text else "\0")
     kept = [each.strip() for each in found if each.strip()]

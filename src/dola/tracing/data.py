@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA_NAME = "dola.trace/1"
 
-MODES = {"prompt": "the prompt's own tokens", "dola": "tokens that DoLa chose", "greedy": "tokens of greedy decoding"}
+MODES = {"prompt": "the prompt's own tokens", "dola": "tokens that {method} chose", "greedy": "tokens of greedy decoding"}
 """Whose tokens a trace is about."""
 
 
@@ -34,8 +34,8 @@ class PlausibleToken:
         id: The token.
         contrast: Its score: F in nats, or its logit if the scores are a distribution.
         probability: Its probability in each layer, [N+1].
-        log_p, log_q: Its log-probability in the mature layer and in the premature layer. They give F at any strength. None in
-            files of earlier versions.
+        log_p, log_q: Its log-probability in the mature layer and in `TokenTrace.layer`. They give F at any strength. None in
+            files of earlier versions; log_q also without such a layer.
     """
 
     id: int
@@ -54,10 +54,11 @@ class TokenTrace:
         after: The token at that position.
         token: The token that follows in the text, or None after the last token of a prompt.
         divergence: Divergence of each layer from the mature one, [N]: in nats, for Jensen-Shannon in [0, ln 2].
-        layer: The premature layer, the candidate that diverges most.
+        layer: The premature layer, the candidate that diverges most. Under a method other than DoLa the only candidate that had
+            a weight; None where several had one, or none.
         lazy: Whether lazy contrast applies: one token is plausible, so the premature layer need not be read.
         mature_choice: The mature layer's likeliest token.
-        dola_choice: The token with the largest contrast.
+        dola_choice: The token with the largest score: DoLa's contrast, or what the method puts in its place.
         plausible_count: Size of the plausible set.
         plausible: Members of the plausible set by contrast, the largest first; at most 20: the likeliest ones and DoLa's
             choice.
@@ -71,7 +72,7 @@ class TokenTrace:
     after: int
     token: int | None
     divergence: tuple[float, ...]
-    layer: int
+    layer: int | None
     lazy: bool
     mature_choice: int
     dola_choice: int
@@ -141,6 +142,23 @@ class LayerTrace:
         return config_of({name: value for name, value in self.settings.items() if name != "repetition_penalty"})
 
     @property
+    def by_dola(self) -> bool:
+        """Whether DoLa was traced, and not another method."""
+        return bool(self.settings.get("method", "dola") == "dola")
+
+    @property
+    def method_name(self) -> str:
+        """The method's name for people; that of its settings if it is not installed here."""
+        from dola.methods.registry import label_of
+
+        return label_of(str(self.settings.get("method", "dola")))
+
+    @property
+    def used_layer(self) -> str:
+        """What `TokenTrace.layer` is, for people."""
+        return "premature layer" if self.by_dola else f"layer that {self.method_name} used"
+
+    @property
     def divergence(self) -> list[list[float]]:
         """Divergence of every layer from the mature one at every token, in nats: `[layers 0 .. N-1][tokens]`."""
         return [[token.divergence[layer] for token in self.tokens] for layer in range(self.num_layers)]
@@ -159,7 +177,8 @@ class LayerTrace:
         named = layers if isinstance(layers, str) else ", ".join(map(str, layers))
         penalty = self.settings.get("repetition_penalty")
         lens = "" if (given := self.settings.get("lens")) is None else f", lens {PurePath(given).name}"
-        return f"{MODES[self.mode]}, layers {named}{lens}" + (f", penalty {penalty:g}" if penalty is not None else "")
+        what = MODES[self.mode].format(method=self.method_name)
+        return f"{what}, layers {named}{lens}" + (f", penalty {penalty:g}" if penalty is not None else "")
 
     def text(self, token: int | None) -> str:
         """The text of a token; "" for None."""
@@ -170,7 +189,9 @@ class LayerTrace:
 
         def weight(index: int) -> tuple[bool, float]:
             token = self.tokens[index]
-            return token.dola_choice != token.mature_choice, 0.0 if token.lazy else token.divergence[token.layer]
+            layers = self.candidates if token.layer is None else (token.layer,)
+            apart = max(token.divergence[layer] for layer in layers)
+            return token.dola_choice != token.mature_choice, 0.0 if token.lazy else apart
 
         return max(range(len(self.tokens)), key=weight)
 
@@ -310,12 +331,12 @@ def _explain(trace: LayerTrace, token: TokenTrace) -> str:
     assert chosen is not None
     first, ours = (quoted(trace.text(each.id)) for each in (mature, chosen))
     said = f"After {quoted(trace.text(token.after))} the last layer puts {first} first ({percent(mature.probability[-1])}"
-    before = [percent(each.probability[token.layer]) for each in (mature, chosen)]
+    before = [percent(each.probability[token.layer or 0]) for each in (mature, chosen)]  # of DoLa, which always has a layer
     if token.plausible_count == 1:
         said += ") and no other token is plausible, so no earlier layer can change the choice"
-    elif (method := trace.settings.get("method", "dola")) != "dola":
+    elif not trace.by_dola:
         same = chosen.id == mature.id
-        said += f"), and {method} agrees" if same else f"), but {method} puts {ours} first"
+        said += f"), and {trace.method_name} agrees" if same else f"), but {trace.method_name} puts {ours} first"
     elif (strength := trace.settings.get("strength", 1)) != 1:
         as_well = f"), and its contrast with layer {token.layer} ({before[0]} there) is the largest too"
         instead = f"; {before[0]} in layer {token.layer}), but {ours} ({before[1]} there) has the largest contrast"
@@ -394,7 +415,8 @@ def _check(trace: LayerTrace) -> None:
         where = f"of token {index}"
         hold(type(token.position) is type(token.plausible_count) is int and type(token.lazy) is bool, f"what is said {where}")
         hold(token.entropy is None or _is_number(token.entropy), f"entropy {where}")
-        hold(token.layer in trace.candidates, f"layer {token.layer} {where} is not a candidate")
+        none = token.layer is None and not trace.by_dola
+        hold(none or token.layer in trace.candidates, f"layer {token.layer} {where} is not a candidate")
         numbers(token.divergence, layers, f"divergences {where}")
         hold((token.rank is None) == (token.probability is None) == (token.token is None), f"what is said {where} is not whole")
         for name in ("rank", "probability"):
@@ -415,10 +437,10 @@ def _check(trace: LayerTrace) -> None:
 
 def _odd_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings whose values are invalid."""
-    from dola.methods.registry import METHODS
+    from dola.methods.registry import usable
 
-    kind = METHODS.get(settings.get("method", "dola"))
-    known = () if kind is None else kind.settings()  # a method that is not installed here cannot be checked
+    kind = usable(settings.get("method", "dola"))
+    known = () if kind is None else kind.settings()  # a method that cannot be used here cannot be checked
     found = {each.name: settings[each.name] for each in known if each.name in settings and not each.allows(settings[each.name])}
     penalty = settings.get("repetition_penalty")
     return found if penalty is None or _is_number(penalty) else {**found, "repetition_penalty": penalty}

@@ -24,7 +24,7 @@ from dola.lens.maps import Maps
 from dola.methods.confident import entropy
 from dola.methods.config import MethodConfig
 from dola.methods.contrast import LARGEST_SCORE
-from dola.methods.method import Candidates
+from dola.methods.method import Candidates, only_candidate
 from dola.methods.registry import method_of
 from dola.methods.vocabulary import wide
 from dola.model.anatomy import Anatomy
@@ -145,7 +145,7 @@ class LayerReader:
                 after=previous,
                 token=token,
                 divergence=tuple(map(_rounded, divergence[row])),
-                layer=layer,
+                layer=None if layer < 0 else layer,
                 lazy=self.config.lazy and count == 1,
                 mature_choice=first,
                 dola_choice=choice,
@@ -170,7 +170,7 @@ class LayerReader:
         return self._maps.of([layer]) if self._maps is not None and layer in self._maps.layers else None
 
     def _decide(self, mature: Tensor, hidden: Mapping[int, Tensor], order: Tensor, positions: range) -> tuple[Tensor, Tensor]:
-        """The layer [n] with the largest weight at each position, and the method's scores [n, V].
+        """The layer [n] that each position used (-1 where several candidates have a weight, or none), and scores [n, V].
 
         A method that selects by divergence, [N, n] in `order`, needs one more readout of each position's own layer.
         """
@@ -179,10 +179,8 @@ class LayerReader:
             chosen = layers[order[layers].argmax(dim=0)]
             return chosen, self.method.scores(mature, self._one(hidden, chosen.tolist()))
         scores, weights = self.method.decide(mature, self._every(hidden, torch.tensor(positions, device=mature.device)))
-        counted = weights[:-1]
-        none = (counted == 0).all(dim=0)  # the mature layer alone decides; show the highest candidate instead
-        chosen = layers[counted.argmax(dim=0)].masked_fill(none, max(self.candidates))
-        return chosen, scores
+        chosen = only_candidate(weights)
+        return layers[chosen].masked_fill(chosen < 0, -1), scores
 
     def _one(self, hidden: Mapping[int, Tensor], layers: Sequence[int]) -> Candidates:
         """The only candidate of each position, from its own layer."""
@@ -256,7 +254,7 @@ class _Table:
         )
 
     def members(self, row: int, count: int, layer: int) -> tuple[PlausibleToken, ...]:
-        """The listed members of a plausible set of size `count`, ordered by score, with their values in `layer`."""
+        """The listed members of a plausible set of size `count`, ordered by score, with their values in `layer`, if any."""
         logs = self._logs[row]
         members = [
             PlausibleToken(
@@ -264,7 +262,7 @@ class _Table:
                 _rounded(score),
                 tuple(_rounded(of_layer[place]) for of_layer in self._listed[row]),
                 log_p=_rounded(logs[-1][place]),
-                log_q=_rounded(logs[layer][place]),
+                log_q=None if layer < 0 else _rounded(logs[layer][place]),
             )
             for place, (token, score) in enumerate(zip(self._ids[row][:count], self._contrasts[row], strict=False))
         ]

@@ -15,8 +15,6 @@ from contextlib import closing
 from pathlib import Path
 
 from dola.errors import DolaError
-from dola.methods.config import DoLaConfig
-from dola.methods.registry import METHODS
 from dola.text.encoding import Encoder
 from dola.tracing.data import LayerTrace
 from dola.tracing.live import Progress, follow
@@ -127,14 +125,7 @@ class Session:
         by_way = {trace.mode: trace for trace in traces}
         shown = [_answer(by_way.get(way)) for way in WAYS]
         status = f"Opened {name}: {'; '.join(trace.title for trace in traces)}."
-        return View(status=status, answers=(shown[0], shown[1]), traces=tuple(traces), method=_method_of(traces[-1]))
-
-
-def _method_of(trace: LayerTrace) -> str:
-    """The name for people of the method of a trace, installed or not."""
-    name = str(trace.settings.get("method", DoLaConfig.method))
-    kind = METHODS.get(name)
-    return name if kind is None else kind.label()
+        return View(status=status, answers=(shown[0], shown[1]), traces=tuple(traces), method=traces[-1].method_name)
 
 
 def _answer(trace: LayerTrace | None) -> Answer:
