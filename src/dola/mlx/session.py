@@ -12,6 +12,7 @@ rows: one head product reads the mature and the premature layers. Nothing depend
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from dola.mlx.check import check_readout
 from dola.mlx.lens import maps_of
 from dola.mlx.parts import Parts, find, named
 from dola.mlx.rules import reads, rule
+from dola.mlx.skipping import Skipping
 from dola.mlx.swap import Swaps
 
 
@@ -59,7 +61,7 @@ class _State(threading.local):
     call: Call | None = None
 
 
-def attach(model: Any, config: MethodConfig | str | Sequence[int] | None = None) -> Attachment:
+def attach(model: Any, config: MethodConfig | str | Sequence[int] | None = None, *, lazy: bool = False) -> Attachment:
     """Make a model of mlx-lm decode with DoLa until the returned attachment is removed.
 
     Every forward then returns the scores in place of the logits. So mlx-lm's own `generate`, `stream_generate`,
@@ -68,6 +70,7 @@ def attach(model: Any, config: MethodConfig | str | Sequence[int] | None = None)
     Args:
         model: A model that `dola.mlx.load` or `mlx_lm.load` gave.
         config: A DoLaConfig or another method's settings, or just the `layers` of DoLa. Default: "high".
+        lazy: Skip the layers in steps whose choice they cannot change. For callers that use the scores only to choose a token.
 
     Returns:
         The attachment: a context manager with `.remove()`, also available as `model.dola`.
@@ -85,7 +88,7 @@ def attach(model: Any, config: MethodConfig | str | Sequence[int] | None = None)
         ...     text = mlx_lm.generate(model, tokenizer, "The capital of France is", max_tokens=2)
     """
     parts = find(model)
-    return Attachment(parts, as_config(config, parts))
+    return Attachment(parts, as_config(config, parts), lazy=lazy)
 
 
 def as_config(config: MethodConfig | str | Sequence[int] | None, parts: Parts) -> MethodConfig:
@@ -104,9 +107,10 @@ class Attachment:
         config: The configuration in use.
         layers: The candidate layers in this model, in Hugging Face's numbering.
         parts: The parts of the model.
+        skipping: The steps that skip the layers, and how many did; None unless it is lazy.
     """
 
-    def __init__(self, parts: Parts, config: MethodConfig) -> None:
+    def __init__(self, parts: Parts, config: MethodConfig, *, lazy: bool = False) -> None:
         self.parts, self.config = parts, config
         self.layers = candidate_layers(config.layers, parts.num_layers, tied=parts.tied)
         self._rule = rule(config, (*self.layers, parts.num_layers))
@@ -115,6 +119,7 @@ class Attachment:
         self._step = mx.compile(self._scores) if mx.default_device() == mx.gpu else self._scores
         self._maps = maps_of(parts, config, self.layers)
         self._reads, self._is_checked = reads(config), False
+        self.skipping = Skipping(self) if lazy and config.lazy else None
         self._state, self._swaps = _State(), Swaps()
         if (other := vars(parts.model).get("dola")) is not None:
             raise AttachError(
@@ -204,6 +209,24 @@ class Attachment:
         logits = self._during(call, lambda: self.parts.model(mx.zeros((1, given.shape[1]), mx.int32)))
         return logits.astype(mx.float32), None if call.head is None else call.head.astype(mx.float32)
 
+    def scores(self, mature: mx.array, premature: mx.array) -> mx.array:
+        """The method's scores [..., V] from mature logits [..., V] and those of its layers [K, ..., V]."""
+        return (self._step if mature.shape[1] == 1 else self._scores)(mature, premature)
+
+    def with_states(self, run: Callable[[], mx.array]) -> tuple[mx.array, Call]:
+        """The model's own logits in float32, and the call that kept the states of the candidate layers."""
+        call = Call(self.layers, reads=False)
+        return self._during(call, run).astype(mx.float32), call
+
+    def to_read(self, call: Call) -> tuple[list[mx.array], bool]:
+        """The states [B, T, d] of a call's layers as the settings read them, and whether they pass the final norm."""
+        states = [call.states[j] for j in call.layers]
+        if call.plain:
+            return states, True
+        if self._maps is not None:
+            states = self._maps(states)
+        return states, self.config.final_norm and (self._maps is None or self._maps.final_norm)
+
     def plain(self, run: Callable[[], mx.array]) -> mx.array:
         """What a forward gives without the method."""
         return self._during(Call((), reads=False), run)
@@ -241,12 +264,14 @@ class Attachment:
         if self._state.call is not None:  # a forward of the check, or one that reads layers
             return original(*args, **kwargs)
         if not self._is_checked:
-            check_readout(self, args[0] if args else kwargs.get("inputs"))
+            check_readout(self, _tokens(args, kwargs))
             self._is_checked = True
         if not self._reads:
             return original(*args, **kwargs)
-        mature, premature = self.read(lambda: original(*args, **kwargs), self.layers)
-        return (self._step if mature.shape[1] == 1 else self._scores)(mature, premature)
+        run = functools.partial(original, *args, **kwargs)
+        if self.skipping is not None and self.skipping.applies(_shape(args, kwargs)):
+            return self.skipping.scores(run)
+        return self.scores(*self.read(run, self.layers))
 
     def _capturing(self, j: int) -> Callable[..., Any]:
         is_last = j == self.parts.num_layers - 1
@@ -292,16 +317,23 @@ class Attachment:
                 f"Layer {missing[0]} of {type(self.parts.model).__name__} did not run in this forward, or at other positions.",
                 hint="run the model as a whole, on one machine",
             )
-        states = [call.states[j] for j in call.layers]
-        if not call.plain:
-            if self._maps is not None:
-                states = self._maps(states)
-            if not self.config.final_norm or (self._maps is not None and not self._maps.final_norm):
-                return mx.concatenate([original(*args, **kwargs), *(each.astype(mature.dtype) for each in states)])
-        return original(mx.concatenate([mature, *(each.astype(mature.dtype) for each in states)]), *args[1:], **kwargs)
+        states, normed = self.to_read(call)
+        joined = [each.astype(mature.dtype) for each in states]
+        if normed:
+            return original(mx.concatenate([mature, *joined]), *args[1:], **kwargs)
+        return mx.concatenate([original(*args, **kwargs), *joined])
 
     def _head(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output = original(*args, **kwargs)
         if self._state.call is not None and self._state.call.is_stacked:
             self._state.call.head = output
         return output
+
+
+def _tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The tokens [B, T] of a forward."""
+    return args[0] if args else kwargs.get("inputs")
+
+
+def _shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(getattr(_tokens(args, kwargs), "shape", ()))
