@@ -240,7 +240,7 @@ class Attachment:
             self._state.call = before
 
     def _split(self, call: Call, logits: mx.array) -> tuple[mx.array, mx.array]:
-        count, name = len(call.layers), type(self.parts.model).__name__
+        count, name = len(call.layers), named(self.parts.model)
         if count and not call.is_stacked:
             raise CaptureError(
                 f"No final norm of {name} ran after its last block, so there is nothing to contrast with.",
@@ -314,7 +314,7 @@ class Attachment:
         call.rows = mature.shape[0] if mature.ndim == 3 else 0
         if missing := [j for j in call.layers if j not in call.states or call.states[j].shape != mature.shape]:
             raise CaptureError(
-                f"Layer {missing[0]} of {type(self.parts.model).__name__} did not run in this forward, or at other positions.",
+                f"Layer {missing[0]} of {named(self.parts.model)} did not run in this forward, or at other positions.",
                 hint="run the model as a whole, on one machine",
             )
         states, normed = self.to_read(call)
