@@ -15,7 +15,8 @@ import mlx.core as mx
 from dola.mlx.rules import settled_scores
 
 if TYPE_CHECKING:
-    from dola.mlx.session import Attachment, Call
+    from dola.mlx.capture import Call
+    from dola.mlx.session import Attachment
 
 
 class Skipping:
