@@ -9,7 +9,7 @@ VLLM = .venv-vllm
 MLX = .venv-mlx
 QUANTISED = .venv-quantised
 
-.PHONY: help demo test test-eval test-browser test-lowest test-newest transformers-tests test-installs test-quantised test-vllm-small test-vllm test-mlx new-vllm vllm-models faults fuzz lint types release-check models audit soak bench-compare docs site site-serve picture captures notebook screens readme clean
+.PHONY: help demo test test-eval test-browser test-lowest test-newest transformers-tests test-installs test-quantised test-vllm-small test-vllm test-mlx new-vllm vllm-models mlx-models faults fuzz lint types release-check models audit soak bench-compare docs site site-serve picture captures notebook screens readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -95,6 +95,7 @@ $(MLX)/.ready: pyproject.toml
 	@touch $@
 
 test-mlx: $(MLX)/.ready  ## the methods on MLX, on Linux CPUs or a Mac; a skip is a failure
+	$(MLX)/bin/dola models pull smollm2 gemma3-270m
 	DOLA_MLX_REQUIRED=1 OMP_NUM_THREADS=1 $(MLX)/bin/python -m pytest tests/apple -W default $(PYTEST)
 
 new-vllm:  ## what dola uses of vLLM against the newest release's source; downloads 400 MB, installs nothing
@@ -105,6 +106,9 @@ new-vllm:  ## what dola uses of vLLM against the newest release's source; downlo
 
 vllm-models: $(VLLM)/.ready  ## docs/vllm-models.md: DoLa on every architecture of the installed vLLM, resumed from what is there
 	$(VLLM)/bin/python tests/serving/vllm_matrix.py
+
+mlx-models: $(MLX)/.ready  ## docs/mlx-models.md: DoLa on every model file of the installed mlx-lm, resumed from what is there
+	$(MLX)/bin/python tests/apple/mlx_matrix.py
 
 faults: $(VENV)/.ready  ## kill writers of files 200 times each, and read what they leave
 	$(BIN)/python tests/killed_writers.py 200

@@ -80,3 +80,16 @@ def test_other_layers_than_the_attached_ones_are_refused():
     model = tiny("llama")
     with dola.mlx.attach(model, "high"), pytest.raises(InputError, match="DoLa is attached to this model with layers='high'"):
         dola.mlx.generate(model, None, "x", dola_layers="low")
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.method)
+def test_skipping_the_layers_changes_no_token(config):
+    """A sharper model has steps with one plausible token, and others."""
+    model = tiny("llama")
+    model.model.norm.weight = 3 * model.model.norm.weight
+    with dola.mlx.attach(model, config):
+        wanted = [int(t) for t, _ in generate_step(PROMPT, model, max_tokens=40)]
+    with dola.mlx.attach(model, config, lazy=True) as attached:
+        assert [int(t) for t, _ in generate_step(PROMPT, model, max_tokens=40)] == wanted
+    can_settle = config.method in ("dola", "delta")
+    assert (0 < attached.skipping.saved < attached.skipping.steps) == can_settle

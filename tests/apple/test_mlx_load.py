@@ -7,7 +7,8 @@ import json
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
-from tiny_mlx import FIELDS, tiny
+from mlx_sizes import FIELDS
+from tiny_mlx import tiny
 
 import dola.mlx
 from dola.errors import ModelFileError

@@ -47,7 +47,7 @@ def test_every_verb_has_help_with_an_example(dola_command, path):
 
 @pytest.mark.parametrize("path", VERBS, ids=" ".join)
 def test_every_option_of_every_verb_is_used_in_a_test(path):
-    tests = "".join(file.read_text() for file in HERE.glob(f"test_{path[0]}*.py"))
+    tests = "".join(file.read_text() for file in HERE.glob(f"test_{path[0].replace('-', '_')}*.py"))
     flags = {flag for option in VERBS[path].params for flag in [*option.opts, *option.secondary_opts] if flag.startswith("--")}
     made = {
         flag for each in DoLaConfig.options() for flag in (f"--{each.name}", f"--no-{each.name}")

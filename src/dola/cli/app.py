@@ -10,7 +10,22 @@ from typing import Annotated
 import typer
 
 from dola._version import __version__
-from dola.cli import bench, compare, doctor, evaluate, generate, lens, lm_eval, methods, models, serve, trace, tune, ui
+from dola.cli import (
+    bench,
+    compare,
+    doctor,
+    evaluate,
+    generate,
+    lens,
+    lm_eval,
+    methods,
+    mlx_server,
+    models,
+    serve,
+    trace,
+    tune,
+    ui,
+)
 from dola.cli.endings import in_words
 from dola.cli.help_page import SETTINGS, Verb, Verbs, first_page
 from dola.cli.output import quiet_bars
@@ -32,6 +47,7 @@ app.command("eval", cls=Verb)(evaluate.command)
 app.command("tune", cls=Verb)(tune.command)
 app.command("lm-eval", cls=Verb, context_settings=lm_eval.SETTINGS)(lm_eval.command)
 app.command("serve", cls=Verb, context_settings=serve.SETTINGS)(serve.command)
+app.command("mlx-server", cls=Verb, context_settings=mlx_server.SETTINGS)(mlx_server.command)
 app.command("methods", cls=Verb)(methods.command)
 app.add_typer(lens.app, name="lens")
 app.add_typer(models.app, name="models")

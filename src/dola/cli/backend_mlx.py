@@ -90,8 +90,9 @@ class MLXBackend(Backend):
     def attached(self, config: MethodConfig | None) -> AbstractContextManager[Any]:
         """See `Backend`."""
         from dola.mlx.session import attach
+        from dola.mlx.skipping import pays
 
-        return nullcontext() if config is None else attach(self.model, config)
+        return nullcontext() if config is None else attach(self.model, config, lazy=pays())
 
     def decode(self, rows: Sequence[list[int]], decoding: Decoding, *, stream: bool = False) -> Batch:
         """See `Backend`."""
@@ -181,7 +182,7 @@ def load(name: str, *, dtype: DType | None, device: str | None, trust_remote_cod
     from dola.mlx.need import check
 
     check()
-    _check_name(name)
+    check_name(name)
     with loading(name):
         with importing():
             quiet_libraries()
@@ -197,15 +198,20 @@ def load(name: str, *, dtype: DType | None, device: str | None, trust_remote_cod
         return MLXBackend(model, tokenizer, own_generation(name))
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str, *, then: str = "") -> None:
+    """Refuse the name of a GGUF file. `then` is the command that reads a folder, for the hint.
+
+    Raises:
+        UsageError: It is one.
+    """
     if name not in EMBEDDED and not name.endswith(".gguf"):
         return
     folder = f"{name.removesuffix('.gguf')}-folder"
     raise UsageError(
         f"{name!r} is a GGUF file, which mlx-lm does not read; it reads folders with safetensors and hub ids.",
-        hint="--model mlx-community/SmolLM2-135M-Instruct, or make a folder: "
+        hint=f"{then or '--model'} mlx-community/SmolLM2-135M-Instruct, or make a folder: "
         f"python -c \"import dola; [part.save_pretrained('{folder}') for part in dola.load('{name}')]\", "
-        f"then --model ./{folder}",
+        f"then {then or '--model'} ./{folder}",
     )
 
 

@@ -12,6 +12,7 @@ from mlx_lm.generate import batch_generate as plain_batch_generate
 from dola.errors import InputError
 from dola.methods.config import MethodConfig
 from dola.mlx.session import attach
+from dola.mlx.skipping import pays
 
 Layers = MethodConfig | str | Sequence[int] | None
 
@@ -33,7 +34,8 @@ def generate(model: Any, tokenizer: Any, prompt: Any, *, dola_layers: Layers = N
     Raises:
         InputError: `dola_layers` differs from what is attached, or the draft model is the model itself.
     """
-    with _attached(model, dola_layers, kwargs.get("draft_model")):
+    lazy = not kwargs.get("logits_processors")  # which might compare the plausible token's score with others
+    with _attached(model, dola_layers, kwargs.get("draft_model"), lazy=lazy and pays()):
         return str(mlx_lm.generate(model, tokenizer, prompt, **kwargs))
 
 
@@ -49,7 +51,7 @@ def batch_generate(model: Any, tokenizer: Any, prompts: list[list[int]], *, dola
         return plain_batch_generate(model, tokenizer, prompts, **kwargs)
 
 
-def _attached(model: Any, dola_layers: Layers, draft: Any = None) -> AbstractContextManager[Any]:
+def _attached(model: Any, dola_layers: Layers, draft: Any = None, *, lazy: bool = False) -> AbstractContextManager[Any]:
     """The model with a method for one call, or as it is where one is attached."""
     if draft is model:
         raise InputError(
@@ -57,7 +59,7 @@ def _attached(model: Any, dola_layers: Layers, draft: Any = None) -> AbstractCon
         )
     found = getattr(model, "dola", None)
     if found is None:
-        return attach(model, dola_layers)
+        return attach(model, dola_layers, lazy=lazy)
     same = dola_layers is None or dola_layers == found.config or dola_layers == found.config.layers
     if not same:
         raise InputError(

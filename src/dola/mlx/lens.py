@@ -81,13 +81,24 @@ def _read(source: str) -> tuple[dict[str, mx.array], dict[str, Any]]:
             f"{str(path)!r} is not a lens: its metadata does not say {SCHEMA!r}.",
             hint="fit one (dola lens fit MODEL --output FILE), or import a tuned lens (dola lens import FOLDER)",
         )
-    weight = tensors.get("weight")
-    if facts.get("kind") not in ("linear", "tuned") or not isinstance(facts.get("layers"), list) or weight is None:
+    weight, bias, layers = tensors.get("weight"), tensors.get("bias"), facts.get("layers")
+    if (
+        facts.get("kind") not in ("linear", "tuned")
+        or not isinstance(layers, list)
+        or any(type(layer) is not int for layer in layers)
+        or weight is None
+        or bias is None
+        or weight.ndim != 3
+        or weight.shape != (len(layers), weight.shape[1], weight.shape[1])
+        or bias.shape != weight.shape[:2]
+    ):
         raise LensError(
             f"{str(path)!r} is not a lens that this version reads: its kind is {facts.get('kind')!r}, its layers are "
-            f"{facts.get('layers')!r}.",
+            f"{layers!r}.",
             hint="fit it again: dola lens fit MODEL --output FILE",
         )
+    if not (mx.isfinite(weight).all() & mx.isfinite(bias).all()).item():
+        raise LensError(f"The lens {str(path)!r} has NaN or infinite numbers.", hint="fit it again on other text")
     return tensors, facts
 
 

@@ -22,7 +22,7 @@ LOCAL_FIELDS = ("rope_local_base_freq", "local_rope_theta", "rope_local_theta", 
 """Names under which mlx-lm's files read the base of layers with a window."""
 
 
-def load(name: str, **kwargs: Any) -> tuple[Any, Any]:
+def load(name: str, **kwargs: Any) -> Any:
     """`mlx_lm.load`, for folders of transformers 5 too.
 
     Args:
@@ -30,7 +30,7 @@ def load(name: str, **kwargs: Any) -> tuple[Any, Any]:
         **kwargs: Arguments of `mlx_lm.load`.
 
     Returns:
-        The model and its tokenizer.
+        The model and its tokenizer, and its config too with `return_config=True`.
 
     Raises:
         ModelFileError: It cannot be loaded, or its config has settings that mlx-lm does not read.
@@ -40,7 +40,7 @@ def load(name: str, **kwargs: Any) -> tuple[Any, Any]:
         config = utils.load_config(Path(folder))
         config.update(kwargs.pop("model_config", None) or {})
         changed = translated(config)
-        model, tokenizer = mlx_lm.load(name, model_config=changed, **kwargs)[:2]
+        return mlx_lm.load(name, model_config=changed, **kwargs)
     except ModelFileError:
         raise
     except Exception as error:
@@ -49,7 +49,6 @@ def load(name: str, **kwargs: Any) -> tuple[Any, Any]:
             f"{name!r} cannot be loaded with MLX: {line}",
             hint='give a folder with safetensors, or a repository such as "mlx-community/SmolLM2-135M-Instruct"',
         ) from error
-    return model, tokenizer
 
 
 def own_generation(name: str, revision: str | None = None) -> dict[str, Any]:

@@ -98,3 +98,20 @@ _RULES: dict[type[MethodConfig], Callable[[Any, tuple[int, ...]], Rule]] = {
     DeLTaConfig: _delta,
     SLEDConfig: _sled,
 }
+
+
+def settled_scores(config: MethodConfig) -> Callable[[mx.array], tuple[mx.array, mx.array]] | None:
+    """Whether one token is plausible in every row of mature logits [..., V], and the scores where that is so.
+
+    None for methods in which any row may need its layers.
+    """
+    if not isinstance(config, (DoLaConfig, DeLTaConfig)):
+        return None
+    scores = getattr(config, "scores", None)
+
+    def run(mature: mx.array) -> tuple[mx.array, mx.array]:
+        inside = formulas.plausible(mature, config.relative_top)
+        found = mature if scores == "distribution" else formulas.with_floor(mature, inside, mature)
+        return (inside.sum(axis=-1) == 1).all(), found
+
+    return run

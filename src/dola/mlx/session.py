@@ -1,65 +1,27 @@
-"""Attach DoLa to a model of mlx-lm: its own forward then returns a method's scores.
-
-MLX has no hooks, and its models are not compiled as a whole. So three kinds of modules get a class of their own (swap.py):
-
-    blocks        the states that enter the candidate blocks are kept
-    final norm    the kept states join the mature ones, as more rows of the batch
-    model         what the model made of all rows is split again, and the method computes its scores
-
-Whatever lies between the last block and the logits (norm, scales, head, soft-cap) is so the model's own code, run once on all
-rows: one head product reads the mature and the premature layers. Nothing depends on values, so mlx-lm's pipelining continues.
-"""
+"""Attach DoLa to a model of mlx-lm: its own forward then returns a method's scores."""
 
 from __future__ import annotations
 
-import threading
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 import mlx.core as mx
 
-from dola.errors import AttachError, CaptureError, InputError, ModelError
+from dola.errors import AttachError, InputError
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.layers import candidate_layers, check_indices
+from dola.mlx.capture import Call, Capture
 from dola.mlx.check import check_readout
 from dola.mlx.lens import maps_of
-from dola.mlx.parts import Parts, find, named
+from dola.mlx.parts import Parts, find
 from dola.mlx.rules import reads, rule
+from dola.mlx.skipping import Skipping
 from dola.mlx.swap import Swaps
 
 
-@dataclass
-class Call:
-    """The state of one forward.
-
-    Attributes:
-        layers: The layers that are read in it.
-        plain: How these layers are read: through the norm alone, whatever the settings. For checks.
-        states: What entered the blocks, by layer, and the last block's output under N.
-        is_stacked: Whether the rows have been joined.
-        rows: Rows of the batch, before others joined them.
-        head: What the head gave, if the method reads it without the model's transform.
-        given: States to read in place of this forward's own: those for the final norm, and those that skip it.
-        reads: Whether layers join the rows of the model. Otherwise states are kept, and nothing else happens.
-    """
-
-    layers: tuple[int, ...]
-    plain: bool = False
-    states: dict[int, mx.array] = field(default_factory=dict)
-    is_stacked: bool = False
-    rows: int = 0
-    head: Any = None
-    given: tuple[mx.array | None, mx.array | None] | None = None
-    reads: bool = True
-
-
-class _State(threading.local):
-    call: Call | None = None
-
-
-def attach(model: Any, config: MethodConfig | str | Sequence[int] | None = None) -> Attachment:
+def attach(model: Any, config: MethodConfig | str | Sequence[int] | None = None, *, lazy: bool = False) -> Attachment:
     """Make a model of mlx-lm decode with DoLa until the returned attachment is removed.
 
     Every forward then returns the scores in place of the logits. So mlx-lm's own `generate`, `stream_generate`,
@@ -68,6 +30,7 @@ def attach(model: Any, config: MethodConfig | str | Sequence[int] | None = None)
     Args:
         model: A model that `dola.mlx.load` or `mlx_lm.load` gave.
         config: A DoLaConfig or another method's settings, or just the `layers` of DoLa. Default: "high".
+        lazy: Skip the layers in steps whose choice they cannot change. For callers that use the scores only to choose a token.
 
     Returns:
         The attachment: a context manager with `.remove()`, also available as `model.dola`.
@@ -85,7 +48,7 @@ def attach(model: Any, config: MethodConfig | str | Sequence[int] | None = None)
         ...     text = mlx_lm.generate(model, tokenizer, "The capital of France is", max_tokens=2)
     """
     parts = find(model)
-    return Attachment(parts, as_config(config, parts))
+    return Attachment(parts, as_config(config, parts), lazy=lazy)
 
 
 def as_config(config: MethodConfig | str | Sequence[int] | None, parts: Parts) -> MethodConfig:
@@ -104,9 +67,10 @@ class Attachment:
         config: The configuration in use.
         layers: The candidate layers in this model, in Hugging Face's numbering.
         parts: The parts of the model.
+        skipping: The steps that skip the layers, and how many did; None unless it is lazy.
     """
 
-    def __init__(self, parts: Parts, config: MethodConfig) -> None:
+    def __init__(self, parts: Parts, config: MethodConfig, *, lazy: bool = False) -> None:
         self.parts, self.config = parts, config
         self.layers = candidate_layers(config.layers, parts.num_layers, tied=parts.tied)
         self._rule = rule(config, (*self.layers, parts.num_layers))
@@ -115,7 +79,8 @@ class Attachment:
         self._step = mx.compile(self._scores) if mx.default_device() == mx.gpu else self._scores
         self._maps = maps_of(parts, config, self.layers)
         self._reads, self._is_checked = reads(config), False
-        self._state, self._swaps = _State(), Swaps()
+        self.skipping = Skipping(self) if lazy and config.lazy else None
+        self._capture, self._swaps = Capture(parts, self.to_read), Swaps()
         if (other := vars(parts.model).get("dola")) is not None:
             raise AttachError(
                 f"{type(parts.model).__name__} has DoLa attached already: {other!r}.", hint="call model.dola.remove() first"
@@ -130,22 +95,7 @@ class Attachment:
         parts, swaps = self.parts, self._swaps
         swaps.put(parts.model, "dola", self)
         swaps.around(parts.model, self._forward)
-        for j, block in enumerate(parts.blocks):
-            if j in (*self.layers, parts.num_layers - 1):
-                swaps.around(block, self._capturing(j))
-        for norm in parts.norms:
-            swaps.around(norm, self._norm)
-        if self.config.raw_head:
-            self._keep_head()
-
-    def _keep_head(self) -> None:
-        """Keep what the head itself gives, for readouts that skip the model's transform of logits."""
-        parts = self.parts
-        if parts.head is not None:
-            self._swaps.around(parts.head, self._head)
-        elif parts.embedding is not None:
-            as_linear = parts.embedding.as_linear
-            self._swaps.put(parts.embedding, "as_linear", lambda *args: self._head(as_linear, args, {}))
+        self._capture.put_on(swaps, self.layers, head=self.config.raw_head)
 
     def remove(self) -> None:
         """Restore the model. Further calls do nothing."""
@@ -174,7 +124,7 @@ class Attachment:
             plain: Read them through the final norm, whatever the settings say.
         """
         call = Call(tuple(layers), plain)
-        return self._split(call, self._during(call, run))
+        return self._capture.split(call, self._capture.during(call, run))
 
     def states(self, tokens: mx.array) -> dict[int, mx.array]:
         """The residual streams [B, T, d] of the candidate layers and of the last one, in a forward without a cache.
@@ -183,7 +133,7 @@ class Attachment:
             tokens: int [B, T].
         """
         call = Call(self.layers, reads=False)
-        self._during(call, lambda: self.parts.model(tokens))
+        self._capture.during(call, lambda: self.parts.model(tokens))
         return call.states
 
     def end(self, normed: mx.array | None, raw: mx.array | None) -> tuple[mx.array, mx.array | None]:
@@ -201,107 +151,53 @@ class Attachment:
         given = normed if normed is not None else raw
         assert given is not None
         call = Call((), given=(normed, raw))
-        logits = self._during(call, lambda: self.parts.model(mx.zeros((1, given.shape[1]), mx.int32)))
+        logits = self._capture.during(call, lambda: self.parts.model(mx.zeros((1, given.shape[1]), mx.int32)))
         return logits.astype(mx.float32), None if call.head is None else call.head.astype(mx.float32)
+
+    def scores(self, mature: mx.array, premature: mx.array) -> mx.array:
+        """The method's scores [..., V] from mature logits [..., V] and those of its layers [K, ..., V]."""
+        return (self._step if mature.shape[1] == 1 else self._scores)(mature, premature)
+
+    def with_states(self, run: Callable[[], mx.array]) -> tuple[mx.array, Call]:
+        """The model's own logits in float32, and the call that kept the states of the candidate layers."""
+        call = Call(self.layers, reads=False)
+        return self._capture.during(call, run).astype(mx.float32), call
+
+    def to_read(self, call: Call) -> tuple[list[mx.array], bool]:
+        """The states [B, T, d] of a call's layers as the settings read them, and whether they pass the final norm."""
+        states = [call.states[j] for j in call.layers]
+        if call.plain:
+            return states, True
+        if self._maps is not None:
+            states = self._maps(states)
+        return states, self.config.final_norm and (self._maps is None or self._maps.final_norm)
 
     def plain(self, run: Callable[[], mx.array]) -> mx.array:
         """What a forward gives without the method."""
-        return self._during(Call((), reads=False), run)
-
-    def _during(self, call: Call, run: Callable[[], mx.array]) -> mx.array:
-        """Run a forward whose state is `call`."""
-        before, self._state.call = self._state.call, call
-        try:
-            return run()
-        finally:
-            self._state.call = before
-
-    def _split(self, call: Call, logits: mx.array) -> tuple[mx.array, mx.array]:
-        count, name = len(call.layers), type(self.parts.model).__name__
-        if count and not call.is_stacked:
-            raise CaptureError(
-                f"No final norm of {name} ran after its last block, so there is nothing to contrast with.",
-                hint="use a model of another architecture",
-            )
-        if logits.ndim != 3 or logits.shape[0] != (1 + count) * call.rows:
-            raise ModelError(
-                f"{named(self.parts.model)} makes logits of the shape {tuple(logits.shape)} from {1 + count} layers: what "
-                "follows its final norm is not done row by row.",
-                hint="use a model of another architecture",
-            )
-        source = call.head if call.head is not None and not call.plain else logits
-        premature = source[call.rows :].reshape(count, call.rows, *source.shape[1:])
-        return logits[: call.rows].astype(mx.float32), premature.astype(mx.float32)
+        return self._capture.during(Call((), reads=False), run)
 
     def _forward(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The model's forward, with scores in place of logits."""
         model = self.parts.model
         if model.training:
             raise InputError("The model is in training mode; DoLa decodes with dropout off.", hint="call model.eval()")
-        if self._state.call is not None:  # a forward of the check, or one that reads layers
+        if self._capture.call is not None:  # a forward of the check, or one that reads layers
             return original(*args, **kwargs)
         if not self._is_checked:
-            check_readout(self, args[0] if args else kwargs.get("inputs"))
+            check_readout(self, _tokens(args, kwargs))
             self._is_checked = True
         if not self._reads:
             return original(*args, **kwargs)
-        mature, premature = self.read(lambda: original(*args, **kwargs), self.layers)
-        return (self._step if mature.shape[1] == 1 else self._scores)(mature, premature)
+        run = functools.partial(original, *args, **kwargs)
+        if self.skipping is not None and self.skipping.applies(_shape(args, kwargs)):
+            return self.skipping.scores(run)
+        return self.scores(*self.read(run, self.layers))
 
-    def _capturing(self, j: int) -> Callable[..., Any]:
-        is_last = j == self.parts.num_layers - 1
 
-        def run(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            call = self._state.call
-            if call is None:
-                return original(*args, **kwargs)
-            if j in call.layers:
-                call.states[j] = self._state_in((*args, *kwargs.values()), f"block {j}")
-            output = original(*args, **kwargs)
-            if is_last:
-                call.states[j + 1] = self._state_in(output if isinstance(output, (tuple, list)) else (output,), f"block {j}")
-            return output
+def _tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The tokens [B, T] of a forward."""
+    return args[0] if args else kwargs.get("inputs")
 
-        return run
 
-    def _state_in(self, values: Sequence[Any], where: str) -> mx.array:
-        """The residual stream among what a block is given or gives: the first array [B, T, d]."""
-        for value in values:
-            if isinstance(value, mx.array) and value.ndim == 3:
-                return value
-        raise ModelError(
-            f"{named(self.parts.model)} cannot be contrasted: {where} passes on no single residual stream.",
-            hint="use a model of another architecture",
-        )
-
-    def _norm(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Norm the rows of all layers together, where this is the final norm."""
-        call = self._state.call
-        if call is None or call.is_stacked or self.parts.num_layers not in call.states:
-            return original(*args, **kwargs)
-        if not call.reads:
-            return original(*args, **kwargs)
-        call.is_stacked, mature = True, args[0]
-        if call.given is not None:
-            normed, raw = call.given
-            rows = [] if normed is None else [original(normed.astype(mature.dtype), *args[1:], **kwargs)]
-            return mx.concatenate(rows if raw is None else [*rows, raw.astype(mature.dtype)])
-        call.rows = mature.shape[0] if mature.ndim == 3 else 0
-        if missing := [j for j in call.layers if j not in call.states or call.states[j].shape != mature.shape]:
-            raise CaptureError(
-                f"Layer {missing[0]} of {type(self.parts.model).__name__} did not run in this forward, or at other positions.",
-                hint="run the model as a whole, on one machine",
-            )
-        states = [call.states[j] for j in call.layers]
-        if not call.plain:
-            if self._maps is not None:
-                states = self._maps(states)
-            if not self.config.final_norm or (self._maps is not None and not self._maps.final_norm):
-                return mx.concatenate([original(*args, **kwargs), *(each.astype(mature.dtype) for each in states)])
-        return original(mx.concatenate([mature, *(each.astype(mature.dtype) for each in states)]), *args[1:], **kwargs)
-
-    def _head(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output = original(*args, **kwargs)
-        if self._state.call is not None and self._state.call.is_stacked:
-            self._state.call.head = output
-        return output
+def _shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(getattr(_tokens(args, kwargs), "shape", ()))
