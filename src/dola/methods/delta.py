@@ -10,15 +10,17 @@ weighted sum of hidden states, whatever the number of layers.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from dola import native
 from dola.methods.contrast import plausible
-from dola.methods.floors import with_floor
+from dola.methods.floors import IMPLAUSIBLE, with_floor
 from dola.methods.method import Candidates, Method
-from dola.methods.vocabulary import WHOLE, Vocabulary, wide
+from dola.methods.vocabulary import WHOLE, Vocabulary, wide, wide_dtype
 
 if TYPE_CHECKING:
     from dola.methods.config_delta import DeLTaConfig
@@ -36,9 +38,11 @@ class DeLTa(Method):
 
     def scores(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE, *, lazy: bool = False) -> Tensor:
         """See `Method.scores`."""
+        line = line_weights(candidates.layers, self.config.beyond).to(mature.device, wide_dtype(mature.dtype))
+        if lazy and vocab is WHOLE and mature.device.type == "cpu" and not torch.compiler.is_compiling():
+            return self._sparse(mature, candidates, line)
         logits = wide(mature, copy=True)
         support = self.support(mature, vocab)
-        line = line_weights(candidates.layers, self.config.beyond).to(logits)
         if not lazy or torch.compiler.is_compiling():
             return with_floor(candidates.combined(logits, line), support, logits, vocab)
         open_rows = (~self.settled(mature, vocab)).nonzero()[:, 0]
@@ -47,6 +51,25 @@ class DeLTa(Method):
         if len(open_rows):
             scores[open_rows] = candidates.combined(logits[open_rows], line, open_rows)
         return with_floor(scores, support, logits, vocab)
+
+    def _sparse(self, mature: Tensor, candidates: Candidates, line: Tensor) -> Tensor:
+        """The same on a CPU: the kernels find the plausible tokens, and the line is taken there alone."""
+        margin = math.log(self.config.relative_top) if self.config.relative_top > 0 else -math.inf
+        opened = native.open_rows(mature, margin=margin, below=IMPLAUSIBLE, log_z=candidates.mature_log_z())
+        scores = opened.scores
+        is_open = opened.counts != 1
+        open_rows = is_open.nonzero()[:, 0]
+        candidates.saved += len(mature) - len(open_rows)
+        values = mature[opened.rows, opened.tokens].to(scores.dtype)
+        if len(open_rows):
+            here = is_open[opened.rows]
+            of_rows = (is_open.cumsum(0) - 1)[opened.rows[here]]
+            found = candidates.combined(mature[open_rows].to(scores.dtype), line, open_rows)
+            values[here] = found[of_rows, opened.tokens[here]].to(scores.dtype)
+        least = values.new_full((len(mature),), math.inf).scatter_reduce(0, opened.rows, values, "amin")
+        scores += least[:, None]
+        scores[opened.rows, opened.tokens] = values
+        return scores
 
     def support(self, mature: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
         """The plausible set of the mature layer."""
