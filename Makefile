@@ -9,7 +9,7 @@ VLLM = .venv-vllm
 MLX = .venv-mlx
 QUANTISED = .venv-quantised
 
-.PHONY: help demo test test-eval test-browser test-lowest test-newest transformers-tests test-installs test-quantised test-vllm-small test-vllm test-mlx new-vllm vllm-models mlx-models faults fuzz lint types release-check models audit soak bench-compare docs site site-serve picture captures notebook screens readme clean
+.PHONY: help demo test test-eval test-browser test-lowest test-newest transformers-tests test-installs test-quantised test-vllm-small test-vllm test-mlx new-vllm vllm-models mlx-models mlx-tokens faults fuzz lint types release-check models audit soak bench-compare docs site site-serve picture captures notebook screens readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -109,6 +109,10 @@ vllm-models: $(VLLM)/.ready  ## docs/vllm-models.md: DoLa on every architecture 
 
 mlx-models: $(MLX)/.ready  ## docs/mlx-models.md: DoLa on every model file of the installed mlx-lm, resumed from what is there
 	$(MLX)/bin/python tests/apple/mlx_matrix.py
+
+mlx-tokens: $(MLX)/.ready  ## tokens of real models with MLX and with torch, every method, 20 prompts; resumed from what is there
+	$(MLX)/bin/dola models pull smollm2 gemma3-270m
+	$(MLX)/bin/python tests/apple/mlx_tokens.py smollm2 gemma3-270m
 
 faults: $(VENV)/.ready  ## kill writers of files 200 times each, and read what they leave
 	$(BIN)/python tests/killed_writers.py 200

@@ -43,7 +43,7 @@ class Server:
         command = [*COMMAND, "mlx-server", str(folder), "--port", str(self.port), *arguments]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, env=environment(), stdout=log, stderr=log)
-        until = time.monotonic() + 90
+        until = time.monotonic() + 180
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > until:
                 self.process.kill()
@@ -57,7 +57,7 @@ class Server:
             return False
 
     def request(self, verb, path, body=None):
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             connection.request(verb, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"})
             answer = connection.getresponse()
@@ -201,7 +201,7 @@ def test_what_it_cannot_serve_is_said_at_the_start(folder, arguments, words):
         given = {"FOLDER": str(folder), "TAKEN": str(taken.getsockname()[1])}
         ended = subprocess.run(
             [*COMMAND, "mlx-server", *(given.get(each, each) for each in arguments)],
-            capture_output=True, text=True, check=False, timeout=60, env={**environment(), "HF_HUB_OFFLINE": "1"}, cwd=os.sep,
+            capture_output=True, text=True, check=False, timeout=180, env={**environment(), "HF_HUB_OFFLINE": "1"}, cwd=os.sep,
         )  # fmt: skip
     assert ended.returncode == 2, ended.stderr
     assert words in ended.stderr
