@@ -73,7 +73,7 @@ class Cost:
 
 
 def on_two_cores(smollm2: float, gemma3: float) -> tuple[Cost, Cost]:
-    """Costs from benchmarks/results/methods-batch1.json, in which greedy decoding itself varies by 2 to 3%."""
+    """Costs from benchmarks/results/methods.json, in which greedy decoding itself varies by 2 to 3%."""
     where = "bfloat16, batch 1, two CPU cores, November 2026"
     return Cost(smollm2, f"SmolLM2-135M, {where}"), Cost(gemma3, f"Gemma 3 270M, {where}")
 
