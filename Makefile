@@ -8,8 +8,9 @@ NEWEST = .venv-newest
 VLLM = .venv-vllm
 MLX = .venv-mlx
 QUANTISED = .venv-quantised
+LIBRARIES = .venv-libraries
 
-.PHONY: help demo test test-eval test-browser test-lowest test-newest transformers-tests test-installs test-quantised test-vllm-small test-vllm test-mlx new-vllm vllm-models mlx-models mlx-tokens faults fuzz lint types release-check models audit soak bench-compare docs site site-serve picture captures notebook screens readme clean
+.PHONY: help demo test test-eval test-browser test-lowest test-newest transformers-tests test-installs test-libraries test-quantised test-vllm-small test-vllm test-mlx new-vllm vllm-models mlx-models mlx-tokens faults fuzz lint types release-check models audit soak bench-compare docs site site-serve picture captures notebook screens readme clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -61,6 +62,14 @@ transformers-tests: $(VENV)/.ready  ## the generation tests of transformers itse
 
 test-installs:  ## each install line of the docs in a clean environment, then what it promises; INSTALLS="cli ui" tries these alone
 	$(PYTHON) tests/installs.py $(INSTALLS)
+
+$(LIBRARIES)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(LIBRARIES)
+	$(LIBRARIES)/bin/python -m pip install -e '.[dev]' langchain-huggingface==1.2.3 llama-index-llms-huggingface==0.8.0 'transformers[serving]'
+	@touch $@
+
+test-libraries: $(LIBRARIES)/.ready  ## the tests of LangChain, LlamaIndex and `transformers serve`, which call a model for their user
+	DOLA_REQUIRE_LIBRARIES=1 $(LIBRARIES)/bin/python -m pytest tests/integration/test_libraries.py $(PYTEST)
 
 $(QUANTISED)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(QUANTISED)
@@ -199,4 +208,4 @@ soak: $(VENV)/.ready  ## 10,000 generations, whether anything grows; into benchm
 	$(BIN)/python benchmarks/soak.py
 
 clean:  ## remove the environments and caches of this folder (models stay in the user's cache)
-	rm -rf build/site .venv-mlx .venv-site .venv .venv-lowest .venv-newest .venv-vllm .venv-mlx .venv-quantised .venv-audit .venv-release dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf build/site .venv-mlx .venv-site .venv .venv-lowest .venv-newest .venv-vllm .venv-mlx .venv-quantised .venv-libraries .venv-audit .venv-release dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

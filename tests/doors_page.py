@@ -129,6 +129,7 @@ REFUSED = [
     ("`output_logits` with drafted tokens", "the model's own logits of them are not kept", "test_generation::test_output_logits_with_an_assistant_are_refused"),
     ("constraints in continuous batching", "its processors run where the mature logits are not at hand", "test_doors::test_paged_attention_with_constraints_is_refused"),
     ("`cache_implementation=\"paged\"` in `dola.generate` and `install`", "it decodes in a thread of its own, where a call-scoped DoLa is not seen; attach instead", "test_doors::test_paged_is_refused_where_it_could_not_be_seen"),
+    ("`dola_layers` for continuous batching after `install`", "as above: `generate_batch`, `transformers serve --continuous-batching`", "test_doors::test_continuous_batching_refuses_dola_layers"),
     ("deepcopy and pickle of an attached model", "the copy would decode by the original's hooks", "test_attach::test_an_attached_model_is_not_copied_in_silence"),
     ("`labels=`, training mode", "the scores are not a likelihood to train on", "test_attach::test_labels_are_refused"),
 ]  # fmt: skip
@@ -185,7 +186,7 @@ At the end of this page you know what DoLa guarantees in every way in which tran
 
 "Tokens of plain DoLa" means: the tokens that the same mode gives with a model whose forward recomputes the contrast from
 `output_hidden_states`, without hooks (tests/integration/oracle.py). Unless a row says otherwise, each mode is tested through
-`attach`, `dola.generate` and `install`.
+`attach`, `dola.generate` and `install`. [Other libraries](integrations.md) that call a model for you have a page of their own.
 
 CI tests it with transformers 5.23. One run with 5.0.0: there chunked prefill fails without DoLa too, paged attention returns
 nothing, and everything else that version offers was right.

@@ -347,6 +347,22 @@ def installed():
     dola.uninstall()
 
 
+@pytest.mark.parametrize("asked", ["of the call", "of the model", "as keyword"])
+def test_continuous_batching_refuses_dola_layers(model, asked):
+    """Its thread belongs to no call: `transformers serve --continuous-batching` decoded plainly, and did not say so."""
+    given = {"max_new_tokens": 2, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0}
+    config = GenerationConfig(**given, dola_layers="high" if asked == "of the call" else None)
+    keyword = {"dola_layers": "high"} if asked == "as keyword" else {}
+    dola.install()
+    model.generation_config.dola_layers = "high" if asked == "of the model" else None
+    try:
+        with pytest.raises(InputError, match=r"dola_layers='high' has no effect in continuous batching(.|\n)*attach"):
+            model.generate_batch([[5, 6, 7]], generation_config=config, progress_bar=False, **keyword, **small_cache())
+    finally:
+        model.generation_config.dola_layers = None
+        dola.uninstall()
+
+
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("layers", ["high", "low", [3, 5], [5]])
 def test_dola_layers_is_honoured_wherever_it_stands(model, layers):
@@ -405,7 +421,7 @@ def test_install_with_the_reference_gives_its_tokens(model):
 def test_install_twice_and_uninstall_twice():
     from transformers import GenerationMixin
 
-    original, mode = GenerationMixin.generate, GenerationConfig.get_generation_mode
+    original, mode, batch = GenerationMixin.generate, GenerationConfig.get_generation_mode, GenerationMixin.generate_batch
     dola.install()
     once = GenerationMixin.generate
     dola.install()
@@ -414,6 +430,7 @@ def test_install_twice_and_uninstall_twice():
     dola.uninstall()
     assert GenerationMixin.generate is original
     assert GenerationConfig.get_generation_mode is mode
+    assert GenerationMixin.generate_batch is batch
 
 
 def test_install_takes_a_config_only():

@@ -1,5 +1,7 @@
 """A GGUF header is parsed once while a model is loaded, and by the ordinary reader before and after."""
 
+from importlib import metadata
+
 import gguf
 import pytest
 
@@ -32,6 +34,13 @@ def test_the_ordinary_reader_returns_after_an_error(files):
     with pytest.raises(ValueError, match="in the middle"), header_parsed_once(files[0]):
         raise ValueError("in the middle")
     assert gguf.GGUFReader is ordinary
+
+
+def test_gguf_says_its_version(files, monkeypatch):
+    """Without it transformers on Python 3.10 loads no GGUF file: "Invalid version: 'N/A'"."""
+    monkeypatch.delattr(gguf, "__version__", raising=False)
+    with header_parsed_once(files[0]):
+        assert gguf.__version__ == metadata.version("gguf")
 
 
 def test_transformers_parses_the_header_of_a_model_once(smollm2, monkeypatch):

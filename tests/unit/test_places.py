@@ -59,7 +59,12 @@ def lora_on_head(model):
 
 
 def adapter_on_head(model):
-    model.add_adapter(peft.LoraConfig(target_modules=["lm_head"], init_lora_weights=False, r=4))
+    try:
+        model.add_adapter(peft.LoraConfig(target_modules=["lm_head"], init_lora_weights=False, r=4))
+    except ValueError as error:  # transformers 5.24 refuses peft 0.21.2, which was the newest then
+        if "version of PEFT" not in str(error):
+            raise
+        pytest.skip(str(error))
 
 
 def new_head(model):

@@ -37,6 +37,15 @@ OLD = ("relative_top", "divergence", "strength", "scores", "final_norm", "lens")
 NEW = ("weight", "target", "steps", "careful")
 
 
+@pytest.mark.parametrize("annotation", ["Unknown", "KW_ONLY"])
+def test_an_annotation_that_is_no_type_does_not_change_other_fields(annotation):
+    """One for type checking alone, and the marker that Python 3.10 takes for no type: layers may still be numbers."""
+    names = {"__annotations__": {"other": annotation, "rate": "float"}, "method": "other", "other": None, "rate": setting(0.5)}
+    fields_of = dataclass(frozen=True)(type("OtherConfig", (dola.DoLaConfig,), names)).settings()
+    kinds = {each.name: each.kind for each in fields_of}
+    assert (kinds["layers"], kinds["final_norm"], kinds["rate"]) == (object, bool, float)
+
+
 @pytest.fixture
 def run():
     """Run a verb with the options of MoreConfig; what it was given, or what it said."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from dola.cli import options
@@ -89,9 +90,10 @@ class Run:
         console = stderr()
         bar = Progress(
             TextColumn("answers"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=console, transient=True, disable=not (progress and console.is_terminal),
+            console=console, transient=True,
         )  # fmt: skip
-        with self._attached(), bar:
+        shown = progress and console.is_terminal
+        with self._attached(), bar if shown else nullcontext():  # rich 13.0 prints a line for a bar that is switched off
             task = bar.add_task("answers", total=len(self.prompts))
             for start in range(0, len(self.prompts), self.batch_size):
                 rows = range(start, min(start + self.batch_size, len(self.prompts)))

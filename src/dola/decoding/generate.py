@@ -15,7 +15,7 @@ from transformers import GenerationConfig, GenerationMixin
 
 from dola.decoding.attach import Session, as_config
 from dola.decoding.call import current_generation, is_aside
-from dola.decoding.keywords import check_generation_configs, config_from, settings_in
+from dola.decoding.keywords import LAYERS, PREFIX, check_generation_configs, config_from, settings_in
 from dola.errors import ConfigError, InputError, ModelError
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.names import RECOMMENDED_PENALTY
@@ -64,8 +64,8 @@ def install(config: MethodConfig | None = None) -> None:
     """Make `model.generate(..., dola_layers=...)` work on every model, as it did in transformers 4.
 
     `dola_layers` is honored as a keyword, in `generation_config=`, and in `model.generation_config`. Other `dola_...` keywords
-    mean what they mean for `dola.generate`: `dola_method="sled"`. A call without any stays plain. Installing twice with the
-    same config does nothing.
+    mean what they mean for `dola.generate`: `dola_method="sled"`. A call without any stays plain. Continuous batching
+    refuses them: attach for that. Installing twice with the same config does nothing.
 
     Args:
         config: All settings except `layers`. `DoLaConfig.reference()` gives the tokens of transformers 4.55.4. The default
@@ -97,6 +97,8 @@ def install(config: MethodConfig | None = None) -> None:
         try:
             _put(GenerationMixin, "generate", _generate_with_dola_layers)
             _put(GenerationConfig, "get_generation_mode", _mode_without_dola)
+            for name in ("init_continuous_batching", "generate_batch"):
+                _put(next(kind for kind in GenerationMixin.__mro__ if name in vars(kind)), name, _batching_without_dola)
         except BaseException:
             _put_back()
             raise
@@ -203,6 +205,24 @@ def _mode_without_dola(original: Any) -> Any:
             self.dola_layers = layers
 
     return get_generation_mode
+
+
+def _batching_without_dola(original: Any) -> Any:
+    """Refuse `dola_layers` in continuous batching: its thread belongs to no call, and would decode plainly without a word."""
+
+    @functools.wraps(original)
+    def batching(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = kwargs.get("generation_config", next((each for each in args if isinstance(each, GenerationConfig)), None))
+        asked = {LAYERS: own_layers(call, None if hasattr(self, "dola") else self.generation_config), **kwargs}
+        for name, value in asked.items():
+            if name.startswith(PREFIX) and value is not None:
+                raise InputError(
+                    f"{name}={value!r} has no effect in continuous batching, which decodes in a thread of its own.",
+                    hint="omit it and attach: with dola.attach(model, ...): model.generate_batch(...)",
+                )
+        return original(self, *args, **kwargs)
+
+    return batching
 
 
 def _warn_of_low_penalty(lm: Any, kwargs: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ def header_parsed_once(file: Path | None) -> Iterator[None]:
     """
     try:
         import gguf
+
+        say_version(gguf)
     except ImportError:  # transformers says so itself
         file = None
     if file is None:
@@ -46,3 +49,13 @@ def header_parsed_once(file: Path | None) -> Iterator[None]:
             yield
         finally:
             module.GGUFReader = original
+
+
+def say_version(module: Any) -> None:
+    """Give gguf its `__version__`.
+
+    On Python 3.10 transformers does not find the distribution that gguf comes from, and asks the module, which does not say.
+    """
+    if not hasattr(module, "__version__"):
+        with suppress(metadata.PackageNotFoundError):
+            module.__version__ = metadata.version("gguf")

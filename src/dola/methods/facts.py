@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from numbers import Real
 from typing import Any
@@ -181,10 +182,10 @@ def read_settings(kind: type, common: Mapping[str, Facts]) -> tuple[Setting, ...
         kind: A dataclass.
         common: Facts of shared fields, used for fields without their own.
     """
-    try:
-        hints = typing.get_type_hints(kind)
-    except Exception:  # an annotation may name something that is imported only for type checking
-        hints = {}
+    hints: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        with suppress(Exception):  # an annotation may name something that is imported only for type checking
+            hints |= typing.get_type_hints(base, localns={"KW_ONLY": object})  # Python 3.10 takes the marker for no type
     found = []
     for each in fields(kind):
         default = None if each.default is MISSING else each.default

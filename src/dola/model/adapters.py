@@ -30,6 +30,7 @@ REFUSED = {
     "blt": "its blocks process patches of bytes, and other blocks turn these into bytes",
     "cpmant": "its blocks also process positions of a soft prompt before the text",
     "hrm_text": "its blocks run several times in one forward pass, so a layer does not have a single state",
+    "inkling2_loop_text": "its head reads a mixture of several blocks' states, and some blocks run several times",
     "inkling2_text": "its head reads a mixture of several blocks' states, so that an earlier layer alone has no readout",
     "prophetnet": "its blocks process streams for several future tokens at once",
     "reformer": "its blocks are reversible and pass on two streams, which its head reads together",
