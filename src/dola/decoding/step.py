@@ -25,7 +25,7 @@ from dola.model.readout import Readout
 
 CHUNK_ELEMENTS = {"cpu": 30 * 2**18, "cuda": 2**26}
 """Upper limit of K * rows * V for the premature logits computed at a time (at least one row), in float32: 256 MiB with CUDA,
-half of that elsewhere, 30 MiB on a CPU (there twice as many in bfloat16). glibc asks the system for more than 32 MiB anew each
+half of that elsewhere, 30 MiB on a CPU (there twice as many in bfloat16). glibc asks the system for more than 32 MiB again each
 time, and getting those pages took longer than reading the head. The dense contrast needs about six such buffers at its peak."""
 CHUNK_ELEMENTS_ELSEWHERE = 2**25
 
