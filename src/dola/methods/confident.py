@@ -67,22 +67,42 @@ class Confident(Method):
             return self._whole_walk(scores, chosen, walked, downwards, candidates, vocab)
         rows = None if walked is None else walked.nonzero()[:, 0]  # None is all of them
         highest = entropy(mature if rows is None else mature[rows], vocab)
-        done = 0
-        while done < len(downwards) and (rows is None or len(rows)):
-            count = 1 if done < FIRST else max(1, AT_ONCE // len(mature if rows is None else rows))
-            group = downwards[done : done + count]
-            logits = candidates.logits(group[0], rows)[None] if count == 1 else candidates.some(group, rows)
-            found = entropy(logits, vocab)  # [k, r]
-            above = torch.cat([highest[None], found[:-1]])
-            steps = (found < above).cumprod(dim=0).sum(dim=0)  # the same on all workers
-            open_rows = torch.arange(len(mature), device=mature.device) if rows is None else rows
-            moved, last = steps > 0, (steps - 1).clamp(min=0)
-            moved_rows = open_rows[moved]
-            scores[moved_rows] = logits[last[moved], moved.nonzero()[:, 0]].to(scores)
-            chosen[moved_rows] = torch.tensor(group, device=mature.device)[last[moved]]
-            through = steps == len(group)
-            rows, highest, done = open_rows[through], found[-1][through], done + len(group)
+        for k in downwards[:FIRST] if rows is None or len(rows) else ():
+            logits = candidates.logits(k, rows)
+            found = entropy(logits, vocab)
+            falls = found < highest  # the same on all workers
+            rows = falls.nonzero()[:, 0] if rows is None else rows[falls]
+            if not len(rows):
+                return scores, chosen
+            highest = found[falls]
+            scores[rows], chosen[rows] = logits[falls].to(scores), k
+        if rows is not None and len(rows):
+            self._walk_on(scores, chosen, rows, highest, downwards[FIRST:], candidates, vocab)
         return scores, chosen
+
+    def _walk_on(
+        self,
+        scores: Tensor,
+        chosen: Tensor,
+        rows: Tensor,
+        highest: Tensor,
+        downwards: list[int],
+        candidates: Candidates,
+        vocab: Vocabulary,
+    ) -> None:
+        """The rest of the walk in `rows` [r], whose entropies are `highest` [r]: several layers in one read of the head."""
+        while downwards and len(rows):
+            group = downwards[: max(1, AT_ONCE // len(rows))]
+            downwards = downwards[len(group) :]
+            logits = candidates.some(group, rows)
+            found = entropy(logits, vocab)  # [k, r]
+            steps = (found < torch.cat([highest[None], found[:-1]])).cumprod(dim=0).sum(dim=0)
+            moved = steps > 0
+            last = steps[moved] - 1
+            scores[rows[moved]] = logits[last, moved.nonzero()[:, 0]].to(scores)
+            chosen[rows[moved]] = torch.tensor(group, device=rows.device)[last]
+            through = steps == len(group)
+            rows, highest = rows[through], found[-1][through]
 
     def _whole_walk(
         self,

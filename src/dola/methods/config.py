@@ -202,7 +202,7 @@ class DoLaConfig(MethodConfig):
     method: ClassVar[str] = "dola"
     title: ClassVar[str] = "DoLa"
     summary: ClassVar[str] = "contrasts the last layer with the earlier one that diverges most from it"
-    costs: ClassVar[tuple[Cost, ...]] = on_two_cores(1.05, 1.05)
+    costs: ClassVar[tuple[Cost, ...]] = on_two_cores(1.05, 1.02)
 
     layers: str | Sequence[int] = "high"
     _: KW_ONLY

@@ -34,7 +34,7 @@ class DeLTaConfig(MethodConfig):
     method: ClassVar[str] = "delta"
     title: ClassVar[str] = "DeLTa"
     summary: ClassVar[str] = "fits a line to each token's logits over the last layers and extrapolates it beyond the last one"
-    costs: ClassVar[tuple[Cost, ...]] = on_two_cores(1.06, 0.99)
+    costs: ClassVar[tuple[Cost, ...]] = on_two_cores(1.05, 1.08)
 
     layers: str | Sequence[int] = "last:16"
     _: KW_ONLY

@@ -36,7 +36,7 @@ class SLEDConfig(MethodConfig):
     method: ClassVar[str] = "sled"
     title: ClassVar[str] = "SLED"
     summary: ClassVar[str] = "moves the likeliest tokens' logits toward a distribution estimated from all layers"
-    costs: ClassVar[tuple[Cost, ...]] = on_two_cores(1.30, 1.72)
+    costs: ClassVar[tuple[Cost, ...]] = on_two_cores(1.18, 1.29)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "factor": {"rate": 2.0, "scale": 10},
         "gsm8k": {"rate": 2.0, "scale": 10},
