@@ -121,7 +121,7 @@ def chart(found: dict, path: Path) -> None:
         panel.set_xlabel(name)
         panel.axhline(1, color="#cccccc", linewidth=0.8, zorder=0)
     panels[0].set_ylabel("time per token\nover greedy decoding")
-    panels[0].legend(frameon=False, loc="upper left", fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Date": None})
 
 
