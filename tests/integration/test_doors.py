@@ -9,9 +9,9 @@ import re
 import threading
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+import quanto_in_python
 import torch
 import transformers
 from families import tiny
@@ -668,13 +668,7 @@ def test_moved_while_attached(oracle):
 def test_quantised_cache(way, monkeypatch):
     """Its values are rounded, so tokens are held against the same cache under the oracle."""
     pytest.importorskip("optimum.quanto", reason="optimum-quanto is not installed")
-    from optimum.quanto.library.extensions import get_extension
-
-    def unpack(packed, bits):
-        """What quanto has in C++, which takes a minute to compile."""
-        return torch.cat([packed >> shift & 2**bits - 1 for shift in range(0, 8, bits)])
-
-    monkeypatch.setattr(get_extension("quanto_cpp"), "_lib", SimpleNamespace(unpack=unpack))
+    quanto_in_python.use(monkeypatch)
     settings = {"do_sample": False, "cache_implementation": "quantized", "cache_config": {"backend": "quanto", "nbits": 4}}
     big = tiny("llama", head_dim=64, hidden_size=128)
     assert torch.equal(walk(way, big, PROMPT, **settings), walk(plainly, oracle_of(big), PROMPT, **settings))

@@ -9,6 +9,7 @@ import os
 import types
 
 import pytest
+import quanto_in_python
 import torch
 from command import tokenizer
 from compressed import CHANNEL8, TOKEN, save_compressed
@@ -34,6 +35,14 @@ def library(name):
     if os.environ.get("DOLA_REQUIRE_QUANTISED") == "1":
         return importlib.import_module(name)
     return pytest.importorskip(name)
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(request, monkeypatch):
+    """`make test-quantised` uses quanto as it is; elsewhere nothing of it is compiled."""
+    if "quanto" in request.node.name and os.environ.get("DOLA_REQUIRE_QUANTISED") != "1":
+        library("optimum.quanto")
+        quanto_in_python.use(monkeypatch)
 
 
 @pytest.fixture(scope="module")
