@@ -98,6 +98,7 @@ ELSEWHERE = {
     "tasks/data.py": "a digest, which must stay what it was",
     "bench/memory.py": "between two processes of dola",
     "text/chat.py": "words as a chat template may have put them into a prompt, to compare with",
+    "cli/mlx_server.py": "an example of a request, made here",
     "cli/serve.py": "settings, which DoLaConfig has checked",
 }
 """Where json.dumps may be called, and why."""

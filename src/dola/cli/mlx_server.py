@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,7 +97,9 @@ def _example(model: str, host: str, port: int, *, is_on: bool) -> str:
     """A request to paste."""
     body: dict[str, Any] = {"prompt": "The capital of Washington State is", "max_tokens": 20}
     body |= {"dola_layers": "off" if is_on else "high"}
-    host = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::") else host
+    with suppress(ValueError):  # a name
+        address = ipaddress.ip_address(host)
+        host = "localhost" if address.is_loopback or address.is_unspecified else host
     return (
         f"Serves {model}. A request {'without' if is_on else 'with'} DoLa:\n  curl http://{host}:{port}/v1/completions "
         f"-H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
