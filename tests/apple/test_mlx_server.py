@@ -1,4 +1,4 @@
-"""`dola mlx-server`: real requests to mlx-lm's server, decoded as each asks, and refused in words."""
+"""`dola mlx-server`: real requests to mlx-lm's server, decoded as each asks, or refused with the reason."""
 
 from __future__ import annotations
 

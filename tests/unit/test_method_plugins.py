@@ -1,4 +1,4 @@
-"""Methods of installed packages that fail, or take a name: others go on, and whoever asks for one is told why."""
+"""Methods of installed packages that fail, or take a name: others go on, and whoever asks for one gets the reason."""
 
 import json
 import logging

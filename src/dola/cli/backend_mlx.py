@@ -13,7 +13,7 @@ from dola.cli.decoding import Batch, Completion, Decoding
 from dola.cli.endings import importing
 from dola.cli.output import loading, printable, quiet_libraries, say
 from dola.errors import ModelError, UsageError
-from dola.loading.embedded import EMBEDDED
+from dola.loading.embedded import EMBEDDED, as_folder
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.layers import parse, spelled
 from dola.model.generation_fields import FIELDS, Review, differences, end_tokens, review, shown
@@ -206,11 +206,10 @@ def check_name(name: str, *, then: str = "") -> None:
     """
     if name not in EMBEDDED and not name.endswith(".gguf"):
         return
-    folder = f"{name.removesuffix('.gguf')}-folder"
+    command, folder = as_folder(name)
     raise UsageError(
         f"{name!r} is a GGUF file, which mlx-lm does not read; it reads folders with safetensors and hub ids.",
-        hint=f"{then or '--model'} mlx-community/SmolLM2-135M-Instruct, or make a folder: "
-        f"python -c \"import dola; [part.save_pretrained('{folder}') for part in dola.load('{name}')]\", "
+        hint=f"{then or '--model'} mlx-community/SmolLM2-135M-Instruct, or make a folder: {command}, "
         f"then {then or '--model'} ./{folder}",
     )
 

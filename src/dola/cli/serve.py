@@ -23,7 +23,7 @@ from dola.cli.endings import importing
 from dola.errors import MissingExtraError, UsageError
 from dola.integrations.vllm import TESTED_SERIES, install_vllm, is_tested
 from dola.integrations.vllm.contract import failures
-from dola.loading.embedded import EMBEDDED
+from dola.loading.embedded import EMBEDDED, as_folder
 from dola.methods.names import RECOMMENDED_PENALTY
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ def command(
         raise UsageError(f"{model!r} is in the place of the model.", hint="name the model first: dola serve MODEL --port 8000")
     _check_vllm()
     if model in EMBEDDED:
+        command, folder = as_folder(model)
         raise UsageError(
             f"{model!r} is a GGUF file, which vLLM does not read; it reads folders with safetensors.",
-            hint=f"python -c \"import dola; [part.save_pretrained('{model}-folder') for part in dola.load('{model}')]\", "
-            f"then dola serve ./{model}-folder",
+            hint=f"{command}, then dola serve ./{folder}",
         )
     if any(_names(argument, "--model") for argument in context.args):
         raise UsageError(

@@ -121,11 +121,7 @@ class Captured(Candidates):
         return self._logits_of(states, self._maps and self._maps.of([self._maps.layers[k] for k in layers]))
 
     def _logits_of(self, states: Tensor, maps: StateMaps | None) -> Tensor:
-        """Logits of states, by the compiled kernel where it suits the head. The raw head rounds as the old code does."""
-        readout, config = self._readout, self._config
-        if not readout.transforms(config):
-            return readout.premature(states, config, maps)
-        return readout.after_head(readout.read_head_with_log_z(readout.candidate_input(states, config, maps))[0], config)
+        return self._readout.premature(states, self._config, maps, by_kernel=True)
 
     def combined(self, mature: Tensor, weights: Tensor, rows: Rows = None) -> Tensor:
         """See `Candidates.combined`. The head gets the sum of the states; the mature layer's logits are known already."""

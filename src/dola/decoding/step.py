@@ -175,7 +175,7 @@ class Step:
         scores = mature.new_empty(mature.shape, dtype=wide_dtype(mature.dtype))
         alone = reading is None or not reading.sums
         most = chunk_rows(mature.device.type, len(hidden) * mature.shape[-1], mature.dtype) if alone else max(1, len(mature))
-        size = most if torch.compiler.is_compiling() or len(mature) <= most else -(-len(mature) // -(-len(mature) // most))
+        size = most if torch.compiler.is_compiling() else _even(len(mature), most)
         log_z = reading.log_z[0] if reading is not None and reading.log_z is not None and alone else None
         if self.readout.logit_transform is not None:
             log_z = None  # it belongs to other logits
@@ -224,6 +224,12 @@ def _check_scores(method: str, scores: Any, mature: Tensor) -> None:
 def chunk_rows(device: str, elements: int, dtype: torch.dtype = torch.float32) -> int:
     """Number of rows with this many elements to process at a time, at least one."""
     return max(1, _most_elements(device, dtype) // elements)
+
+
+def _even(rows: int, most: int) -> int:
+    """The size of chunks of at most `most` rows that are as large as one another."""
+    chunks = max(1, -(-rows // most))
+    return max(1, -(-rows // chunks))
 
 
 def _most_elements(device: str, dtype: torch.dtype) -> int:

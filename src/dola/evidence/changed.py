@@ -83,14 +83,14 @@ def most_changed(report: Report, row: str, count: int) -> list[int]:
     """The places of the items whose answers a row changed most, for the better or the worse, the largest change first."""
     way, plain = report.named(row), report.with_role(Role.VANILLA)
     assert plain is not None
-    sizes = [_size(report, way, plain, i) for i in range(len(way.items[report.metrics[0]]))]
+    sizes = _sizes(report, way, plain)
     moved = [i for i, size in enumerate(sizes) if _counts(size) or _counts((-size[0], -size[1]))]
     return sorted(moved, key=lambda i: (-abs(sizes[i][0]), -abs(sizes[i][1]), i))[:count]
 
 
 def _changed(report: Report, way: WayResult, plain: WayResult) -> Changed:
     """Order: the first metric, then the probability of the right answers or, in written answers, the other metrics."""
-    sizes = [_size(report, way, plain, i) for i in range(len(way.items[report.metrics[0]]))]
+    sizes = _sizes(report, way, plain)
     places = range(len(sizes))
     better = sorted((i for i in places if _counts(sizes[i])), key=lambda i: (-sizes[i][0], -sizes[i][1], i))[:MOST]
     worse = sorted((i for i in places if _counts((-sizes[i][0], -sizes[i][1]))), key=lambda i: (*sizes[i], i))[:MOST]
@@ -99,6 +99,10 @@ def _changed(report: Report, way: WayResult, plain: WayResult) -> Changed:
 
 def _counts(size: tuple[float, float]) -> bool:
     return size[0] > 0 or (size[0] == 0 and size[1] >= MOVED)
+
+
+def _sizes(report: Report, way: WayResult, plain: WayResult) -> list[tuple[float, float]]:
+    return [_size(report, way, plain, i) for i in range(len(way.items[report.metrics[0]]))]
 
 
 def _size(report: Report, way: WayResult, plain: WayResult, i: int) -> tuple[float, float]:

@@ -69,7 +69,7 @@ class Finding:
         tail = "" if self.look is None else f", decided at look {self.look}"
         if self.verdict is Verdict.CANNOT_TELL and self.needed is not None:
             tail = f"; detecting {points} needs about {_rounded(self.needed):,}"
-        return f"{name}: {said}. {numbers} on {_counted(self.items, unit)}{tail}."
+        return f"{name}: {said}. {numbers} on {counted(self.items, unit)}{tail}."
 
 
 def headline(findings: Mapping[str, Finding], metric: str) -> str:
@@ -93,7 +93,8 @@ def headline(findings: Mapping[str, Finding], metric: str) -> str:
     return f"No row is shown to be better than vanilla on {metric}; of {len(findings)} rows, {rest}."
 
 
-def _counted(count: int, unit: str) -> str:
+def counted(count: int, unit: str) -> str:
+    """A number of things: "1 item", "12 items"."""
     return f"{count:,} {unit if count != 1 else unit.removesuffix('s')}"
 
 

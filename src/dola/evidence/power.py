@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from dola.evidence.finding import Finding
+from dola.evidence.finding import Finding, counted
 from dola.evidence.verdict import ALPHA, POWER
 
 DISCORDANT = 0.2
@@ -43,9 +43,9 @@ def power_line(items: int, shown: Sequence[float], unit: str = "items") -> str:
         shown: The smallest difference of each row that they show.
         unit: What the items are called.
     """
-    counted = f"{items:,} {unit if items != 1 else unit.removesuffix('s')}"
+    those = counted(items, unit)
     few, most = (math.ceil(round(100 * value, 6)) for value in (min(shown), max(shown)))
     if few > 100 * MOST:
-        return f"With {counted}, only a difference of more than {100 * MOST:.0f} points can be detected."
+        return f"With {those}, only a difference of more than {100 * MOST:.0f} points can be detected."
     size, which = (f"{few}", "") if few == most else (f"{few} to {most}", " (depending on the row)")
-    return f"With {counted}, a difference of about {size} points or more{which} is detected in 80% of such runs."
+    return f"With {those}, a difference of about {size} points or more{which} is detected in 80% of such runs."

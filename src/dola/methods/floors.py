@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from dola.methods.vocabulary import WHOLE, Vocabulary
 
 IMPLAUSIBLE = 1000.0  # nats. Plausible scores are above -30, so the gap always suffices, and float32 keeps the mature order
+
+
+def margin(share: float) -> float:
+    """How far below the largest logit a plausible token may be, in nats, at most 0: its probability has to be at least this
+    share of the likeliest token's. -inf for a share of 0."""
+    return math.log(share) if share > 0 else -math.inf
 
 
 def floor(log_p: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from dola import native
 from dola.methods.contrast import gain
 from dola.methods.distribution import share_out
 from dola.methods.divergences import DIVERGENCES
-from dola.methods.floors import IMPLAUSIBLE
+from dola.methods.floors import IMPLAUSIBLE, margin
 from dola.methods.method import Candidates
 from dola.methods.vocabulary import WHOLE, wide
 
@@ -47,9 +47,8 @@ def sparse(
         lazy: Whether to skip the contrast in rows with a single plausible token.
     """
     is_distribution = scores == "distribution"
-    margin = math.log(relative_top) if relative_top > 0 else -math.inf
     below = None if is_distribution else IMPLAUSIBLE
-    opened = native.open_rows(mature, margin=margin, below=below, log_z=candidates.mature_log_z())
+    opened = native.open_rows(mature, margin=margin(relative_top), below=below, log_z=candidates.mature_log_z())
     found, places = opened.scores, (opened.rows, opened.tokens)
     log_p = mature[places].to(found.dtype) - opened.log_z[opened.rows]
     is_open = opened.counts != 1 if lazy else torch.ones_like(opened.counts, dtype=torch.bool)
@@ -59,8 +58,7 @@ def sparse(
     rows = is_open.nonzero()[:, 0]
     candidates.saved += len(mature) - len(rows)
     if len(rows):
-        here = is_open[opened.rows]
-        of_rows = (is_open.cumsum(0) - 1)[opened.rows[here]]  # place in `rows` of each plausible token's row
+        here, of_rows = opened.within(is_open)
         log_q = _log_q(mature, opened.log_z, candidates, rows, divergence, of_rows, opened.tokens[here])
         gained[here] = gain(log_p[here], log_q.to(log_p.dtype), strength)
     if not is_distribution:

@@ -73,9 +73,17 @@ class Readout:
         logits = self.read_head(self.head_input(hidden, final_norm=final_norm))
         return logits if self.logit_transform is None or not logit_transform else self.logit_transform(logits)
 
-    def premature(self, hidden: Tensor, config: MethodConfig, maps: StateMaps | None = None) -> Tensor:
-        """Logits [..., V] of candidates' states, read out as the configuration says. Arguments: see `candidate_input`."""
-        return self.after_head(self.read_head(self.candidate_input(hidden, config, maps)), config)
+    def premature(
+        self, hidden: Tensor, config: MethodConfig, maps: StateMaps | None = None, *, by_kernel: bool = False
+    ) -> Tensor:
+        """Logits [..., V] of candidates' states, read out as the configuration says. Arguments: see `candidate_input`.
+
+        Args:
+            by_kernel: Whether the compiled kernel may read the head. The raw head always rounds as the old code does.
+        """
+        rows = self.candidate_input(hidden, config, maps)
+        logits = self.read_head_with_log_z(rows)[0] if by_kernel and self.transforms(config) else self.read_head(rows)
+        return self.after_head(logits, config)
 
     def candidate_input(self, hidden: Tensor, config: MethodConfig, maps: StateMaps | None = None) -> Tensor:
         """The head's input for candidates. Only this function defines how candidates are read.
@@ -117,12 +125,10 @@ class Readout:
     def read_head_with_log_z(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """`read_head`, and log sum exp [...] of its result if the compiled kernel reads this head."""
         head: Any = self.head
-        if isinstance(head, KnowsLogZ):
-            return head.with_log_z(rows)
-        if torch.compiler.is_compiling() or not native.suits(head) or rows.dtype != head.weight.dtype:
-            return self.read_head(rows), None
-        logits, log_z = native.head_product(head.weight, rows.flatten(0, -2))
-        return logits.view(*rows.shape[:-1], -1), log_z.view(rows.shape[:-1])
+        if not torch.compiler.is_compiling() and native.suits(head) and rows.dtype == head.weight.dtype:
+            logits, log_z = native.head_product(head.weight, rows.flatten(0, -2))
+            return logits.view(*rows.shape[:-1], -1), log_z.view(rows.shape[:-1])
+        return head.with_log_z(rows) if isinstance(head, KnowsLogZ) else (self.read_head(rows), None)
 
 
 @dataclass(frozen=True)

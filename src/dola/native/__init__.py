@@ -145,6 +145,15 @@ class Opened:
     rows: Tensor
     tokens: Tensor
 
+    def within(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Which plausible tokens lie in the chosen rows, bool [n], and for each of these its row's place among them.
+
+        Args:
+            chosen: bool [R].
+        """
+        here = chosen[self.rows]
+        return here, (chosen.cumsum(0) - 1)[self.rows[here]]
+
 
 def open_rows(logits: Tensor, *, margin: float, below: float | None, log_z: Tensor | None = None) -> Opened:
     """Find the tokens whose logit is at least the row's largest plus `margin`, and the scores of all tokens.

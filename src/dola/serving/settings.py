@@ -146,13 +146,18 @@ class Served:
         return config_of({"method": method, **layers, **MethodConfig.lens_settings(self.config.lens)})
 
 
+def like_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values whose names begin like options of DoLa, misspelled ones included."""
+    return {name: value for name, value in given.items() if str(name).lower().startswith("dola")}
+
+
 def request_options(extra_args: Mapping[str, Any] | None, method: object = DoLaConfig.method) -> dict[str, Any]:
     """The options of a request that belong to DoLa, without their prefix.
 
     Raises:
         ConfigError: A name begins like one of DoLa's options but is not one.
     """
-    given = {name: value for name, value in (extra_args or {}).items() if str(name).lower().startswith("dola")}
+    given = like_options(extra_args or {})
     method = given.get("dola_method", method)
     if unknown := [name for name in given if name not in (*options(method), "dola_method")]:
         raise _no_option(unknown[0], method)
