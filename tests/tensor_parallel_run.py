@@ -61,6 +61,9 @@ def main(folder, out):
     head = {"weights": type(model.lm_head.weight).__name__, "kernel": native.suits(model.lm_head)}
     found = {"head": head, "tokens": results(model, tokenizer), "likelihoods": likelihoods(model, tokenizer)}
     Path(f"{out}.{os.environ.get('RANK', 0)}").write_text(json.dumps(found))
+    if shared:  # a process that ends with its group still open is sometimes aborted by torch's threads
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
