@@ -86,7 +86,7 @@ class Pair:
             (other,) = complete(self.mlx, [ids], max_tokens=new, ends=())
         else:
             found = dola.generate(self.torch, batch, dola_layers=config, **how)
-            with dola.mlx.attach(self.mlx, config, lazy=pays()):  # as `dola.mlx.generate` does
+            with dola.mlx.attach(self.mlx, config, lazy=pays(self.mlx)):  # as `dola.mlx.generate` does
                 (other,) = complete(self.mlx, [ids], max_tokens=new, ends=())
         return found[0, len(ids) :].tolist(), other
 

@@ -92,7 +92,7 @@ class MLXBackend(Backend):
         from dola.mlx.session import attach
         from dola.mlx.skipping import pays
 
-        return nullcontext() if config is None else attach(self.model, config, lazy=pays())
+        return nullcontext() if config is None else attach(self.model, config, lazy=pays(self.model))
 
     def decode(self, rows: Sequence[list[int]], decoding: Decoding, *, stream: bool = False) -> Batch:
         """See `Backend`."""

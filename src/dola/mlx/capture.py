@@ -21,6 +21,7 @@ import mlx.core as mx
 
 from dola.errors import CaptureError, ModelError
 from dola.mlx.parts import Parts, named
+from dola.mlx.product import dense_weight, is_step, product
 from dola.mlx.swap import Swaps
 
 
@@ -59,27 +60,29 @@ class Capture:
     Args:
         parts: The parts of the model.
         to_read: Gives the states of a call as the settings read them, and whether they pass the final norm.
+        head: Whether what the head itself gives is kept.
     """
 
-    def __init__(self, parts: Parts, to_read: Callable[[Call], tuple[list[mx.array], bool]]) -> None:
-        self._parts, self._to_read = parts, to_read
+    def __init__(self, parts: Parts, to_read: Callable[[Call], tuple[list[mx.array], bool]], *, head: bool) -> None:
+        self._parts, self._to_read, self._keeps_head = parts, to_read, head
         self._state = _State()
+        self._weight = dense_weight(parts.readout)
 
     @property
     def call(self) -> Call | None:
         """The call that runs in this thread."""
         return self._state.call
 
-    def put_on(self, swaps: Swaps, layers: Sequence[int], *, head: bool) -> None:
-        """Put this around the blocks of these layers and the norms, and around the head if its output is needed."""
+    def put_on(self, swaps: Swaps, layers: Sequence[int]) -> None:
+        """Put this around the blocks of these layers and the norms, and around a head whose output is kept or made here."""
         parts = self._parts
         for j, block in enumerate(parts.blocks):
             if j in (*layers, parts.num_layers - 1):
                 swaps.around(block, self._capturing(j))
         for norm in parts.norms:
             swaps.around(norm, self._norm)
-        if head:
-            self._keep_head(swaps)
+        if self._keeps_head or self._weight is not None:
+            self._put_on_head(swaps)
 
     def during(self, call: Call, run: Callable[[], mx.array]) -> mx.array:
         """Run a forward whose state is `call`."""
@@ -107,8 +110,7 @@ class Capture:
         premature = source[call.rows :].reshape(count, call.rows, *source.shape[1:])
         return logits[: call.rows].astype(mx.float32), premature.astype(mx.float32)
 
-    def _keep_head(self, swaps: Swaps) -> None:
-        """Keep what the head itself gives, for readouts that skip the model's transform of logits."""
+    def _put_on_head(self, swaps: Swaps) -> None:
         parts = self._parts
         if parts.head is not None:
             swaps.around(parts.head, self._head)
@@ -167,7 +169,12 @@ class Capture:
         return mx.concatenate([original(*args, **kwargs), *joined])
 
     def _head(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output = original(*args, **kwargs)
-        if self._state.call is not None and self._state.call.is_stacked:
-            self._state.call.head = output
+        """The head on the rows of all layers. Its output is kept where the model's transform of logits is to be skipped."""
+        call = self._state.call
+        if call is None or not call.is_stacked:
+            return original(*args, **kwargs)
+        by_numpy = self._weight is not None and is_step(args[0])
+        output = product(args[0], self._weight) if by_numpy else original(*args, **kwargs)
+        if self._keeps_head:
+            call.head = output
         return output

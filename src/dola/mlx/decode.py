@@ -35,7 +35,7 @@ def generate(model: Any, tokenizer: Any, prompt: Any, *, dola_layers: Layers = N
         InputError: `dola_layers` differs from what is attached, or the draft model is the model itself.
     """
     lazy = not kwargs.get("logits_processors")  # which might compare the plausible token's score with others
-    with _attached(model, dola_layers, kwargs.get("draft_model"), lazy=lazy and pays()):
+    with _attached(model, dola_layers, kwargs.get("draft_model"), lazy=lazy):
         return str(mlx_lm.generate(model, tokenizer, prompt, **kwargs))
 
 
@@ -59,7 +59,7 @@ def _attached(model: Any, dola_layers: Layers, draft: Any = None, *, lazy: bool 
         )
     found = getattr(model, "dola", None)
     if found is None:
-        return attach(model, dola_layers, lazy=lazy)
+        return attach(model, dola_layers, lazy=lazy and pays(model))
     same = dola_layers is None or dola_layers == found.config or dola_layers == found.config.layers
     if not same:
         raise InputError(

@@ -13,11 +13,21 @@ import mlx.core as mx
 IMPLAUSIBLE = 1000.0
 LARGEST_SCORE = 1e30
 SHORTEST = 1e-8
+SMALLEST = 1e-37  # the least divisor
+LEAST = -1e4
+"""In place of a log-probability of -inf, so that 0 times it is 0. Probabilities are 0 from -104 on."""
 
 
 def log_softmax(logits: mx.array) -> mx.array:
     """Log-probabilities over the last axis."""
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def both(logits: mx.array) -> tuple[mx.array, mx.array]:
+    """Log-probabilities and probabilities over the last axis, by one exponential for each: on a CPU they take most of the time."""
+    p = mx.softmax(logits, axis=-1)
+    log_z = logits.max(axis=-1, keepdims=True) - mx.log(p.max(axis=-1, keepdims=True))
+    return mx.maximum(logits - log_z, LEAST), p
 
 
 def plausible(mature: mx.array, relative_top: float) -> mx.array:
@@ -26,14 +36,21 @@ def plausible(mature: mx.array, relative_top: float) -> mx.array:
     return mature >= mature.max(axis=-1, keepdims=True) + least
 
 
-def jsd(log_p: mx.array, log_q: mx.array) -> mx.array:
-    """JSD - ln 2, as `divergences.jsd`: what p and q share, negated."""
-    log_sum = mx.logaddexp(log_p, log_q)
-    return 0.5 * (_weighted_gap(log_p, log_sum) + _weighted_gap(log_q, log_sum)).sum(axis=-1)
+def jsd(mature: mx.array, premature: mx.array) -> mx.array:
+    """JSD - ln 2, as `divergences.jsd`: what p and q share, negated.
+
+    With m the smaller and M the larger of p and q, the sum of a token's two terms is (p+q) ln(1 + m/M) + m |ln p - ln q|. No
+    term cancels another, so the smallest shares are kept.
+    """
+    (log_p, p), (log_q, q) = both(mature), both(premature)
+    smaller, larger = mx.minimum(p, q), mx.maximum(p, q)
+    shared = (p + q) * mx.log1p(smaller / mx.maximum(larger, SMALLEST)) + smaller * mx.abs(log_p - log_q)
+    return -0.5 * shared.sum(axis=-1)
 
 
-def reference(log_p: mx.array, log_q: mx.array) -> mx.array:
+def reference(mature: mx.array, premature: mx.array) -> mx.array:
     """1/2 [KL(A||p) + KL(A||q)] / |V| with A = (p+q)/2, as `divergences.reference`."""
+    log_p, log_q = log_softmax(mature), log_softmax(premature)
     middle = 0.5 * (mx.exp(log_p) + mx.exp(log_q))
     log_middle = mx.log(mx.where(middle > 0, middle, 1))
 
@@ -43,26 +60,22 @@ def reference(log_p: mx.array, log_q: mx.array) -> mx.array:
     return 0.5 * (kl(log_p) + kl(log_q))
 
 
-def _weighted_gap(log_p: mx.array, log_q: mx.array) -> mx.array:
-    p = mx.exp(log_p)
-    return mx.where(p > 0, p * (log_p - log_q), 0)
-
-
 DIVERGENCES = {"jsd": jsd, "reference": reference}
 
 
-def select(log_p: mx.array, log_q: mx.array, divergence: str) -> mx.array:
+def select(mature: mx.array, premature: mx.array, divergence: str) -> mx.array:
     """Index of the candidate that diverges most, [...]. The first wins a tie."""
-    return DIVERGENCES[divergence](log_p, log_q).argmax(axis=0)
+    if len(premature) == 1:
+        return mx.zeros(mature.shape[:-1], mx.uint32)
+    return DIVERGENCES[divergence](mature, premature).argmax(axis=0)
 
 
 def contrast(
     mature: mx.array, premature: mx.array, *, relative_top: float, divergence: str, strength: float, scores: str
 ) -> mx.array:
     """Scores [..., V], as `contrast.contrast`."""
-    log_p, log_q = log_softmax(mature), log_softmax(premature)
-    chosen = select(log_p, log_q, divergence) if len(premature) > 1 else mx.zeros(mature.shape[:-1], mx.uint32)
-    log_q = mx.take_along_axis(log_q, chosen[None, ..., None], axis=0)[0]
+    chosen = select(mature, premature, divergence)[None, ..., None]
+    log_p, log_q = log_softmax(mature), log_softmax(mx.take_along_axis(premature, chosen, axis=0)[0])
     strength = min(strength, LARGEST_SCORE)
     gained = log_p - strength * mx.maximum(log_q, -LARGEST_SCORE / max(strength, 1.0))
     inside = plausible(mature, relative_top)
@@ -86,8 +99,8 @@ def with_floor(scores: mx.array, support: mx.array, mature: mx.array) -> mx.arra
 
 def entropy(logits: mx.array) -> mx.array:
     """Entropy of softmax(logits) in nats, [...]."""
-    log_p = log_softmax(logits)
-    return -mx.where(log_p > -math.inf, mx.exp(log_p) * log_p, 0).sum(axis=-1)
+    log_p, p = both(logits)
+    return -(p * log_p).sum(axis=-1)
 
 
 def confident(mature: mx.array, premature: mx.array, downwards: list[int]) -> tuple[mx.array, mx.array]:
@@ -121,7 +134,7 @@ def sled(mature: mx.array, premature: mx.array, *, rate: float, scale: int, step
     tokens = mx.argsort(-mature, axis=-1)[..., :scale]  # stable, so that the first wins a tie
     speaks = mx.maximum(cosines(mature, premature, tokens), 0) ** 2
     total = speaks.sum(axis=(0, -1))
-    shares = speaks / mx.maximum(total, 1e-37)[..., None]
+    shares = speaks / mx.maximum(total, SMALLEST)[..., None]
     zeros = mx.zeros_like(mature)
     latent = mx.put_along_axis(zeros, tokens, shares.sum(axis=0), axis=-1)
     inside = mx.put_along_axis(zeros, tokens, mx.array(1.0), axis=-1) > 0
@@ -139,7 +152,7 @@ def cosines(mature: mx.array, premature: mx.array, tokens: mx.array) -> mx.array
     every = mx.broadcast_to(tokens[None], (len(premature), *tokens.shape))
     logits = mx.take_along_axis(premature, every, axis=-1)
     away = mx.where(mature == -math.inf, 0, premature - mature)
-    outside = mx.where(inside, 0, mx.exp(premature - log_z))
+    outside = mx.where(inside, 0, mx.softmax(premature, axis=-1))
     q, d = mx.exp(logits - log_z), logits - mx.take_along_axis(mature, tokens, axis=-1)
 
     def others(sums: mx.array, of_tokens: mx.array) -> mx.array:

@@ -39,6 +39,11 @@ class Parts:
         return len(self.blocks)
 
     @property
+    def readout(self) -> Any:
+        """The module whose weights make the logits, or None: the head, or the embedding in its place."""
+        return self.embedding if self.head is None else self.head
+
+    @property
     def tied(self) -> bool:
         """Whether the head shares the embedding's weights."""
         return self.head is None

@@ -55,7 +55,7 @@ def _dola(config: Any, layers: tuple[int, ...]) -> Rule:
     how = {name: getattr(config, name) for name in ("relative_top", "divergence", "strength", "scores")}
 
     def run(mature: mx.array, premature: mx.array) -> Scores:
-        chosen = formulas.select(formulas.log_softmax(mature), formulas.log_softmax(premature), config.divergence)
+        chosen = formulas.select(mature, premature, config.divergence)
         return formulas.contrast(mature, premature, **how), _one(chosen, layers)
 
     return run

@@ -80,7 +80,7 @@ class Attachment:
         self._maps = maps_of(parts, config, self.layers)
         self._reads, self._is_checked = reads(config), False
         self.skipping = Skipping(self) if lazy and config.lazy else None
-        self._capture, self._swaps = Capture(parts, self.to_read), Swaps()
+        self._capture, self._swaps = Capture(parts, self.to_read, head=config.raw_head), Swaps()
         if (other := vars(parts.model).get("dola")) is not None:
             raise AttachError(
                 f"{type(parts.model).__name__} has DoLa attached already: {other!r}.", hint="call model.dola.remove() first"
@@ -95,7 +95,7 @@ class Attachment:
         parts, swaps = self.parts, self._swaps
         swaps.put(parts.model, "dola", self)
         swaps.around(parts.model, self._forward)
-        self._capture.put_on(swaps, self.layers, head=self.config.raw_head)
+        self._capture.put_on(swaps, self.layers)
 
     def remove(self) -> None:
         """Restore the model. Further calls do nothing."""

@@ -1,17 +1,19 @@
 """Steps that read no layer: where one token is plausible, no layer can change the choice.
 
 Whether that is so depends on the mature logits, so each step waits for them, and mlx-lm cannot build the next step meanwhile.
-On a CPU, where each more row costs as much as the first, that is worth it; on a GPU one product reads the head for all rows.
-`benchmarks/mlx_cost.py` measures both.
+That is worth it on a CPU where each more row costs as much as the first. Elsewhere one product reads the head for all rows: on
+a GPU, and on a CPU by `product.py`. `benchmarks/mlx_cost.py` measures both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from dola.mlx.parts import find
+from dola.mlx.product import dense_weight
 from dola.mlx.rules import settled_scores
 
 if TYPE_CHECKING:
@@ -55,6 +57,10 @@ class Skipping:
         return (logits if head is None else head)[:, None]
 
 
-def pays() -> bool:
-    """Whether skipping is the faster way on the device in use."""
-    return bool(mx.default_device() == mx.cpu)
+def pays(model: Any) -> bool:
+    """Whether skipping is the faster way for a model on the device in use.
+
+    Raises:
+        ModelError: The model's parts are not found.
+    """
+    return bool(mx.default_device() == mx.cpu) and dense_weight(find(model).readout) is None
