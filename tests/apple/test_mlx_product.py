@@ -52,7 +52,8 @@ def test_steps_go_through_numpy_and_prompts_do_not(name, monkeypatch):
     monkeypatch.setattr(capture, "product", lambda states, weight: shapes.append(states.shape) or product(states, weight))
     with dola.mlx.attach(model, [2, 3]):
         assert [int(t) for t, _ in generate_step(PROMPT, model, max_tokens=12)] == wanted
-    assert shapes and {shape[:2] for shape in shapes} == {(3, 1)}
+    assert shapes
+    assert {shape[:2] for shape in shapes} == {(3, 1)}
 
 
 def test_a_head_that_numpy_reads_makes_skipping_slower():

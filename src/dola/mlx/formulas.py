@@ -24,7 +24,7 @@ def log_softmax(logits: mx.array) -> mx.array:
 
 
 def both(logits: mx.array) -> tuple[mx.array, mx.array]:
-    """Log-probabilities and probabilities over the last axis, by one exponential for each: on a CPU they take most of the time."""
+    """Log-probabilities and probabilities over the last axis, by one exponential for each: on a CPU they take longest."""
     p = mx.softmax(logits, axis=-1)
     log_z = logits.max(axis=-1, keepdims=True) - mx.log(p.max(axis=-1, keepdims=True))
     return mx.maximum(logits - log_z, LEAST), p
