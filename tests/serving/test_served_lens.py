@@ -11,6 +11,7 @@ from test_refusals import _config
 
 import dola
 from dola.errors import LensError
+from dola.integrations.vllm import plugin
 
 TEXTS = [f"The number {number} is written {number} times {number}." for number in range(40)]
 PROMPTS = ["abc def", "Hello there", "1 2 3 4"]
@@ -54,3 +55,12 @@ def test_a_lens_of_another_model_is_refused_at_the_start(lens: str, tmp_path: Pa
 def test_what_cannot_be_is_refused_at_the_start(settings: dict[str, Any], words: str, tiny_folder: Path, lens: str):
     with pytest.raises(ValueError, match=words):
         _config(tiny_folder, {"dola": {"layers": [1, 3], "lens": lens, **settings}})
+
+
+@pytest.mark.parametrize("adapters", [True, False])
+def test_adapters_beside_a_lens_give_a_warning(adapters: bool, tiny_folder: Path, lens: str, monkeypatch: Any):
+    """A lens was fitted on the model without them."""
+    said: list[str] = []
+    monkeypatch.setattr(plugin.logger, "warning", lambda text, *values: said.append(text % values))
+    _config(tiny_folder, {"dola": {"layers": [1, 3], "lens": lens}}, enable_lora=adapters)
+    assert ([f"Requests with an adapter are read through a lens that does not know it: {lens}."] if adapters else []) == said
