@@ -1,6 +1,6 @@
 """Fuzz the readers of traces, lenses and GGUF headers with damaged copies of good files. Only a DolaError may come out.
 
-python tests/fuzz_files.py SECONDS [SEED]      # for each kind; a failure prints its seed, which repeats it
+python tests/fuzz_files.py SECONDS [SEED [KIND]]      # for each kind, or one; a failure prints its seed, which repeats it
 """
 
 from __future__ import annotations
@@ -125,6 +125,8 @@ def main() -> None:
     seconds, first, bad = float(sys.argv[1]), int((*sys.argv[2:3], "0")[0]), False
     with tempfile.TemporaryDirectory() as folder:
         for name, (good, read) in kinds(Path(folder)).items():
+            if sys.argv[3:] not in ([], [name]):
+                continue
             done, failures = fuzz(good, read, Path(folder, "fuzzed"), range(first, 10**9), seconds)
             print(f"{name}: {done} files from seed {first}, {len(failures)} failures", *failures[:10], sep="\n  ", flush=True)
             bad = bad or bool(failures)

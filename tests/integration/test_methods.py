@@ -190,3 +190,16 @@ class TestCandidates:
         whole = Step(anatomy, ToyConfig()).scores(mature, hidden, lazy=False)
         monkeypatch.setattr("dola.decoding.step.CHUNK_ELEMENTS", {"cpu": 3 * 401 * 2})
         torch.testing.assert_close(Step(anatomy, ToyConfig()).scores(mature, hidden, lazy=False), whole)
+
+    @pytest.mark.parametrize(("config", "parts"), [(dola.ConfidentConfig([2, 3, 4]), 1), (dola.DoLaConfig([2, 3, 4]), 5)])
+    def test_a_method_that_reads_layer_by_layer_takes_more_rows_at_a_time(self, llama, monkeypatch, config, parts):
+        """Its batch shares each read of the head."""
+        anatomy, taken = Anatomy.of(llama), []
+        layers = (2, 3, 4, anatomy.num_layers)
+        hidden, mature = [torch.randn(5, 32) for _ in range(3)], torch.randn(5, 401)
+        whole = Step(anatomy, config, layers=layers).scores(mature, hidden, lazy=False)
+        monkeypatch.setattr("dola.decoding.step.CHUNK_ELEMENTS", {"cpu": 5 * 401})
+        original = Step._score
+        monkeypatch.setattr(Step, "_score", lambda self, rows, *rest: taken.append(len(rows)) or original(self, rows, *rest))
+        torch.testing.assert_close(Step(anatomy, config, layers=layers).scores(mature, hidden, lazy=False), whole)
+        assert len(taken) == parts

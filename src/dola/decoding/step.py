@@ -174,7 +174,8 @@ class Step:
             return self._score(mature, together, lazy)
         scores = mature.new_empty(mature.shape, dtype=wide_dtype(mature.dtype))
         alone = reading is None or not reading.sums
-        most = chunk_rows(mature.device.type, len(hidden) * mature.shape[-1], mature.dtype) if alone else max(1, len(mature))
+        held = len(hidden) if self.method.reads_all else 1  # others read a layer at a time
+        most = chunk_rows(mature.device.type, held * mature.shape[-1], mature.dtype) if alone else max(1, len(mature))
         size = most if torch.compiler.is_compiling() else _even(len(mature), most)
         log_z = reading.log_z[0] if reading is not None and reading.log_z is not None and alone else None
         if self.readout.logit_transform is not None:
