@@ -104,7 +104,7 @@ def test_json_of_a_task_that_generates(evaluated):
     assert [each["name"] for each in found["ways"]] == ["vanilla", "vanilla, penalty 1.3", "DoLa low", "DoLa high", "DoLa 2,4"]
     assert (found["settings"]["batch_size"], found["settings"]["repetition_penalty"]) == (2, 1.3)
     assert found["settings"]["dola"]["relative_top"] == 0.1
-    assert all('Against "vanilla, penalty 1.3", the penalty alone: ' in line for line in found["verdicts"])
+    assert all('With the same penalty on both sides (against "vanilla, penalty 1.3"): ' in line for line in found["verdicts"])
     assert all(len(each["texts"]) == 5 for each in found["ways"])
 
 

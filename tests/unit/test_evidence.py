@@ -397,7 +397,8 @@ LOW, HIGH = [0.4, 0.5] * 20, [0.6, 0.7] * 20
 def test_a_gain_that_length_explains_is_said():
     report = made_report({VANILLA: ([0.0] * 40, LOW), "DoLa": ([0.0] * 40, HIGH), LENGTH: ([0.0] * 40, HIGH)})
     said = "\n".join(report.sentences)
-    assert "DoLa: cannot tell. +0.0 points (+0.0 to +0.0) on 40 items" in said
+    few = "none of them differs, which is too few to rule a difference out."
+    assert f"DoLa: cannot tell. +0.0 points (+0.0 to +0.0) on 40 items; {few}" in said
     assert "whose own interval excludes 0, without a verdict: mc2 +20.0 (+20.0 to +20.0), mc2_reference +20.0" in said
     means = " / ".join(["65.0"] * 3)
     explained = f"the number of tokens explains the gain of DoLa: {means} by counting tokens, {means} by DoLa."
@@ -474,6 +475,7 @@ def test_a_terminal_that_is_too_narrow_is_told_which_metrics_are_left_out(width,
     render(Console(file=written, width=width), report)
     assert (f"Too wide for this terminal: {left}." in " ".join(written.getvalue().split())) == bool(left)
     assert any(line.endswith(" verdict") for line in map(str.rstrip, written.getvalue().splitlines())) == (not left)
+    assert ("The verdicts are above the table." in " ".join(written.getvalue().split())) == bool(left)
 
 
 def test_the_chart_has_a_point_and_its_interval_for_each_way(factor_report):

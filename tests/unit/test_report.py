@@ -13,10 +13,10 @@ from rich.console import Console
 from dola import DoLaConfig, Recipe
 from dola.evidence.changed import shortened
 from dola.evidence.finding import Finding, Verdict
-from dola.evidence.items import item_texts
+from dola.evidence.items import ItemText, item_texts
 from dola.evidence.markdown_page import markdown
 from dola.evidence.power import power_line, shown_difference
-from dola.evidence.reading import apart
+from dola.evidence.reading import _one_answer, apart
 from dola.evidence.report import make_report
 from dola.evidence.row_answers import Chosen
 from dola.evidence.sample import Sample
@@ -337,3 +337,22 @@ def test_a_long_answer_is_cut_in_its_middle():
     assert len(text) <= 120
     assert text.endswith(" end")
     assert shortened(" \n") == "(empty)"
+
+
+@pytest.mark.parametrize(
+    ("answers", "rights", "is_said"),
+    [
+        (["A"] * 20, ["A", "B"] * 10, True),
+        (["A"] * 18 + ["B"] * 2, ["A", "B"] * 10, False),
+        (["A"] * 20, ["A"] * 20, False),  # the data ask for one answer
+        ([""] * 20, ["A", "B"] * 10, True),
+    ],
+    ids=["one letter", "two letters", "one right answer", "nothing"],
+)
+def test_a_model_that_gives_one_answer_to_everything_is_said(answers, rights, is_said):
+    """Its accuracy is a constant, and so is the difference: "no difference" would say nothing of the method."""
+    report = SimpleNamespace(items=[ItemText("Q", [right]) for right in rights])
+    said = _one_answer(report, [SimpleNamespace(role=Role.VANILLA)], [answers])
+    assert [line.startswith(f'vanilla answers "{answers[0] or "nothing"}" to 20 of 20 items, whatever') for line in said] == (
+        [True] if is_said else []
+    )

@@ -67,8 +67,9 @@ class Finding:
         said = f"no difference of {points} or more" if self.verdict is Verdict.NO_DIFFERENCE else self.verdict.value
         numbers = f"{100 * self.difference:+.1f} points ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
         tail = "" if self.look is None else f", decided at look {self.look}"
-        if self.verdict is Verdict.CANNOT_TELL and self.needed is not None:
-            tail = f"; detecting {points} needs about {_rounded(self.needed):,}"
+        if self.verdict is Verdict.CANNOT_TELL:
+            few = "none of them differs, which is too few to rule a difference out"
+            tail = f"; {few}" if self.needed is None else f"; detecting {points} needs about {_rounded(self.needed):,}"
         return f"{name}: {said}. {numbers} on {counted(self.items, unit)}{tail}."
 
 
@@ -79,7 +80,7 @@ def headline(findings: Mapping[str, Finding], metric: str) -> str:
         Verdict.BETTER: "better",
         Verdict.WORSE: "worse",
         Verdict.NO_DIFFERENCE: "without a difference that matters",
-        Verdict.CANNOT_TELL: "undecided",
+        Verdict.CANNOT_TELL: 'where it "cannot tell"',
     }
     if better := by[Verdict.BETTER]:
         best = max(better, key=lambda name: abs(findings[name].difference))  # all on the better side, be it above or below

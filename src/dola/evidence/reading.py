@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dola.evidence.figures import p_words, quoted
-from dola.evidence.finding import Finding, Verdict
+from dola.evidence.finding import Finding, Verdict, counted
 from dola.evidence.power import power_line, shown_by
 from dola.evidence.ways import Role
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 FIRST = 3
 """So many items at the start that every row gets wrong are worth a look at how they are asked."""
+
+NEARLY_ALL = 0.95
+"""Share of the items to which a model gives one and the same answer if it does not heed the question."""
 
 
 def how_to_read(report: Report) -> list[str]:
@@ -76,13 +80,13 @@ def apart(name: str, found: Finding, count: int) -> str:
 
 
 def check_first(report: Report) -> list[str]:
-    """Signs that the items, and not the rows, made the result: all answers alike, all wrong, all right."""
+    """Signs that the items, and not the rows, made the result: all answers alike, all wrong, all right, one for all items."""
     rows = [way for way in report.ways if not way.control]
     if not report.metrics or len(rows) < 2 or not report.item_ids:
         return []
     shared = min(len(way.items[report.metrics[0]]) for way in rows)  # rows of a sequential run may have ended early
     answers = [report.answers(way)[:shared] for way in rows]
-    found = _same(rows, answers, shared) if all(answers) else []
+    found = [*_same(rows, answers, shared), *_one_answer(report, rows, answers)] if all(answers) else []
     if _binary(report) and report.higher_is_better:
         found += _levels(report, rows)
     return found
@@ -94,6 +98,16 @@ def _same(rows: Sequence[WayResult], answers: Sequence[Sequence[str]], items: in
     if len(alike) == len(rows) - 1:
         return [f"Every row gives the same answers to all {items} items, so nothing can differ."]
     return [f"The answers of {quoted(alike)} are vanilla's on all {items} items."] if alike else []
+
+
+def _one_answer(report: Report, rows: Sequence[WayResult], answers: Sequence[Sequence[str]]) -> list[str]:
+    """Whether plain decoding gives one answer to nearly all items that have several: it then chose without the question."""
+    plain = next(of for way, of in zip(rows, answers, strict=True) if way.role is Role.VANILLA)
+    (most, times), expected = Counter(plain).most_common(1)[0], {item.right[0] for item in report.items if item.right}
+    if len(expected) < 2 or len(plain) < FIRST or times < NEARLY_ALL * len(plain):
+        return []
+    said = f'vanilla answers "{_short(most) or "nothing"}" to {times} of {counted(len(plain), "items")}, whatever is asked'
+    return [f"{said}. A model that cannot do the task shows nothing of a method."]
 
 
 def _levels(report: Report, rows: Sequence[WayResult]) -> list[str]:

@@ -116,7 +116,7 @@ class Report:
             return ""
         way = self.named(name)
         found = difference(self.against(control, way, self.metrics[0]))
-        return f' Against "{control.name}", the penalty alone: {found}.'
+        return f' With the same penalty on both sides (against "{control.name}"): {found}.'
 
     @property
     def verdicts(self) -> list[str]:

@@ -70,14 +70,15 @@ def _print_table(console: Console, report: Report) -> None:
     count = len(report.metrics)
     forms = [(count, True, True), (count, False, True), *((fewer, False, False) for fewer in range(count, 0, -1))]
     tables = (_table(report, report.metrics[:shown], intervals, verdicts) for shown, intervals, verdicts in forms)
-    (shown, *_), table = next(
+    (shown, _, verdicts), table = next(
         ((form, table) for form, table in zip(forms, tables, strict=True) if _fits(console, table)),
         (forms[-1], _table(report, report.metrics[:1], intervals=False, verdicts=False)),
     )
     console.print(table)
     if left := report.metrics[shown:]:
         console.print(Text(f"Too wide for this terminal: {', '.join(left)}. --markdown and --json have them."))
-    console.print(Text("In percent. The difference has its 95% interval in brackets."))
+    above = "" if verdicts or not report.verdicts else " The verdicts are above the table."
+    console.print(Text(f"In percent. The difference has its 95% interval in brackets.{above}"))
 
 
 def _fits(console: Console, table: Table) -> bool:

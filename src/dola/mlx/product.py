@@ -21,7 +21,7 @@ def dense_weight(head: Any) -> mx.array | None:
 
 def is_step(states: mx.array) -> bool:
     """Whether states [R, T, d] are one position of each row. The logits of a prompt are never computed: mlx-lm drops them."""
-    return states.ndim == 3 and states.shape[1] == 1 and states.dtype == mx.float32
+    return states.ndim == 3 and states.shape[1] == 1 and bool(states.dtype == mx.float32)
 
 
 def product(states: mx.array, weight: mx.array) -> mx.array:
