@@ -202,6 +202,11 @@ def test_missing_files_are_no_hub_ids(name):
         open_data(name)
 
 
+def test_a_task_s_missing_file_is_said_where_to_find():
+    with pytest.raises(DataError, match=f"can be downloaded from {re.escape(TASKS['truthfulqa-mc'].homepage)}"):
+        TASKS["truthfulqa-mc"].items("TruthfulQA.csv.csv")
+
+
 def test_fields_of_a_row():
     row = Row({"Q": " why? ", "n": 3, "empty": " ", "none": None, "list": [""], "no": False}, 7, "a.csv, row 7")
     assert row.text("question", "Q") == " why? "

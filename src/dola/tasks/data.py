@@ -143,12 +143,13 @@ class Data:
     origins: tuple[Origin, ...]
 
 
-def open_data(source: Source | Sequence[Source], *, published: Collection[str] = ()) -> Data:
+def open_data(source: Source | Sequence[Source], *, published: Collection[str] = (), homepage: str = "") -> Data:
     """The rows of a file or hub data set, or of several, one after the other.
 
     Args:
         source: One or more paths (.csv, .tsv, .json, .jsonl; "-" is standard input) or hub data sets.
         published: SHA-256 of the files that published numbers were made with; sets `Origin.known`.
+        homepage: Where the files can be downloaded, for the error of a missing one.
 
     Raises:
         DataError: The file does not exist, does not hold what its name says, or has no rows.
@@ -158,7 +159,7 @@ def open_data(source: Source | Sequence[Source], *, published: Collection[str] =
     rows: list[Row] = []
     origins: list[Origin] = []
     for one in sources:
-        name, digest, found = _from_hub(hub) if (hub := _as_hub(one)) else _from_file(str(one))
+        name, digest, found = _from_hub(hub) if (hub := _as_hub(one)) else _from_file(str(one), homepage)
         start = len(rows) + 1
         rows += [Row(fields, start + i, f"{name}, row {i + 1}") for i, fields in enumerate(found)]
         if len(rows) < start:
@@ -178,7 +179,7 @@ def _as_hub(source: Source) -> HubDataset | None:
     return HubDataset(name) if not is_file and isinstance(source, str) and name.count("/") == 1 else None
 
 
-def _from_file(name: str) -> tuple[str, str, list[dict[str, Any]]]:
+def _from_file(name: str, homepage: str) -> tuple[str, str, list[dict[str, Any]]]:
     """Name, SHA-256 and rows of a file; "-" is standard input, which holds JSON or a table with commas."""
     if name == "-":
         content = sys.stdin.buffer.read()
@@ -187,9 +188,10 @@ def _from_file(name: str) -> tuple[str, str, list[dict[str, Any]]]:
     try:
         content = path.read_bytes()
     except OSError as error:
+        kinds = f"a file in {', '.join(SUFFIXES)} or a hub id such as owner/name is needed"
         raise DataError(
             f"The data file {str(path)!r} cannot be read: {error.strerror}.",
-            hint=f"check the path; a file in {', '.join(SUFFIXES)} or a hub id such as owner/name is needed",
+            hint=f"check the path; {f'the file can be downloaded from {homepage}' if homepage else kinds}",
         ) from None
     return str(path), hashlib.sha256(content).hexdigest(), _parse(path, content)
 

@@ -121,7 +121,7 @@ class BaseTask:
                 f"The Hugging Face hub does not have {self.name}; its data files are {self._file_names}.",
                 hint=f"download them from {self.homepage} and give their path",
             )
-        return open_data(source, published=frozenset(self.published.values()))
+        return open_data(source, published=frozenset(self.published.values()), homepage=self.homepage)
 
     @property
     def _file_names(self) -> str:

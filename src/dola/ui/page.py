@@ -216,7 +216,8 @@ def _saved(traces: Sequence[LayerTrace]) -> tuple[str, str]:
 def _head(limits: Limits) -> str:
     return (
         "<h1>dola <span>see the layers</span></h1>"
-        "<p>One prompt, answered twice by the same model: greedily, and by a method that reads its layers. "
+        "<p>One prompt, answered twice by the same model: greedily, and by a method that reads its layers, "
+        "with the same repetition penalty. "
         f"Prompts have up to {limits.prompt_tokens:,} tokens, answers up to {limits.new_tokens:,}.</p>"
     )
 
