@@ -275,7 +275,7 @@ def test_on_a_terminal_without_colour(trace):
     assert re.search(r"^last +Seattle \\n +Seattle \" \"", text, re.MULTILINE)
     assert re.search(r"^DoLa +Olympia = +=", text, re.MULTILINE)
     assert "Token 1. After" in text
-    assert "Only one token is plausible at 1 of 4 tokens." in " ".join(text.split())
+    assert "1 of 4 tokens had no rival: one token was plausible there." in " ".join(text.split())
 
 
 def test_on_a_terminal_in_colour(trace):

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -122,8 +124,12 @@ def _ended_by_ctrl_c() -> Iterator[None]:
 
 
 def fail(message: str, hint: str, *, code: int = 2) -> NoReturn:
-    """Print an error on stderr, and end the process."""
-    print(f"dola: {message}\nHint: {hint}", file=sys.stderr)
+    """Print an error on stderr, wrapped at words on a terminal, and end the process."""
+    lines = f"dola: {message}\nHint: {hint}".splitlines()
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = [textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in lines]
+    print(*lines, sep="\n", file=sys.stderr)
     raise SystemExit(code) from None
 
 

@@ -130,7 +130,7 @@ def _legend(trace: LayerTrace, plain: bool) -> Iterator[Text]:
     single = sum(token.plausible_count == 1 for token in trace.tokens)
     first = "the contrast's" if trace.by_dola else f"{trace.method_name}'s"
     choices = f"last: the last layer's first choice; {_chosen(trace)}: {first} first choice, = if it is the same."
-    few = f" Only one token is plausible at {single} of {len(trace.tokens)} tokens." if single or trace.by_dola else ""
+    few = f" {single} of {len(trace.tokens)} tokens had no rival: one token was plausible there." if single else ""
     yield Text(f"{choices}{few}")
 
 

@@ -356,7 +356,7 @@ def _what_followed(trace: LayerTrace, token: TokenTrace) -> str:
     if token.token is None or token.rank is None or token.token == choice:
         return ""
     first = token.token == token.mature_choice
-    rank = "the last layer's first choice" if first else f"number {token.rank[-1]:,} of the last layer"
+    rank = "the last layer's first choice" if first else f"rank {token.rank[-1]:,} in the last layer"
     why = "the text goes on with" if trace.mode == "prompt" else "the repetition penalty or another rule of generation made it"
     return f"; {why} {quoted(trace.text(token.token))}, {rank}"
 
