@@ -155,8 +155,10 @@ def cosines(mature: mx.array, premature: mx.array, tokens: mx.array) -> mx.array
     outside = mx.where(inside, 0, mx.softmax(premature, axis=-1))
     q, d = mx.exp(logits - log_z), logits - mx.take_along_axis(mature, tokens, axis=-1)
 
+    but_one = 1 - mx.eye(tokens.shape[-1])
+
     def others(sums: mx.array, of_tokens: mx.array) -> mx.array:
-        return (sums.sum(axis=-1) + of_tokens.sum(axis=-1))[..., None] - of_tokens
+        return sums.sum(axis=-1)[..., None] + of_tokens @ but_one  # a difference of sums would cancel where one token has all
 
     not_i = others(outside, q)
     dot = others(outside * away, q * d) - not_i * d
