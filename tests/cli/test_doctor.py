@@ -82,7 +82,7 @@ def test_a_model(folder):
     ):
         assert line in lines
     assert sum(": " in line and line.split(": ")[0].endswith(" ok") for line in lines) == 12
-    assert lines[-1] == "No check failed: 12 ok."
+    assert lines[-1] == "All 12 checks passed."
     assert all(len(line) <= 80 for line in lines)
 
 

@@ -166,3 +166,15 @@ def test_a_pipe_that_closes(folder, prompts, arguments, code):
     process.stderr.close()
     assert process.wait(timeout=120) in code
     assert said == b""
+
+
+def test_an_error_breaks_its_lines_between_words():
+    session = in_terminal("generate", "Hello", "--dtype", "float12", width=40)
+    message, hint = session.text.replace("\r\n", "\n").split("\nHint: ")
+    assert session.code == 2
+    assert len(message.splitlines()) > 1
+    assert all(len(line) <= 40 for line in message.splitlines())
+    piped = subprocess.run(
+        [*COMMAND, "generate", "Hello", "--dtype", "float12"], capture_output=True, text=True, env=environment()
+    )
+    assert piped.stderr == f"{' '.join(message.split())}\nHint: {hint}"

@@ -61,8 +61,8 @@ def test_the_notebook_claims_what_its_outputs_show():
     shown = [text for text, _ in outputs(notebook)]
     first, second = shown[1], shown[2]
     assert '" Olymp" is number 30 in its list' in prose
-    assert 'goes on with " Olymp", number 30 of the last layer' in first
-    assert 'so DoLa chooses it; the text goes on with " Olymp"' in first
+    assert 'continues with " Olymp", rank 30 in the last layer' in first
+    assert 'so DoLa chooses it; the text continues with " Olymp"' in first
     assert '" Seattle" gained most' in first
     assert 'the last layer puts " Seattle" first' in second
     assert '" Olymp" gained most' in second

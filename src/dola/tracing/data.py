@@ -356,8 +356,9 @@ def _what_followed(trace: LayerTrace, token: TokenTrace) -> str:
     if token.token is None or token.rank is None or token.token == choice:
         return ""
     first = token.token == token.mature_choice
-    rank = "the last layer's first choice" if first else f"number {token.rank[-1]:,} of the last layer"
-    why = "the text goes on with" if trace.mode == "prompt" else "the repetition penalty or another rule of generation made it"
+    rank = "the last layer's first choice" if first else f"rank {token.rank[-1]:,} in the last layer"
+    rule = "the repetition penalty or another rule of generation made it"
+    why = "the text continues with" if trace.mode == "prompt" else rule
     return f"; {why} {quoted(trace.text(token.token))}, {rank}"
 
 
