@@ -136,7 +136,7 @@ def test_compare_fits_the_terminal(folder, width):
 
 @pytest.mark.parametrize("settings", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": "xterm-256color"}], ids=str)
 def test_a_heatmap_in_a_terminal(folder, settings):
-    """Digits in any case; colors behind them where they are wanted and there are any."""
+    """Digits always; a colored background if color is wanted and available."""
     session = in_terminal("trace", "The quick brown fox", "-m", folder, **settings)
     assert session.code == 0
     check_sane(session)

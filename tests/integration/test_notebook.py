@@ -1,4 +1,4 @@
-"""The notebook runs from the top, and what is committed with it is what comes out."""
+"""The notebook runs from top to bottom, and its committed outputs are what it prints."""
 
 import re
 
@@ -55,7 +55,7 @@ def test_the_notebook_was_run_from_the_top_and_is_small():
 
 
 def test_the_notebook_claims_what_its_outputs_show():
-    """The sentences of the text that hang on numbers, each against the output that it speaks of."""
+    """Each sentence that names a number is compared with the output it is about."""
     notebook = read()
     prose = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     shown = [text for text, _ in outputs(notebook)]

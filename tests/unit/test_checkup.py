@@ -37,7 +37,7 @@ Session = importlib.import_module("dola.decoding.attach").Session
 
 
 def statuses(checkup):
-    """Of the checks that DoLa stands on; that of the generation config is by itself."""
+    """Status by check, without the check of the generation config."""
     return {check.name: check.status for check in checkup.checks if check.name != "generation config"}
 
 
@@ -137,7 +137,7 @@ def test_a_check_that_raises_has_failed(monkeypatch):
     assert text(check_up(model, TOKENIZER), "without DoLa") == "ZeroDivisionError: division by zero"
 
 
-def test_doors_that_disagree(monkeypatch):
+def test_attach_and_generate_that_disagree_fail(monkeypatch):
     monkeypatch.setattr("dola.doctor.checks.generate", lambda model, dola_layers, **inputs: model.generate(**inputs) * 0)
     checkup = check_up(tiny("llama"), TOKENIZER)
     assert statuses(checkup)["with DoLa"] == "failed"
@@ -145,14 +145,14 @@ def test_doors_that_disagree(monkeypatch):
     assert any("please report it" in sentence for sentence in advice(checkup))
 
 
-def test_scores_that_are_not_the_contrast(monkeypatch):
-    """A build whose hooks return plain logits: what attach and generate agree on can still be wrong."""
+def test_scores_that_differ_from_the_contrast_fail(monkeypatch):
+    """Hooks that return plain logits: attach and generate can agree and still both be wrong."""
     monkeypatch.setattr(Session, "_contrast", lambda self, call, logits: logits)
     checkup = check_up(tiny("llama"), TOKENIZER)
     assert (statuses(checkup)["with DoLa"], statuses(checkup)["contrast"]) == ("ok", "failed")
 
 
-def test_hooks_that_stay(monkeypatch):
+def test_hooks_left_on_the_model_are_reported(monkeypatch):
     monkeypatch.setattr("dola.decoding.changes._unhook", lambda module, hook, keys: None)
     checkup = check_up(tiny("llama"), TOKENIZER)
     assert text(checkup, "after DoLa") == "DoLa left hooks on the model"
@@ -165,7 +165,7 @@ def test_a_model_with_dola_on_it_already():
     assert text(checkup, "parts") == "DoLa is attached to this model already: call model.dola.remove() first"
 
 
-def test_a_model_that_changed_its_mind(monkeypatch):
+def test_a_model_that_is_not_deterministic(monkeypatch):
     model = tiny("llama")
     checkup_decode = "dola.doctor.checks.Examination._recompute"
 
@@ -218,7 +218,7 @@ def test_advice_depends_on_what_was_found(monkeypatch):
     ]
 
 
-def test_contrast_error_forgives_rounding_and_nothing_else():
+def test_contrast_error_ignores_only_rounding():
     torch.manual_seed(0)
     mature, premature = torch.randn(50).double() * 3, torch.randn(4, 50).double() * 3
     config = DoLaConfig("all")
@@ -233,7 +233,7 @@ def test_contrast_error_forgives_rounding_and_nothing_else():
 
 @pytest.mark.parametrize("scores", ["contrast", "distribution"])
 @pytest.mark.parametrize("strength", [0.25, 1.0, 3.0])
-def test_contrast_error_knows_strengths_and_distributions(scores, strength):
+def test_contrast_error_handles_strengths_and_distributions(scores, strength):
     torch.manual_seed(0)
     mature, premature = torch.randn(50).double(), torch.randn(4, 50).double() * 3
     config = DoLaConfig("all", strength=strength, scores=scores)

@@ -1,4 +1,4 @@
-"""`LayerTrace`: saved and read again, in words, as a DataFrame, and its pictures."""
+"""`LayerTrace`: saving and reading, sentences, the DataFrame, and the pictures."""
 
 import dataclasses
 import io
@@ -129,7 +129,7 @@ def test_saved_and_read_again(trace, llama):
         (lambda line: json.dumps({**json.loads(line), "tokens": []}), "it has no tokens"),
     ],
 )
-def test_what_is_no_trace_is_refused(trace, spoil, message):
+def test_files_that_are_not_traces_are_refused(trace, spoil, message):
     with pytest.raises(TraceError, match=re.escape(message)) as refused:
         LayerTrace.from_json(spoil(trace.to_json()))
     assert refused.value.hint
