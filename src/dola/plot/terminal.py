@@ -140,8 +140,8 @@ def _room(trace: LayerTrace) -> str:
         return f" In {where} just one token is plausible, so no earlier layer can change the choice there."
     if not trace.by_dola:
         return ""
-    where = "In the only column" if columns == 1 else f"In each of the {columns} columns"
-    return f" {where} several tokens are plausible, so DoLa can change the choice."
+    where = "the only column" if columns == 1 else f"all {columns} columns"
+    return f" Several tokens are plausible in {where}: DoLa has a choice."
 
 
 def _chosen(trace: LayerTrace) -> str:
