@@ -112,7 +112,7 @@ class World:
         return self.judge.tokenizer.decode(tokens, skip_special_tokens=True)
 
     def to_an_end(self) -> dict[str, float]:
-        """A bias against white space and for the end: where a grammar allows them, a random model would go on for ever."""
+        """A bias against white space and for the end: where a grammar allows them, a random model would never stop."""
         tokenizer = self.judge.tokenizer
         blanks = [token for token in range(len(tokenizer)) if tokenizer.decode([token]).isspace()]
         return {**{str(token): -100.0 for token in blanks}, str(tokenizer.eos_token_id): 100.0}

@@ -1,4 +1,4 @@
-"""Known vulnerabilities of the packages in this environment, by pip-audit: and in words where nothing could be looked up.
+"""Known vulnerabilities of the packages in this environment, by pip-audit, with a message where none could be looked up.
 
     make audit
 

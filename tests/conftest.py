@@ -1,4 +1,4 @@
-"""Fixtures: tiny random models for all tests, the embedded real ones and benchmark data where they can be had."""
+"""Fixtures: tiny random models for all tests, the embedded real models, and benchmark data where available."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ REAL_MODELS = ("test_compare.py", "test_doctor.py", "test_golden.py", "test_real
 
 @pytest.fixture(scope="session")
 def llama() -> Any:
-    """One shared tiny model. Tests attach to it with `with`, so that it is plain again behind them."""
+    """One shared tiny model. Tests attach to it with `with`, so that it is plain again afterwards."""
     return tiny("llama")
 
 

@@ -15,7 +15,7 @@ END = "<!-- end of costs -->\n"
 
 
 def table() -> str:
-    """A row for each method, a column for each model; what they have in common stands above."""
+    """A row for each method, a column for each model; what they have in common is above the table."""
     costs = [cost for kind in BUILT_IN.values() for cost in kind.costs]
     models = list(dict.fromkeys(_model(cost.where) for cost in costs))
     [common] = {cost.where.partition(", ")[2] for cost in costs}

@@ -108,7 +108,7 @@ PROMISED = [
     (
         "`install()`: code of transformers 4",
         "`dola_layers` as keyword, in `generation_config=` and in `model.generation_config`",
-        "test_doors::test_dola_layers_is_honoured_wherever_it_stands",
+        "test_doors::test_dola_layers_works_in_every_place",
     ),
     ("hub `custom_generate`", "tokens of `dola.generate`", "test_doors::test_the_hub_repository"),
     (
@@ -164,7 +164,7 @@ METHOD_DOORS = [
 REFUSED_OF_METHODS = [
     ("Confident Decoding with a `probability` between 0 and 1 in `score`, `eval`", "a likelihood cannot depend on a draw", "test_built_in_methods::TestScoreAndTrace::test_a_method_that_draws_is_not_scored"),
     ("the same in vLLM: engines", "an engine does not say which positions its rows are at", "test_refusals::test_settings_that_are_not_allowed"),
-    ("the same in vLLM: requests", "as above", "test_engine::test_bad_options_are_refused_at_the_door"),
+    ("the same in vLLM: requests", "as above", "test_engine::test_bad_options_are_refused_and_the_engine_continues"),
     ("Confident Decoding with `layers` \"low\" or \"high\"", "DoLa's buckets leave out every second layer", "test_compare::test_layers_that_do_not_fit_a_method_are_refused"),
     ("`Recipe(softmax=...)`, `Recipe(premature=...)` with another method than DoLa", "they change DoLa's formula", "test_methods::TestPython::test_score_refuses_what_is_of_dola"),
     ("a method's name in a `generation_config`", "transformers keeps any name there, and nobody would read it", "test_method_doors::TestNamesInACall::test_a_method_in_a_generation_config_is_refused"),

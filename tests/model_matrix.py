@@ -92,7 +92,7 @@ class Trial:
         return YES if reported else "yes (its blocks' states)"
 
     def removed(self) -> str:
-        """Nothing is left behind."""
+        """DoLa leaves nothing on the model."""
         self.model(**self.inputs)  # transformers puts hooks of its own on
         before, logits = self._marks(), self.model(**self.inputs).logits
         with dola.attach(self.model, "high"):
@@ -247,7 +247,7 @@ def _words(error: BaseException) -> str:
 
 
 def run(model_types: Iterable[str], work: Callable[[str], Outcome] = try_out, seconds: float = SECONDS) -> list[Outcome]:
-    """`work` for each model type in a process of its own, that is ended when it takes too long."""
+    """`work` for each model type in a process of its own, that is killed if it takes too long."""
     any_model.build(any_model.config_of("llama")).generate(torch.tensor([[5, 6]]), max_new_tokens=2)  # imports, once for all
     context = multiprocessing.get_context("fork")
     outcomes = []

@@ -7,7 +7,7 @@ import torch
 
 
 def together(workers, work):
-    """What `work(rank, gather)` returns in as many threads, which hand one another what `gather` is called with."""
+    """The results of `work(rank, gather)` in that many threads; `gather` exchanges values between them."""
     barrier, shared = threading.Barrier(workers), [None] * workers
 
     def run(rank):

@@ -1,4 +1,4 @@
-"""Bad input to `dola.mlx`: the errors are those of torch, by their types and, where both can say it, by their words."""
+"""Bad input to `dola.mlx`: the errors have the types that torch's have, and the same messages where both apply."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_caches_and_drafts_change_no_token(config):
         assert [int(t) for t, *_ in speculative_generate_step(PROMPT, model, draft, max_tokens=NEW)] == wanted
 
 
-def test_a_prompt_cache_goes_on_where_it_ended():
+def test_a_prompt_cache_continues_where_it_ended():
     model = tiny("llama")
     with dola.mlx.attach(model, "high"):
         wanted, cache = stepwise(model), make_prompt_cache(model)

@@ -84,7 +84,7 @@ def test_lenses_that_do_not_fit_are_refused_as_in_torch(models, fitted, saved, c
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, None])
-def test_files_that_are_no_lenses_are_refused_as_in_torch(models, tmp_path, content):
+def test_files_that_are_not_lenses_are_refused_as_in_torch(models, tmp_path, content):
     path = tmp_path / "x.lens.safetensors"
     if content is None:
         save_file({"weight": torch.zeros(2)}, path)

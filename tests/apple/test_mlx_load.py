@@ -41,7 +41,7 @@ def test_layers_with_a_window_have_their_own_base():
         {"full_attention": {"rope_theta": 1e6}, "chunked": {"rope_theta": 1e4}},
     ],
 )
-def test_what_mlx_lm_cannot_be_told_is_refused(rope):
+def test_settings_that_mlx_lm_cannot_represent_are_refused(rope):
     with pytest.raises(ModelFileError, match="it would decode other tokens"):
         translated({"model_type": "llama", "rope_parameters": rope})
 

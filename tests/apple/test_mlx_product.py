@@ -1,4 +1,4 @@
-"""Heads whose product numpy makes, on a CPU: which ones, in which forwards, and the same numbers."""
+"""Heads whose product numpy computes on a CPU: which ones, in which forwards, with the same numbers."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,7 +14,7 @@ from dola.mlx.skipping import pays
 PROMPT = mx.array([5, 9, 33, 17])
 
 
-def test_numpy_s_product_is_mlx_s():
+def test_the_product_of_numpy_equals_that_of_mlx():
     states, head = mx.random.normal((9, 1, 32)), nn.Linear(32, 64, bias=False)
     assert mx.allclose(product(states, head.weight), head(states), rtol=1e-5, atol=1e-5)
 

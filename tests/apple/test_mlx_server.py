@@ -194,7 +194,7 @@ def test_a_method_for_requests_without_options(folder, wanted):
         (["FOLDER", "--port", "99999"], "--port 99999 is not a port"),
     ],
 )
-def test_what_it_cannot_serve_is_said_at_the_start(folder, arguments, words):
+def test_failures_at_the_start_are_reported(folder, arguments, words):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

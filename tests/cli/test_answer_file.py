@@ -31,7 +31,7 @@ def texts(lines):
 @pytest.mark.parametrize("kept", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize("half", [b"", b"{", b'{"schema": "dola.generate/1", "do', "WHOLE LINE WITHOUT ITS END"])
 @pytest.mark.parametrize("how", [[], ["--sample", "--seed", 3]])
-def test_an_interrupted_run_goes_on(answer, kept, half, how):
+def test_an_interrupted_run_resumes(answer, kept, half, how):
     whole = answer(*how)
     half = whole[kept].rstrip(b"\n") if isinstance(half, str) else half
     answer.output.write_bytes(b"".join(whole[:kept]) + half)
@@ -133,7 +133,7 @@ def test_a_file_of_another_version_or_changed_by_hand(answer, changed, words, ho
     assert answer.output.read_bytes() == before
 
 
-def test_what_is_no_plain_file_is_written_too(dola_command, folder):
+def test_a_device_is_written_too(dola_command, folder):
     assert dola_command("generate", "Hi", "-m", folder, "--max-new-tokens", 2, "--output", "/dev/null").code == 0
 
 
@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_written_is_found_out_before_decoding(dola_comma
 
 @pytest.mark.parametrize("name", ["prompts.JSONL", "prompts.ndjson"])
 def test_json_lines_by_other_names_and_with_a_mark(tmp_path, name):
-    """The byte order mark that Windows editors put first is no part of the first prompt."""
+    """The byte order mark that Windows editors write first does not become part of the first prompt."""
     (tmp_path / name).write_text('{"prompt": "One", "id": 1}', encoding="utf-8-sig")
     assert read_prompts(None, tmp_path / name) == [Prompt("One", {"id": 1})]
     (tmp_path / "prompts.txt").write_text("One", encoding="utf-8-sig")

@@ -88,7 +88,7 @@ def test_without_the_extra_the_command_prints_the_install_line(monkeypatch, caps
     assert f"Hint: {install_line('cli')}\n" in said
 
 
-def test_errors_of_the_library_are_told_in_words(dola_command, monkeypatch):
+def test_errors_of_the_library_become_messages(dola_command, monkeypatch):
     def fail(*_, **__):
         raise ModelFileError("what", hint="do")
 

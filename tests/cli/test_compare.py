@@ -227,7 +227,7 @@ def test_the_legend_says_what_dola_changed():
     assert 'at token 2: part of "\u30bc", not "capital"' in shown(wide, 400)
 
 
-def test_columns_in_words(dola_command, folder):
+def test_the_description_of_columns(dola_command, folder):
     ended = dola_command("compare", "Hi", "-m", folder, "--max-new-tokens", 3)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.count("tokens/s") == 4

@@ -40,7 +40,7 @@ def machine():
 
 
 def mistake(monkeypatch, capsys, *args):
-    """What the whole command says of a mistake."""
+    """The error message of the whole command."""
     monkeypatch.setattr(sys, "argv", ["dola", "doctor", *args])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -82,7 +82,7 @@ def test_a_model(folder):
     ):
         assert line in lines
     assert sum(": " in line and line.split(": ")[0].endswith(" ok") for line in lines) == 12
-    assert lines[-1] == "No check failed: 12 ok."
+    assert lines[-1] == "All 12 checks passed."
     assert all(len(line) <= 80 for line in lines)
 
 
@@ -238,7 +238,7 @@ def test_the_real_model_is_healthy(smollm2, monkeypatch):
 
 
 def test_a_folder_whose_tokenizer_is_odd(tmp_path):
-    """As from_pretrained reads it: what a program sees is what the files say."""
+    """The tokenizer is read as from_pretrained reads it, so doctor sees what a program sees."""
     save_odd(tmp_path, adds="both", mask=False, pad="beyond", template=LOSES["another key"])
     done = runner.invoke(app, ["doctor", str(tmp_path), "--json"])
     result = json.loads(done.stdout)

@@ -176,7 +176,7 @@ def test_files(dola_command, long_folder, data, tmp_path, monkeypatch):
     assert max(map(len, ended.out.splitlines())) <= 80
 
 
-def test_results_are_gone_on_with(evaluated, tmp_path):
+def test_an_existing_results_file_is_continued(evaluated, tmp_path):
     path = tmp_path / "results.jsonl"
     first = evaluated("factor-news", "--results", path)
     written = path.read_bytes()
@@ -348,7 +348,7 @@ def test_mistakes(dola_command, long_folder, data, tmp_path, monkeypatch, argume
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_mistakes_in_data_are_told_before_torch_is_imported(tmp_path):
+def test_mistakes_in_data_are_reported_before_torch_is_imported(tmp_path):
     code = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); "
     command = [sys.executable, "-c", code + "from dola.cli import main; main()", "eval", "factor-news", "--data", "nosuch.csv"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())

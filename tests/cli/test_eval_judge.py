@@ -97,7 +97,7 @@ def test_a_judge_that_does_not_answer_the_trial_question_is_refused(asked, reply
     assert asked.calls == []
 
 
-def test_a_judge_that_says_nothing_of_use_is_said_to(asked):
+def test_the_report_says_that_a_judge_was_useless(asked):
     with judge_server(lambda prompt: "yes" if "capital of France" in prompt and "It is Paris." in prompt else "?") as server:
         ended = asked(server, "--json")
     [note] = [line for line in json.loads(ended.out)["notes"] if "judge" in line]

@@ -62,7 +62,7 @@ def test_standard_input_is_a_file_too(dola_command, folder, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps([{"question": "Q?", "answer": "a"}]).encode())))
     ended = dola_command("eval", "-", "--model", folder, "--check")
     assert ended.code == 0
-    assert "standard input: 1 question, " in ended.out
+    assert "standard input: 1 question. " in ended.out
 
 
 def test_check_says_what_was_understood_and_how_many_questions_a_difference_needs(asked):

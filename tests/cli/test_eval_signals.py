@@ -55,7 +55,7 @@ def test_the_terminal_and_the_page_begin_with_the_answer(signals, tmp_path):
     assert page.splitlines()[2].startswith("**Too few answers to say")
 
 
-def test_questions_of_ones_own_that_are_answered_with_text(dola_command, long_folder, tmp_path):
+def test_own_questions_answered_with_text_by_signals(dola_command, long_folder, tmp_path):
     (tmp_path / "own.csv").write_text(QUESTIONS)
     ended = dola_command("eval", tmp_path / "own.csv", "--model", long_folder, "--max-new-tokens", 3, "--signals", "--json")
     found = json.loads(ended.out)

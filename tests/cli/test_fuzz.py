@@ -99,7 +99,7 @@ def _no_network(*_, **__):
     return subprocess.CompletedProcess([], 1, stdout="", stderr="ERROR: no network\n")
 
 
-def test_a_huge_prompt_is_refused_in_words(dola_command, folder, stdin):
+def test_a_huge_prompt_is_refused_with_a_message(dola_command, folder, stdin):
     stdin(b"word " * 400_000)
     ended = dola_command("generate", "-", "-m", folder)
     check(ended)

@@ -213,7 +213,7 @@ def test_one_prompt_into_a_file(dola_command, folder, tmp_path):
 
 
 def test_a_generation_config_of_the_model_adds_no_filters(dola_command, folder, tmp_path):
-    """Several answers, and filters that leave the best token alone: none of it was asked for."""
+    """The config asks for several answers and for filters; the user asked for neither."""
     changed = shutil.copytree(folder, tmp_path / "changed")
     path = changed / "generation_config.json"
     wishes = {

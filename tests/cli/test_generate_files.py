@@ -169,7 +169,7 @@ def test_files_are_refused_as_what_they_are(write, name, content, field, what, h
         (",text\n0,Who?\n", "text"),
     ],
 )
-def test_a_column_that_is_chosen_is_said(write, capsys, content, column):
+def test_the_chosen_column_is_reported(write, capsys, content, column):
     (found,) = read_prompts(None, write("a.csv", content))
     assert found.text == "Who?"
     assert capsys.readouterr().err == f"dola: --file 'a.csv': reading the prompts from column {column!r}.\n"
@@ -200,7 +200,7 @@ def test_the_limit_of_csv_is_what_it_was(write):
         (["--file", "-"], "--file '-' is not a file."),
     ],
 )
-def test_what_goes_with_a_file(dola_command, write, arguments, what):
+def test_options_that_do_not_fit_a_file(dola_command, write, arguments, what):
     ended = dola_command("generate", *arguments)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith(f"dola: {what}\nHint: ")

@@ -1,4 +1,4 @@
-"""`dola lens`: a lens is fitted, shown, imported and used from the command line; mistakes are answered in words."""
+"""`dola lens`: a lens is fitted, shown, imported and used from the command line; mistakes give clear messages."""
 
 from __future__ import annotations
 

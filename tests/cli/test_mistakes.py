@@ -1,4 +1,4 @@
-"""Mistakes of a user, and the words that answer them: what, got, allowed, and a hint. Exit code 2, nothing on stdout."""
+"""A user's mistakes and the messages that answer them: what, got, allowed, and a hint. Exit code 2, nothing on stdout."""
 
 import io
 import json
@@ -153,7 +153,7 @@ def refusing_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def broken_folder(tmp_path_factory):
-    """A tiny model whose chat template adds a word to a number, which is no error of jinja's."""
+    """A tiny model whose chat template adds a string to a number: a TypeError, not an error of jinja."""
     return save(tmp_path_factory.mktemp("broken"), template="{{ 1 + 'word' }}")
 
 
@@ -192,7 +192,7 @@ def test_no_prompt_at_a_terminal(dola_command, monkeypatch):
     assert "--file" not in ended.err  # it has none
 
 
-def test_standard_input_that_is_no_text(dola_command, monkeypatch):
+def test_standard_input_that_is_not_text(dola_command, monkeypatch):
     def fail():
         raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
 
@@ -224,7 +224,7 @@ def test_standard_input_that_is_closed(dola_command, monkeypatch):
 
 
 def test_standard_output_that_is_closed(folder, tmp_path):
-    """As by `>&-`: Python has no stream there, and whoever prints fails. `--output` works all the same."""
+    """After `>&-` Python has no stdout, and printing fails. `--output` still works."""
     command = [*COMMAND, "generate", "Hi", "-m", str(folder), "--max-new-tokens", "2", "--output", str(tmp_path / "a.jsonl")]
     script = f"{shlex.join(command)} >&-"
     done = subprocess.run(["sh", "-c", script], env=environment(), stderr=subprocess.PIPE, text=True, check=False)
@@ -233,7 +233,7 @@ def test_standard_output_that_is_closed(folder, tmp_path):
 
 
 def test_a_prompt_without_tokens(base_folder):
-    """As with a tokenizer that drops what it does not know."""
+    """Some tokenizers drop what they do not know."""
     model, _ = dola.load(str(base_folder))
     for prompts in (["x"], ["1 2", "x"]):
         with pytest.raises(dola.errors.InputError, match="no tokens"):
@@ -255,7 +255,7 @@ def test_a_prompt_without_tokens(base_folder):
         (KeyboardInterrupt(), 130, "\ndola: interrupted\n"),
     ],
 )
-def test_what_fails_on_the_way(dola_command, folder, monkeypatch, error, code, words):
+def test_failures_during_a_run(dola_command, folder, monkeypatch, error, code, words):
     def fail(*_, **__):
         raise error
 

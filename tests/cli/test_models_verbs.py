@@ -36,7 +36,7 @@ def fetched(cache, monkeypatch):
 
 
 def mistake(monkeypatch, capsys, *args):
-    """What the whole command says of a mistake, and its exit code."""
+    """The error message of the whole command, and its exit code."""
     monkeypatch.setattr(sys, "argv", ["dola", *args])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -125,14 +125,14 @@ def test_an_unknown_alias(monkeypatch, capsys, verb):
 
 
 @pytest.mark.parametrize("verb", ["pull", "path", "remove"])
-def test_a_folder_is_no_alias(monkeypatch, capsys, cache, verb):
+def test_a_folder_is_not_an_alias(monkeypatch, capsys, cache, verb):
     code, said = mistake(monkeypatch, capsys, "models", verb, str(cache))
     assert code == 2
     assert said.endswith("Hint: a folder or file needs no fetching: pass its path as the model\n")
 
 
 def test_these_verbs_import_nothing_heavy_before_they_run():
-    """`dola --help` has to be fast. What the package itself imports is not their affair, and is taken out first."""
+    """`dola --help` has to be fast. Modules that the package itself imports do not count."""
     code = (
         "import sys, dola\n"
         "heavy = ('torch', 'transformers', 'rich.table', 'dola.loading.models', 'dola.doctor.checkup')\n"

@@ -20,7 +20,7 @@ SHORT = ("--max-new-tokens", 4)
 
 @pytest.fixture(autouse=True)
 def _said_anew():
-    """Each run of the command says it, as in a process of its own."""
+    """Make each run of the command report it, like a process of its own."""
     generation_call._said.clear()
 
 
@@ -38,14 +38,14 @@ def changed(folder, tmp_path):
 
 
 @pytest.mark.parametrize("layers", [[], ["--layers", "off"]])
-def test_generate_sets_aside_and_says_so(dola_command, changed, folder, layers):
+def test_generate_reports_the_fields_it_ignores(dola_command, changed, folder, layers):
     expected = dola_command("generate", "Hi", "-m", folder, *SHORT, *layers)
     ended = dola_command("generate", "Hi", "-m", changed(**MORE), *SHORT, *layers)
     assert (ended.code, ended.out) == (0, expected.out)
     assert all(f"{name}=" in ended.err for name in SAID)
 
 
-def test_what_is_said_is_said_once_and_by_whom(dola_command, changed, folder):
+def test_each_message_is_printed_once_with_its_origin(dola_command, changed, folder):
     """Log lines of the library and lines of the command look the same, and none is printed by Python's last resort as well."""
     ended = dola_command("generate", "Hi", "-m", changed(num_beams=2, dola_layers="low"), *SHORT)
     said = ended.err.splitlines()
@@ -95,7 +95,7 @@ def test_doctor_finds_what_is_refused(dola_command, changed, fields):
     assert set(checks.values()) == {"ok"}
 
 
-def test_bench_says_what_it_leaves_out(dola_command, changed):
+def test_bench_reports_the_fields_it_ignores(dola_command, changed):
     asked = ["--new-tokens", 2, "--repeats", 1, "--prompt-lengths", 8, "--no-memory", "--no-old", "--json"]
     ended = dola_command("bench", "-m", changed(**MORE, dola_layers=[2]), *asked)
     assert json.loads(ended.out)["settings"]["dola"]["layers"] == [2]
@@ -125,7 +125,7 @@ VERBS = [
     ],
     ids=lambda fields: next(iter(fields)),
 )
-def test_what_cannot_be_done_is_refused_by_name(dola_command, changed, verb, fields):
+def test_unsupported_fields_are_refused_by_name(dola_command, changed, verb, fields):
     ended = dola_command(*verb, changed(**fields))
     assert (ended.code, ended.out) == (2, "")
     lines = ended.err.splitlines()

@@ -136,7 +136,7 @@ def test_compare_fits_the_terminal(folder, width):
 
 @pytest.mark.parametrize("settings", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": "xterm-256color"}], ids=str)
 def test_a_heatmap_in_a_terminal(folder, settings):
-    """Digits in any case; colors behind them where they are wanted and there are any."""
+    """Digits always; a colored background if color is wanted and available."""
     session = in_terminal("trace", "The quick brown fox", "-m", folder, **settings)
     assert session.code == 0
     check_sane(session)
@@ -166,3 +166,15 @@ def test_a_pipe_that_closes(folder, prompts, arguments, code):
     process.stderr.close()
     assert process.wait(timeout=120) in code
     assert said == b""
+
+
+def test_an_error_breaks_its_lines_between_words():
+    session = in_terminal("generate", "Hello", "--dtype", "float12", width=40)
+    message, hint = session.text.replace("\r\n", "\n").split("\nHint: ")
+    assert session.code == 2
+    assert len(message.splitlines()) > 1
+    assert all(len(line) <= 40 for line in message.splitlines())
+    piped = subprocess.run(
+        [*COMMAND, "generate", "Hello", "--dtype", "float12"], capture_output=True, text=True, env=environment()
+    )
+    assert piped.stderr == f"{' '.join(message.split())}\nHint: {hint}"

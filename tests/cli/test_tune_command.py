@@ -50,7 +50,7 @@ def tuned(dola_command, long_folder, data):
 
 @pytest.fixture
 def gains(monkeypatch):
-    """Have layer 3 be right where nothing else is."""
+    """Make layer 3 right where no other layer is."""
 
     def measure(task, items, scores, name):
         return {"factor": [float(name == "layer 3")] * len(items), "factor_official": [0.0] * len(items)}
@@ -91,7 +91,7 @@ def test_off_is_read_by_other_verbs(tuned, dola_command, long_folder, tmp_path):
     assert json.loads(ended.out)["settings"]["layers"] == "off"
 
 
-def test_in_words(dola_command, gains, long_folder, data):
+def test_the_output_for_people(dola_command, gains, long_folder, data):
     ended = dola_command("tune", "factor-news", "--data", data, "-m", long_folder)
     assert (ended.code, ended.err) == (0, "")
     text = " ".join(ended.out.split())

@@ -11,7 +11,7 @@ from dola.ui import server
 
 @pytest.fixture
 def served(dola_command, monkeypatch, folder):
-    """Run `dola ui` up to where it would serve, and tell what would be served."""
+    """Run `dola ui` up to the point where it would serve, and return what it would serve."""
 
     def run(*arguments, installed=True):
         found = {}
@@ -66,7 +66,7 @@ def test_it_opens_a_browser_if_asked_to(served, folder, monkeypatch):
     assert opened == [f"http://127.0.0.1:{found['address'][1]}/"]
 
 
-def test_another_address_is_warned_of(served, folder):
+def test_another_address_gives_a_warning(served, folder):
     found = served("-m", folder, "--host", "0.0.0.0", "--port", 0)
     assert "Anyone who can reach this address" in found["ended"].err
     assert found["hosts"] is None

@@ -58,7 +58,7 @@ def test_the_page_refuses_them_when_another_model_is_chosen(folder, headless):
     assert not models.has(str(headless))
 
 
-def test_weights_without_a_place_are_named_on_stderr(dola_command, folder, tmp_path):
+def test_unused_weights_are_named_on_stderr(dola_command, folder, tmp_path):
     more = checkpoints.save(tmp_path, lambda weights: {**weights, "value_head.weight": torch.ones(1)})
     plain = dola_command("generate", "Hi", "-m", folder, "--max-new-tokens", "4")
     ended = dola_command("generate", "Hi", "-m", more, "--max-new-tokens", "4")
@@ -95,7 +95,7 @@ def test_doctor_reports_the_weights(dola_command, tmp_path, edit, config, words)
     assert "Do not rely on DoLa with this model yet" in page.out
 
 
-def test_doctor_names_weights_without_a_place(dola_command, tmp_path):
+def test_doctor_names_unused_weights(dola_command, tmp_path):
     model = checkpoints.save(tmp_path, lambda weights: {**weights, "value_head.weight": torch.ones(1)})
     ended = dola_command("doctor", model, "--json")
     assert ended.code == 0

@@ -78,7 +78,7 @@ def test_a_crash_and_a_hang_do_not_stop_the_run():
     assert ["exit code 3" in outcomes[0].note, "longer than 1 s" in outcomes[1].note] == [True, True]
 
 
-def test_the_page_has_every_architecture_and_none_that_is_wrong():
+def test_the_page_has_every_architecture_and_no_wrong_one():
     text = PAGE.read_text()
     made_with = re.search(r"transformers (\d[\w.]*\d) ", text)[1]
     if Version(transformers.__version__) > Version(made_with):

@@ -99,7 +99,7 @@ def test_attached_inside_inference_mode_and_used_outside(llama):
     assert inside == outside == expected
 
 
-def test_eval_is_not_assumed():
+def test_training_mode_is_refused():
     model = tiny("llama").train()
     with pytest.raises(InputError, match=r"training mode(.|\n)*model\.eval\(\)"):
         tokens(model)

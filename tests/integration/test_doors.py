@@ -1,7 +1,7 @@
 """Every generation mode of transformers with DoLa gives the same tokens as a model whose own forward is DoLa (see oracle.py).
 
-Each door is walked through `attach`, `dola.generate` and `install`. On a build that decodes plainly every one of them fails:
-`test_the_doors_tell_dola_from_plain_decoding` is the proof.
+Each mode is tested through `attach`, `dola.generate` and `install`. On a build that decodes plainly all of these tests fail:
+`test_every_mode_differs_from_plain_decoding` is the proof.
 """
 
 import copy
@@ -113,7 +113,7 @@ def test_same_tokens_as_a_model_that_is_plainly_dola(model, oracle, door, way):
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_the_doors_tell_dola_from_plain_decoding(model, oracle, door):
+def test_every_mode_differs_from_plain_decoding(model, oracle, door):
     plain, contrasted = (walk(plainly, m, PROMPT, **DOORS[door]) for m in (model, oracle))
     assert plain.shape != contrasted.shape or not torch.equal(plain, contrasted)
 
@@ -349,7 +349,7 @@ def installed():
 
 @pytest.mark.parametrize("asked", ["of the call", "of the model", "as keyword"])
 def test_continuous_batching_refuses_dola_layers(model, asked):
-    """Its thread belongs to no call: `transformers serve --continuous-batching` decoded plainly, and did not say so."""
+    """It runs in a thread of its own, so `transformers serve --continuous-batching` used to decode plainly, silently."""
     given = {"max_new_tokens": 2, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0}
     config = GenerationConfig(**given, dola_layers="high" if asked == "of the call" else None)
     keyword = {"dola_layers": "high"} if asked == "as keyword" else {}
@@ -365,7 +365,7 @@ def test_continuous_batching_refuses_dola_layers(model, asked):
 
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("layers", ["high", "low", [3, 5], [5]])
-def test_dola_layers_is_honoured_wherever_it_stands(model, layers):
+def test_dola_layers_works_in_every_place(model, layers):
     expected = dola.generate(model, PROMPT, dola_layers=layers, do_sample=False, repetition_penalty=1.2, **COMMON)
     settings = {"do_sample": False, "repetition_penalty": 1.2, **COMMON}
     assert torch.equal(model.generate(PROMPT, dola_layers=layers, **settings), expected)
@@ -388,7 +388,7 @@ def test_no_layers_in_a_generation_config_are_an_error_and_not_plain_decoding(mo
 
 
 def test_attaching_while_another_thread_generates_call_scoped(model, oracle):
-    """Its call goes on as it began: contrasted once."""
+    """That call continues as it began: contrasted once."""
     expected = walk(plainly, oracle, PROMPT, do_sample=False)
     began, attached, found = threading.Event(), threading.Event(), []
 
@@ -438,7 +438,7 @@ def test_install_takes_a_config_only():
         dola.install("high")
 
 
-def test_warnings_are_said_once(model, caplog):
+def test_warnings_are_given_once(model, caplog):
     import importlib
 
     module = importlib.import_module("dola.decoding.generate")
@@ -458,7 +458,7 @@ def test_warnings_are_said_once(model, caplog):
 
 
 def test_constraints_are_never_broken(smollm2):
-    """Digits only: nothing that the model finds plausible after these words."""
+    """Only digits are allowed, and the model finds none of them plausible after this prompt."""
     model, tokenizer = smollm2
     digits = [i for i in range(tokenizer.vocab_size) if tokenizer.decode([i]).isdigit()]
     inputs = tokenizer("My favourite colour is", return_tensors="pt")
@@ -477,7 +477,7 @@ def test_constraints_are_never_broken(smollm2):
 
 
 def test_a_json_grammar_is_kept(smollm2):
-    """A grammar engine that keeps state: each of its steps must be taken once, and its masks win over the contrast."""
+    """A grammar engine keeps state, so each of its steps must run once, and its masks take precedence over the contrast."""
     xgrammar = pytest.importorskip("xgrammar", reason="xgrammar is not installed")
     import json
 
@@ -625,7 +625,7 @@ def test_paged_attention(model, oracle):
 
 
 def test_paged_attention_with_constraints_is_refused(model):
-    """Its processors run where the mature scores are not at hand."""
+    """Its processors run where the mature scores are not available."""
     config = GenerationConfig(max_new_tokens=4, do_sample=False, suppress_tokens=[3], pad_token_id=0, eos_token_id=-1)
     with (
         dola.attach(model),
@@ -666,7 +666,7 @@ def test_moved_while_attached(oracle):
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_quantised_cache(way, monkeypatch):
-    """Its values are rounded, so tokens are held against the same cache under the oracle."""
+    """The cache rounds its values, so the oracle gets the same cache for comparison."""
     pytest.importorskip("optimum.quanto", reason="optimum-quanto is not installed")
     quanto_in_python.use(monkeypatch)
     settings = {"do_sample": False, "cache_implementation": "quantized", "cache_config": {"backend": "quanto", "nbits": 4}}

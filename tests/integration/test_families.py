@@ -100,7 +100,7 @@ def test_forward_returns_the_contrast(family, name, ids):
             assert scores[position][~keep].max() < scores[position][keep].min() - 500
 
 
-def test_masks_bite(family, ids):
+def test_heads_are_peaked_enough_for_masks_to_matter(family, ids):
     """The tests below mean nothing on uniform random heads, where every token is plausible."""
     _, model = family
     plain = model(ids).logits[0]

@@ -152,7 +152,7 @@ def test_transformers_serve_refuses_wrong_layers(folder, server):
 
 @pytest.mark.parametrize("settings", [dola.DoLaConfig(), dola.SLEDConfig()], ids=lambda settings: settings.method)
 def test_a_generation_config_of_a_folder_is_served(tiny, tmp_path, settings):
-    """What the page says of generation_config.json: `install` finds the layers there, and decodes by its own method."""
+    """As docs/integrations.md says, `install` finds the layers in generation_config.json and decodes with its own method."""
     model, tokenizer = tiny
     inputs = tokenizer(PROMPT, return_tensors="pt")
     model.generation_config.dola_layers = "high"

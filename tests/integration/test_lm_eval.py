@@ -178,7 +178,7 @@ def test_each_method(run, folder, tasks, name):
         assert text == words.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).partition("##")[0]
 
 
-def test_generation_tells_dola_from_plain_decoding(run, folder):
+def test_generated_texts_differ_from_plain_decoding(run, folder):
     texts = [written(run(DolaLM(str(folder), layers=layers, device="cpu"), "local_writing")) for layers in ("high", "off")]
     assert texts[0] != texts[1]
 
@@ -244,7 +244,7 @@ def test_a_run_without_dola_is_known(arguments, plain):
     assert _decodes_plainly(arguments.split()) is plain
 
 
-def test_mistakes_are_told_in_words(monkeypatch, capsys, folder, tasks):
+def test_mistakes_become_messages(monkeypatch, capsys, folder, tasks):
     arguments = ["--tasks", "local_factor", "--include_path", tasks, "--device", "cpu", "--model", "dola", "--model_args"]
     assert harness(monkeypatch, *arguments, f"pretrained={folder},layers=hihg") == 2
     assert "dola: --layers 'hihg'" in capsys.readouterr().err.replace("--layers hihg", "--layers 'hihg'")
@@ -317,7 +317,7 @@ def test_a_difference_of_weights_is_added_once(tmp_path):
         (object(), {"delta": "a"}, "delta= would be ignored with a model object"),
     ],
 )
-def test_arguments_that_would_be_passed_over(folder, model, settings, message):
+def test_arguments_that_the_harness_would_ignore(folder, model, settings, message):
     with pytest.raises(ConfigError, match=message):
         DolaLM(str(folder) if model == "FOLDER" else model, **settings)
 
@@ -344,7 +344,7 @@ def test_an_adapter_is_checked(tmp_path):
 
 @pytest.fixture(scope="module")
 def odd_folder(tmp_path_factory):
-    """As `folder`, with a tokenizer that puts tokens at both ends, gives no mask, and pads with what the model cannot read."""
+    """Like `folder`, but the tokenizer adds tokens at both ends, gives no mask, and pads with a token without an embedding."""
     path = tmp_path_factory.mktemp("odd")
     tiny("llama", max_position_embeddings=6000).save_pretrained(path)
     odd_tokenizer("both", mask=False, pad="beyond", template=PARTS["parts"]).save_pretrained(path)
@@ -481,7 +481,7 @@ def test_a_task_without_answers_shows_its_questions(judged):
 
 
 def test_the_choices_of_a_task_with_a_context_each():
-    """As in Winogrande: one ending, and a context for each choice. The metric's rule says which choice was taken."""
+    """Like Winogrande: one ending, and a context for each choice. The metric's rule decides which choice was taken."""
     task = SimpleNamespace(
         OUTPUT_TYPE="multiple_choice",
         multiple_input=2,

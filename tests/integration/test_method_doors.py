@@ -47,7 +47,7 @@ def by_name(model, config, *args, **settings):
 
 
 def by_install(model, config, *args, **settings):
-    """As installed settings, and as settings of a call where others are installed: the same."""
+    """Installed settings, and settings of one call that override installed ones, give the same tokens."""
     dola.install(config)
     try:
         found = model.generate(*args, dola_layers=config.layers, **settings)
@@ -179,7 +179,7 @@ def test_bans(model, oracles, name):
 
 @each_method
 def test_custom_generate(model, oracles, name):
-    """A decoding of one's own reads the method's scores: where contrastive search and others went in transformers 5."""
+    """A custom decoding loop reads the method's scores. In transformers 5 contrastive search and others are such loops."""
 
     def greedy(model, input_ids, **_):
         for _ in range(5):
@@ -234,7 +234,7 @@ class TestNamesInACall:
         assert torch.equal(other, walk(by_generate, model, dola.DeLTaConfig(), PROMPT, do_sample=False))
 
     def test_layers_of_a_generation_config(self, model):
-        """The call's are for any method, the model's for DoLa alone."""
+        """Layers of the call's config apply to any method, those of the model's config only to DoLa."""
         given = GenerationConfig(dola_layers=[1, 2], do_sample=False, **COMMON)
         for config in (dola.DoLaConfig([1, 2], relative_top=0.3), dola.SLEDConfig([1, 2], rate=7)):
             asked = {name: value for name, value in named(config).items() if name != "dola_layers"}

@@ -1,4 +1,4 @@
-"""The notebook runs from the top, and what is committed with it is what comes out."""
+"""The notebook runs from top to bottom, and its committed outputs are what it prints."""
 
 import re
 
@@ -55,14 +55,14 @@ def test_the_notebook_was_run_from_the_top_and_is_small():
 
 
 def test_the_notebook_claims_what_its_outputs_show():
-    """The sentences of the text that hang on numbers, each against the output that it speaks of."""
+    """Each sentence that names a number is compared with the output it is about."""
     notebook = read()
     prose = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     shown = [text for text, _ in outputs(notebook)]
     first, second = shown[1], shown[2]
     assert '" Olymp" is number 30 in its list' in prose
-    assert 'goes on with " Olymp", rank 30 in the last layer' in first
-    assert 'so DoLa chooses it; the text goes on with " Olymp"' in first
+    assert 'continues with " Olymp", rank 30 in the last layer' in first
+    assert 'so DoLa chooses it; the text continues with " Olymp"' in first
     assert '" Seattle" gained most' in first
     assert 'the last layer puts " Seattle" first' in second
     assert '" Olymp" gained most' in second

@@ -92,7 +92,7 @@ def quanto(weights):
 
 def hqq(bits):
     def make(folder, dtype, head, tmp_path):
-        """By hand: transformers 5.23 says of HQQ that it is not available yet."""
+        """Quantized by hand, because transformers 5.23 calls HQQ not available yet."""
         quantize = library("hqq.core.quantize")
         model, settings = load(folder, dtype), quantize.BaseQuantizeConfig(nbits=bits, group_size=32)
         for name, module in list(model.named_modules()):
@@ -140,7 +140,7 @@ KINDS = {
 
 @torch.no_grad()
 def recomputed(model):
-    """DoLa's tokens behind PROMPT, without a hook or a cache: every layer through the model's own norm and head."""
+    """DoLa's tokens after PROMPT, without a hook or a cache: every layer through the model's own norm and head."""
     ids = PROMPT
     for _ in range(NEW):
         out = model(ids, output_hidden_states=True, logits_to_keep=1)
@@ -218,7 +218,7 @@ def test_a_forward_of_its_own_is_not_read_around(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_head_whose_rows_are_rounded_together_is_refused_in_words(dtype):
+def test_a_head_that_rounds_rows_together_is_refused_with_a_reason(dtype):
     model = tiny("llama", dtype=dtype, **SIZES)
     model.lm_head.forward = types.MethodType(rounding(each_row=False), model.lm_head)
     with pytest.raises(ModelError, match=r"all rows by one scale(.|\n)*exclude the LM head"):

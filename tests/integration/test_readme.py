@@ -48,7 +48,7 @@ def test_the_quickstarts_first_example_prints_what_it_says(smollm2, monkeypatch)
     assert _printed(code) == shown
 
 
-def test_what_the_quickstart_says_of_plain_decoding_is_so(smollm2, monkeypatch):
+def test_the_quickstart_is_right_about_plain_decoding(smollm2, monkeypatch):
     monkeypatch.setattr(dola, "load", lambda name: smollm2)
     page = " ".join((ROOT / "docs" / "quickstart.md").read_text().split())
     said = re.search(r'the same model answers "(.*?) …"', page).group(1)
@@ -56,7 +56,7 @@ def test_what_the_quickstart_says_of_plain_decoding_is_so(smollm2, monkeypatch):
 
 
 def test_the_readmes_numbers_are_those_of_the_pages():
-    """Whoever changes a page changes the front door."""
+    """A changed figure on a page must also change in the README."""
     read = " ".join(README.split())
     assert "8.7 points (95% interval 2.7 to 14.7)" in read
     assert "| DoLa high | 27.0 | 25.3 | -8.7 (-14.7 to -2.7) |" in (ROOT / "docs" / "evaluation.md").read_text()
@@ -74,7 +74,7 @@ def test_the_readmes_numbers_are_those_of_the_pages():
 
 
 def test_every_page_installs_from_where_the_readme_does():
-    """A release changes the README's line; this then names each other line that has to follow."""
+    """When a release changes the README's line, this test names every other line that must change too."""
     line = re.compile(r"pip install (?:-e )?'?(\.|dola-decoding)(?=[\['`\s])")
     (first,) = re.findall(r"<!-- install: .*? -->\n```sh\n(.*?)\n```", README)
     source = line.match(first)[1]

@@ -53,7 +53,7 @@ def test_tokens_are_the_same_alone_in_a_batch_and_in_any_order(smollm2, name):
 
 @pytest.mark.parametrize("name", ["high", "low", "reference"])
 def test_a_trace_is_of_the_contrast_that_generate_used(smollm2, name):
-    """Token for token: its tokens are those of the fast step, its contrasts the scores that `generate` returns."""
+    """Its tokens are those of the fast step, and its contrasts are the scores that `generate` returns."""
     model, tokenizer = smollm2
     ids = tokenizer(PROMPTS[3], return_tensors="pt").input_ids
     trace = dola.trace(model, tokenizer, PROMPTS[3], CONFIGS[name], generate=6)
@@ -99,7 +99,7 @@ def test_dola_changes_answers(smollm2):
 
 
 def margins(model, ids):
-    """How narrowly DoLa decided the token behind `ids`: nats between the two best scores, between the two most divergent
+    """How narrowly DoLa decided the token after `ids`: nats between the two best scores, between the two most divergent
     layers, and between the plausibility threshold and the token nearest to it."""
     with torch.no_grad():
         out = model(ids, output_hidden_states=True)

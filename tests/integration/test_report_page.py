@@ -66,7 +66,7 @@ def report():
 
 @pytest.fixture
 def open_page(browser, report, tmp_path):
-    """Opens the page offline; nothing but the file may be asked for, and no text may run."""
+    """Opens the page offline. Any other request fails the test, and so does text that runs as code."""
     contexts, complaints, pages = [], [], []
 
     def opened(**settings):

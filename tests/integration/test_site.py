@@ -155,7 +155,7 @@ def test_a_public_name_has_an_example_that_runs(name, smollm2, monkeypatch, tmp_
 
 
 def test_environment_variables_are_all_on_their_page():
-    """Those that the package reads, and those of its tests; typer reads one, and a test misspells an option of a request."""
+    """The variables that the package and its tests read. Exceptions: typer reads one, and a test misspells an option."""
     page = (DOCS / "environment.md").read_text()
     source = [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
     used = {name for path in source for name in re.findall(r"[\"'](DOLA_[A-Z_]+)[\"']", path.read_text())}

@@ -1,4 +1,4 @@
-"""The built site in a real browser: accessible, walked by keyboard, searched, and no request leaves it."""
+"""The built site in a real browser: accessible, usable by keyboard, searchable, and without requests to other hosts."""
 
 import functools
 import threading

@@ -1,4 +1,4 @@
-"""`from_pretrained(..., tp_plan="auto")` under torchrun: two processes on the CPU that hold half of the weights each."""
+"""`from_pretrained(..., tp_plan="auto")` under torchrun: two processes on the CPU, each with half of the weights."""
 
 import json
 import subprocess

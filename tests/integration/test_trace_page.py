@@ -35,7 +35,7 @@ def traces():
 
 @pytest.fixture
 def open_page(browser, tmp_path):
-    """Opens HTML from disk, offline; nothing may be asked for but the file itself, nor anything be complained of."""
+    """Opens HTML from disk, offline. Any other request and any console error fails the test."""
     contexts, complaints, pages = [], [], []
 
     def opened(html, **settings):
@@ -114,7 +114,7 @@ def test_every_cell_shows_the_traces_own_top_tokens(opened, traces):
                 assert follows in here
 
 
-def test_two_traces_stand_side_by_side(opened, traces):
+def test_two_traces_are_side_by_side(opened, traces):
     first, second = (opened.locator("section").nth(number).bounding_box() for number in (0, 1))
     assert first["y"] == second["y"]
     assert second["x"] >= first["x"] + first["width"]
@@ -122,7 +122,7 @@ def test_two_traces_stand_side_by_side(opened, traces):
     assert "tokens that DoLa chose" in opened.locator("h2").nth(1).text_content()
 
 
-def test_on_a_narrow_screen_they_stand_below_each_other(open_page, traces):
+def test_on_a_narrow_screen_traces_are_below_each_other(open_page, traces):
     page = open_page(page_of(traces), viewport={"width": 390, "height": 800})
     first, second = (page.locator("section").nth(number).bounding_box() for number in (0, 1))
     assert second["y"] >= first["y"] + first["height"]
@@ -265,7 +265,7 @@ def test_it_is_a_table_to_assistive_technology(opened, traces):
 
 
 def test_walking_speaks_of_a_layer_and_pinning_of_a_token(opened):
-    """A screen reader would otherwise read all candidates at every step."""
+    """Otherwise a screen reader would read all candidates at every step."""
     kept = opened.locator(".kept").first
     cell(opened, 0, 1, 1).focus()
     assert kept.get_attribute("aria-live") == "off"

@@ -59,7 +59,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def server(browser, smollm2, tmp_path_factory):
-    """The address of a running `dola ui`, which calls nobody, and which Ctrl-C ends without a word."""
+    """The address of a running `dola ui`. It makes no requests to other hosts, and Ctrl-C ends it silently."""
     for package in ("gradio", "uvicorn"):
         if find_spec(package) is None:
             lacking(f"{package} is not installed: {install_line('ui')}")
@@ -80,7 +80,7 @@ def server(browser, smollm2, tmp_path_factory):
 
 @pytest.fixture
 def visit(browser, server):
-    """Opens the page in a context of its own. No request may leave this machine, nor anything be complained of."""
+    """Opens the page in a browser context of its own. A request to another host or a console error fails the test."""
     contexts, requests, complaints = [], [], []
 
     def opened(**settings):
@@ -251,7 +251,7 @@ def test_two_people_at_once_get_their_own_answers(visit, smollm2, tmp_path):
             assert [token.token for token in trace.tokens] == [token.token for token in expected.tokens]
 
 
-def test_mistakes_are_told_and_the_page_goes_on(visit, tmp_path):
+def test_mistakes_are_shown_and_the_page_continues(visit, tmp_path):
     page = visit()
     good = {"schema": "dola.trace/1", "dola": "0", "tokens": []}
     files = {

@@ -60,7 +60,7 @@ def test_rows_do_not_influence_one_another(drawn):
 
 @given(logits(), st.floats(0, 1))
 @settings(deadline=None)
-def test_the_chosen_token_is_plausible_and_scores_are_no_nan(drawn, relative_top):
+def test_the_chosen_token_is_plausible_and_no_score_is_nan(drawn, relative_top):
     mature, premature = drawn
     scores = contrast(mature, premature, relative_top=relative_top)
     assert not scores.isnan().any()

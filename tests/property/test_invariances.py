@@ -187,7 +187,7 @@ def test_nan_never_becomes_a_token(value, token):
 
 
 @pytest.mark.parametrize("spoilt", ["mature", "premature"])
-def test_nan_in_a_model_is_an_error_in_words(ids, spoilt):
+def test_nan_in_a_model_is_an_error_with_a_message(ids, spoilt):
     model = tiny("llama")
     block = model.model.layers[4 if spoilt == "mature" else 0]
     block.mlp.down_proj.weight[0, 0] = math.nan

@@ -100,7 +100,7 @@ def judged(odd: Oddities, text: str) -> list[int] | None:
 
 
 def outcome(door: Any) -> Any:
-    """What a door returns, or the error that it raises on purpose. Any other exception fails the test."""
+    """What a call returns, or the DolaError that it raises. Any other exception fails the test."""
     try:
         return door()
     except DolaError as error:
@@ -192,7 +192,7 @@ def written_by_eval(odd: Oddities, text: str, *, chat: bool) -> str:
 
 @torch.no_grad()
 def plainly(ids: list[int]) -> list[int]:
-    """What the model goes on with, by transformers alone."""
+    """The model's continuation, from transformers alone."""
     prompt = torch.tensor([ids])
     found = model().generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=NEW)
     return found[0, len(ids) :].tolist()
@@ -234,7 +234,7 @@ CASES = {
 
 @pytest.mark.parametrize("verb", ["generate", "compare", "trace", "file", "doctor"])
 @pytest.mark.parametrize("name", CASES)
-def test_the_command_is_right_or_ends_with_a_mistake_in_words(name, verb, monkeypatch, capsys, tmp_path):
+def test_the_command_is_right_or_reports_a_mistake(name, verb, monkeypatch, capsys, tmp_path):
     odd = CASES[name]
     monkeypatch.setattr("dola.load", lambda *_, **__: LoadedModel(tiny("llama"), odd.tokenizer))
     prompt = "Who wrote <extra0>?" if name == "a token beyond the model" else "Who wrote Hamlet?"

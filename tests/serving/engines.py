@@ -31,7 +31,7 @@ def save_tiny(folder: Path, family: str = "llama", **settings: Any) -> Path:
 
 
 def _say_more_than_the_last_token(model: Any) -> None:
-    """Random models with a tied head repeat their last token, in every way of decoding. Random norms mend that."""
+    """Random models with a tied head repeat their last token however they decode. Random norms prevent that."""
     generator = torch.Generator().manual_seed(2)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1 and name.endswith("weight"):

@@ -137,7 +137,7 @@ def test_blocks_that_take_no_states_are_refused():
         capture(nn.Module(), Parts("layers", nn.ModuleList([Odd()]), [], None, None, 8), _captures((0,)))
 
 
-def test_a_pipeline_sends_rows_on():
+def test_a_pipeline_stage_forwards_rows():
     """The second stage captures layer 2, and gets layers 0 and 1 from the first."""
     first, second = _captures((0, 1, 2)), _captures((0, 1, 2))
     with first.running(_metadata(0, 2, 3)):

@@ -21,7 +21,7 @@ def judge(tiny_folder: Any) -> Judge:
 
 
 def _logits(judge: Judge, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mature logits [V] and contrastive scores [V] behind these tokens."""
+    """Mature logits [V] and contrastive scores [V] after these tokens."""
     with torch.no_grad():
         mature = judge.model(torch.tensor([ids])).logits[0, -1]
         with dola.attach(judge.model, "high"):
@@ -80,7 +80,7 @@ def test_logprobs_are_of_the_contrast(tiny_engine: Engine, judge: Judge):
 
 
 def test_logprobs_of_a_prompt_are_the_models_own(tiny_engine: Engine, judge: Judge):
-    """Beside a request with DoLa, too. With DoLa they are refused: nobody would see that they are not DoLa's."""
+    """Also beside a request with DoLa. A request with DoLa is refused, because they would not be DoLa's."""
     from vllm.exceptions import VLLMValidationError
 
     prompts = ["abc def", "abc def"]
@@ -98,7 +98,7 @@ def test_logprobs_of_a_prompt_are_the_models_own(tiny_engine: Engine, judge: Jud
 
 
 def test_beams_are_plain_where_dola_is_off_by_default(tiny_engine: Engine, judge: Judge):
-    """They build sampling parameters of their own: no request can ask for DoLa."""
+    """Beam search builds its own sampling parameters, so a request cannot ask for DoLa."""
     from vllm.sampling_params import BeamSearchParams
 
     found = tiny_engine.llm.beam_search([{"prompt": "abc def"}], BeamSearchParams(beam_width=2, max_tokens=6))
@@ -196,7 +196,7 @@ def test_sampling_draws_from_the_contrast(tiny_engine: Engine, judge: Judge):
         ({"dola_method": "confident", "dola_probability": 0.5}, "'confident' draws at each position"),
     ],
 )
-def test_bad_options_are_refused_at_the_door(options: dict[str, Any], words: str, tiny_engine: Engine):
+def test_bad_options_are_refused_and_the_engine_continues(options: dict[str, Any], words: str, tiny_engine: Engine):
     from vllm.exceptions import VLLMValidationError  # its server answers these with HTTP 400
 
     with pytest.raises(VLLMValidationError, match=words):

@@ -82,7 +82,7 @@ def test_one_at_a_time_is_as_in_a_batch(real_engine: Any, expected: Any):
 
 
 def test_the_ways_differ(expected: Any):
-    """Or the tests above would hold of anything."""
+    """Otherwise the tests above would pass with any decoding."""
     for way in ("high", "low", "list"):
         assert expected[way, 1.0] != expected["plain", 1.0]
 

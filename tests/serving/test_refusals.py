@@ -1,4 +1,4 @@
-"""What is refused when an engine starts, in words, rather than decoded plainly in silence."""
+"""What an engine refuses at its start with a reason, instead of silently decoding plainly."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_stock_torch_compile(tiny_folder: Path):
 
 
 def test_graphs_with_dola_are_cached_apart(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """Of another version of dola, or without it, they have other outputs: vLLM's cache goes by its settings."""
+    """Graphs of another dola version, or without dola, have other outputs, and vLLM caches graphs by its settings."""
     found = {_config(tiny_folder).compute_hash()}
     monkeypatch.setattr("dola.integrations.vllm.plugin.__version__", "another")
     found.add(_config(tiny_folder).compute_hash())
@@ -80,7 +80,7 @@ def test_a_batch_in_parts_and_other_rows_for_later_blocks(tmp_path: Path, tiny_f
 
 
 def test_a_vllm_whose_front_ends_cannot_be_checked(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """Beams would be decoded by the default in silence: an engine with DoLa does not start."""
+    """Beams would silently be decoded by the default, so an engine with DoLa does not start."""
     from dola.integrations.vllm import gate
 
     for places in ((("vllm.entrypoints.anthropic.serving", "Renamed", "x"),), (("vllm.entrypoints.moved", "A", "x"),)):

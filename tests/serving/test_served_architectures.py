@@ -78,7 +78,7 @@ def test_tokens_are_those_of_transformers(family: str, eager: bool, tmp_path: Pa
 
 
 def test_the_list_of_tested_architectures():
-    """It says which the tests run, and each is one of vLLM's."""
+    """The list names exactly the architectures that tests run, and vLLM has each of them."""
     assert set(TESTED) == {architecture for architecture, _ in ALL.values()} | {"LlamaForCausalLM"}
     assert set(TESTED) <= set(originals())
 

@@ -52,14 +52,14 @@ def test_a_lens_of_another_model_is_refused_at_the_start(lens: str, tmp_path: Pa
         ({"final_norm": False}, "contradict each other"),
     ],
 )
-def test_what_cannot_be_is_refused_at_the_start(settings: dict[str, Any], words: str, tiny_folder: Path, lens: str):
+def test_invalid_settings_are_refused_at_the_start(settings: dict[str, Any], words: str, tiny_folder: Path, lens: str):
     with pytest.raises(ValueError, match=words):
         _config(tiny_folder, {"dola": {"layers": [1, 3], "lens": lens, **settings}})
 
 
 @pytest.mark.parametrize("adapters", [True, False])
 def test_adapters_beside_a_lens_give_a_warning(adapters: bool, tiny_folder: Path, lens: str, monkeypatch: Any):
-    """A lens was fitted on the model without them."""
+    """A lens is fitted on the model without adapters."""
     said: list[str] = []
     monkeypatch.setattr(plugin.logger, "warning", lambda text, *values: said.append(text % values))
     _config(tiny_folder, {"dola": {"layers": [1, 3], "lens": lens}}, enable_lora=adapters)

@@ -78,7 +78,7 @@ def test_log_likelihoods_are_refused(model: Any, manager: TaskManager):
         simple_evaluate(model=model, tasks=["choice"], task_manager=manager, bootstrap_iters=0)
 
 
-def test_mistakes_are_told_before_an_engine_starts(kind: Any, monkeypatch: pytest.MonkeyPatch):
+def test_mistakes_are_reported_before_an_engine_starts(kind: Any, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ConfigError, match="'entropy' is unknown"):
         kind("nowhere", divergence="entropy")
     with pytest.raises(ConfigError, match='additional_config has "dola"'):

@@ -1,4 +1,4 @@
-"""Checkpoints that lack weights: an engine with DoLa does not start on them, and says which. vLLM itself would."""
+"""Checkpoints that lack weights: an engine with DoLa refuses to start and names them. vLLM itself would start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dola serve` as a process: answers over HTTP, options in words, and many clients at once."""
+"""`dola serve` as a process: answers over HTTP, errors for bad options, and many clients at once."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def _drafts(engine: Engine) -> tuple[int, int]:
 
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
 def test_tokens_are_those_without_it(penalty: float, engine: Engine, judge: Judge):
-    """Each way alone, then all in one batch; some drafts are kept and some are not, or nothing was tested."""
+    """Each way alone, then all in one batch. Some drafts must be kept and some rejected, or the test shows nothing."""
     before = _drafts(engine)
     sampling = {"max_tokens": 32, "repetition_penalty": penalty}
     expected = [
@@ -72,7 +72,7 @@ def test_log_probabilities_are_those_of_the_contrast(engine: Engine, judge: Judg
     [{"min_tokens": 4}, {"bad_words": ["x"]}, {"allowed_token_ids": [5, 6, 7]}, {"temperature": 0.7}],
     ids=lambda more: next(iter(more)),
 )
-def test_what_would_not_be_lossless_is_refused_with_dola(more: dict[str, Any], engine: Engine):
+def test_lossy_speculation_is_refused_with_dola(more: dict[str, Any], engine: Engine):
     from vllm.exceptions import VLLMValidationError
 
     with pytest.raises(VLLMValidationError, match="on a server that speculates"):

@@ -1,4 +1,4 @@
-"""A stand-in for torchvision's imports: the index has no build of it for this torch, and text prompts call nothing of it."""
+"""Replaces the imports of torchvision, which has no build for this torch. Text prompts call none of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Anatomies that others register, by a call or by an entry point, and model types that are refused by name."""
+"""Registered anatomies, by a call or an entry point, and model types that are refused by name."""
 
 import dataclasses
 from importlib.metadata import EntryPoint
@@ -21,7 +21,7 @@ def _nothing_registered_afterwards(monkeypatch):
 
 
 def scaled(lm):
-    """An anatomy that can be told from the one that structure gives."""
+    """An anatomy that differs from the one found by structure."""
     return dataclasses.replace(Anatomy.by_structure(lm), logit_transform=Scale(1.0))
 
 
@@ -48,7 +48,7 @@ def model_logits(model, ids):
         return model(ids).logits
 
 
-def test_a_wrong_registered_anatomy_is_found_out_on_the_first_forward(llama, ids):
+def test_the_first_forward_detects_a_wrong_registered_anatomy(llama, ids):
     register_anatomy("llama", lambda lm: dataclasses.replace(Anatomy.by_structure(lm), final_norm=None))
     with dola.attach(llama), pytest.raises(dola.errors.ReadoutError, match="does not reproduce its logits"):
         llama(ids)
@@ -59,7 +59,7 @@ def test_other_types_are_left_to_structure():
     assert Anatomy.of(tiny("gpt2")).logit_transform is None
 
 
-def test_registering_twice_needs_to_be_said(llama):
+def test_registering_twice_needs_replace(llama):
     register_anatomy("llama", scaled)
     with pytest.raises(ModelError, match=r"'llama' is already registered, by .*scaled(.|\n)*replace=True"):
         register_anatomy("llama", lambda lm: None)
@@ -75,7 +75,7 @@ def test_registering_twice_needs_to_be_said(llama):
         (("x", 1), "is not callable"),
     ],
 )
-def test_what_cannot_be_registered(arguments, message):
+def test_invalid_registrations_are_refused(arguments, message):
     with pytest.raises(ModelError, match=message):
         register_anatomy(*arguments)
 
@@ -114,7 +114,7 @@ def test_types_without_a_readable_residual_stream_are_refused_by_name(model_type
         dola.attach(model)
 
 
-def test_a_padded_vocabulary_is_cut_behind_scale_and_cap():
+def test_a_padded_vocabulary_is_cut_after_scale_and_cap():
     logits = torch.tensor([[1.0, 2.0, 3.0]])
     transform = Chain((Scale(2.0), SoftCap(5.0), Cut(2)))
     torch.testing.assert_close(transform(logits), 5 * torch.tanh(torch.tensor([[2.0, 4.0]]) / 5))

@@ -46,7 +46,7 @@ def test_a_single_layer_is_refused():
 
 
 @pytest.mark.parametrize("thing", [torch.nn.Linear(2, 2), "gpt2", None], ids=["module", "name", "None"])
-def test_what_is_no_model_is_refused(thing):
+def test_something_that_is_not_a_model_is_refused(thing):
     with pytest.raises(ModelError, match=r"is not a Hugging Face model(.|\n)*from_pretrained"):
         dola.attach(thing)
 

@@ -52,7 +52,7 @@ def test_return_dict_false(llama, ids):
         assert torch.equal(output[0], llama(ids).logits)
 
 
-def test_positions_are_independent_of_how_many_are_asked_for(llama, ids, monkeypatch):
+def test_logits_do_not_depend_on_how_many_positions_are_returned(llama, ids, monkeypatch):
     whole = scores_of(llama, ids)
     monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 1)  # one row at a time
     torch.testing.assert_close(scores_of(llama, ids), whole)
@@ -97,14 +97,14 @@ def test_hidden_states_returned_to_the_user_are_the_models_own(llama, ids):
     assert all(torch.equal(a, b) for a, b in zip(plain, attached, strict=True))
 
 
-def test_config_object_bucket_and_indices_are_the_same_door(llama, ids):
+def test_config_object_bucket_and_indices_give_the_same_scores(llama, ids):
     by_bucket = scores_of(llama, ids, "high")
     assert torch.equal(by_bucket, scores_of(llama, ids, dola.DoLaConfig("high")))
     assert torch.equal(by_bucket, scores_of(llama, ids, [3, 5]))
     assert torch.equal(by_bucket, scores_of(llama, ids, (3, 5)))
 
 
-def test_attached_model_tells_what_is_attached(llama):
+def test_an_attached_model_shows_its_settings(llama):
     with dola.attach(llama, [2, 4]) as attached:
         assert llama.dola is attached
         assert attached.layers == (2, 4)
@@ -199,8 +199,8 @@ def test_logits_that_are_all_minus_inf_are_refused(llama, ids):
         handle.remove()
 
 
-def test_a_broken_candidate_layer_is_told_from_a_broken_model(llama, ids):
-    """A layer whose states overflow is not the last one's fault."""
+def test_a_broken_candidate_layer_is_distinguished_from_a_broken_model(llama, ids):
+    """If a layer's states overflow, the error does not blame the last layer."""
     with dola.attach(llama, [3]) as attached:
         llama(ids)
         capture = attached._keep_hidden
@@ -209,7 +209,7 @@ def test_a_broken_candidate_layer_is_told_from_a_broken_model(llama, ids):
             llama(ids)
 
 
-def test_padding_without_a_distribution_is_nobodys_error(llama):
+def test_padding_without_a_distribution_raises_no_error(llama):
     padded, mask = torch.tensor([[0, 5, 17]]), torch.tensor([[0, 1, 1]])
     handle = llama.model.register_forward_hook(
         lambda m, a, o: o.last_hidden_state.__setitem__((slice(None), 0), torch.nan) or o
@@ -225,7 +225,7 @@ def test_padding_without_a_distribution_is_nobodys_error(llama):
 
 
 def test_a_capture_that_did_not_run_is_an_error(llama, ids):
-    """As in early-exit modes, which cut the list of blocks."""
+    """Early-exit modes cut the list of blocks."""
     blocks = llama.model.layers
     with dola.attach(llama, [5]):
         llama(ids)
@@ -251,12 +251,12 @@ def test_a_forward_that_stops_early_is_an_error_even_if_all_candidates_ran(llama
             llama.model.layers = blocks
 
 
-def test_a_call_around_the_hooks_is_an_error(llama, ids):
+def test_a_call_that_bypasses_the_hooks_is_an_error(llama, ids):
     with dola.attach(llama, [3]), pytest.raises(CaptureError, match=r"call model\(\.\.\.\), not model\.forward"):
         llama.forward(ids)
 
 
-def test_a_wrong_anatomy_is_found_out_on_the_first_forward(llama, ids):
+def test_the_first_forward_detects_a_wrong_anatomy(llama, ids):
     found = dola.Anatomy.of(llama)
     wrong = dola.Anatomy(llama, found.blocks, None, None, found.head)
     with dola.attach(llama, anatomy=wrong), pytest.raises(ReadoutError, match=r"relative error .*final norm: none"):
@@ -264,7 +264,7 @@ def test_a_wrong_anatomy_is_found_out_on_the_first_forward(llama, ids):
 
 
 def test_padding_cannot_pass_the_check_of_a_wrong_anatomy(llama, ids, monkeypatch):
-    """The check waits for a row that says something."""
+    """The check of the readout waits for a row that can show a difference."""
     found, plain = dola.Anatomy.of(llama), llama.lm_head.forward
     wrong = dola.Anatomy(llama, found.blocks, None, None, found.head)
     mask = torch.tensor([[1, 1, 0]])
@@ -284,7 +284,7 @@ def test_an_anatomy_given_by_hand_is_used(llama, ids):
     torch.testing.assert_close(scores, scores_of(llama, ids))  # a head that is no module is read apart
 
 
-def test_what_is_captured_belongs_to_the_thread(llama):
+def test_captures_belong_to_the_thread_that_made_them(llama):
     """Threads on one attached model do not see each other's forwards."""
     prompts = [torch.randint(3, 400, (1, n)) for n in (4, 9, 17, 30)]
     with dola.attach(llama, "high"):
@@ -324,7 +324,7 @@ def test_direct_use_of_the_pure_functions_gives_the_same(llama, ids):
     assert plausible(hidden.logits).any()
 
 
-def test_errors_cross_process_borders():
+def test_errors_can_be_pickled_between_processes():
     error = pickle.loads(pickle.dumps(InputError("what", hint="do")))
     assert (type(error), error.message, error.hint, str(error)) == (InputError, "what", "do", "what\nHint: do")
     assert isinstance(error, DolaError)

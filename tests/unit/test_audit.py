@@ -19,7 +19,7 @@ def test_a_vulnerability_is_named():
     assert (lines[0], code) == ("b 2: CVE-1, fixed in 3", 1)
 
 
-def test_what_could_not_be_looked_up_is_no_success():
+def test_a_failed_lookup_is_not_reported_as_success():
     lines, code = summary({"dependencies": [UNKNOWN]})
     assert code == 2
     assert "0 packages looked up" in lines[0]

@@ -159,7 +159,7 @@ def test_a_case_must_fit_the_window(llama):
         ({"prompt_lookup": 3, "cache": "static"}, "prompt_lookup does not work with a static cache"),
     ],
 )
-def test_settings_that_cannot_be(given, message):
+def test_invalid_settings_are_refused(given, message):
     with pytest.raises(ConfigError, match=message):
         Settings(**given)
 
@@ -214,7 +214,7 @@ def test_drafts_change_no_token_in_float32(result):
     assert [(way.differing_prompts, way.first_difference) for way in drafted] == [(0, None), (0, None)]
 
 
-def test_an_end_of_sequence_token_ends_nothing_and_the_model_is_as_it_was(llama):
+def test_end_tokens_are_ignored_and_the_model_is_restored(llama):
     own = llama.generation_config
     own.eos_token_id = list(range(401))
     try:
@@ -227,7 +227,7 @@ def test_an_end_of_sequence_token_ends_nothing_and_the_model_is_as_it_was(llama)
 
 
 @pytest.mark.parametrize("way", [GREEDY, OLD, Way("greedy+lookup", lookup=True)])
-def test_a_call_is_taken_apart_without_a_rest(llama, way):
+def test_the_parts_of_a_call_add_up_to_its_time(llama, way):
     settings = Settings(new_tokens=9, prompt_lookup=3)
     with Bench(llama, settings) as bench:
         run = bench.run(way, torch.arange(4, 14)[None])
@@ -344,7 +344,7 @@ def test_memory_on_cuda_is_the_allocators(llama, monkeypatch):
     assert (found.peak_bytes, found.before_bytes) == (30, 10)
 
 
-def test_machine_says_what_matters():
+def test_the_machine_description_has_what_affects_speed():
     machine = Machine.here(torch.device("cpu"))
     assert machine.accelerator is None
     assert machine.processor
@@ -445,7 +445,7 @@ def test_two_commits_are_compared_beyond_the_noise(script, capsys, new, passes):
     assert "DoLa : dola   100.0 ms before" in contrast
 
 
-def test_a_commit_that_is_not_there_is_named(script, monkeypatch):
+def test_an_unknown_commit_is_named(script, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["compare.py", "no-such-commit"])
     with pytest.raises(SystemExit, match="'no-such-commit' is not a commit here"):
         script("compare").main()

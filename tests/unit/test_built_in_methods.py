@@ -30,7 +30,7 @@ each_method = pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
 
 
 def judged(config, mature, premature, numbers=None):
-    """What the judge says of one row, by token."""
+    """The judge's scores of one row, by token."""
     if isinstance(config, dola.SLEDConfig):
         return sled(mature, premature, config.rate, config.scale, config.steps)
     if isinstance(config, dola.DeLTaConfig):
@@ -84,7 +84,7 @@ class TestAgainstTheJudges:
         found = method_of(config).scores(mature, Given(premature))
         assert_judged(found, config, mature, premature, None, 1e-4)
 
-    def test_sled_where_no_layer_speaks_for_any_token(self):
+    def test_sled_where_no_layer_favors_any_token(self):
         mature = torch.randn(1, 20)
         found = method_of(dola.SLEDConfig(scale=3)).decide(mature, Given(mature[None]))
         assert_judged(found[0], dola.SLEDConfig(scale=3), mature, mature[None], None, 1e-5)
@@ -349,7 +349,7 @@ class TestDraws:
             method_of(dola.ConfidentConfig(probability=0.5)).scores(torch.zeros(1, 4), Given(torch.zeros(1, 1, 4)))
 
 
-def test_a_window_deeper_than_the_model_is_said_once(caplog):
+def test_a_window_deeper_than_the_model_warns_once(caplog):
     for _ in range(2):
         assert candidate_layers("last:77", 5, tied=False) == (0, 1, 2, 3, 4)
     assert [record.message for record in caplog.records if record.name == "dola"] == [

@@ -186,8 +186,8 @@ def test_install_that_fails_half_way_installs_nothing(monkeypatch, name):
     assert (GenerationMixin.generate, GenerationConfig.get_generation_mode) == methods
 
 
-def test_a_generate_of_ones_own_is_used(llama, ids):
-    """A model whose class is not of transformers has no processors to watch; its loop reads the contrast."""
+def test_a_custom_generate_method_is_used(llama, ids):
+    """A class from outside transformers has no processors to watch, but its loop gets the contrast."""
 
     class Own(nn.Module):
         def __init__(self):
@@ -300,7 +300,7 @@ def _refuses_gradients(model, ids):
         _refuses_gradients,
     ],
 )
-def test_a_model_that_is_dropped_while_attached_is_gone_without_a_word(ids, capfd, use):
+def test_a_model_deleted_while_attached_is_freed_silently(ids, capfd, use):
     model = tiny("llama")
     gone = [weakref.ref(model), weakref.ref(model.lm_head), weakref.ref(model.model.layers[3])]
     use(model, ids)
@@ -346,7 +346,7 @@ print("end")
 """
 
 
-def test_a_script_that_ends_while_attached_ends_in_silence():
+def test_a_script_that_ends_while_attached_prints_nothing():
     tests = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=tests, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
@@ -382,8 +382,8 @@ REMOVALS = {
 
 
 @pytest.mark.parametrize("take", REMOVALS.values(), ids=REMOVALS)
-def test_hooks_that_somebody_took_off_are_missed(ids, take):
-    """Some scripts clear all hooks at their end. Without the error, the logits would silently be plain."""
+def test_removed_hooks_are_noticed(ids, take):
+    """Some scripts clear all hooks when they end. Without an error the logits would silently be plain."""
     model = tiny("llama")
     plain = model(ids).logits
     with dola.attach(model, "high"):
@@ -396,7 +396,7 @@ def test_hooks_that_somebody_took_off_are_missed(ids, take):
     assert torch.equal(model(ids).logits, plain)
 
 
-def test_generate_misses_all_hooks_together(ids):
+def test_generate_notices_that_all_hooks_are_gone(ids):
     model = tiny("llama")
     with dola.attach(model, "high"):
         clear("_forward_hooks", "_forward_pre_hooks")(model)
@@ -404,7 +404,7 @@ def test_generate_misses_all_hooks_together(ids):
             model.generate(ids, max_new_tokens=1, do_sample=False)
 
 
-def test_a_generate_that_somebody_kept_is_plain_after_remove(ids):
+def test_a_saved_reference_to_generate_is_plain_after_remove(ids):
     model = tiny("llama")
     call = {"max_new_tokens": 4, "do_sample": False}
     attachment = dola.attach(model, "high")

@@ -1,4 +1,4 @@
-"""Chat templates: a prompt that holds the words of the message, or an error that says what the template did."""
+"""Chat templates: the prompt contains the message's words, or an error says what the template did."""
 
 import pytest
 from odd_tokenizers import KEEPS, LOSES, PARTS, odd_tokenizer
@@ -66,7 +66,7 @@ def test_words_of_the_template_itself_are_not_the_users(question):
     assert chat_ids(odd_tokenizer(template=kept), question)
 
 
-def test_what_a_template_did_is_said():
+def test_the_error_says_what_the_template_did():
     with pytest.raises(InputError) as dropped:
         chat_ids(odd_tokenizer(template=LOSES["another key"]), "Who wrote Hamlet?")
     assert dropped.value.message == (
@@ -91,7 +91,7 @@ def test_a_cut_that_the_template_completes_by_chance_is_seen():
 
 @pytest.mark.parametrize("system", ["/no_think", "Be brief. /no_think", "Be brief.", "/no_think Be  brief.\n"])
 def test_directives_of_a_system_text_are_for_the_template(system):
-    """As SmolLM3's, which takes them out and says what they mean."""
+    """Like SmolLM3's template, which removes them and writes out what they mean."""
     template = (
         "{% set s = messages[0]['content'] %}{% if '/no_think' in s %}Quick!{% else %}Think long and hard first.{% endif %}"
         "{{ s.replace('/no_think', '') | trim }}{{ messages[1]['content'] }}"
@@ -164,7 +164,7 @@ def test_a_template_that_refuses_other_words_is_still_read():
 
 
 class Renders:
-    """As MistralCommonBackend: code in place of a template, and no text but that of the tokens."""
+    """Like MistralCommonBackend: code in place of a template, which returns tokens and no text."""
 
     chat_template = None
 

@@ -20,13 +20,24 @@ from dola.errors import LayersError
 from dola.methods.config import DoLaConfig
 from dola.model.anatomy import Anatomy
 
-NAMES = ["parts", "layers", "tokenizer", "plain", "readout", "chat template", "doors", "contrast", "plain again", "speed"]
+NAMES = [
+    "parts",
+    "layers",
+    "tokenizer",
+    "without DoLa",
+    "readout",
+    "chat template",
+    "with DoLa",
+    "contrast",
+    "after DoLa",
+    "speed",
+]
 TOKENIZER = word_tokenizer()
 Session = importlib.import_module("dola.decoding.attach").Session
 
 
 def statuses(checkup):
-    """Of the checks that DoLa stands on; that of the generation config is by itself."""
+    """Status by check, without the check of the generation config."""
     return {check.name: check.status for check in checkup.checks if check.name != "generation config"}
 
 
@@ -79,7 +90,7 @@ def test_a_wrong_final_norm_is_found_and_named(monkeypatch):
     checkup = check_up(tiny("llama"), TOKENIZER)
     assert statuses(checkup) == dict.fromkeys(NAMES[:4], "ok") | {"readout": "failed"} | dict.fromkeys(NAMES[5:], "not run")
     assert "final norm: none" in text(checkup, "readout")
-    assert text(checkup, "speed") == "needs 'readout' to be right"
+    assert text(checkup, "speed") == "because the check of 'readout' failed"
     assert not checkup.healthy
     assert "Is the final norm right (none)?" in advice(checkup)[0]
 
@@ -116,35 +127,35 @@ def test_weights_that_give_nan():
     model = tiny("llama", dtype=torch.float16)
     model.model.norm.weight.fill_(torch.nan)
     checkup = check_up(model, TOKENIZER)
-    assert text(checkup, "plain") == "the model's logits are NaN, infinite or all -inf in float16"
+    assert text(checkup, "without DoLa") == "the model's logits are NaN, infinite or all -inf in float16"
     assert any("--dtype bfloat16" in sentence for sentence in advice(checkup))
 
 
 def test_a_check_that_raises_has_failed(monkeypatch):
     model = tiny("llama")
     monkeypatch.setattr(model, "generate", lambda **_: 1 / 0)
-    assert text(check_up(model, TOKENIZER), "plain") == "ZeroDivisionError: division by zero"
+    assert text(check_up(model, TOKENIZER), "without DoLa") == "ZeroDivisionError: division by zero"
 
 
-def test_doors_that_disagree(monkeypatch):
+def test_attach_and_generate_that_disagree_fail(monkeypatch):
     monkeypatch.setattr("dola.doctor.checks.generate", lambda model, dola_layers, **inputs: model.generate(**inputs) * 0)
     checkup = check_up(tiny("llama"), TOKENIZER)
-    assert statuses(checkup)["doors"] == "failed"
-    assert "'<pad> <pad>' by generate" in text(checkup, "doors")
+    assert statuses(checkup)["with DoLa"] == "failed"
+    assert "dola.generate '<pad> <pad>'" in text(checkup, "with DoLa")
     assert any("please report it" in sentence for sentence in advice(checkup))
 
 
-def test_scores_that_are_not_the_contrast(monkeypatch):
-    """A build whose hooks return plain logits: what attach and generate agree on can still be wrong."""
+def test_scores_that_differ_from_the_contrast_fail(monkeypatch):
+    """Hooks that return plain logits: attach and generate can agree and still both be wrong."""
     monkeypatch.setattr(Session, "_contrast", lambda self, call, logits: logits)
     checkup = check_up(tiny("llama"), TOKENIZER)
-    assert (statuses(checkup)["doors"], statuses(checkup)["contrast"]) == ("ok", "failed")
+    assert (statuses(checkup)["with DoLa"], statuses(checkup)["contrast"]) == ("ok", "failed")
 
 
-def test_hooks_that_stay(monkeypatch):
+def test_hooks_left_on_the_model_are_reported(monkeypatch):
     monkeypatch.setattr("dola.decoding.changes._unhook", lambda module, hook, keys: None)
     checkup = check_up(tiny("llama"), TOKENIZER)
-    assert text(checkup, "plain again") == "DoLa left hooks on the model"
+    assert text(checkup, "after DoLa") == "DoLa left hooks on the model"
 
 
 def test_a_model_with_dola_on_it_already():
@@ -154,7 +165,7 @@ def test_a_model_with_dola_on_it_already():
     assert text(checkup, "parts") == "DoLa is attached to this model already: call model.dola.remove() first"
 
 
-def test_a_model_that_changed_its_mind(monkeypatch):
+def test_a_model_that_is_not_deterministic(monkeypatch):
     model = tiny("llama")
     checkup_decode = "dola.doctor.checks.Examination._recompute"
 
@@ -164,11 +175,11 @@ def test_a_model_that_changed_its_mind(monkeypatch):
 
     monkeypatch.setattr(checkup_decode, disturb)
     change = 1.001
-    assert statuses(check_up(model, TOKENIZER))["plain again"] == "warning"
+    assert statuses(check_up(model, TOKENIZER))["after DoLa"] == "warning"
     change = -1.0
     checkup = check_up(model, TOKENIZER)
-    assert statuses(checkup)["plain again"] == "failed"
-    assert "without DoLa the model now generates" in text(checkup, "plain again")
+    assert statuses(checkup)["after DoLa"] == "failed"
+    assert "without DoLa the model now generates" in text(checkup, "after DoLa")
 
 
 def test_a_slow_model_is_timed_once(monkeypatch):
@@ -199,7 +210,7 @@ def test_an_empty_bucket():
 
 def test_advice_depends_on_what_was_found(monkeypatch):
     checkup = check_up(tiny("llama"), TOKENIZER)
-    assert [sentence[:30] for sentence in advice(checkup)] == ["With 0 million parameters this"]
+    assert [sentence[:30] for sentence in advice(checkup)] == ["This model is small: 0 million"]
     assert advice(dataclasses.replace(checkup, parameters=8 * 10**9)) == []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert advice(dataclasses.replace(checkup, parameters=8 * 10**9)) == [
@@ -207,7 +218,7 @@ def test_advice_depends_on_what_was_found(monkeypatch):
     ]
 
 
-def test_contrast_error_forgives_rounding_and_nothing_else():
+def test_contrast_error_ignores_only_rounding():
     torch.manual_seed(0)
     mature, premature = torch.randn(50).double() * 3, torch.randn(4, 50).double() * 3
     config = DoLaConfig("all")
@@ -222,7 +233,7 @@ def test_contrast_error_forgives_rounding_and_nothing_else():
 
 @pytest.mark.parametrize("scores", ["contrast", "distribution"])
 @pytest.mark.parametrize("strength", [0.25, 1.0, 3.0])
-def test_contrast_error_knows_strengths_and_distributions(scores, strength):
+def test_contrast_error_handles_strengths_and_distributions(scores, strength):
     torch.manual_seed(0)
     mature, premature = torch.randn(50).double(), torch.randn(4, 50).double() * 3
     config = DoLaConfig("all", strength=strength, scores=scores)
@@ -283,10 +294,10 @@ def test_a_vocabulary_of_another_model():
     ("template", "status", "words"),
     [
         (None, "ok", "none: prompts are continued"),
-        (KEEPS["plain"], "ok", "it takes a question as a text, "),
-        (KEEPS["plain"], "ok", "it takes a system text"),
-        (KEEPS["alternates"], "ok", "it does not take a system text"),
-        (PARTS["parts"], "ok", "it takes a question as a list of parts (as a text it loses it)"),
+        (KEEPS["plain"], "ok", "a short question takes "),
+        (KEEPS["plain"], "ok", "system messages are supported"),
+        (KEEPS["alternates"], "ok", "system messages are not supported"),
+        (PARTS["parts"], "ok", "passed as a list of parts (the template drops a plain string)"),
         (LOSES["another key"], "failed", "drops the words of the user message: 'Who wrote Hamlet?' gives the prompt '<user>"),
         (LOSES["raises"], "failed", "The model's chat template fails: no."),
         (f"<extra0>{KEEPS['plain']}", "failed", "The text has the token 401 ('<extra0>')"),

@@ -195,7 +195,7 @@ def test_a_window_is_of_the_last_candidate_layers(depth, count, first):
 @pytest.mark.parametrize(
     "wrong", ["last:0", "last:", "last:-1", "last:1.5", "last: 3", "last10", "LAST:10", "last:10,3", "last:٣"]
 )
-def test_what_is_no_window(wrong):
+def test_invalid_windows_are_refused(wrong):
     with pytest.raises(LayersError, match="last:10"):
         dola.DoLaConfig(wrong)
     with pytest.raises(LayersError, match="last:10"):

@@ -80,7 +80,7 @@ def test_implausible_tokens_stay_below_in_the_mature_order():
         assert in_mature_order.unique().numel() > 0.9 * out.sum()
 
 
-def test_float32_still_tells_implausible_tokens_apart():
+def test_float32_still_distinguishes_implausible_tokens():
     step = torch.tensor([[0.0, -10.0, -10.001]])
     scores = contrast(step, step[None])
     assert scores[0, 1] > scores[0, 2] > -2 * IMPLAUSIBLE

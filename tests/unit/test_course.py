@@ -82,8 +82,8 @@ def test_a_row_that_stopped_is_judged_as_it_was_at_its_look():
         judge(baseline, {"good": good[:100]})
 
 
-def test_what_a_row_would_have_shown_after_it_stopped_has_no_say():
-    """It ended for futility; its later items would differ, and would free a part of the level for the other row."""
+def test_values_after_a_row_stopped_are_ignored():
+    """The row ended for futility. Its later items would differ and leave more of the level to the other row."""
     baseline = [1.0] * 4000
     same = [1.0] * 1000 + [0.0] * 3000
     stopped = judge(baseline, {"same": same[:1000]}, looks=ends(4000))["same"]
@@ -138,7 +138,7 @@ def followed(table, ways=WAYS, groups=(None,) * 400):
     return course.follow(sample, run), asked
 
 
-def test_decided_rows_stop_and_the_others_go_on():
+def test_decided_rows_stop_and_the_others_continue():
     table = {VANILLA: (0.0, 1.0), "clear": (1.0, 1.0), "open": (0.0, 1.0), "control": (1.0, 0.0)}
     table["open"] = (1.0, 0.0)  # as many items change for the better as for the worse: never clear
     (values, done), asked = followed(table)

@@ -127,7 +127,7 @@ def test_greedy_tokens_are_the_contrasts(model):
 
 
 def test_a_row_whose_plausible_tokens_are_banned_keeps_the_models_order(model):
-    """Nothing has to be decided anew: outside the plausible set the scores are the model's own."""
+    """The row needs no second decision: outside the plausible set its scores are the model's own."""
     with torch.no_grad():
         mature = model(IDS[:1]).logits[0, -1]
     banned = plausible(mature).nonzero()[:, 0].tolist()
@@ -145,7 +145,7 @@ def test_a_row_whose_plausible_tokens_are_banned_keeps_the_models_order(model):
 
 
 def test_a_server_leaves_rows_with_bans_and_biases_alone():
-    """Neither a ban of all plausible tokens nor a bias that lifts another one calls for the mature scores."""
+    """Neither a ban of all plausible tokens nor a bias that raises another one makes the mature scores decide."""
     config, (mature, premature) = DoLaConfig([1], scores="distribution"), drawn(4)
     scores = contrast(mature, premature, scores="distribution").masked_fill(plausible(mature), -math.inf)
     lifted = scores.clone()

@@ -1,4 +1,4 @@
-"""docs/doors.md is what tests/doors_page.py makes, and every test it names exists, for each method where it says so."""
+"""docs/doors.md is up to date, and every test that it names exists, for each method where it says so."""
 
 import ast
 from pathlib import Path

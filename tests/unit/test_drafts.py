@@ -42,7 +42,7 @@ def lengths(drafts, tokens):
     return tried
 
 
-def test_wrong_drafts_are_soon_left_alone():
+def test_drafting_soon_stops_when_drafts_are_wrong():
     tried = lengths(Drafts(Says(lambda ids: [7, 7, 7, 7]), DEAR), [1] * 200)
     assert tried[0] > 0
     assert sum(tried) <= 6
@@ -55,7 +55,7 @@ def test_right_drafts_are_tried_in_full():
     assert len(tried) < 60
 
 
-def test_drafts_that_become_right_are_tried_again_though_none_was_for_long():
+def test_drafting_resumes_when_proposals_become_right():
     truth = [1, 2, 3] * 30 + [7] * 100
     tried = lengths(Drafts(Says(lambda ids: [7, 7, 7, 7]), DEAR), truth)
     assert sum(tried[10:88]) == 0

@@ -204,7 +204,7 @@ def test_the_state_of_a_file(index, cache):
     assert model.state == "damaged"
 
 
-def test_a_path_is_no_alias(tmp_path):
+def test_a_path_is_not_an_alias(tmp_path):
     with pytest.raises(ModelFileError, match="is not an embedded model") as caught:
         embedded.fetch(str(tmp_path))
     assert caught.value.hint == "a folder or file needs no fetching: pass its path as the model"

@@ -52,7 +52,7 @@ def test_a_slow_tokenizer():
 
 
 def test_a_tokenizer_that_appends_only_what_is_missing():
-    """As T5's slow one: an end token of the text's own is not doubled."""
+    """Like T5's slow tokenizer: an end token that the text already has is not added again."""
 
     class Once(Letters):
         def build_inputs_with_special_tokens(self, token_ids_0, token_ids_1=None):
@@ -62,14 +62,14 @@ def test_a_tokenizer_that_appends_only_what_is_missing():
     assert Encoder(Once()).text("ab</s>") == [3, 4, 2]
 
 
-def test_a_text_that_was_cut_loses_the_end_all_the_same():
+def test_a_truncated_text_also_loses_the_appended_end_token():
     tokenizer = odd_tokenizer("both")
     cut = tokenizer("Hi there", truncation=True, max_length=4)["input_ids"]
     assert cut[-1] == tokenizer.eos_token_id
     assert Encoder(tokenizer).without_appended("Hi there", cut) == cut[:-1]
 
 
-def test_a_tokenizer_that_knows_no_probe():
+def test_a_tokenizer_whose_vocabulary_lacks_the_probe():
     tokenizer = lossy_tokenizer()
     assert Encoder(tokenizer).text("1 2") == [1, 2]
     tokenizer = lossy_tokenizer()
@@ -160,7 +160,7 @@ def test_rows_of_a_batch_decode_as_alone(pad):
 
 @pytest.mark.parametrize("whose", ["the tokenizer's", "one of the model's"])
 def test_a_padding_token_that_ends_texts_does_not_pad(whose):
-    """As of Llama (the padding token is the end token) and of Qwen (it is one of two end tokens).
+    """As in Llama (the padding token is the end token) and in Qwen (it is one of two end tokens).
 
     The first releases of transformers 5 take a repetition penalty from padding as well: a row would not end as it does alone.
     """

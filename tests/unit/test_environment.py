@@ -25,7 +25,7 @@ def test_versions_and_processor():
     assert found.cpu.memory > 10**8
 
 
-def test_secrets_are_not_read_out(monkeypatch):
+def test_secrets_are_not_shown(monkeypatch):
     for name in SECRETS:
         monkeypatch.setenv(name, "hunter2")
     monkeypatch.setenv("NO_COLOR", "1")
@@ -67,7 +67,7 @@ def test_a_source_tree_that_is_not_installed(monkeypatch):
     assert look_around().extras == ()
 
 
-def test_a_system_that_does_not_tell_its_memory(monkeypatch):
+def test_a_system_that_does_not_report_its_memory(monkeypatch):
     monkeypatch.delattr(os, "sysconf")
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     found = look_around().cpu

@@ -145,8 +145,8 @@ def test_ties_of_the_length_control_are_broken_by_chance():
     assert found == measure_length(FACTOR, items, scores_of([[3, 3, 3, 3]] * 400), seed=0)
 
 
-def test_no_item_has_a_say_in_what_it_is_judged_by():
-    """The candidate that is right on an item alone is chosen by the other fold's items."""
+def test_no_item_affects_the_layer_that_judges_it():
+    """Each candidate is right on one item only, so the layer for an item comes from the other fold."""
     first, second = {"m": [1.0, 0, 1, 0, 1, 0]}, {"m": [0.0, 1, 0, 1, 0, 1]}
     values, chosen = held_out({"a": first, "b": second}, ["m"], 6, seed=0)
     from dola.evidence.statistics import folds
@@ -163,7 +163,7 @@ def test_no_item_has_a_say_in_what_it_is_judged_by():
 # evaluate
 
 
-def test_the_ways_are_what_dola_score_finds(factor_report, long):
+def test_row_values_equal_those_of_dola_score(factor_report, long):
     sample, report = factor_report
     own = {"DoLa 1,4": DoLaConfig([1, 4]), "vanilla": None, "reference low, normalized": Recipe.factor("low")}
     scores = score_items(*long, sample.items, own, progress=False)
@@ -188,7 +188,7 @@ def test_the_ways_are_what_dola_score_finds(factor_report, long):
     assert any(note.startswith(f"{STATIC}: for factor, layer ") for note in report.notes)
 
 
-def test_how_often_layers_were_chosen_is_said(factor_report):
+def test_the_report_says_how_often_each_layer_was_chosen(factor_report):
     _, report = factor_report
     low = report.way("DoLa low").layers
     assert set(low) <= {0, 2}
@@ -200,7 +200,7 @@ def test_how_often_layers_were_chosen_is_said(factor_report):
 
 
 def test_every_row_has_its_answers_and_how_likely_it_finds_the_right_one(factor_report, long):
-    """Those of the static row are the layers' that were chosen; the length control answers with the longest."""
+    """The static row's answers are those of the chosen layers; the length control picks the longest."""
     sample, report = factor_report
     for way in report.ways:
         right = [text in item.right for text, item in zip(way.chosen, report.items, strict=True)]
@@ -218,13 +218,13 @@ def test_every_row_has_its_answers_and_how_likely_it_finds_the_right_one(factor_
     assert all(of[place] == max(of) for of, place in zip(counts, places, strict=True))
 
 
-def test_a_file_that_is_not_the_published_one_is_said(factor_report):
+def test_the_report_notes_a_file_that_differs_from_the_published_one(factor_report):
     _, report = factor_report
     assert f"SHA-256 {report.origins[0].sha256[:12]}" in "".join(report.sentences)
     assert "is not the file that published figures are from" in report.notes[0]
 
 
-def test_contexts_that_were_cut_are_said(llama, tmp_path):
+def test_the_report_notes_truncated_contexts(llama, tmp_path):
     from command import tokenizer
 
     sample = Sample.of(FACTOR, [str(samples.factor(tmp_path / "f.csv", rows=4))])
@@ -235,8 +235,8 @@ def test_contexts_that_were_cut_are_said(llama, tmp_path):
     assert "1 of 4 contexts were cut on the left: they exceed 256 tokens with the continuations (items 3)." in report.notes
 
 
-def test_ties_are_said(long, tmp_path):
-    """Where all answers are at the floor; FACTOR counts that as right."""
+def test_the_report_notes_ties(long, tmp_path):
+    """All answers are at the floor, which FACTOR counts as right."""
     sample = Sample.of(FACTOR, [str(samples.factor(tmp_path / "f.csv", rows=30))])
     same = replace(sample.items[0], continuations=(" cat",) * 4)
     report = evaluate(*long, replace(sample, items=[same, *sample.items[1:]]), name="tiny", progress=False)
@@ -280,7 +280,7 @@ def test_a_cut_keeps_the_beginning_of_the_sequence():
     assert cut_left([1, 2, 3], 1, 1) == [1]
 
 
-def test_generation_that_was_interrupted_goes_on(long, tmp_path):
+def test_interrupted_generation_resumes(long, tmp_path):
     items = [QuestionItem(str(i), f"The cat {i}", "") for i in range(5)]
     settings = Generation(6, (), temperature=0.7)
     run = {"batch_size": 2, "seed": 5, "progress": False}
@@ -320,7 +320,7 @@ def test_accuracy_of_generated_answers(long, tmp_path, monkeypatch):
 
 
 class Says:
-    """A judge that says yes to prompts that hold a word."""
+    """A judge that answers yes to prompts that contain a word."""
 
     def __init__(self, word):
         self.word, self.asked = word, []
@@ -394,7 +394,7 @@ def made_report(values, **settings):
 LOW, HIGH = [0.4, 0.5] * 20, [0.6, 0.7] * 20
 
 
-def test_a_gain_that_length_explains_is_said():
+def test_the_report_says_that_length_explains_a_gain():
     report = made_report({VANILLA: ([0.0] * 40, LOW), "DoLa": ([0.0] * 40, HIGH), LENGTH: ([0.0] * 40, HIGH)})
     said = "\n".join(report.sentences)
     few = "none of them differs, which is too few to rule a difference out."
@@ -406,7 +406,7 @@ def test_a_gain_that_length_explains_is_said():
     assert "mc1: the number of tokens" not in said  # there is no gain to explain
 
 
-def test_a_gain_that_length_does_not_reach_is_said():
+def test_the_report_says_that_length_does_not_explain_a_gain():
     report = made_report({VANILLA: ([0.0] * 40, LOW), "DoLa": ([1.0] * 40, HIGH), LENGTH: ([0.0] * 40, LOW)})
     said = said_under(report, "Reasons")
     assert any(
@@ -469,7 +469,7 @@ def test_the_table_of_four_metrics_fits_80_columns():
 
 
 @pytest.mark.parametrize(("width", "left"), [(40, "mc2_reference, mc3"), (300, "")])
-def test_a_terminal_that_is_too_narrow_is_told_which_metrics_are_left_out(width, left):
+def test_a_narrow_terminal_names_the_metrics_left_out(width, left):
     report = made_report({VANILLA: ([1, 0] * 20, LOW), "DoLa": ([1, 0, 1, 1] * 10, HIGH)})
     written = io.StringIO()
     render(Console(file=written, width=width), report)

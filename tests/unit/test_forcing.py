@@ -114,14 +114,14 @@ class Cooler(LogitsProcessor):
 
 
 def test_a_processor_that_scales_forces_nothing(model):
-    """It lifts all implausible tokens, by hundreds."""
+    """It raises all implausible tokens by hundreds."""
     plain = dola.generate(model, PROMPTS, dola_layers="high", **CALL)
     found = dola.generate(model, PROMPTS, dola_layers="high", logits_processor=LogitsProcessorList([Cooler()]), **CALL)
     assert torch.equal(found, plain)
 
 
 def test_a_penalty_alone_forces_nothing(model):
-    """Plain decoding would leave the plausible set by it, and the paper's DoLa does not."""
+    """With it plain decoding would choose an implausible token, but the paper's DoLa does not."""
     ids = PROMPTS[:1]
     call = {**CALL, "repetition_penalty": 50.0}
     with dola.attach(model, "high"):
@@ -158,7 +158,7 @@ CHAINS = {
 
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-def test_what_all_biases_and_bans_together_would_choose_decides(model, chain, penalty):
+def test_the_choice_under_all_biases_and_bans_decides(model, chain, penalty):
     together = {}
     for biases in chain:
         for token, value in biases.items():
@@ -171,7 +171,7 @@ def test_what_all_biases_and_bans_together_would_choose_decides(model, chain, pe
 
 
 def test_an_end_token_that_is_lifted_and_may_not_come_yet_changes_nothing(model):
-    """A usual pair: the end made likelier, and a least length."""
+    """A common combination: a likelier end token and a minimum length."""
     call = {**CALL, "eos_token_id": 321, "min_new_tokens": 4}
     expected = dola.generate(model, PROMPTS, dola_layers="high", **call)
     found = dola.generate(model, PROMPTS, dola_layers="high", sequence_bias={(321,): 100.0}, **call)

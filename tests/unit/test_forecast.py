@@ -40,7 +40,7 @@ def _announced(monkeypatch):
     monkeypatch.setattr("dola.evidence.generation.LEAST", 0.0)
 
 
-def test_a_time_is_said_in_one_unit_and_with_two_digits():
+def test_a_time_has_one_unit_and_two_digits():
     sets = {"standard": 240.0, "methods": 672.0, "full": 1500.0}
     assert spoken(240.0, sets) == "about 4 minutes for these rows (standard 4, methods 11, full 25)"
     assert spoken(41.3, {}) == "about 41 seconds for these rows"

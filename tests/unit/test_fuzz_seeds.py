@@ -1,4 +1,4 @@
-"""Files that once broke a reader, as the fuzzer or a person found them. Each is an error in words now, or is read."""
+"""Files that once broke a reader, found by the fuzzer or by hand. Each now gives a clear error, or is read."""
 
 import json
 import struct
@@ -51,7 +51,7 @@ def test_a_lens_whose_metadata_is_not_json(name, tmp_path):
 
 
 def test_a_lens_that_is_a_device():
-    """Reading it would never end."""
+    """Reading a device would never end."""
     with pytest.raises(LensError, match="neither a file nor a hub id"):
         Lens.load("/dev/zero")
 

@@ -34,14 +34,14 @@ class BanPlausible(LogitsProcessor):
 
 
 class WriteInPlace(BanPlausible):
-    """Some processors write into the scores that they are given."""
+    """Writes into the scores it receives, as some processors do."""
 
     def __call__(self, input_ids, scores):
         return scores.copy_(super().__call__(input_ids, scores))
 
 
 class FloorInsteadOfInf(BanPlausible):
-    """Some ban with the lowest float instead of -inf."""
+    """Bans with the lowest float instead of -inf, as some processors do."""
 
     def __call__(self, input_ids, scores):
         banned = super().__call__(input_ids, scores)
@@ -161,8 +161,8 @@ def test_lazy_contrast_changes_no_token_and_saves_rows(settings):
 
 
 @pytest.mark.parametrize("settings", [{"sequence_bias": {(8,): 3.0}}, {"exponential_decay_length_penalty": (3, 1.05)}], ids=str)
-def test_lazy_contrast_stays_out_where_a_processor_may_lift_a_token(settings):
-    """Its score would be held against the plausible token's, which is only known by the contrast."""
+def test_lazy_contrast_is_off_where_a_processor_may_raise_a_token(settings):
+    """The raised token competes with the plausible one, whose score only the contrast gives."""
     model = tiny("llama", spread=12.0)
     outputs = []
     for lazy in (True, False):
@@ -174,7 +174,7 @@ def test_lazy_contrast_stays_out_where_a_processor_may_lift_a_token(settings):
     assert torch.equal(*outputs)
 
 
-def test_lazy_contrast_stays_out_of_what_is_returned(llama):
+def test_lazy_contrast_is_off_when_scores_are_returned(llama):
     with dola.attach(llama) as attached:
         llama(PROMPT)
         llama.generate(PROMPT, max_new_tokens=3, do_sample=False, return_dict_in_generate=True, output_scores=True)
@@ -238,7 +238,7 @@ def test_output_logits_with_an_assistant_are_refused(llama):
 
 
 def test_after_ctrl_c_nothing_is_left(llama):
-    """torch runs no hook behind a KeyboardInterrupt."""
+    """torch runs no further hook after a KeyboardInterrupt."""
 
     class Interrupt(LogitsProcessor):
         def __call__(self, input_ids, scores):
@@ -278,7 +278,7 @@ def test_beams_with_a_mask_that_empties_the_set(llama):
     assert torch.equal(found, plain.generate(PROMPT[:1], **settings))
 
 
-def test_generate_is_put_back(llama):
+def test_generate_is_restored(llama):
     generate, prepare = llama.generate, llama._get_logits_processor
     llama.generate = generate  # as somebody's own wrapper on the instance
     try:

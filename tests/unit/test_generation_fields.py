@@ -50,7 +50,7 @@ def test_each_field_of_the_table_is_on_the_page():
     assert [name for name in FIELDS if f"`{name}`" not in page] == []
 
 
-def test_what_asks_for_nothing_is_no_finding():
+def test_fields_that_change_nothing_are_not_reported():
     defaults = {
         name: value for name, value in GenerationConfig._get_default_generation_params().items() if name != "max_length"
     }
@@ -69,7 +69,7 @@ def test_arguments_of_the_call_are_never_switched_off():
     assert switched_off(found, {}, kept=HARNESS) == {"num_beams": 1}
 
 
-def test_what_is_set_aside_changes_no_token_and_is_said_once(model, made, inputs, caplog):
+def test_ignored_fields_change_no_token_and_are_reported_once(model, made, inputs, caplog):
     expected = rows(model, made, inputs)
     for name, value in ASKED_FOR_MORE.items():
         setattr(model.generation_config, name, value)
@@ -92,7 +92,7 @@ def test_with_dola_too(model, made, inputs):
 
 
 @pytest.mark.parametrize("name", [name for name, known in FIELDS.items() if known.meaning == REFUSED])
-def test_what_cannot_be_set_aside_is_refused(model, made, inputs, name):
+def test_fields_that_cannot_be_ignored_are_refused(model, made, inputs, name):
     setattr(model.generation_config, name, [[5]])
     with pytest.raises(ModelError, match=name) as caught:
         rows(model, made, inputs)
@@ -118,7 +118,7 @@ def test_kept_fields_act_as_in_transformers(model, made, inputs):
 
 
 def test_stop_strings_end_a_row_where_they_end_it_alone(model, made, inputs):
-    """A batch goes on until its last row is done, and without an end token transformers pads nothing."""
+    """A batch runs until its last row is done, and without an end token transformers does not pad the others."""
     free = rows(model, made, inputs, max_new_tokens=12)
     stop = made.decode([free[0][3]])
     model.generation_config.stop_strings = [stop]
@@ -154,13 +154,13 @@ def test_end_tokens(ends, expected):
 
 
 @pytest.mark.parametrize("ends", ["abc", True, [[2]], 2.5, float("nan"), [2, "x"], {"a": 1}])
-def test_what_is_no_end_token(model, made, inputs, ends):
+def test_invalid_end_tokens(model, made, inputs, ends):
     model.generation_config.eos_token_id = ends
     with pytest.raises(ModelError, match="eos_token_id"):
         rows(model, made, inputs)
 
 
-def test_an_end_token_that_the_model_cannot_write_is_said(model, made, inputs, caplog):
+def test_an_end_token_that_the_model_cannot_write_is_reported(model, made, inputs, caplog):
     expected = rows(model, made, inputs)
     model.generation_config.eos_token_id = [-1, 999]
     assert rows(model, made, inputs) == expected

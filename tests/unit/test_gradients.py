@@ -1,4 +1,4 @@
-"""Gradients of DoLa's scores: one sentence, and nothing changes for those who want none."""
+"""Gradients of DoLa's scores: asking for them gives a clear error, and other calls are unchanged."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_hidden_states_are_the_models_own_and_have_gradients(llama, ids):
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_without_gradients_scores_are_as_ever(ids, mode):
+def test_without_gradients_scores_are_unchanged(ids, mode):
     model = trainable("")
     with dola.attach(model):
         with mode():
@@ -75,8 +75,8 @@ def test_without_gradients_scores_are_as_ever(ids, mode):
         assert torch.equal(model(ids).logits, quiet)
 
 
-def test_who_forgets_no_grad_can_use_the_scores(ids):
-    """Written into, whole or in a part, as logits processors do."""
+def test_scores_can_be_changed_in_place_without_no_grad(ids):
+    """Logits processors write into all scores or some of them."""
     model = trainable("")
     with dola.attach(model):
         scores = model(ids).logits

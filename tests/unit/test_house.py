@@ -83,7 +83,7 @@ def test_no_arrow_goes_up():
 
 
 def test_few_files_know_the_settings_of_dola():
-    """Doors are made from the fields. Those that speak of a model's own final norm, a part of it, are no doors."""
+    """Interfaces are made from the fields. Files that name a model's own final norm are not counted."""
     parts = {"model", "lens", "doctor/checkup.py", "cli/doctor.py", "cli/doctor_page.py", "decoding/attach.py"}
     parts.add("mlx")  # the second backend: formulas and the readout, once more on its arrays
 

@@ -129,7 +129,7 @@ def test_a_compiled_model_gives_a_processor_plain_logits_too(ids, how):
 
 
 def test_a_masked_row_with_such_a_processor_is_decided_or_refused(model, ids):
-    """The processor cannot be asked twice: it may keep the state of the forwards that it has made."""
+    """The processor must not run twice, because it may keep state from its forwards."""
     with dola.attach(model, "high"):
         scores = model(ids).logits[0, -1]
     kept = (scores > -500).nonzero()[:, 0].tolist()
@@ -147,7 +147,7 @@ def test_a_direct_call_of_an_attached_model_stays_contrasted(model, ids):
 
 
 def test_a_generate_call_of_a_processor_is_plain_and_leaves_the_outer_call_alone(model, ids):
-    """Both call the same methods of the model; what the outer call returns and bans stays its own."""
+    """Both calls use the same methods of the model; the outer call keeps its own results and bans."""
     plain = model.generate(ids, **CALL)
     inner = []
 

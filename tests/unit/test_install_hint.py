@@ -40,7 +40,7 @@ def test_from_an_index(came_from):
 
 
 @pytest.mark.parametrize("damaged", ["", "{", "[]", "{}", "null"])
-def test_a_damaged_record_is_as_none(came_from, damaged):
+def test_a_damaged_record_is_ignored(came_from, damaged):
     came_from(damaged)
     assert install_line("ui") == "pip install 'dola-decoding[ui]'"
 
@@ -105,7 +105,7 @@ class TestWhichPip:
     def missing(name):
         raise metadata.PackageNotFoundError(name)
 
-    def test_nobody_searches_for_pip(self, monkeypatch):
+    def test_pip_is_not_searched_for_by_import(self, monkeypatch):
         """setuptools would hand out another distutils from then on, and torch 2.6's triton fails."""
         asked = []
         monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=lambda name, *_: asked.append(name)), *sys.meta_path])
@@ -161,7 +161,7 @@ def test_every_hint_names_an_extra_that_exists():
 
 
 def test_no_install_line_of_this_distribution_is_written_by_hand():
-    """It would fail for whoever installed from elsewhere."""
+    """A fixed line would fail for anyone who installed from elsewhere."""
     for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("browser.py")]:
         assert not re.search(r"dola-decoding\[", path.read_text()), path
 

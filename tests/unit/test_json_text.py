@@ -13,7 +13,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def strict(text):
-    """What a parser says that takes no more than JSON."""
+    """The result of a parser that accepts strict JSON only."""
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -30,7 +30,7 @@ def strict(text):
         (INF, None, "the value: NaN"),
     ],
 )
-def test_what_is_not_a_number_becomes_null_and_is_said_once(value, expected, sentence):
+def test_nan_becomes_null_and_is_reported_once(value, expected, sentence):
     told = []
     assert strict(dumps(value, tell=told.append)) == expected
     assert len(told) == 1

@@ -180,7 +180,7 @@ def test_a_server_that_is_not_there(server):
         EndpointJudge("judge", url).probability_of_yes("Q:")
 
 
-def test_an_address_that_is_none():
+def test_an_invalid_address():
     with pytest.raises(InputError, match="'localhost:8000' is not a web address"):
         EndpointJudge("judge", "localhost:8000")
 

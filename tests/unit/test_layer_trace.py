@@ -1,4 +1,4 @@
-"""`LayerTrace`: saved and read again, in words, as a DataFrame, and its pictures."""
+"""`LayerTrace`: saving and reading, sentences, the DataFrame, and the pictures."""
 
 import dataclasses
 import io
@@ -129,7 +129,7 @@ def test_saved_and_read_again(trace, llama):
         (lambda line: json.dumps({**json.loads(line), "tokens": []}), "it has no tokens"),
     ],
 )
-def test_what_is_no_trace_is_refused(trace, spoil, message):
+def test_files_that_are_not_traces_are_refused(trace, spoil, message):
     with pytest.raises(TraceError, match=re.escape(message)) as refused:
         LayerTrace.from_json(spoil(trace.to_json()))
     assert refused.value.hint
@@ -161,14 +161,14 @@ def test_traces_of_a_file_that_jq_has_spread_over_lines(trace, tmp_path):
 def test_sentences(trace):
     assert trace.explain(0) == (
         'After "The" the last layer puts " Seattle" first (40.0%; 50.0% in layer 1), but " Olympia" gained most over that '
-        'layer (from 1.0% to 35.0%), so DoLa chooses it; the text goes on with " Seattle", the last layer\'s first choice.'
+        'layer (from 1.0% to 35.0%), so DoLa chooses it; the text continues with " Seattle", the last layer\'s first choice.'
     )
     assert trace.explain(1) == (
         'After " Seattle" the last layer puts "\\n" first (90.0%) and no other token is plausible, so no earlier layer can '
         "change the choice."
     )
-    assert "it gained most over layer 2 as well (10.0% there), so DoLa agrees; the text goes on" in trace.explain(2)
-    assert 'goes on with "\\u202eabc", number 1 of' in trace.explain(2)
+    assert "it gained most over layer 2 as well (10.0% there), so DoLa agrees; the text continues" in trace.explain(2)
+    assert 'continues with "\\u202eabc", rank 1 in' in trace.explain(2)
     assert trace.explain(-1).endswith("so DoLa chooses it.")
     generated = dataclasses.replace(trace, mode="dola")
     assert "the repetition penalty or another rule of generation made it" in generated.explain(0)
@@ -275,7 +275,7 @@ def test_on_a_terminal_without_colour(trace):
     assert re.search(r"^last +Seattle \\n +Seattle \" \"", text, re.MULTILINE)
     assert re.search(r"^DoLa +Olympia = +=", text, re.MULTILINE)
     assert "Token 1. After" in text
-    assert "1 of 4 tokens had no rival: one token was plausible there." in " ".join(text.split())
+    assert "In 1 of 4 columns just one token is plausible, so no earlier layer can change" in " ".join(text.split())
 
 
 def test_on_a_terminal_in_colour(trace):

@@ -88,7 +88,7 @@ def test_weights_that_change_after_a_check_are_seen(lens, change):
 
 
 def lora(**settings):
-    """A tiny model with an adapter that acts and is not merged."""
+    """A tiny model with an active adapter that is not merged."""
     torch.manual_seed(0)
     given = {"r": 4, "target_modules": ["q_proj"], "init_lora_weights": False, "task_type": "CAUSAL_LM", **settings}
     return peft.get_peft_model(tiny(), peft.LoraConfig(**given)).eval()
@@ -171,6 +171,6 @@ def test_a_lens_whose_file_has_changed_is_refused(llama, tmp_path):
         dola.DoLaConfig(LAYERS, lens=made)
 
 
-def test_what_is_no_lens_is_refused():
+def test_files_that_are_not_lenses_are_refused():
     with pytest.raises(ConfigError, match="not text"):
         dola.DoLaConfig(LAYERS, lens=3)

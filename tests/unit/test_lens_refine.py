@@ -59,7 +59,7 @@ def test_white_states_have_mean_zero_and_covariance_one():
 
 
 @pytest.mark.parametrize("steps", [-1, 2.5, True, "3"])
-def test_what_is_not_a_number_of_steps_is_refused(model, steps):
+def test_an_invalid_number_of_steps_is_refused(model, steps):
     with pytest.raises(InputError, match=r"refine=.* is not a number of steps; allowed is 0 or more"):
         fit(model, refine=steps)
 

@@ -54,7 +54,7 @@ def fit(model, output, texts=True, **settings):
 
 @contextmanager
 def interrupted(owner, name, after):
-    """Let a function raise KeyboardInterrupt when it was called so many times, which ends what runs inside."""
+    """Make a function raise KeyboardInterrupt after a number of calls, and expect it to end the block."""
     original, calls = getattr(owner, name), iter(range(after + 1))
 
     def counted(*args, **kwargs):
@@ -97,7 +97,7 @@ def test_an_interrupted_fit_resumes(model, straight, tmp_path, owner, name, afte
     same(dola.Lens.load(output), straight[texts])
 
 
-def test_what_was_added_up_is_not_run_again(model, monkeypatch, tmp_path):
+def test_accumulated_sums_are_not_computed_again(model, monkeypatch, tmp_path):
     output = tmp_path / "tiny.lens.safetensors"
     with interrupted(Table, "add", 0):
         fit(model, output)

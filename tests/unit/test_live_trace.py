@@ -138,7 +138,7 @@ def test_two_at_once_on_one_model_do_not_see_each_other(llama):
 
 
 def test_a_foreign_hook_that_is_being_removed_is_harmless(llama):
-    """torch looks up whether a hook takes kwargs when it calls it: one that has just been removed then gets none."""
+    """torch looks up whether a hook takes kwargs as it calls it, so a hook that was just removed gets none."""
     failed = []
 
     def pass_by(hook, block):
@@ -185,7 +185,7 @@ def test_an_error_in_either_thread_comes_out(llama, monkeypatch):
 
 
 def test_a_layer_that_did_not_run_is_an_error(llama, monkeypatch):
-    """As in modes that leave layers out: never a trace of what another token left there."""
+    """Some modes skip layers. Their traces must never show states of an earlier token."""
 
     def skipping(model, tokenizer, ids, config, *, streamer, **_):
         streamer.put(torch.tensor([ids]))

@@ -63,7 +63,7 @@ def test_json_with_more_fields_becomes_the_same_items(written):
         ({"prompt": ""}, "the field 'prompt' is empty"),
     ],
 )
-def test_rows_that_are_not_right_are_named(written, change, message):
+def test_invalid_rows_are_named(written, change, message):
     with pytest.raises(DataError, match=f"row 1: {message}") as error:
         MEMOTRAP.items(written("mine.json", [{**ROW, **change}]))
     assert error.value.hint

@@ -1,4 +1,4 @@
-"""Methods of installed packages that fail, or take a name: others go on, and whoever asks for one gets the reason."""
+"""Packages whose method is broken or takes a used name: other methods work, and asking for the broken one gives the reason."""
 
 import json
 import logging
@@ -54,7 +54,7 @@ def broken(request, tmp_path, monkeypatch):
     return reason
 
 
-def test_a_broken_package_stops_nobody_else(broken):
+def test_a_broken_package_does_not_affect_other_methods(broken):
     assert list(METHODS) == BUILT_IN
     assert "mine" not in METHODS
     assert usable("mine") is None

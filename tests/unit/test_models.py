@@ -1,4 +1,4 @@
-"""load: names, files, and what goes wrong, in words. No network: HF_HUB_OFFLINE is set for all tests."""
+"""`dola.load`: names, files, and error messages. No network: HF_HUB_OFFLINE is set for all tests."""
 
 import importlib
 import json
@@ -45,7 +45,7 @@ def edit_config(folder, **changes):
         ("nothing.gguf", "The file 'nothing.gguf' does not exist"),
     ],
 )
-def test_names_that_mean_nothing(name, message):
+def test_names_that_are_not_models(name, message):
     with pytest.raises(ModelFileError, match=message) as caught:
         dola.load(name)
     assert "a hub id" in caught.value.hint
@@ -57,7 +57,7 @@ def test_a_folder_without_a_model(tmp_path):
 
 
 def test_a_hub_id_without_a_network(monkeypatch):
-    """HF_HUB_OFFLINE is set for all tests: the natural code is reached, and its failure is told in words."""
+    """HF_HUB_OFFLINE is set for all tests: the ordinary code runs, and its failure becomes a message."""
     with pytest.raises(
         ModelFileError, match=r"'nobody/nothing' is not in the hub's cache(.|\n)*the hub cannot be reached"
     ) as caught:
@@ -65,7 +65,7 @@ def test_a_hub_id_without_a_network(monkeypatch):
     assert "network" in caught.value.hint
 
 
-def test_a_file_that_is_no_gguf(tmp_path):
+def test_a_file_that_is_not_gguf(tmp_path):
     path = tmp_path / "text.gguf"
     path.write_text("hello")
     with pytest.raises(ModelFileError, match="is not a GGUF file: it starts with b'hell'"):
@@ -153,7 +153,7 @@ def test_what_the_hub_refuses(monkeypatch, raised, message, hint):
 
 
 def test_code_of_a_model_is_neither_run_nor_asked_about(folder, monkeypatch):
-    """Without a word about it, transformers would ask on the terminal."""
+    """If nothing is set, transformers would ask on the terminal."""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     edit_config(folder, model_type="own", auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.OwnLM"})
     for settings in ({}, {"trust_remote_code": None}, {"trust_remote_code": False}):
@@ -171,7 +171,7 @@ def test_an_architecture_that_transformers_does_not_know(folder):
     assert caught.value.hint == pip_install("--upgrade", "transformers")
 
 
-def test_a_config_that_is_no_json(folder):
+def test_a_config_that_is_not_json(folder):
     (folder / "config.json").write_text("{")
     with pytest.raises(ModelFileError, match="is not a valid JSON file"):
         dola.load(folder)
@@ -201,7 +201,7 @@ def test_a_damaged_tokenizer(folder):
         dola.load(folder)
 
 
-def test_a_file_that_is_no_model(folder):
+def test_a_file_that_is_not_a_model(folder):
     with pytest.raises(ModelFileError, match=r"model\.safetensors' is a file, but not a \.gguf file") as caught:
         dola.load(folder / "model.safetensors")
     assert "the folder that holds it" in caught.value.hint
@@ -215,7 +215,7 @@ def test_a_dtype_that_does_not_exist(dtype):
 
 
 @pytest.mark.parametrize("device", ["cuda:77", "gpu", "mps:3"])
-def test_a_device_that_does_not_exist(device):
+def test_an_unavailable_device(device):
     with pytest.raises(InputError, match=f"No device '{device}' on this machine. Available: cpu"):
         dola.load("smollm2", device_map=device)
 

@@ -19,7 +19,7 @@ DTYPES = [torch.float32, torch.bfloat16]
 
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
-    """As in a new process, with an empty cache folder."""
+    """The state of a new process, with an empty cache folder."""
     monkeypatch.setenv("DOLA_CACHE", str(tmp_path))
     monkeypatch.delenv("DOLA_NATIVE", raising=False)
     for cached in (native.why_not, build.library):
@@ -50,7 +50,7 @@ def test_head_product_and_normalisers(vocab, rows, dtype):
 @needs_kernel
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_row_has_the_logits_that_it_has_alone(dtype):
-    """Whatever the rows beside it and the threads: bit by bit."""
+    """Bit for bit, with any other rows beside it and any number of threads."""
     weight, x = operands(1271, 96, 250, dtype)
     logits, log_z = native.head_product(weight, x)
     threads = torch.get_num_threads()
@@ -105,7 +105,7 @@ def test_divergences(vocab, candidates, scale, dtype):
 
 
 @needs_kernel
-def test_far_layers_are_told_apart():
+def test_far_layers_are_distinguished():
     """Their divergence is ln 2 in float32."""
     logits = torch.full((3, 300), -40.0)
     logits[0, 5] = logits[1, 6] = logits[2, 7] = 0.0
@@ -117,7 +117,7 @@ def test_far_layers_are_told_apart():
 
 @needs_kernel
 def test_divergences_of_rows_that_are_apart():
-    """Some rows of a batch, in any order: as each alone, whatever the threads."""
+    """Some rows of a batch, in any order, equal the rows alone, with any number of threads."""
     logits = torch.randn(4, 6, 700)
     log_z = logits.logsumexp(-1)
     mature_rows, rows = torch.tensor([5, 0, 3]), torch.tensor([2, 2, 4])
@@ -230,7 +230,7 @@ def test_it_is_compiled_once(fresh, monkeypatch):
         ({"DOLA_CACHE": "/proc/none"}, "they cannot be saved in /proc/none/native"),
     ],
 )
-def test_what_is_missing_is_said(fresh, monkeypatch, what, words):
+def test_the_message_names_what_is_missing(fresh, monkeypatch, what, words):
     for name, value in what.items():
         monkeypatch.setenv(name, value)
     assert words in native.why_not()
@@ -284,7 +284,7 @@ def test_many_rows_of_some_layers_beside_the_mature_ones(dtype, vocabulary, spre
 
 @needs_kernel
 def test_what_is_not_asked_for_is_not_computed_and_changes_nothing():
-    """Nor do threads, whatever rows each of them has."""
+    """Threads do not change results either, whichever rows each of them has."""
     mature, *layers = torch.randn(4, 5, 600, generator=torch.Generator().manual_seed(2))
     log_z = native.log_z(mature)
     whole = native.compare(mature, log_z, layers, jsd=True, reference=True, strengths=[0.5, 1.0])
@@ -328,7 +328,7 @@ def test_tokens_that_a_model_bans_by_minus_infinity():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("strided", [False, True])
-def test_log_z_is_had_of_any_logits(dtype, strided):
+def test_log_z_works_for_any_logits(dtype, strided):
     logits = torch.randn(2, 3, 40, generator=torch.Generator().manual_seed(1)).to(dtype)
     logits = logits[..., ::2] if strided else logits
     found = native.log_z(logits)

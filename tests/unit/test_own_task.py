@@ -50,7 +50,7 @@ def test_choices_as_the_hub_has_them_and_an_answer_that_names_one(tmp_path):
     assert items(opened(tmp_path, rows, "q.jsonl"))[0].continuations[0] == " y"
 
 
-def test_columns_can_be_named_and_what_is_not_used_is_known(tmp_path):
+def test_columns_can_be_named_and_unused_ones_are_listed(tmp_path):
     data = opened(tmp_path, "Frage,Antwort,Quelle,group\nWer?,Ich,hier,g1\n")
     columns = Columns.of(data, {"question": "Frage", "answer": "Antwort"})
     assert columns.others == ("Quelle",)

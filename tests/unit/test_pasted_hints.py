@@ -40,7 +40,7 @@ build_editable = build_wheel
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Serves files and says nothing."""
+    """Serves files without logging."""
 
     def log_message(self, format, *arguments):
         pass

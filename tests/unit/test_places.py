@@ -86,7 +86,7 @@ def copied_head_and_norm(model):
 
 
 def copied_block(model):
-    """As depth up-scaling does it, with a candidate."""
+    """Depth up-scaling copies blocks; here it copies a candidate."""
     model.model.layers[4] = copy.deepcopy(model.model.layers[3])
 
 
@@ -217,7 +217,7 @@ def test_parts_that_the_caller_named_are_not_guessed_again(model):
             model(BATCH)
 
 
-def test_an_adapter_for_each_row_reads_each_row_by_its_own(model):
+def test_each_row_is_read_with_its_own_adapter(model):
     adapted = lora_on_head(model)
     adapted.add_adapter("other", peft.LoraConfig(target_modules=["lm_head"], init_lora_weights=False, r=2))
     adapted.eval()
@@ -386,7 +386,7 @@ def test_a_forward_that_somebody_replaced_is_named(model, where, when):
 
 
 class Letters:
-    """As much of a tokenizer as a trace of tokens needs."""
+    """The few methods of a tokenizer that a trace needs."""
 
     def decode(self, ids, **kwargs):
         return "".join(chr(97 + token % 26) for token in ids)

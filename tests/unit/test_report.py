@@ -104,8 +104,11 @@ def test_every_run_says_what_difference_its_items_show_and_what_smallest_is():
     assert (
         f"With 60 items, a difference of about {math.ceil(100 * shown)} points or more is detected in 80% of such runs." in said
     )
-    assert "Differences under 5 points count as none; --smallest sets that size" in said
-    assert "Verdicts are on contains (a known answer is in the text, as whole words)" in said
+    assert "lies within ±5 points. Choose the smallest difference that matters to you with --smallest" in said
+    assert (
+        "The verdicts are about one metric, fixed before the run: contains (a known answer is in the text, as whole words)"
+        in said
+    )
 
 
 @pytest.mark.parametrize("family", [1, 3, 16])
@@ -207,12 +210,10 @@ def test_counts_of_length_refusals_empty_answers_and_changes_beside_vanilla_and_
     assert (counts.unanswered_better, counts.unanswered_worse) == (4, 2)
     assert (counts.longer_better, counts.longer_worse) == (0, 1)
     said = under(report, "Reasons")
-    assert 'Answers of "DoLa" ("vanilla" and "vanilla, penalty 1.2" in parentheses): 1.8 words on average (1.7; 0.7)' in said
-    assert "7 empty (0; 10), 1 decline (10; 0)" in said
-    assert (
-        '"DoLa" changes 30 of 30 answers: 4 for the better, 6 for the worse; in 2 of the worse the new answer is empty' in said
-    )
-    assert "in 4 of the better vanilla's did so" in said
+    assert 'Answers of "DoLa": 1.8 words on average ("vanilla" 1.7, "vanilla, penalty 1.2" 0.7)' in said
+    assert '7 empty ("vanilla" 0, "vanilla, penalty 1.2" 10), 1 decline ("vanilla" 10, "vanilla, penalty 1.2" 0)' in said
+    assert '"DoLa" changes 30 of 30 answers: 4 got better, 6 got worse; in 2 of the worse ones the new answer is empty' in said
+    assert "in 4 of the better ones vanilla's did so" in said
     assert report.to_json()["counts"]["DoLa"]["refused"] == 1
 
 
@@ -231,7 +232,7 @@ def test_answers_in_which_the_task_finds_no_answer_are_counted():
     report = make_report(Sample(task, items, [], 4), MODEL, "m", ways, values, settings={}, texts=texts)
     counts = report.counts["DoLa"]
     assert (counts.formless, counts.empty, counts.unanswered_worse) == (2, 1, 3)
-    assert "2 without the form asked for (0)" in under(report, "Reasons")
+    assert '2 without the form asked for ("vanilla" 0)' in under(report, "Reasons")
 
 
 def scored(masses, controls=None, count=40):
@@ -257,7 +258,7 @@ def test_a_control_that_loses_as_much_explains_a_loss():
     masses = {VANILLA: [0.9] * 40, "DoLa": LOST, "random layer": LOST[::-1], "flat": [0.9] * 38 + [0.1] * 2}
     report = scored(masses, {"random layer": "random", "flat": "flat"})
     said = under(report, "Reasons")
-    assert 'accuracy of "DoLa" less that of controls: "random layer" +0.0' in said
+    assert 'accuracy of "DoLa" minus that of each control: "random layer" +0.0' in said
     assert 'A layer drawn at random explains the difference of "DoLa", as far as these items show: alone it has -75.0' in said
     assert "Making the plausible set flat explains" not in said
     assert "was not run" not in said

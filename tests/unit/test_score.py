@@ -130,7 +130,7 @@ def test_without_a_premature_layer_the_constraint_is_left(llama):
 
 
 def test_batches_and_shared_prefixes_change_nothing(llama):
-    """In float64 rounding is far below the choice of a layer."""
+    """In float64 rounding is too small to change which layer is chosen."""
     model = copy.deepcopy(llama).double()
     whole = score(model)
     apart = score(model, batch_tokens=1)
@@ -175,7 +175,7 @@ def test_a_mean_is_the_sum_over_the_number_of_tokens(llama):
         assert found.values["mean"][item] == pytest.approx(means, rel=1e-5)
 
 
-def test_random_layers_are_drawn_anew_for_each_token_and_the_same_each_time(llama):
+def test_random_layers_differ_by_token_and_repeat_between_runs(llama):
     configs = {"random": Recipe(DoLaConfig("all"), premature="random", seed=3)}
     long = [[list(range(50, 150))]]
     first, again = (score(llama, configs, contexts=[STEM], continuations=long) for _ in "ab")
@@ -224,7 +224,7 @@ def test_a_token_that_the_model_has_no_embedding_for(llama):
         score(llama, contexts=["Hi"], continuations=[[[5]]])
 
 
-def test_a_context_beyond_the_window_is_cut_on_the_left_and_said(llama):
+def test_a_context_beyond_the_window_is_cut_on_the_left_and_reported(llama):
     long = [7] * 300
     with pytest.warns(UserWarning, match="1 of 2 contexts do not fit the model's window of 256 tokens"):
         found = score(llama, {"vanilla": None}, contexts=[long, STEM], continuations=[[[3, 4]], [[5]]])
@@ -284,13 +284,13 @@ def test_nothing_to_score(llama):
 
 
 def killed_after(items, path):
-    """A stand-in for a kill: the file as it is once `items` have been written and half a line more."""
+    """What a kill leaves: the file after `items` complete lines and half of another."""
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[: 1 + items]) + lines[-1][:10])
 
 
 @pytest.mark.parametrize("items", [0, 1, 3, 4])
-def test_a_run_that_was_cut_short_goes_on_and_ends_with_the_same_numbers(llama, tmp_path, items):
+def test_an_interrupted_run_resumes_and_ends_with_the_same_numbers(llama, tmp_path, items):
     path = tmp_path / "results.jsonl"
     whole = score(llama, results=path)
     content = path.read_bytes()
@@ -322,7 +322,7 @@ def test_two_runs_do_not_write_one_file(llama, tmp_path):
 
 
 @pytest.mark.parametrize("length", [0, 5, 30])
-def test_a_head_that_was_half_written_is_written_anew(llama, tmp_path, length):
+def test_a_half_written_header_is_written_again(llama, tmp_path, length):
     path = tmp_path / "results.jsonl"
     whole = score(llama, results=path)
     content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What SECURITY.md promises of files that others made: their code does not run, and nothing in our sources could run it."""
+"""What SECURITY.md promises about files from others: their code does not run, and our sources cannot run it."""
 
 import inspect
 import os

@@ -110,7 +110,7 @@ def test_p_values_are_of_the_whole_family():
 
 
 def test_answers_of_a_group_are_drawn_together():
-    """Each answer four times over: as groups they say as much as once, and not four times as much."""
+    """Each answer occurs four times. Grouped, they count as one answer and not as four."""
     values, controls, right = planted(0.8, items=50)
     once = separate(values, controls, right)[1]["planted"]
     four = [{name: np.tile(of, 4) for name, of in each.items()} for each in (values, controls)]
@@ -169,7 +169,7 @@ def test_a_probability_that_has_underflown_is_a_number():
 
 
 def test_a_choice_is_the_answer_that_the_model_ranks_first(long, factor, report):
-    """The control's mean is the log-likelihood that `dola.score` gives that answer, by its number of tokens."""
+    """The control's mean is the answer's log-likelihood from `dola.score`, divided by its number of tokens."""
     scores = dola.score(*long, [item.context for item in factor.items], [item.continuations for item in factor.items],
                         {"plain": None}, progress=False)  # fmt: skip
     for answer, item, of_item, tokens in zip(report.answers, factor.items, scores.values["plain"], scores.tokens, strict=True):

@@ -1,4 +1,4 @@
-"""A short soak: nothing grows over generations, and the soak would notice if it did."""
+"""A short soak: memory does not grow over generations, and the soak would notice if it did."""
 
 import importlib.util
 from pathlib import Path

@@ -155,7 +155,7 @@ def test_read_together_or_apart_is_the_same(way, name, config, monkeypatch):
     assert (attached.rows, attached.rows_saved) == (apart.rows, apart.rows_saved)
 
 
-def test_a_head_that_somebody_watches_is_left_to_them(llama, ids):
+def test_a_head_with_other_hooks_is_read_apart(llama, ids):
     seen = []
     handle = llama.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.shape))
     with dola.attach(llama, "high"):
@@ -195,8 +195,8 @@ def test_the_plan():
     assert not cheaper_together(1000, 8, bound=8, lazy=True)
 
 
-def test_on_an_accelerator_nan_is_said_after_the_call():
-    """There the host does not wait for a look at each step."""
+def test_on_an_accelerator_nan_is_reported_after_the_call():
+    """On accelerators the host does not wait to check each step."""
     generation = Generation(None, None, 0.1)
     generation.check()
     generation.watch(torch.randn(2, 9))

@@ -70,7 +70,7 @@ def test_files_are_joined_in_their_order(write):
     assert (data.rows[2].number, data.rows[2].where) == (3, f"{second}, row 1")
 
 
-def test_known_files_are_told_from_others(write):
+def test_known_files_are_distinguished_from_others(write):
     one, other = write("one.json", '[{"n": 1}]'), write("other.json", '[{"n": 2}]')
     published = {hashlib.sha256(one.read_bytes()).hexdigest()}
     assert [origin.known for origin in open_data([one, other], published=published).origins] == [True, False]
@@ -99,7 +99,7 @@ def test_known_files_are_told_from_others(write):
         ("a.parquet", b"PAR1\x15\x04", "is a Parquet file"),
     ],
 )
-def test_files_that_are_not_right(write, name, content, message):
+def test_invalid_files(write, name, content, message):
     with pytest.raises(DataError, match=message):
         open_data(write(name, content))
 
@@ -197,7 +197,7 @@ def test_strategyqa_as_a_table(write):
 
 
 @pytest.mark.parametrize("name", ["none.csv", "folder/none.csv", "./none", "none"])
-def test_missing_files_are_no_hub_ids(name):
+def test_missing_files_are_not_taken_for_hub_ids(name):
     with pytest.raises(DataError, match=r"cannot be read: No such file or directory.*\n.*check the path"):
         open_data(name)
 
@@ -264,7 +264,7 @@ def test_a_hub_id_with_config_and_split(hub, text, asked):
 
 
 @pytest.mark.parametrize("text", ["hf:", "hf:a/b:", "hf:a/b:c:d:e"])
-def test_a_hub_id_that_is_none(text):
+def test_an_invalid_hub_id(text):
     with pytest.raises(DataError, match="does not name a hub data set"):
         open_data(text)
 

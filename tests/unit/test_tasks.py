@@ -78,7 +78,7 @@ def test_truthfulqa_of_the_hub_gives_the_same_item():
         ({"Question": None}, "row 1: the field 'Question' is empty"),
     ],
 )
-def test_truthfulqa_rows_that_are_not_right(change, message):
+def test_invalid_truthfulqa_rows(change, message):
     with pytest.raises(DataError, match=message):
         truthfulqa.choice_items(rows({**TRUTHFUL, **change}))
 

@@ -82,7 +82,7 @@ def test_a_prompt_against_the_float64_reference(name, config):
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_in_float64_the_numbers_are_the_references_to_the_last_digit_kept(config):
-    """What is left of a difference here is the rounding to DIGITS: the one in float32 was noise."""
+    """In float64 only the rounding to DIGITS remains, so the difference in float32 was noise."""
     model = tiny().double()
     trace = traced(model, config)
     logits = layer_logits(model, FAMILIES["llama"], config, IDS)
@@ -246,7 +246,7 @@ def test_texts_are_those_of_the_tokens(llama):
         ({"generate": 2, "num_return_sequences": 2}, "num_return_sequences=2 is not supported"),
     ],
 )
-def test_what_has_no_meaning_is_refused(llama, settings, message):
+def test_meaningless_arguments_are_refused(llama, settings, message):
     with pytest.raises(InputError, match=message):
         traced(llama, **settings)
 

@@ -1,4 +1,4 @@
-"""What a trace says fits its method: only of DoLa it says DoLa, contrast and premature layer."""
+"""The words of a trace fit its method: DoLa, contrast and premature layer appear only for DoLa."""
 
 import json
 from io import StringIO

@@ -1,4 +1,4 @@
-"""`make transformers-tests`: what counts as run, refused and failed, and that it says why it cannot run."""
+"""`make transformers-tests`: what counts as run, refused and failed, and why it cannot run."""
 
 import pytest
 from transformers_tests import main, report, version_of

@@ -83,7 +83,7 @@ def test_candidates_are_what_dola_score_finds(long, items):
 
 
 def scored_as(monkeypatch, right):
-    """Have each candidate be right on the items that `right(name, item)` says."""
+    """Make each candidate right on the items for which `right(name, item)` is true."""
     monkeypatch.setattr(
         MODULE,
         "measure",
@@ -298,7 +298,7 @@ def test_a_file_that_says_off(tmp_path):
 
 
 def test_a_group_is_on_one_side_of_a_choice(long, items, monkeypatch):
-    """Its items say something about each other, so none may judge a choice that the others made."""
+    """Items of a group depend on each other, so none may judge a choice made with the others."""
     grouped = [replace(item, group=str(i // 4)) for i, item in enumerate(items)]
     parts = []
     original = MODULE.held_out

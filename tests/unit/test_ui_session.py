@@ -1,4 +1,4 @@
-"""The work behind `dola ui`, without a browser and without Gradio: requests, shared models, answers, files."""
+"""What `dola ui` does without a browser and without Gradio: requests, shared models, answers, files."""
 
 import json
 import threading
@@ -119,7 +119,7 @@ def test_a_trace_is_sent_again_when_it_has_grown_by_a_share_of_itself(session, m
 
 
 def test_a_page_for_strangers_opens_no_lens(session, tmp_path):
-    """A lens is a file of this machine or of the hub, and the name is what somebody typed."""
+    """A lens is a file on this machine or on the hub, so a name that a stranger typed is not opened."""
     strict = Session(session.models, Limits(40, 12, lens=False))
     *_, view = views(strict, asked(settings={"lens": str(tmp_path / "x.safetensors")}, chat=False))
     assert view.error == "This page does not read through lenses."
@@ -127,7 +127,7 @@ def test_a_page_for_strangers_opens_no_lens(session, tmp_path):
     assert "does not exist" in view.error
 
 
-def test_stop_is_for_who_asks(session):
+def test_stop_affects_only_the_page_that_asks(session):
     request = asked(new_tokens=12)
     mine, theirs = session.answer(request, "me"), session.answer(request, "they")
     for each in (mine, theirs):
@@ -168,7 +168,7 @@ def test_two_people_get_their_own_answers(session):
         assert view.answers == alone[who].answers
 
 
-def test_when_the_server_ends_so_does_everything(session):
+def test_everything_ends_with_the_server(session):
     running = session.answer(asked(), "me")
     next(view for view in running if view.answers[0].tokens)
     session.stop_all()
@@ -195,7 +195,7 @@ def test_when_the_server_ends_so_does_everything(session):
         ({"model": ""}, "Allowed: an alias, a hub id or a folder"),
     ],
 )
-def test_what_cannot_be_answered_is_said_and_the_page_goes_on(session, settings, message):
+def test_a_request_that_fails_is_reported_and_the_page_continues(session, settings, message):
     *_, view = views(session, asked(**settings))
     assert message in view.error
     assert view.hint
@@ -203,7 +203,7 @@ def test_what_cannot_be_answered_is_said_and_the_page_goes_on(session, settings,
     assert views(session, asked())[-1].status.startswith("Done")
 
 
-def test_a_defect_is_said_too(session, monkeypatch, caplog):
+def test_an_internal_error_is_reported_too(session, monkeypatch, caplog):
     def broken(*_, **__):
         raise ZeroDivisionError("oh")
 
@@ -350,7 +350,7 @@ def test_where_dola_leaves_greedy_is_marked(llama):
     assert "<mark>" not in answer_html(same, running=False, mark=True)
 
 
-def test_texts_cannot_act():
+def test_texts_cannot_run_as_code():
     wicked = "<img src=x onerror=alert(1)>"
     for shown in (
         answer_html(Answer(wicked, 0, 1), running=True, mark=True),

@@ -166,7 +166,7 @@ def test_a_package_that_cannot_be_imported(monkeypatch, error, line):
     ],
 )
 def test_models_that_cannot_be_imported(monkeypatch, error, mended):
-    """`import transformers` works, and every class of a model fails."""
+    """`import transformers` works, but importing any model class fails."""
 
     def fail(name):
         if name == "transformers.modeling_utils":
@@ -181,7 +181,7 @@ def test_models_that_cannot_be_imported(monkeypatch, error, mended):
 
 
 def test_a_variable_that_a_library_cannot_read(monkeypatch):
-    """Not what mends a package: nothing is wrong with it."""
+    """The hint must not suggest reinstalling the package: the package is not broken."""
 
     def fail(name):
         return int("soon")

@@ -67,7 +67,7 @@ def test_a_request(extra: Any, expected: Any):
         ({"dola_final_norm": "no"}, "is not a bool"),
     ],
 )
-def test_a_request_that_cannot_be(extra: Any, words: str):
+def test_invalid_requests_are_refused(extra: Any, words: str):
     with pytest.raises(ConfigError, match=words):
         _served().of_request(extra)
 
@@ -200,13 +200,13 @@ def test_an_engine_without_dola_is_left_alone():
     ("outer", "text", "tied"), [(True, False, True), (False, True, False), (None, True, True), (None, None, False)]
 )
 def test_the_outermost_config_says_whether_the_head_is_tied(outer: Any, text: Any, tied: bool):
-    """InternVL's says yes and its text config no: transformers ties them, and resolves "low" accordingly."""
+    """InternVL's outer config says yes, its text config no. transformers ties the head, so "low" is that of a tied model."""
     configs = [SimpleNamespace(**({} if value is None else {"tie_word_embeddings": value})) for value in (outer, text)]
     assert plugin._is_tied(SimpleNamespace(hf_config=configs[0], hf_text_config=configs[1])) is tied
 
 
 def test_an_engine_with_dola():
-    """It captures all layers, unless stages of a pipeline would have to send them, or it says which."""
+    """It captures all layers, unless it names some or the stages of a pipeline would have to send them."""
     for settings, stages, captured in (({}, 1, (*range(8),)), ({}, 2, (2,)), ({"capture": [4]}, 1, (2, 4))):
         served = plugin.served_by(_engine(dola={"layers": "low", **settings}, stages=stages))
         assert served is not None
@@ -224,13 +224,13 @@ def test_an_engine_with_dola():
         ({"lora_config": SimpleNamespace(target_modules=["q_proj", "lm_head"])}, "adapters on the head"),
     ],
 )
-def test_what_does_not_go_with_dola_is_refused(settings: Any, words: str):
+def test_incompatible_engine_settings_are_refused(settings: Any, words: str):
     with pytest.raises(ConfigError, match=words):
         plugin.served_by(_engine(dola={}, **settings))
 
 
 @pytest.mark.parametrize("targets", [None, ["q_proj", "v_proj"]])
-def test_adapters_elsewhere_go_with_dola(targets: Any):
+def test_adapters_outside_the_head_are_allowed(targets: Any):
     assert plugin.served_by(_engine(dola={}, lora_config=SimpleNamespace(target_modules=targets))) is not None
 
 

@@ -1,4 +1,4 @@
-"""Models are refused that do not have the weights of their file; what belongs to a whole model is not."""
+"""Models that lack weights of their file are refused; complete models are not."""
 
 import json
 import logging
@@ -131,7 +131,7 @@ def test_small_floats_without_scales_are_named(tmp_path):
 
 
 def test_outputs_without_names_in_the_config(tmp_path):
-    """transformers' own `generate` ends in an AttributeError there."""
+    """With such a config transformers' own `generate` raises an AttributeError."""
     model = dola.load(checkpoints.save(tmp_path, return_dict=False)).model
     assert torch.equal(logits(model), logits(tiny("llama")))
     settings = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
@@ -162,7 +162,7 @@ def test_a_shard_that_is_missing(tmp_path):
 
 
 def test_sizes_are_not_ignored_on_request_either(tmp_path):
-    """What a caller would get is random numbers, and nothing to train them with."""
+    """Otherwise the caller would get random weights and no warning that they need training."""
     folder = checkpoints.save(tmp_path, vocab_size=500)
     assert "have other shapes" in fault(folder, ignore_mismatched_sizes=True)[0]
 
@@ -189,7 +189,7 @@ def test_a_model_is_cut_where_the_caller_asks_for_it(tmp_path):
         ({"model.layers.0.self_attn.k_scale": ONE}, "k_scale"),
     ],
 )
-def test_weights_without_a_place_are_named_and_not_refused(tmp_path, more, words):
+def test_unused_weights_are_named_and_not_refused(tmp_path, more, words):
     (said,) = notes(checkpoints.save(tmp_path, lambda weights: {**weights, **more}))
     assert words in said
 
@@ -202,12 +202,12 @@ def test_weights_without_a_place_are_named_and_not_refused(tmp_path, more, words
         lambda weights: {k.removeprefix("model."): v for k, v in weights.items()},  # as the body by itself is saved
     ],
 )
-def test_a_whole_model_is_loaded_without_a_word(tmp_path, edit):
+def test_a_complete_model_loads_silently(tmp_path, edit):
     assert notes(checkpoints.save(tmp_path, edit)) == []
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_every_family_is_whole(tmp_path, name):
+def test_every_family_loads_completely(tmp_path, name):
     tiny(name).save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
     reports = []
@@ -217,7 +217,7 @@ def test_every_family_is_whole(tmp_path, name):
 
 
 def test_tied_weights(tmp_path):
-    """A tied head is not in the file. A config that says tied of a file that is not is corrected by the file."""
+    """A tied head is not in the file. If the config says tied but the file has a head, the file counts."""
     tied = tiny("llama", tie_word_embeddings=True)
     tied.save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
@@ -392,7 +392,7 @@ def test_an_adapter_that_lost_a_module_is_not_taken_for_a_model(adapted, tmp_pat
     assert "tie_word_embeddings" not in hint
 
 
-def test_settings_of_an_adapter_that_peft_passes_over_are_said(adapted, tmp_path):
+def test_adapter_settings_that_peft_ignores_are_reported(adapted, tmp_path):
     said = []
     dola.load(copied(adapted[1], tmp_path, of_a_later_version=True), progress=said.append)
     (line,) = said
@@ -505,14 +505,14 @@ def test_values_that_transformers_does_not_expect(tmp_path, field, value, words)
 
 @pytest.mark.parametrize("text", ["{", "[]", "\ufeff"])
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"])
-def test_json_files_that_are_none(tmp_path, name, text):
+def test_files_that_are_not_json(tmp_path, name, text):
     folder = checkpoints.save(tmp_path)
     (folder / name).write_text(text, encoding="utf-8")
     with pytest.raises((ModelFileError, ModelError)):
         dola.load(folder)
 
 
-def test_an_unknown_quantisation_is_said_to_be_skipped(tmp_path):
+def test_an_unknown_quantization_warning_is_passed_on(tmp_path):
     (said,) = notes(checkpoints.save(tmp_path, quantization_config={"quant_method": "nosuch"}))
     assert said.startswith("transformers warns: Unknown quantization type, got nosuch")
 
@@ -526,7 +526,7 @@ def test_pointers_of_git_lfs(tmp_path, name):
     assert hint == f"git -C {folder} lfs pull"
 
 
-def test_a_caller_gets_back_his_own_mistakes(tmp_path):
+def test_errors_of_the_caller_are_raised_unchanged(tmp_path):
     with pytest.raises(TypeError, match="no_such_argument"):
         dola.load(checkpoints.save(tmp_path), no_such_argument=1)
 

@@ -1,4 +1,4 @@
-"""Wrappers around a causal LM: which are taken off, which are refused, and where the error says that the model is."""
+"""Wrappers around a causal LM: which are removed, which are refused, and where the error says the model is."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ FAST = {"max_new_tokens": 3, "do_sample": False}
 
 
 class HandsThrough(nn.Module):
-    """As FSDP does: what it does not have itself is looked up in the model."""
+    """Like FSDP, it looks up attributes that it does not have in the model."""
 
     def __init__(self, model):
         super().__init__()
@@ -33,7 +33,7 @@ class HandsThrough(nn.Module):
 
 
 class Engine(nn.Module):
-    """As DeepSpeed's engine does: the module is in its `__dict__` as well, and attributes are looked up by `dir`."""
+    """Like DeepSpeed's engine: the module is also in its `__dict__`, and attributes are found through `dir`."""
 
     def __init__(self, model):
         super().__init__()
@@ -65,7 +65,7 @@ class Pipeline:
 
 
 class Hides(nn.Module):
-    """Hands attributes through from where nobody can look for the model."""
+    """Passes attributes through from a model that cannot be found by inspection."""
 
     def __init__(self, model):
         super().__init__()
@@ -76,7 +76,7 @@ class Hides(nn.Module):
 
 
 class Delegates(nn.Module):
-    """Has all that is asked for, and generates with the model inside."""
+    """Has every attribute that dola reads, and generates with the model inside."""
 
     def __init__(self, model):
         super().__init__()
@@ -143,14 +143,14 @@ def test_a_wrapper_that_hides_its_model_is_refused(llama):
 
 
 @pytest.mark.parametrize("model", ["gpt2", None, (1, 2), len])
-def test_what_is_no_model_is_refused(model):
+def test_something_that_is_not_a_model_is_refused(model):
     for way in (dola.attach, dola.generate):
         with pytest.raises(ModelError, match=r"not a Hugging Face model(.|\n)*AutoModelForCausalLM"):
             way(model)
 
 
 def test_a_model_without_a_head_names_a_part_that_has_one(llama):
-    """As Qwen2.5-Omni does: the whole model has no head, its thinker has."""
+    """Like Qwen2.5-Omni: the whole model has no head, but its thinker does."""
 
     class Omni(nn.Module):
         def __init__(self):

@@ -64,8 +64,8 @@ SCHEMA = {
     "model.timings.dola": "the same with DoLa",
     "model.timings.tokens": "tokens that each run generated",
     "model.timings.runs": "runs of each",
-    "model.checks[].name": "weights, parts, layers, tokenizer, plain, readout, chat template, doors, contrast, plain again, "
-    "speed, generation config",
+    "model.checks[].name": "weights, parts, layers, tokenizer, without DoLa, readout, chat template, with DoLa, "
+    "contrast, after DoLa, speed, generation config",
     "model.checks[].status": "ok, warning, failed, or not run",
     "model.checks[].text": "the finding",
     "model.healthy": "whether no check failed: then the exit code is 0, otherwise 1",

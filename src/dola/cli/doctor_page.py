@@ -66,13 +66,16 @@ def _machine(environment: Environment) -> list[Row | tuple[str, str, str]]:
         ("packages", ", ".join(f"{name} {version}" for name, version in packages.items() if version is not None)),
         *([("not installed", absent)] if absent else []),
         *([("versions", f"{misfit.message} {misfit.hint}", "failed")] if (misfit := environment.misfit) else []),
-        ("processor", f"{cpu.usable} of {cpu.cores} cores, torch uses {cpu.torch_threads}, {cpu.capability}{memory}"),
-        ("accelerators", ", ".join(_device(*device) for device in _devices(environment)) or "none"),
+        ("processor", f"{cpu.usable} of {cpu.cores} cores available, torch uses {cpu.torch_threads}; {cpu.capability}{memory}"),
+        ("accelerators", ", ".join(_device(*device) for device in _devices(environment)) or "none found"),
         ("C++ compiler", environment.compiler or "none"),
         ("CPU kernels", environment.kernels),
-        ("models", f"{models}, in {_short(environment.cache)}"),
+        ("models", f"{models}; kept in {_short(environment.cache)}"),
         *((f"extra {extra.name}", _extra(extra.missing, extra.install)) for extra in environment.extras),
-        ("environment", ", ".join(f"{name}={value}" for name, value in given.items()) or "nothing set that matters"),
+        (
+            "environment",
+            ", ".join(f"{name}={value}" for name, value in given.items()) or "no variable that affects dola is set",
+        ),
     ]
 
 
@@ -98,6 +101,8 @@ def _model(seconds: float, checkup: Checkup) -> list[Row]:
 
 def _verdict(checkup: Checkup) -> Text:
     statuses = [check.status for check in checkup.checks]
+    if set(statuses) == {"ok"}:
+        return Text(f"\nAll {len(statuses)} checks passed.", style="bold green")
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in STYLES if status in statuses)
     words = "No check failed" if checkup.healthy else "Do not rely on DoLa with this model yet"
     return Text(f"\n{words}: {counts}.", style="bold green" if checkup.healthy else "bold red")

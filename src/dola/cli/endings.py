@@ -124,13 +124,17 @@ def _ended_by_ctrl_c() -> Iterator[None]:
 
 
 def fail(message: str, hint: str, *, code: int = 2) -> NoReturn:
-    """Print an error on stderr, wrapped at words on a terminal, and end the process."""
-    lines = f"dola: {message}\nHint: {hint}".splitlines()
-    if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns
-        lines = [textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in lines]
-    print(*lines, sep="\n", file=sys.stderr)
+    """Print an error on stderr, and end the process. A hint is never wrapped, because it may hold a command to paste."""
+    print(f"{_wrapped(f'dola: {message}')}\nHint: {hint}", file=sys.stderr)
     raise SystemExit(code) from None
+
+
+def _wrapped(text: str) -> str:
+    """The text with lines that end between words, if stderr is a terminal; programs get it unchanged."""
+    if not sys.stderr.isatty():
+        return text
+    width = max(shutil.get_terminal_size().columns, 20)
+    return "\n".join(textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
 
 
 def as_flags(text: str) -> str:

@@ -72,7 +72,9 @@ class Run:
         before = len(answers.done)
         for start, batch in self._batches(answers.done, progress=True):
             answers.write([record for record in self._records(start, batch) if record["index"] not in answers.done])
-        note(f"{len(self.prompts) - before} answers written to {answers.path}, which already had {before}")
+        written = len(self.prompts) - before
+        had = f", which already had {before}" if before else ""
+        note(f"{written} answer{'s' * (written != 1)} written to {answers.path}{had}")
 
     def _attached(self) -> Any:
         """The model, with DoLa attached if requested."""

@@ -135,16 +135,17 @@ def own_sample(name: str, own: OwnData, *, limit: int | None, seed: int) -> Samp
 
 def understood(sample: Sample, *, shown: int = SHOWN) -> list[str]:
     """Lines on what was understood: how many questions, how they are judged, and how the first ones are asked."""
-    kind = "one text to write and to compare with the known answers" if sample.task.generates else "answers to choose from"
+    generates = sample.task.generates
+    kind = ". The model's text is compared with the known answers" if generates else ", each with answers to choose from"
     taken = "" if len(sample.items) == sample.total else f"{len(sample.items)} of "
     groups = {item.group for item in sample.items} - {None}
     lines = [
-        f"{sample.task.name}: {taken}{sample.total:,} {'question' if sample.total == 1 else 'questions'}, each with {kind}"
+        f"{sample.task.name}: {taken}{sample.total:,} {'question' if sample.total == 1 else 'questions'}{kind}"
         + (f"; {len(groups)} groups, which are judged as wholes." if groups else "."),
-        f"First metric, which the verdict is on: {sample.task.metrics[0].name} ({sample.task.metrics[0].description}).",
+        f"The verdict will be on {sample.task.metrics[0].name} ({sample.task.metrics[0].description}).",
     ]
     for item in sample.items[:shown]:
-        lines += [f"Item {item.id} is asked so{_form(item)}:", *_indented(_asked(item)), *_expected(item)]
+        lines += [f"How item {item.id} is asked{_form(item)}:", *_indented(_asked(item)), *_expected(item)]
     return lines
 
 

@@ -99,21 +99,21 @@ class Examination:
             ("parts", self._find_parts),
             ("layers", self._resolve_layers),
             ("tokenizer", self._encode),
-            ("plain", self._decode_plainly),
+            ("without DoLa", self._decode_plainly),
             ("readout", self._read_out),
         )
         tries = (
             ("chat template", self._chat),
-            ("doors", self._open_doors),
+            ("with DoLa", self._decode_with_dola),
             ("contrast", self._recompute),
-            ("plain again", self._decode_plainly_again),
+            ("after DoLa", self._decode_plainly_again),
             ("speed", self._time),
         )
         needed = {name for name, _ in foundations}
         checks: list[Check] = [Check("weights", *self._compare_weights())] if self.weights else []
         for name, check in (*foundations, *tries):
             broken = next((c.name for c in checks if c.name in needed and c.status == FAILED), None)
-            checks.append(Check(name, NOT_RUN, f"needs {broken!r} to be right") if broken else _outcome(name, check))
+            checks.append(Check(name, NOT_RUN, f"because the check of {broken!r} failed") if broken else _outcome(name, check))
         checks.append(_outcome("generation config", self._review, LayersError))
         return tuple(checks)
 
@@ -139,7 +139,7 @@ class Examination:
                 raise
             self.config = DoLaConfig()  # the check of the generation config has failed
         self.layers = anatomy.candidates(self.config.layers)
-        return OK, f"candidate layers {', '.join(map(str, self.layers))} of {anatomy.num_layers}"
+        return OK, f"candidate layers {', '.join(map(str, self.layers))}; the model has {anatomy.num_layers} layers"
 
     def _encode(self) -> tuple[str, str]:
         """Encode the prompt and check that the model has embeddings for its tokens."""
@@ -148,7 +148,7 @@ class Examination:
         if not ids:
             return FAILED, f"{PROMPT!r} gives no tokens"
         self.inputs = encoder.padded([ids], device=self.model.device)
-        sizes = f"{len(self.tokenizer)} tokens, embeddings for {encoder.rows}"
+        sizes = f"{len(self.tokenizer)} tokens; the model has embeddings for {encoder.rows}"
         odd = odd_about(encoder, self.model, PROMPT)
         return (WARNING, f"{sizes}; {'; '.join(odd)}") if odd else (OK, sizes)
 
@@ -164,7 +164,7 @@ class Examination:
                 f"the model's logits are NaN, infinite or all -inf in {str(self.logits.dtype).removeprefix('torch.')}",
             )
         self.tokens = self._two_tokens(self.model.generate)
-        return OK, f"two tokens without DoLa: {self.tokenizer.decode(self.tokens)!r}"
+        return OK, f"the model continues {PROMPT!r} with {self.tokenizer.decode(self.tokens)!r} (two tokens)"
 
     def _read_out(self) -> tuple[str, str]:
         error = self._found().readout_error(self.last_hidden, self.logits)
@@ -180,20 +180,20 @@ class Examination:
         if found.refused:
             names = ", ".join(shown(name, value) for name, value in found.refused.items())
             return FAILED, f"{names} is not supported: {FIELDS[next(iter(found.refused))].why}; remove it from the config"
-        groups = {"kept": found.kept, "replaced by options": found.option, "set aside": found.aside, "unknown": found.unknown}
+        groups = {"kept": found.kept, "replaced by options": found.option, "ignored": found.aside, "unknown": found.unknown}
         listed = [f"{what}: {', '.join(shown(*each) for each in of.items())}" for what, of in groups.items() if of]
         odd = odd_ids(self.model)
-        text = "; ".join([*listed, *(sentence.rstrip(".") for sentence in odd)]) or "it sets nothing"
+        text = "; ".join([*listed, *(sentence.rstrip(".") for sentence in odd)]) or "the model's sets nothing"
         return (WARNING if found.aside or found.unknown or odd else OK), text
 
-    def _open_doors(self) -> tuple[str, str]:
+    def _decode_with_dola(self) -> tuple[str, str]:
         with attach(self.model, self.config):
             attached = self._two_tokens(self.model.generate)
         called = self._two_tokens(lambda **call: generate(self.model, **{**call, "dola_layers": self.config}))
-        text = f"two tokens with DoLa: {self.tokenizer.decode(attached)!r}"
+        text = self.tokenizer.decode(attached)
         if attached == called:
-            return OK, f"{text}, by attach and by generate"
-        return FAILED, f"{text} by attach, {self.tokenizer.decode(called)!r} by generate"
+            return OK, f"the same prompt continues with {text!r}, by dola.attach and by dola.generate"
+        return FAILED, f"dola.attach gives {text!r}, dola.generate {self.tokenizer.decode(called)!r}: they must agree"
 
     @torch.no_grad()
     def _recompute(self) -> tuple[str, str]:
@@ -211,7 +211,7 @@ class Examination:
         exact = scores.double(), self.logits[0].double(), torch.stack(premature).to(scores.device).double()
         error = contrast_error(*exact, config, tolerance) if isinstance(config, DoLaConfig) else method_error(*exact, config)
         lens = "" if config.lens is None else f", layers read through the lens {config.lens}"
-        text = f"scores differ from a contrast in float64 by {error:.1e} nats; allowed: {tolerance:.1e}{lens}"
+        text = f"scores differ from those computed in float64 by {error:.1e} nats; allowed: {tolerance:.1e}{lens}"
         return (OK if error <= tolerance else FAILED), text
 
     def _decode_plainly_again(self) -> tuple[str, str]:
@@ -227,7 +227,10 @@ class Examination:
                 f"without DoLa the model now generates {self.tokenizer.decode(tokens)!r}; logits changed by {difference:.1e}",
             )
         if difference:
-            return WARNING, f"the same two tokens, but logits changed by {difference:.1e}: this model is not deterministic here"
+            return (
+                WARNING,
+                f"the same two tokens, but the logits changed by {difference:.1e}: this model is not deterministic here",
+            )
         return OK, "without DoLa the model gives the same tokens and logits as before"
 
     def _time(self) -> tuple[str, str]:
@@ -241,8 +244,8 @@ class Examination:
                 break
         plain, dola = (1000 * median(seconds) / TIMED_TOKENS for seconds in ways.values())
         self.timings = timings = Timings(plain, dola, TIMED_TOKENS, runs)
-        how = f"median of {runs} x {TIMED_TOKENS} tokens, prompt included"
-        return OK, f"{plain:.3g} ms per token without DoLa, {dola:.3g} with it, {timings.ratio:.2f} times as long ({how})"
+        how = f"{f'median of {runs} runs' if runs > 1 else 'one run'} of {TIMED_TOKENS} tokens, prompt included"
+        return OK, f"{plain:.3g} ms per token without DoLa, {dola:.3g} ms with it: {timings.ratio:.2f} times as long ({how})"
 
     def _seconds(self, with_dola: bool) -> float:
         with attach(self.model, self.config) if with_dola else nullcontext():

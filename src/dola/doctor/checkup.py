@@ -125,14 +125,14 @@ def advice(checkup: Checkup) -> list[str]:
             "Chats cannot be decoded with this model: use --no-chat, or fix the template in its folder (chat_template.jinja or "
             "tokenizer_config.json)."
         )
-    if failed & {"doors", "contrast", "plain again"}:
+    if failed & {"with DoLa", "contrast", "after DoLa"}:
         found.append("This should not happen with any model: please report it, with the output of this command and --json.")
     if checkup.parameters < SMALL:
         found.append(
-            f"With {checkup.parameters / 1e6:.0f} million parameters this model is small. The paper reports on models of 7 to "
-            "65 billion; SmolLM2-135M got worse with DoLa on the one task measured for docs/defaults.md. Compare on your task."
+            f"This model is small: {checkup.parameters / 1e6:.0f} million parameters. The paper tests models of 7 to 65 "
+            "billion. SmolLM2-135M got worse with DoLa on the task in docs/defaults.md. Measure yours with `dola eval`."
         )
-    if "plain" in failed and "float16" in checkup.dtype.split(", "):
+    if "without DoLa" in failed and "float16" in checkup.dtype.split(", "):
         found.append("float16 overflows above 65504, and some models do: use --dtype bfloat16 or --dtype float32.")
     elif {"bfloat16", "float16"} & set(checkup.dtype.split(", ")):
         found.append(

@@ -90,8 +90,12 @@ def headline(findings: Mapping[str, Finding], metric: str) -> str:
     if len(findings) == 1:
         [(name, only)] = findings.items()
         return f"{metric}: {only.sentence(name)}"
-    rest = ", ".join(f"{len(names)} {counts[verdict]}" for verdict, names in by.items() if names)
-    return f"No row is shown to be better than vanilla on {metric}; of {len(findings)} rows, {rest}."
+    found = [(len(names), counts[verdict]) for verdict, names in by.items() if names]
+    if len(found) == 1:
+        rest = f"all {len(findings)} are {found[0][1]}"
+    else:
+        rest = f"of {len(findings)} rows, {', '.join(f'{count} {word}' for count, word in found)}"
+    return f"No row is shown to be better than vanilla on {metric}; {rest}."
 
 
 def counted(count: int, unit: str) -> str:

@@ -31,11 +31,11 @@ def how_to_read(report: Report) -> list[str]:
     binary = _binary(report)
     shown = [shown_by(each, family=count, binary=binary) for each in report.findings.values()]
     return [
-        f"Verdicts are on {metric}{f' ({described})' if described else ''}, which was named before the run. "
+        f"The verdicts are about one metric, fixed before the run: {metric}{f' ({described})' if described else ''}. "
         "Other metrics, controls and chance get no verdict.",
         power_line(len(report.item_ids), shown),
-        f"Differences under {100 * report.smallest:g} points count as none; --smallest sets that size to what matters to you. "
-        f'"No difference" means that the interval lies inside ±{100 * report.smallest:g} points.',
+        f'"No difference" means that the whole interval lies within ±{100 * report.smallest:g} points. Choose the smallest '
+        "difference that matters to you with --smallest.",
         _family(count),
         *_looked(report),
         *(apart(name, each, count) for name, each in report.findings.items() if each.disagrees),
@@ -46,9 +46,9 @@ def _family(count: int) -> str:
     if count == 1:
         return "One row was judged, by a test at the 5% level. Its 95% interval belongs to the same comparison."
     return (
-        f"Each interval (95%) is about one row by itself. The verdicts allow for all {count} rows that were judged (Holm's "
-        "correction): the chance that any row is called better or worse without an effect is 5%. So a verdict may be more "
-        "cautious than its interval."
+        f"Each 95% interval looks at one row alone. The verdicts allow for all {count} judged rows (Holm's correction): the "
+        "chance that any row without an effect is called better or worse is 5%. So a verdict can be more cautious than its "
+        "interval."
     )
 
 

@@ -59,9 +59,10 @@ def _answers(report: Report, way: WayResult, plain: WayResult) -> list[str]:
         if control is not None and (found := report.counts.get(control.name)) is not None:
             beside.append((control.name, found))
     values = {what: [getattr(each, name) for each in (mine, *(of for _, of in beside))] for name, what in KINDS}
-    said = ", ".join(_beside(what, of) for what, of in values.items() if any(of))
+    names = [name for name, _ in beside]
+    said = ", ".join(_beside(what, of, names) for what, of in values.items() if any(of))
     return [
-        f'Answers of "{way.name}" ({quoted([name for name, _ in beside])} in parentheses): {said}.',
+        f'Answers of "{way.name}": {said}.',
         *_changes(way.name, mine, len(report.answers(way))),
     ]
 
@@ -69,23 +70,25 @@ def _answers(report: Report, way: WayResult, plain: WayResult) -> list[str]:
 KINDS = (("words", "words on average"), ("empty", "empty"), ("refused", "decline"), ("formless", "without the form asked for"))
 
 
-def _beside(what: str, values: list[float | int | None]) -> str:
+def _beside(what: str, values: list[float | int | None], names: list[str]) -> str:
     mine, *others = [f"{value:.1f}" if isinstance(value, float) else str(value or 0) for value in values]
-    return f"{mine} {what} ({'; '.join(others)})"
+    return f"{mine} {what} ({', '.join(f'{quoted([name])} {value}' for name, value in zip(names, others, strict=True))})"
 
 
 def _changes(name: str, of: Counts, items: int) -> list[str]:
     """How many answers changed, for better and for worse, and what is amiss in those."""
     if not of.changed:
         return [f'"{name}" changes no answer.']
-    said = f'"{name}" changes {of.changed} of {items} answers: {of.better} for the better, {of.worse} for the worse'
+    said = f'"{name}" changes {of.changed} of {items} answers: {of.better} got better, {of.worse} got worse'
     parts = []
     if of.unanswered_worse:
-        parts.append(f"in {of.unanswered_worse} of the worse the new answer is empty, declines or lacks the form")
+        parts.append(f"in {of.unanswered_worse} of the worse ones the new answer is empty, declines or lacks the form")
     if of.unanswered_better:
-        parts.append(f"in {of.unanswered_better} of the better vanilla's did so")
+        parts.append(f"in {of.unanswered_better} of the better ones vanilla's did so")
     if of.longer_better or of.longer_worse:
-        parts.append(f"the new answer is longer in {of.longer_better} of the better and {of.longer_worse} of the worse")
+        parts.append(
+            f"the new answer is longer in {of.longer_better} of the better ones and {of.longer_worse} of the worse ones"
+        )
     return [f"{said}{'; ' if parts else ''}{', '.join(parts)}."]
 
 
@@ -123,14 +126,14 @@ def _levels(said: str, of: list[tuple[str, float, float]], name: str) -> str:
 
 
 def _beside_controls(report: Report, way: WayResult) -> list[str]:
-    """The row less each control that replaces the contrast, and whether one of them explains a verdict of better or worse."""
+    """The row minus each control that replaces the contrast, and whether one of them explains a verdict of better or worse."""
     metric = report.metrics[0]
     controls = [each for each in report.ways if each.isolates in ISOLATED]
     if not controls:
         return []
     apart = {control.name: report.against(control, way, metric) for control in controls}
     listed = "; ".join(f'"{name}" {difference(found)}' for name, found in apart.items())
-    return [f'{metric} of "{way.name}" less that of controls: {listed}.', *_explaining(report, way, controls)]
+    return [f'{metric} of "{way.name}" minus that of each control: {listed}.', *_explaining(report, way, controls)]
 
 
 def _explaining(report: Report, way: WayResult, controls: list[WayResult]) -> list[str]:

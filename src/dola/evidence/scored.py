@@ -107,7 +107,7 @@ class ScoredRun:
         assert self.scores is not None
         notes = [
             *_ties(self.scores, [way.name for way in ways if way.name in self.scores.values]),
-            *(f"{STATIC}: for {metric}, {_listed(names)} chosen." for metric, names in self.chosen.items() if names),
+            *(f"{STATIC}: for {metric}, {_listed(names)}." for metric, names in self.chosen.items() if names),
         ]
         if "mc2" in self._values[LENGTH]:
             notes.append(f"{LENGTH} gives each token {LENGTH_NATS:g} nats; mc2 of such a scorer depends on that number.")
@@ -133,9 +133,10 @@ class ScoredRun:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The choices of two folds, or those of all looks without repetitions."""
-    kept = names if len(names) <= 2 else list(dict.fromkeys(names))
-    return f"{' and '.join(kept)} {'was' if len(kept) == 1 else 'were'}"
+    """The choices of the two halves, or those of all looks, without repetitions, and that they were chosen."""
+    kept = list(dict.fromkeys(names))
+    halves = {1: " on both halves", 2: ", one on each half"}.get(len(kept), "") if len(names) == 2 else ""
+    return f"{' and '.join(kept)} {'was' if len(kept) == 1 else 'were'} chosen{halves}"
 
 
 def _ties(scores: Scores, ways: Sequence[str]) -> list[str]:

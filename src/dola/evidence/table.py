@@ -47,11 +47,13 @@ def _print_changes(console: Console, report: Report) -> None:
     console.print(Text(f'Answers that "{row}" changed most', style="bold"))
     for kind, changes in (("better", report.changed[row].better), ("worse", report.changed[row].worse)):
         _print_list(console, [_change(each, kind) for each in changes[:FEW]])
-    console.print(Text("--html FILE shows all items and rows; --markdown and --json have ten of each kind for each row."))
+    console.print(
+        Text("All items and rows are in the report of --html FILE. --markdown and --json list ten of each kind for every row.")
+    )
 
 
 def _change(change: Change, kind: str) -> str:
-    moved = "" if change.mass is None else f", probability of right answers {change.mass[0]:.0%} to {change.mass[1]:.0%}"
+    moved = "" if change.mass is None else f", probability of right answers from {change.mass[0]:.0%} to {change.mass[1]:.0%}"
     right = " | ".join(change.right) or "not known"
     before, after = shortened(change.before), shortened(change.after)
     answers = f'both: "{before}"' if before == after else f'vanilla: "{before}"; now: "{after}"'

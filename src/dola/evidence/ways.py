@@ -177,7 +177,7 @@ def _vanilla() -> Way:
 
 
 def _length() -> Way:
-    description = f"a scorer that knows no language: {LENGTH_NATS:g} nats for each token, ties broken by chance"
+    description = f"a scorer that only counts tokens: {LENGTH_NATS:g} nats for each, ties broken at random"
     return Way(LENGTH, description, role=Role.LENGTH)
 
 

@@ -127,11 +127,21 @@ def _legend(trace: LayerTrace, plain: bool) -> Iterator[Text]:
         for step in range(24):
             scale.append(" ", style=Style(bgcolor=hexadecimal(colour(step / 23))))
         yield scale + Text(f" {trace.scale:.2g}")
-    single = sum(token.plausible_count == 1 for token in trace.tokens)
     first = "the contrast's" if trace.by_dola else f"{trace.method_name}'s"
     choices = f"last: the last layer's first choice; {_chosen(trace)}: {first} first choice, = if it is the same."
-    few = f" {single} of {len(trace.tokens)} tokens had no rival: one token was plausible there." if single else ""
-    yield Text(f"{choices}{few}")
+    yield Text(f"{choices}{_room(trace)}")
+
+
+def _room(trace: LayerTrace) -> str:
+    """In how many columns the method had a choice, as a sentence after others."""
+    single, columns = sum(token.plausible_count == 1 for token in trace.tokens), len(trace.tokens)
+    if single:
+        where = "the only column" if columns == 1 else f"{single} of {columns} columns"
+        return f" In {where} just one token is plausible, so no earlier layer can change the choice there."
+    if not trace.by_dola:
+        return ""
+    where = "the only column" if columns == 1 else f"all {columns} columns"
+    return f" Several tokens are plausible in {where}: DoLa has a choice."
 
 
 def _chosen(trace: LayerTrace) -> str:

@@ -25,7 +25,7 @@ def odd_about(encoder: Encoder, model: Any, text: str) -> list[str]:
 
 
 def chat_report(encoder: Encoder) -> str:
-    """How the chat template renders a question, and whether it takes a system text.
+    """How the chat template renders a question, and whether it supports system messages.
 
     Raises:
         InputError: The template fails or loses the question's words, or the model has no embedding for one of its tokens.
@@ -37,8 +37,8 @@ def chat_report(encoder: Encoder) -> str:
     question: Message = {"role": "user", "content": QUESTION}
     count = len(encoder.chat(QUESTION))
     form, _ = _faithful(encoder.tokenizer, [question])
-    how = "as a text" if isinstance(form[0]["content"], str) else "as a list of parts (as a text it loses it)"
-    return f"it takes a question {how}, {count} tokens; {_system(encoder.tokenizer, question)}"
+    how = "" if isinstance(form[0]["content"], str) else ", passed as a list of parts (the template drops a plain string)"
+    return f"a short question takes {count} tokens{how}; {_system(encoder.tokenizer, question)}"
 
 
 def _faithful(tokenizer: Any, messages: list[Message]) -> tuple[list[Message], str]:
@@ -49,8 +49,8 @@ def _system(tokenizer: Any, question: Message) -> str:
     try:
         _faithful(tokenizer, [{"role": "system", "content": SYSTEM}, question])
     except InputError:
-        return "it does not take a system text"
-    return "it takes a system text"
+        return "system messages are not supported"
+    return "system messages are supported"
 
 
 def _lost_words(encoder: Encoder, text: str) -> list[str]:

@@ -357,7 +357,8 @@ def _what_followed(trace: LayerTrace, token: TokenTrace) -> str:
         return ""
     first = token.token == token.mature_choice
     rank = "the last layer's first choice" if first else f"rank {token.rank[-1]:,} in the last layer"
-    why = "the text goes on with" if trace.mode == "prompt" else "the repetition penalty or another rule of generation made it"
+    rule = "the repetition penalty or another rule of generation made it"
+    why = "the text continues with" if trace.mode == "prompt" else rule
     return f"; {why} {quoted(trace.text(token.token))}, {rank}"
 
 
