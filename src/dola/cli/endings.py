@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import sys
 import textwrap
@@ -133,7 +132,7 @@ def _wrapped(text: str) -> str:
     """The text with lines that end between words, if stderr is a terminal; programs get it unchanged."""
     if not sys.stderr.isatty():
         return text
-    width = max(shutil.get_terminal_size().columns, 20)
+    width = max(os.get_terminal_size(sys.stderr.fileno()).columns or 80, 20)  # 0 where the terminal does not know it
     return "\n".join(textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
 
 
