@@ -89,3 +89,14 @@ def test_columns_without_a_token_stay_out():
     for scores in found:
         assert not any(map(math.isnan, scores))
         assert max(range(V), key=lambda x: scores[x]) != V - 1
+
+
+@pytest.mark.parametrize("divergence", ["jsd", "reference"])
+def test_a_layer_that_is_nan_is_read(divergence):
+    """Its scores then show the fault. A layer that is left out in silence would hide it."""
+    mature, premature = rows(0)
+    premature[2] = [math.nan] * V
+    of = mx.array([mature]), mx.array(premature)[:, None]
+    assert formulas.select(*of, divergence).item() == 2
+    assert formulas.confident(*of, [3, 2, 1, 0])[1].item() in (2, 3)
+    assert formulas.confident(*of, [2, 1, 0])[1].item() == 2

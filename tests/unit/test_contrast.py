@@ -86,6 +86,14 @@ def test_float32_still_distinguishes_implausible_tokens():
     assert scores[0, 1] > scores[0, 2] > -2 * IMPLAUSIBLE
 
 
+@pytest.mark.parametrize("name", ["jsd", "reference"])
+def test_a_layer_that_is_nan_is_chosen_so_that_the_scores_show_it(name):
+    mature, premature = example((3,), 4, 41, torch.float32)
+    premature[2] = torch.nan
+    assert (select_premature(mature, premature, divergence=name) == 2).all()
+    assert contrast(mature, premature, divergence=name).isnan().any(dim=-1).all()
+
+
 def test_relative_top_bounds():
     mature, premature = example((5,), 2, 41, torch.float32)
     assert plausible(mature, 0.0).all()

@@ -353,7 +353,7 @@ def test_a_long_answer_is_cut_in_its_middle():
 def test_a_model_that_gives_one_answer_to_everything_is_said(answers, rights, is_said):
     """Its accuracy is a constant, and so is the difference: "no difference" would say nothing of the method."""
     report = SimpleNamespace(items=[ItemText("Q", [right]) for right in rights])
-    said = _one_answer(report, [SimpleNamespace(role=Role.VANILLA)], [answers])
+    said = _one_answer(report, answers)
     assert [line.startswith(f'vanilla answers "{answers[0] or "nothing"}" to 20 of 20 items, whatever') for line in said] == (
         [True] if is_said else []
     )

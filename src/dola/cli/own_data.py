@@ -135,12 +135,14 @@ def own_sample(name: str, own: OwnData, *, limit: int | None, seed: int) -> Samp
 
 def understood(sample: Sample, *, shown: int = SHOWN) -> list[str]:
     """Lines on what was understood: how many questions, how they are judged, and how the first ones are asked."""
+    from dola.evidence.finding import counted
+
     generates = sample.task.generates
     kind = ". The model's text is compared with the known answers" if generates else ", each with answers to choose from"
     taken = "" if len(sample.items) == sample.total else f"{len(sample.items)} of "
     groups = {item.group for item in sample.items} - {None}
     lines = [
-        f"{sample.task.name}: {taken}{sample.total:,} {'question' if sample.total == 1 else 'questions'}{kind}"
+        f"{sample.task.name}: {taken}{counted(sample.total, 'questions')}{kind}"
         + (f"; {len(groups)} groups, which are judged as wholes." if groups else "."),
         f"The verdict will be on {sample.task.metrics[0].name} ({sample.task.metrics[0].description}).",
     ]

@@ -86,23 +86,24 @@ def check_first(report: Report) -> list[str]:
         return []
     shared = min(len(way.items[report.metrics[0]]) for way in rows)  # rows of a sequential run may have ended early
     answers = [report.answers(way)[:shared] for way in rows]
-    found = [*_same(rows, answers, shared), *_one_answer(report, rows, answers)] if all(answers) else []
+    found: list[str] = []
+    if all(answers):
+        plain = next(of for way, of in zip(rows, answers, strict=True) if way.role is Role.VANILLA)
+        found = [*_same(rows, answers, plain), *_one_answer(report, plain)]
     if _binary(report) and report.higher_is_better:
         found += _levels(report, rows)
     return found
 
 
-def _same(rows: Sequence[WayResult], answers: Sequence[Sequence[str]], items: int) -> list[str]:
-    plain = next(of for way, of in zip(rows, answers, strict=True) if way.role is Role.VANILLA)
+def _same(rows: Sequence[WayResult], answers: Sequence[Sequence[str]], plain: Sequence[str]) -> list[str]:
     alike = [way.name for way, of in zip(rows, answers, strict=True) if of == plain and way.role is not Role.VANILLA]
     if len(alike) == len(rows) - 1:
-        return [f"Every row gives the same answers to all {items} items, so nothing can differ."]
-    return [f"The answers of {quoted(alike)} are vanilla's on all {items} items."] if alike else []
+        return [f"Every row gives the same answers to all {len(plain)} items, so nothing can differ."]
+    return [f"The answers of {quoted(alike)} are vanilla's on all {len(plain)} items."] if alike else []
 
 
-def _one_answer(report: Report, rows: Sequence[WayResult], answers: Sequence[Sequence[str]]) -> list[str]:
+def _one_answer(report: Report, plain: Sequence[str]) -> list[str]:
     """Whether plain decoding gives one answer to nearly all items that have several: it then chose without the question."""
-    plain = next(of for way, of in zip(rows, answers, strict=True) if way.role is Role.VANILLA)
     (most, times), expected = Counter(plain).most_common(1)[0], {item.right[0] for item in report.items if item.right}
     if len(expected) < 2 or len(plain) < FIRST or times < NEARLY_ALL * len(plain):
         return []

@@ -49,7 +49,7 @@ def reference(log_p: Tensor, log_q: Tensor, vocab: Vocabulary = WHOLE) -> Tensor
 
     def kl(log_r: Tensor) -> Tensor:
         terms = torch.nn.functional.kl_div(log_r, middle, reduction="none")
-        return torch.where(middle > 0, terms, 0)  # where no distribution has mass, 0 * -inf is NaN
+        return torch.where(middle == 0, 0, terms)  # where no distribution has mass, 0 * -inf is NaN
 
     return 0.5 * (vocab.mean(kl(log_p)) + vocab.mean(kl(log_q)))
 

@@ -55,7 +55,7 @@ def reference(mature: mx.array, premature: mx.array) -> mx.array:
     log_middle = mx.log(mx.where(middle > 0, middle, 1))
 
     def kl(log_r: mx.array) -> mx.array:
-        return mx.where(middle > 0, middle * (log_middle - log_r), 0).mean(axis=-1)
+        return mx.where(middle == 0, 0, middle * (log_middle - log_r)).mean(axis=-1)
 
     return 0.5 * (kl(log_p) + kl(log_q))
 
@@ -64,10 +64,11 @@ DIVERGENCES = {"jsd": jsd, "reference": reference}
 
 
 def select(mature: mx.array, premature: mx.array, divergence: str) -> mx.array:
-    """Index of the candidate that diverges most, [...]. The first wins a tie."""
+    """Index of the candidate that diverges most, [...]. The first wins a tie. A layer that is NaN wins: its scores show it."""
     if len(premature) == 1:
         return mx.zeros(mature.shape[:-1], mx.uint32)
-    return DIVERGENCES[divergence](mature, premature).argmax(axis=0)
+    found = DIVERGENCES[divergence](mature, premature)
+    return mx.where(mx.isnan(found), math.inf, found).argmax(axis=0)
 
 
 def contrast(
@@ -100,7 +101,8 @@ def with_floor(scores: mx.array, support: mx.array, mature: mx.array) -> mx.arra
 def entropy(logits: mx.array) -> mx.array:
     """Entropy of softmax(logits) in nats, [...]."""
     log_p, p = both(logits)
-    return -(p * log_p).sum(axis=-1)
+    sums = (p * log_p).sum(axis=-1)
+    return -mx.where(mx.isnan(sums), 0, sums)  # 0 is the least: a layer that is NaN ends the walk, so its scores show it
 
 
 def confident(mature: mx.array, premature: mx.array, downwards: list[int]) -> tuple[mx.array, mx.array]:
@@ -148,13 +150,11 @@ def sled(mature: mx.array, premature: mx.array, *, rate: float, scale: int, step
 def cosines(mature: mx.array, premature: mx.array, tokens: mx.array) -> mx.array:
     """c_li [K, ..., k] by the sums of `sled.cosines`, which explains them."""
     inside = mx.put_along_axis(mx.zeros_like(mature), tokens, mx.array(1.0), axis=-1) > 0
-    log_z = mx.logsumexp(premature, axis=-1, keepdims=True)
     every = mx.broadcast_to(tokens[None], (len(premature), *tokens.shape))
-    logits = mx.take_along_axis(premature, every, axis=-1)
+    shares = mx.softmax(premature, axis=-1)
     away = mx.where(mature == -math.inf, 0, premature - mature)
-    outside = mx.where(inside, 0, mx.softmax(premature, axis=-1))
-    q, d = mx.exp(logits - log_z), logits - mx.take_along_axis(mature, tokens, axis=-1)
-
+    outside, q = mx.where(inside, 0, shares), mx.take_along_axis(shares, every, axis=-1)
+    d = mx.take_along_axis(premature, every, axis=-1) - mx.take_along_axis(mature, tokens, axis=-1)
     but_one = 1 - mx.eye(tokens.shape[-1])
 
     def others(sums: mx.array, of_tokens: mx.array) -> mx.array:
