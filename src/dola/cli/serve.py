@@ -21,7 +21,8 @@ from dola.cli import options
 from dola.cli.config_file import read_config_file
 from dola.cli.endings import importing
 from dola.errors import MissingExtraError, UsageError
-from dola.integrations.vllm import TESTED_SERIES, install_vllm, is_tested
+from dola.installed.hints import install_vllm
+from dola.integrations.vllm import TESTED_SERIES, is_tested
 from dola.integrations.vllm.contract import failures
 from dola.loading.embedded import EMBEDDED, as_folder
 from dola.methods.names import RECOMMENDED_PENALTY

@@ -218,7 +218,7 @@ def _check_scores(method: str, scores: Any, mature: Tensor) -> None:
     raise ConfigError(
         f"The method {method!r} returned {found} as scores; expected {list(mature.shape)} {wanted}, one row for each row of "
         "mature logits.",
-        hint="the method's package has to be corrected: see docs/methods.md",
+        hint="the method's package has to be corrected: see docs/add-a-method.md",
     )
 
 

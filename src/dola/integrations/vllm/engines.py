@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dola.errors import ConfigError
-from dola.integrations.vllm import TESTED_SERIES, install_vllm, is_tested
+from dola.installed.hints import install_vllm
+from dola.integrations.vllm import TESTED_SERIES, is_tested
 from dola.integrations.vllm.contract import CONTRACT, failures
 from dola.methods.config import MethodConfig
 from dola.serving.settings import Served, request_options

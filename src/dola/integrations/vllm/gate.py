@@ -16,7 +16,8 @@ from importlib import import_module
 from typing import Any
 
 from dola.errors import ConfigError
-from dola.integrations.vllm import engines, install_vllm
+from dola.installed.hints import install_vllm
+from dola.integrations.vllm import engines
 from dola.serving.settings import Served, seems_ours
 
 CARRYING = (

@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Any
 
 from dola.errors import ConfigError
-from dola.integrations.vllm import install_vllm
+from dola.installed.hints import install_vllm
 from dola.serving.rows import batch_of
 
 NGRAM = "ngram"
