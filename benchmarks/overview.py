@@ -1,4 +1,5 @@
 """The first table of docs/evaluation.md: for each model and task the best row and its verdict, from the results in results/.
+And a sentence on the rows of DoLa's default.
 
 python benchmarks/overview.py
 """
@@ -6,26 +7,21 @@ python benchmarks/overview.py
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from dola.evidence.verdict import judge
 
 RESULTS = Path(__file__).parent / "results" / "evaluation"
+DEFAULT = "DoLa high"
 NAMES = {"smollm2": "SmolLM2-135M", "gemma3-270m": "Gemma 3 270M"}
 
 
-def line(path: Path) -> str | None:
-    """A row of the table; None for a file that is no report."""
-    report = json.loads(path.read_text())
-    if not report.get("ways"):
-        return None
+def line(report: dict[str, Any]) -> str:
+    """A row of the table."""
     metric = report["metrics"][0]
-    rows = {
-        way["name"]: way["items"][metric]
-        for way in report["ways"]
-        if not way["control"] and way["name"] != "vanilla" and not way["name"].startswith("reference")  # how others counted
-    }
-    [vanilla] = [way["items"][metric] for way in report["ways"] if way["name"] == "vanilla"]
+    vanilla, rows = judged(report)
     found = judge(vanilla, rows)
     best = max(found, key=lambda name: found[name].difference)
     counts = [each.verdict.value for each in found.values()]
@@ -46,12 +42,34 @@ def line(path: Path) -> str | None:
     return f"| {' | '.join(cells)} |"
 
 
+def judged(report: dict[str, Any]) -> tuple[list[float], dict[str, list[float]]]:
+    """The items' values of plain decoding, and of each row that gets a verdict."""
+    values = {way["name"]: way["items"][report["metrics"][0]] for way in report["ways"]}
+    rows = {
+        way["name"]: values[way["name"]]
+        for way in report["ways"]
+        if not way["control"] and way["name"] != "vanilla" and not way["name"].startswith("reference")  # how others counted
+    }
+    return values["vanilla"], rows
+
+
+def of_the_default(reports: list[dict[str, Any]]) -> str:
+    """How often each verdict fell on DoLa's default."""
+    found = [judge(*judged(report)).get(DEFAULT) for report in reports]
+    verdicts = Counter(each.verdict.value for each in found if each is not None)
+    points = sorted(100 * each.difference for each in found if each is not None)
+    said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+    return f"{DEFAULT}, in {len(points)} of the {len(found)} runs: {said}; from {points[0]:+.1f} to {points[-1]:+.1f} points."
+
+
 def main() -> None:
     best = "best row, against vanilla | against vanilla with the same penalty | its verdict"
     print(f"| task | model | items | vanilla | {best} | all judged rows |")
     print("|---|---|---|---|---|---|---|---|")
-    for found in sorted(filter(None, map(line, RESULTS.glob("*.json")))):
+    reports = [report for path in RESULTS.glob("*.json") if (report := json.loads(path.read_text())).get("ways")]
+    for found in sorted(map(line, reports)):
         print(found)
+    print(f"\n{of_the_default(reports)}")
 
 
 if __name__ == "__main__":

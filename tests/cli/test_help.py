@@ -98,7 +98,7 @@ def test_dola_alone_shows_five_verbs_and_where_the_rest_is(dola_command):
     shown = re.findall(r"^  ([a-z-]+)  ", sections(ended.err)["Start here"], re.MULTILINE)
     assert tuple(shown) == START
     assert len(shown) == 5
-    assert re.search(r"^  dola --help +all verbs$", ended.err, re.MULTILINE)
+    assert re.search(r"^  dola --help +all commands$", ended.err, re.MULTILINE)
     assert len(ended.err.splitlines()) <= 15
 
 

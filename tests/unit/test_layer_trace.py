@@ -20,7 +20,7 @@ from dola.installed.hints import install_line
 from dola.plot import figure
 from dola.plot.colours import CIVIDIS, colour, ink
 from dola.plot.html import page
-from dola.plot.terminal import render
+from dola.plot.terminal import fitting, render
 from dola.text.token_text import token_texts, visible
 from dola.tracing.data import PlausibleToken, TokenTrace
 from dola.tracing.trace_file import read_traces
@@ -262,6 +262,31 @@ def shown(trace, width=80, **settings):
     written = io.StringIO()
     render(Console(file=written, width=width, highlight=False, **settings), trace)
     return written.getvalue()
+
+
+@pytest.mark.parametrize(("room", "count"), [(100, 30), (30, 30), (29, 29), (20, 20), (10, 10), (9, 9), (0, 9)])
+def test_layers_that_fit_a_terminal(room, count):
+    """Candidates are never left out; the others are thinned evenly."""
+    needed = {0, *range(15, 30, 2)}
+    found = fitting(range(29, -1, -1), needed, room)
+    assert len(found) == count
+    assert sorted(found, reverse=True) == found
+    assert needed <= set(found)
+    others = sorted(set(found) - needed)
+    gaps = [after - before for before, after in itertools.pairwise(others)]
+    assert not gaps or max(gaps) - min(gaps) <= 4
+
+
+def test_a_low_terminal_gets_fewer_layers_and_says_so(trace):
+    deep = dataclasses.replace(
+        trace,
+        num_layers=40,
+        tokens=tuple(dataclasses.replace(token, divergence=(0.5,) * 40) for token in trace.tokens),
+    )
+    text = shown(deep, force_terminal=True, no_color=True, height=24)
+    assert "Left out, so that the others fit into 24 lines: 25 of 40 layers. --html shows all." in " ".join(text.split())
+    assert sum(bool(re.match(r"\W*\d+ [* ]", line)) for line in text.splitlines()) == 15
+    assert "Left out" not in shown(deep, height=24)
 
 
 def test_on_a_terminal_without_colour(trace):

@@ -28,6 +28,14 @@ ROWS: dict[str, Callable[[WayResult], str]] = {
 """The rows of the table. Times are medians."""
 
 
+MEANINGS = {
+    "old": "DoLa as transformers 4.55.4 decodes with it",
+    "greedy+lookup": "greedy decoding with drafts from the prompt",
+    "greedy again": "greedy decoding a second time, which shows the machine's noise",
+}
+"""What the ways are whose names do not say it."""
+
+
 def render(console: Console, result: BenchResult) -> None:
     """Print the tables of a result, and the machine that it was measured on."""
     for case in result.cases:
@@ -41,6 +49,8 @@ def render(console: Console, result: BenchResult) -> None:
                     f"{result.shown(way.way)}: tokens differ from those without drafts in {way.differing_prompts} repetitions, "
                     f"first at new token {way.first_difference}."
                 )
+    ways = dict.fromkeys(way.way for case in result.cases for way in case.ways)
+    console.print("\n".join(f"{result.shown(way)}: {MEANINGS[way]}." for way in ways if way in MEANINGS))
     if len(result.cases) > 1:
         console.print("Medians over all cases, over greedy: " + "; ".join(_summary(result)))
     console.print(f"{_describe(result)}\n{result.machine.describe()}")

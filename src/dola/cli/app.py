@@ -32,7 +32,7 @@ from dola.cli.output import quiet_bars
 
 app = typer.Typer(
     cls=Verbs,
-    subcommand_metavar="VERB [ARGS]...",
+    subcommand_metavar="COMMAND [ARGS]...",
     context_settings=SETTINGS,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -77,10 +77,10 @@ class Verbs(TyperGroup):
 def first_page(context: Any) -> str:
     """The page for `dola` alone: what to type first, and where the rest is."""
     verbs, formatter = context.command, context.make_formatter()
-    formatter.write_usage("dola", "VERB [OPTIONS]")
+    formatter.write_usage("dola", "COMMAND [OPTIONS]")
     formatter.write_paragraph()
     formatter.write_text(verbs.help.partition("\n")[0])
     verbs.write_verbs(formatter, "Start here", START)
     with formatter.section("Then"):
-        formatter.write_dl([("dola VERB --help", "options and examples of a verb"), ("dola --help", "all verbs")])
+        formatter.write_dl([("dola COMMAND --help", "options and examples of a command"), ("dola --help", "all commands")])
     return str(formatter.getvalue()).rstrip("\n")

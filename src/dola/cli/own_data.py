@@ -160,7 +160,7 @@ def needed(sample: Sample, rows: int) -> list[str]:
     said = ", ".join(f"{d} points: {count:,}" for d, count in found.items())
     return [
         f"Questions needed to show a difference of {said} (if a row changes the outcome of every fifth question, and {rows} "
-        "rows are judged together).",
+        "rows are judged together; the report counts the outcomes that did change, and its number differs).",
         power_line(sample.total, [shown_difference(DISCORDANT, sample.total, family=rows)], "questions"),
     ]
 

@@ -116,7 +116,7 @@ def command(
     batch_size: evaluation.BatchSize = None,
     results: evaluation.Results = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write the settings to this JSON file, for --config of other verbs.")
+        Path | None, typer.Option(help="Write the settings to this JSON file, for --config of other commands.")
     ] = None,
     dtype: options.DTypeOption = None,
     device: options.Device = None,

@@ -20,8 +20,8 @@ from typing import Any
 import mlx.core as mx
 
 from dola.errors import CaptureError, ModelError
+from dola.mlx.on_cpu import dense_weight, is_step, product
 from dola.mlx.parts import Parts, named
-from dola.mlx.product import dense_weight, is_step, product
 from dola.mlx.swap import Swaps
 
 

@@ -10,6 +10,8 @@ import math
 
 import mlx.core as mx
 
+from dola.mlx.on_cpu import exp, log, log1p
+
 IMPLAUSIBLE = 1000.0
 LARGEST_SCORE = 1e30
 SHORTEST = 1e-8
@@ -20,14 +22,20 @@ LEAST = -1e4
 
 def log_softmax(logits: mx.array) -> mx.array:
     """Log-probabilities over the last axis."""
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    return both(logits)[0]
+
+
+def softmax(logits: mx.array) -> mx.array:
+    """Probabilities over the last axis."""
+    return both(logits)[1]
 
 
 def both(logits: mx.array) -> tuple[mx.array, mx.array]:
-    """Log-probabilities and probabilities over the last axis, by one exponential for each: on a CPU they take longest."""
-    p = mx.softmax(logits, axis=-1)
-    log_z = logits.max(axis=-1, keepdims=True) - mx.log(p.max(axis=-1, keepdims=True))
-    return mx.maximum(logits - log_z, LEAST), p
+    """Log-probabilities and probabilities over the last axis."""
+    below = logits - logits.max(axis=-1, keepdims=True)
+    shares = exp(below)
+    total = shares.sum(axis=-1, keepdims=True)
+    return below - mx.log(total), shares / total
 
 
 def plausible(mature: mx.array, relative_top: float) -> mx.array:
@@ -44,15 +52,16 @@ def jsd(mature: mx.array, premature: mx.array) -> mx.array:
     """
     (log_p, p), (log_q, q) = both(mature), both(premature)
     smaller, larger = mx.minimum(p, q), mx.maximum(p, q)
-    shared = (p + q) * mx.log1p(smaller / mx.maximum(larger, SMALLEST)) + smaller * mx.abs(log_p - log_q)
+    apart = mx.abs(mx.maximum(log_p, LEAST) - mx.maximum(log_q, LEAST))
+    shared = (p + q) * log1p(smaller / mx.maximum(larger, SMALLEST)) + smaller * apart
     return -0.5 * shared.sum(axis=-1)
 
 
 def reference(mature: mx.array, premature: mx.array) -> mx.array:
     """1/2 [KL(A||p) + KL(A||q)] / |V| with A = (p+q)/2, as `divergences.reference`."""
-    log_p, log_q = log_softmax(mature), log_softmax(premature)
-    middle = 0.5 * (mx.exp(log_p) + mx.exp(log_q))
-    log_middle = mx.log(mx.where(middle > 0, middle, 1))
+    (log_p, p), (log_q, q) = both(mature), both(premature)
+    middle = 0.5 * (p + q)
+    log_middle = log(mx.where(middle > 0, middle, 1))
 
     def kl(log_r: mx.array) -> mx.array:
         return mx.where(middle == 0, 0, middle * (log_middle - log_r)).mean(axis=-1)
@@ -101,7 +110,7 @@ def with_floor(scores: mx.array, support: mx.array, mature: mx.array) -> mx.arra
 def entropy(logits: mx.array) -> mx.array:
     """Entropy of softmax(logits) in nats, [...]."""
     log_p, p = both(logits)
-    sums = (p * log_p).sum(axis=-1)
+    sums = (p * mx.maximum(log_p, LEAST)).sum(axis=-1)
     return -mx.where(mx.isnan(sums), 0, sums)  # 0 is the least: a layer that is NaN ends the walk, so its scores show it
 
 
@@ -142,7 +151,7 @@ def sled(mature: mx.array, premature: mx.array, *, rate: float, scale: int, step
     inside = mx.put_along_axis(zeros, tokens, mx.array(1.0), axis=-1) > 0
     logits = mature
     for t in range(steps):
-        logits = logits - rate * (1 - t / steps) * (mx.softmax(logits, axis=-1) - latent)
+        logits = logits - rate * (1 - t / steps) * (softmax(logits) - latent)
     weights = mx.concatenate([shares.sum(axis=-1), (total == 0).astype(mature.dtype)[None]])
     return with_floor(logits, inside, mature), weights
 
@@ -151,7 +160,7 @@ def cosines(mature: mx.array, premature: mx.array, tokens: mx.array) -> mx.array
     """c_li [K, ..., k] by the sums of `sled.cosines`, which explains them."""
     inside = mx.put_along_axis(mx.zeros_like(mature), tokens, mx.array(1.0), axis=-1) > 0
     every = mx.broadcast_to(tokens[None], (len(premature), *tokens.shape))
-    shares = mx.softmax(premature, axis=-1)
+    shares = softmax(premature)
     away = mx.where(mature == -math.inf, 0, premature - mature)
     outside, q = mx.where(inside, 0, shares), mx.take_along_axis(shares, every, axis=-1)
     d = mx.take_along_axis(premature, every, axis=-1) - mx.take_along_axis(mature, tokens, axis=-1)

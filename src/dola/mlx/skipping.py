@@ -2,7 +2,7 @@
 
 Whether that is so depends on the mature logits, so each step waits for them, and mlx-lm cannot build the next step meanwhile.
 That is worth it on a CPU where each more row costs as much as the first. Elsewhere one product reads the head for all rows: on
-a GPU, and on a CPU by `product.py`. `benchmarks/mlx_cost.py` measures both.
+a GPU, and on a CPU by `on_cpu.py`. `benchmarks/mlx_cost.py` measures both.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from dola.mlx.on_cpu import dense_weight
 from dola.mlx.parts import find
-from dola.mlx.product import dense_weight
 from dola.mlx.rules import settled_scores
 
 if TYPE_CHECKING:

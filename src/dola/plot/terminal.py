@@ -1,11 +1,12 @@
 """Renders a trace on a terminal: a heatmap of divergences, layers by tokens, in blocks as wide as the terminal.
 
 Every cell shows its number, so that nothing is lost without color. Brackets mark the layer that each token used, if it was one.
+A terminal with fewer lines than layers gets the candidates and some of the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
@@ -28,6 +29,9 @@ LABEL = 7
 HEADER = 2
 """Maximum number of lines for a token's text."""
 
+AROUND = 9
+"""Lines of a terminal that a block needs besides its layers."""
+
 SENTENCES = 5
 """Maximum number of tokens explained below the heatmap."""
 
@@ -36,17 +40,32 @@ def render(console: Console, trace: LayerTrace) -> None:
     """Print a trace: its heatmap, a legend, and explanations of tokens where the method differs from the last layer."""
     plain = console.color_system is None or console.no_color
     console.print(Text(f"{trace.model}: {trace.title}", style="bold"))
-    size = max(1, (console.width - LABEL) // CELL)
+    size, layers = max(1, (console.width - LABEL) // CELL), list(reversed(range(trace.num_layers)))
+    if console.is_terminal:
+        layers = fitting(layers, {0, *trace.candidates, *(token.layer for token in trace.tokens)}, console.height - AROUND)
     for start in range(0, len(trace.tokens), size):
         console.print()
-        for line in _block(trace, trace.tokens[start : start + size], plain):
+        for line in _block(trace, trace.tokens[start : start + size], layers, plain):
             console.print(line, no_wrap=True, overflow="crop", crop=True)
     console.print()
     for line in _legend(trace, plain):
         console.print(line)
+    if hidden := trace.num_layers - len(layers):
+        fitted = f"Left out, so that the others fit into {console.height} lines"
+        console.print(f"{fitted}: {hidden} of {trace.num_layers} layers. --html shows all.")
     console.print()
     for sentence in sentences(trace):
         console.print(Text(sentence))
+
+
+def fitting(layers: Sequence[int], needed: Container[int | None], room: int) -> list[int]:
+    """The layers that `room` lines can show: those that are needed, and as many of the others, evenly spread."""
+    others = [layer for layer in layers if layer not in needed]
+    space = max(0, room - (len(layers) - len(others)))
+    if space >= len(others):
+        return list(layers)
+    shown = {others[(2 * i + 1) * len(others) // (2 * space)] for i in range(space)}
+    return [layer for layer in layers if layer in needed or layer in shown]
 
 
 def sentences(trace: LayerTrace) -> Iterator[str]:
@@ -58,9 +77,9 @@ def sentences(trace: LayerTrace) -> Iterator[str]:
         yield f"{len(differing) - SENTENCES} more tokens differ: --html or --json shows them."
 
 
-def _block(trace: LayerTrace, tokens: tuple[TokenTrace, ...], plain: bool) -> Iterator[Text]:
+def _block(trace: LayerTrace, tokens: tuple[TokenTrace, ...], layers: Sequence[int], plain: bool) -> Iterator[Text]:
     yield from _header([_name(trace, token.after) for token in tokens], "after", "dim")
-    for layer in reversed(range(trace.num_layers)):
+    for layer in layers:
         mark = "*" if layer in trace.candidates else " "
         line = Text(f"{layer:>{LABEL - 3}} {mark} ")
         for token in tokens:

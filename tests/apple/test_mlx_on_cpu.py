@@ -8,7 +8,7 @@ from tiny_mlx import tiny
 
 import dola.mlx
 from dola.mlx import capture
-from dola.mlx.product import dense_weight, product
+from dola.mlx.on_cpu import dense_weight, product
 from dola.mlx.skipping import pays
 
 PROMPT = mx.array([5, 9, 33, 17])
