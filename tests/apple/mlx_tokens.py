@@ -2,8 +2,9 @@
 
     python tests/apple/mlx_tokens.py smollm2 gemma3-270m      20 prompts, 64 tokens; prints a table for docs/mlx.md
 
-A prompt counts where plain mlx-lm and plain transformers decode the same tokens. Results are kept in benchmarks/results as
-they come, so an interrupted run continues.
+A prompt counts where plain mlx-lm and plain transformers decode the same tokens. mlx-lm rounds the factor of Gemma's embeddings
+to bfloat16, which moves all logits: transformers gets the same factor here. Results are kept in benchmarks/results, row by row,
+so an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -75,6 +76,9 @@ class Pair:
         self.torch.generation_config.eos_token_id = None  # all texts get the same length
         self.mlx, _ = dola.mlx.load(str(folder))
         self.mlx.set_dtype(mx.float32)
+        for module in self.torch.modules():
+            if isinstance(scale := getattr(module, "embed_scale", None), torch.Tensor):
+                scale.copy_(scale.to(torch.bfloat16))
 
     def tokens(self, prompt: str, config: MethodConfig | None, new: int) -> tuple[list[int], list[int]]:
         """The new tokens, with torch and with MLX."""
