@@ -20,7 +20,7 @@ def table() -> str:
     models = list(dict.fromkeys(_model(cost.where) for cost in costs))
     [common] = {cost.where.partition(", ")[2] for cost in costs}
     rows = [
-        f"The time of a token, greedy decoding's being 1 ({common}):",
+        f"Time per token, as a multiple of greedy decoding's ({common}):",
         "",
         f"| method | {' | '.join(models)} |",
         f"|---|{'---|' * len(models)}",

@@ -210,12 +210,12 @@ def test_a_model_cannot_command_the_terminal():
 def test_the_legend_says_what_dola_changed():
     text = " ".join(shown(WIDE, 400).split())
     assert "Control: greedy, penalty 1.2." in text
-    assert 'DoLa low diverges from the control at token 1: "首都は", not "The"; 5 of 5 marked.' in text
-    assert 'DoLa high diverges from the control at token 4: "Rome", not "Paris"; 2 of 5 marked.' in text
+    assert 'DoLa low diverges from the control at token 1: "首都は", not "The"; 5 of its 5 tokens are marked.' in text
+    assert 'DoLa high diverges from the control at token 4: "Rome", not "Paris"; 2 of its 5 tokens are marked.' in text
     same = [*WIDE[:2], replace(WIDE[1], title="DoLa low, penalty 1.2")]
     assert "DoLa low changed nothing: it has the same tokens as the control." in shown(same, 400)
     short = [*WIDE[:2], answer("DoLa low, penalty 1.2", ["The", " capital"], [0, 0])]
-    assert "DoLa low says the same as the control but ends elsewhere; 0 of 2 marked." in shown(short, 400)
+    assert "DoLa low says the same as the control but ends elsewhere; 0 of its 2 tokens are marked." in shown(short, 400)
     ended = [*WIDE[:2], answer("DoLa low, penalty 1.2", ["The", ""], [0, 1], finish_reason="stop")]
     assert 'at token 2: the end, not "capital"' in shown(ended, 400)
     blank = [*WIDE[:2], answer("DoLa low, penalty 1.2", ["The", "\n", "x"], [0, 1, 1])]

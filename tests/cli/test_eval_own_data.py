@@ -118,9 +118,11 @@ def test_columns_template_and_shots(asked, tmp_path):
 @pytest.mark.parametrize(
     ("content", "options", "said", "hint"),
     [
-        ("", [], "questions.csv does not contain any rows", "check the file"),
+        ("", [], "questions.csv does not contain any rows", "a line that names its columns"),
         ("Frage,Antwort\na,b\n", [], "No column holds questions; there are 'Frage', 'Antwort'", "--column question=COLUMN"),
-        (ANSWERS, ["--column", "question=Frage"], "The data have no column 'Frage'", "question=COLUMN"),
+        (ANSWERS, ["--column", "question=Frage"], "The data have no column 'Frage'", "--column question=COLUMN"),
+        (ANSWERS, ["--column", "question=Question"], "The data have no column 'Question'", "--column question=question"),
+        ("Frage,Antwort\na,b\n", ["--column", "Frage=question"], "'Frage' is not a kind of column", "--column question=Frage"),
         (ANSWERS, ["--column", "question"], "is not WHAT=NAME", "--column question=Frage"),
         (ANSWERS, ["--data", "x.csv"], "--data was given too", "dola eval"),
         (ANSWERS, ["--ways", "nowhere.json"], "nowhere.json", "standard, methods, full"),

@@ -1,6 +1,7 @@
 """generate on an attached model: masks that empty the plausible set, lazy contrast, what is returned."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -312,3 +313,26 @@ def test_a_processor_on_the_instance_is_used_and_put_back(llama):
         assert llama._get_logits_processor is mine
     finally:
         del llama._get_logits_processor
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "hint"),
+    [
+        ({"layers": "high"}, "layers='high' is not an argument of generate", "dola_layers='high'"),
+        ({"relative_top": 0.2}, "relative_top=0.2 is not an argument of generate", "dola_relative_top=0.2"),
+        ({"method": "sled"}, "method='sled' is not an argument of generate", "dola_method='sled'"),
+        ({"rate": 2.0}, "rate=2.0 is not an argument of generate", "dola_rate=2.0"),
+        ({"inputs": "The capital"}, "was given a text, 'The capital'", "tokenizer("),
+        ({"input_ids": ["The", "capital"]}, "was given a text, ", "tokenizer("),
+    ],
+)
+def test_arguments_that_transformers_would_not_understand(llama, arguments, said, hint):
+    given = {"input_ids": torch.tensor([[1, 2, 3]])} | arguments if "inputs" not in arguments else arguments
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        dola.generate(llama, **given, max_new_tokens=1)
+    assert hint in caught.value.hint
+
+
+def test_a_text_by_position_is_refused_too(llama):
+    with pytest.raises(InputError, match="expected token ids"):
+        dola.generate(llama, "The capital")

@@ -15,13 +15,13 @@ from dola.evidence.changed import shortened
 from dola.evidence.finding import Finding, Verdict
 from dola.evidence.items import ItemText, item_texts
 from dola.evidence.markdown_page import markdown
-from dola.evidence.power import power_line, shown_difference
+from dola.evidence.power import fewest_items, power_line, shown_difference
 from dola.evidence.reading import _one_answer, apart
 from dola.evidence.report import make_report
 from dola.evidence.row_answers import Chosen
 from dola.evidence.sample import Sample
 from dola.evidence.table import render
-from dola.evidence.verdict import items_needed
+from dola.evidence.verdict import items_needed, judge
 from dola.evidence.ways import LENGTH, VANILLA, Role, Way
 from dola.tasks import TASKS, GenerationTask
 from dola.tasks.answers import METRICS, measure
@@ -129,7 +129,25 @@ def test_the_line_on_what_items_show():
     assert "about 4 to 9 points or more (depending on the row) is detected in 80%" in power_line(
         2000, [0.04, 0.09], "questions"
     )
-    assert power_line(5, [0.9]) == "With 5 items, only a difference of more than 40 points can be detected."
+    assert power_line(8, [0.9]) == "With 8 items, only a difference of more than 40 points can be detected."
+
+
+@pytest.mark.parametrize("family", [1, 2, 3, 16])
+def test_too_few_items_for_any_difference(family):
+    """The most that a row can do is to change every outcome in one direction."""
+    fewest = fewest_items(family)
+
+    def best(items):
+        found = judge([0.0] * items, {f"row {i}": [1.0] * items if i == 0 else [0.0] * items for i in range(family)})
+        return found["row 0"].verdict
+
+    assert best(fewest) is Verdict.BETTER
+    assert best(fewest - 1) is Verdict.CANNOT_TELL
+    needed = "it takes" if family == 1 else f"{family} rows judged together need"
+    assert (
+        power_line(fewest - 1, [0.9] * family) == f"{fewest - 1} items cannot show any difference: {needed} at least {fewest}."
+    )
+    assert "40 points" in power_line(fewest, [0.9] * family)
 
 
 def found(verdict, low, high, p_value, adjusted):

@@ -193,6 +193,14 @@ def test_layers_chosen_are_counted(llama):
     assert sum(found.layer_shares("all").values()) == pytest.approx(1)
 
 
+def test_bare_layers_are_those_of_dola(llama):
+    found = score(llama, {"bucket": "high", "config": dola.DoLaConfig("high"), "list": [3, 5], "same": dola.DoLaConfig([3, 5])})
+    assert found.values["bucket"] == found.values["config"]
+    assert found.values["list"] == found.values["same"]
+    with pytest.raises(LayersError, match="layer 6 in layers="):
+        score(llama, {"no such layer": [6]})
+
+
 def test_text_is_split_where_the_context_alone_ends(llama):
     tokenizer = word_tokenizer()
     found = dola.score(llama, tokenizer, ["word20 word21"], [[" word22 word23"]], {"vanilla": None}, progress=False)

@@ -186,7 +186,7 @@ def test_mistakes(llama, items, tmp_path):
     with pytest.raises(InputError, match="vicuna has no metric to choose by"):
         dola.tune(llama, None, "vicuna", [], **run)
     for task in ("factor-news", "gsm8k"):
-        with pytest.raises(InputError, match="1 items are too few; at least 2 are required"):
+        with pytest.raises(InputError, match="There are too few items \\(1\\); at least 2 are required"):
             dola.tune(llama, None, task, items[:1], **run)
     with pytest.raises(InputError, match="40 items cannot be split into 41 folds"):
         dola.tune(llama, None, FACTOR, items, folds=41, **run)

@@ -51,6 +51,7 @@ def render(console: Console, result: BenchResult) -> None:
                 )
     ways = dict.fromkeys(way.way for case in result.cases for way in case.ways)
     console.print("\n".join(f"{result.shown(way)}: {MEANINGS[way]}." for way in ways if way in MEANINGS))
+    console.print("Each ratio is the median of the repetitions' own ratios, so it can differ from the ratio of two medians.")
     if len(result.cases) > 1:
         console.print("Medians over all cases, over greedy: " + "; ".join(_summary(result)))
     console.print(f"{_describe(result)}\n{result.machine.describe()}")

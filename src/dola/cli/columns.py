@@ -20,6 +20,7 @@ COLUMN_WIDTH = 36
 """Minimum width of a column. Columns that do not fit go below: 4 side by side at 160, two and two at 80, one at 40."""
 
 MARK, OPEN, CLOSE = "bold cyan", "{+", "+}"
+CUT = "[...]"
 
 
 def differs(first: Sequence[int], token_ids: Sequence[int]) -> tuple[bool, ...]:
@@ -75,6 +76,8 @@ def _marked(answer: Answer, plain: bool) -> Text:
         words = run.strip()
         before, _, after = run.partition(words) if words else (run, "", "")
         text.append(before + (f"{OPEN}{words}{CLOSE}" if words else "") + after)
+    if answer.finish_reason == "length":
+        text.append(f" {CUT}", style="dim")
     return text
 
 
@@ -102,13 +105,15 @@ def _legend(found: Sequence[Answer], plain: bool) -> Iterator[Text]:
     mark = (f"{OPEN}marked{CLOSE}", "") if plain else ("marked", MARK)
     control = found[1]
     yield Text.assemble(mark, f": tokens not in greedy's answer. Control: {control.title}.")
+    if cut := [len(answer.token_ids) for answer in found if answer.finish_reason == "length"]:
+        yield Text(f"{CUT}: cut at {max(cut)} tokens; --max-new-tokens sets how many.")
     for answer in found[2:]:
         yield Text(_change(answer, control))
 
 
 def _change(answer: Answer, control: Answer) -> str:
     layers = answer.title.partition(", penalty")[0]
-    share = f"{sum(answer.differs)} of {len(answer.token_ids)} marked"
+    share = f"{sum(answer.differs)} of its {len(answer.token_ids)} tokens are marked"
     if answer.token_ids == control.token_ids:
         return f"{layers} changed nothing: it has the same tokens as the control."
     pairs = enumerate(zip(answer.token_ids, control.token_ids, strict=False))

@@ -38,6 +38,8 @@ def render(
         console.print(grid)
     if examined is not None:
         console.print(_verdict(examined[2]))
+    else:
+        console.print("\nTo check a model: dola doctor MODEL")
 
 
 def _section(console: Console, title: str, rows: Iterable[Row | tuple[str, str, str]]) -> None:

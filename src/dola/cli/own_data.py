@@ -161,7 +161,7 @@ def needed(sample: Sample, rows: int) -> list[str]:
     return [
         f"Questions needed to show a difference of {said} (if a row changes the outcome of every fifth question, and {rows} "
         "rows are judged together; the report counts the outcomes that did change, and its number differs).",
-        power_line(sample.total, [shown_difference(DISCORDANT, sample.total, family=rows)], "questions"),
+        power_line(sample.total, [shown_difference(DISCORDANT, sample.total, family=rows)] * rows, "questions"),
     ]
 
 

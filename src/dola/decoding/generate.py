@@ -15,7 +15,7 @@ from transformers import GenerationConfig, GenerationMixin
 
 from dola.decoding.attach import Session, as_config
 from dola.decoding.call import current_generation, is_aside
-from dola.decoding.keywords import LAYERS, PREFIX, check_generation_configs, config_from, settings_in
+from dola.decoding.keywords import LAYERS, PREFIX, check_arguments, check_generation_configs, config_from, settings_in
 from dola.errors import ConfigError, InputError, ModelError
 from dola.methods.config import DoLaConfig, MethodConfig
 from dola.methods.names import RECOMMENDED_PENALTY
@@ -56,6 +56,7 @@ def generate(model: Any, *args: Any, dola_layers: MethodConfig | str | Sequence[
         torch.Size([1, 7])
     """
     anatomy = Anatomy.of(model)
+    check_arguments(anatomy.lm, args, kwargs)
     config = _config(anatomy, dola_layers, settings_in(kwargs), _given(args, kwargs), None)
     return _contrasted(model, anatomy, None, args, kwargs, config)
 

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
-from dola.errors import ConfigError
+from dola.errors import ConfigError, InputError
 from dola.methods.config import DoLaConfig, MethodConfig
-from dola.methods.registry import config_of
+from dola.methods.registry import METHODS, config_of, settings_of
 from dola.model.generation_fields import own_layers
+from dola.text.chat import short
 
 PREFIX, LAYERS = "dola_", "dola_layers"
 
@@ -19,6 +21,23 @@ def settings_in(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Take the settings beside `dola_layers` out of a call's arguments, without their prefix: "method", and those of one."""
     names = [name for name in kwargs if name.startswith(PREFIX) and name != LAYERS]
     return {name.removeprefix(PREFIX): kwargs.pop(name) for name in names}
+
+
+def check_arguments(lm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse a text in place of tokens, and settings without their prefix. transformers would say less about them.
+
+    Raises:
+        InputError: A call has one.
+    """
+    for given in (*args[:1], *(kwargs[name] for name in ("inputs", "input_ids") if name in kwargs)):
+        if isinstance(given, str) or (isinstance(given, (list, tuple)) and given and isinstance(given[0], str)):
+            raise InputError(
+                f"generate was given a text, {short(str(given))}; expected token ids.",
+                hint='tokenize it: dola.generate(model, **tokenizer("...", return_tensors="pt"))',
+            )
+    own = {"layers", "method", *(name for kind in METHODS.values() for name in settings_of(kind))}
+    for name in own.intersection(kwargs).difference(inspect.signature(lm.forward).parameters):
+        raise InputError(f"{name}={kwargs[name]!r} is not an argument of generate.", hint=f"{PREFIX}{name}={kwargs[name]!r}")
 
 
 def check_generation_configs(*configs: Any) -> None:

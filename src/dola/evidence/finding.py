@@ -76,12 +76,6 @@ class Finding:
 def headline(findings: Mapping[str, Finding], metric: str) -> str:
     """The answer in one sentence: who is better, or that nobody is."""
     by = {verdict: [name for name, each in findings.items() if each.verdict is verdict] for verdict in Verdict}
-    counts = {
-        Verdict.BETTER: "better",
-        Verdict.WORSE: "worse",
-        Verdict.NO_DIFFERENCE: "without a difference that matters",
-        Verdict.CANNOT_TELL: 'where it "cannot tell"',
-    }
     if better := by[Verdict.BETTER]:
         best = max(better, key=lambda name: abs(findings[name].difference))  # all on the better side, be it above or below
         others = [name for name in better if name != best]
@@ -90,12 +84,14 @@ def headline(findings: Mapping[str, Finding], metric: str) -> str:
     if len(findings) == 1:
         [(name, only)] = findings.items()
         return f"{metric}: {only.sentence(name)}"
-    found = [(len(names), counts[verdict]) for verdict, names in by.items() if names]
+    found = [(len(names), verdict.value) for verdict, names in by.items() if names]
+    nobody = "Neither row" if len(findings) == 2 else "No row"
     if len(found) == 1:
-        rest = f"all {len(findings)} are {found[0][1]}"
+        rest = f'{"both" if len(findings) == 2 else f"all {len(findings)}"} verdicts are "{found[0][1]}"'
     else:
-        rest = f"of {len(findings)} rows, {', '.join(f'{count} {word}' for count, word in found)}"
-    return f"No row is shown to be better than vanilla on {metric}; {rest}."
+        parts = (f'{count} {"is" if count == 1 else "are"} "{word}"' for count, word in found)
+        rest = f"of {len(findings)} verdicts, {', '.join(parts)}"
+    return f"{nobody} is shown to be better than vanilla on {metric}: {rest}."
 
 
 def counted(count: int, unit: str) -> str:

@@ -35,15 +35,23 @@ def shown_by(finding: Finding, *, family: int, binary: bool) -> float:
     return max(by_variance, shown_difference(0.0, finding.items, family=family, binary=binary))
 
 
+def fewest_items(family: int) -> int:
+    """The fewest items with which a row can be called better or worse: all outcomes change, in one direction."""
+    return math.ceil(math.log2(2 * family / ALPHA))
+
+
 def power_line(items: int, shown: Sequence[float], unit: str = "items") -> str:
     """One sentence on the differences that so many items show.
 
     Args:
         items: Number of items.
-        shown: The smallest difference of each row that they show.
+        shown: The smallest difference of each row that they show. These rows are judged together.
         unit: What the items are called.
     """
-    those = counted(items, unit)
+    those, fewest = counted(items, unit), fewest_items(len(shown))
+    if items < fewest:
+        needed = f"{len(shown)} rows judged together need" if len(shown) > 1 else "it takes"
+        return f"{those} cannot show any difference: {needed} at least {fewest}."
     few, most = (math.ceil(round(100 * value, 6)) for value in (min(shown), max(shown)))
     if few > 100 * MOST:
         return f"With {those}, only a difference of more than {100 * MOST:.0f} points can be detected."

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dola.errors import InputError
+from dola.evidence.finding import counted
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -144,7 +145,7 @@ def describe(comparison: Comparison, metric: str, *, method: str, baseline: str 
     if c.significant:
         verdict = "statistically significant"
     elif c.items < FEWEST_ITEMS:
-        verdict = f"{c.items} items are too few to decide"
+        verdict = f"{counted(c.items, 'items')} {'is' if c.items == 1 else 'are'} too few to decide"
     else:
         verdict = "not statistically significant"
     return (

@@ -163,7 +163,7 @@ def tune(
         raise InputError(f"{task.name} has no metric to choose by without a judge.", hint="tune on truthfulqa-mc or gsm8k")
     if len(items) < 2:
         raise InputError(
-            f"{len(items)} items are too few; at least 2 are required, one to choose on and one to judge the choice.",
+            f"There are too few items ({len(items)}); at least 2 are required, one to choose on and one to judge the choice.",
             hint="use at least 2, and hundreds to detect a difference",
         )
     names = [each.name for each in task.metrics]

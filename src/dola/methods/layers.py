@@ -93,6 +93,11 @@ def _say_if_deeper(layers: str, window: int, num_layers: int) -> None:
         )
 
 
+def _nearest(layer: int, num_layers: int | None) -> int:
+    """A layer that exists, near one that a user named."""
+    return max(0, layer) if num_layers is None else min(max(0, layer), num_layers - 1)
+
+
 def check_indices(layers: object, num_layers: int | None = None) -> tuple[int, ...]:
     """Layer indices as a tuple of int, checked against the model's depth if it is given.
 
@@ -106,7 +111,9 @@ def check_indices(layers: object, num_layers: int | None = None) -> tuple[int, .
         raise LayersError(
             f"layers={layers!r} is neither a bucket nor a list of layer indices; allowed are "
             f"{', '.join(BUCKETS)}, a window such as last:10, or indices in {allowed}.",
-            hint=f"for one fixed premature layer write layers=[{layers}]" if isinstance(layers, int) else _HINT,
+            hint=f"a list with one index is one fixed premature layer: layers=[{_nearest(layers, num_layers)}]"
+            if isinstance(layers, int)
+            else _HINT,
         )
     given = list(layers)
     if not given:

@@ -12,6 +12,7 @@ import functools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from dola.errors import ConfigError
@@ -103,7 +104,8 @@ def config_class(name: object) -> type[MethodConfig]:
     """
     found = METHODS.get(name) if isinstance(name, str) else None
     if found is None:
-        raise ConfigError(f"method={name!r} is unknown; allowed are {', '.join(METHODS)}.", hint='method="dola"')
+        (close, *_) = [*get_close_matches(str(name), METHODS), "dola"]
+        raise ConfigError(f"method={name!r} is unknown; allowed are {', '.join(METHODS)}.", hint=f"did you mean {close}?")
     return found
 
 

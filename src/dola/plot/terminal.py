@@ -29,33 +29,34 @@ LABEL = 7
 HEADER = 2
 """Maximum number of lines for a token's text."""
 
-AROUND = 9
-"""Lines of a terminal that a block needs besides its layers."""
+AROUND = 11
+"""Lines of a terminal that a block needs besides its layers and the legend: texts above and below, and the prompt."""
 
 SENTENCES = 5
-"""Maximum number of tokens explained below the heatmap."""
+"""Maximum number of tokens explained above the heatmap."""
 
 
 def render(console: Console, trace: LayerTrace) -> None:
-    """Print a trace: its heatmap, a legend, and explanations of tokens where the method differs from the last layer."""
+    """Print a trace: explanations of tokens where the method differs from the last layer, its heatmap, and a legend."""
     plain = console.color_system is None or console.no_color
     console.print(Text(f"{trace.model}: {trace.title}", style="bold"))
+    for sentence in sentences(trace):
+        console.print(Text(sentence))
+    legend = list(_legend(trace, plain))
     size, layers = max(1, (console.width - LABEL) // CELL), list(reversed(range(trace.num_layers)))
     if console.is_terminal:
-        layers = fitting(layers, {0, *trace.candidates, *(token.layer for token in trace.tokens)}, console.height - AROUND)
+        around = AROUND + sum(len(line.wrap(console, console.width)) for line in legend)
+        layers = fitting(layers, {0, *trace.candidates, *(token.layer for token in trace.tokens)}, console.height - around)
     for start in range(0, len(trace.tokens), size):
         console.print()
         for line in _block(trace, trace.tokens[start : start + size], layers, plain):
             console.print(line, no_wrap=True, overflow="crop", crop=True)
     console.print()
-    for line in _legend(trace, plain):
+    for line in legend:
         console.print(line)
     if hidden := trace.num_layers - len(layers):
         fitted = f"Left out, so that the others fit into {console.height} lines"
         console.print(f"{fitted}: {hidden} of {trace.num_layers} layers. --html shows all.")
-    console.print()
-    for sentence in sentences(trace):
-        console.print(Text(sentence))
 
 
 def fitting(layers: Sequence[int], needed: Container[int | None], room: int) -> list[int]:
@@ -131,7 +132,8 @@ def _fold(name: str) -> list[str]:
 def _name(trace: LayerTrace, token: int) -> str:
     """A token's text for a narrow column, without the spaces around it unless it consists only of spaces."""
     text = trace.text(token)
-    return visible(text.strip(" ")) if text.strip(" ") else quoted(text)
+    name = visible(text.strip(" "))
+    return quoted(text) if name in ("", "-", "=") else name
 
 
 def _legend(trace: LayerTrace, plain: bool) -> Iterator[Text]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from dola.decoding.attach import as_config
 from dola.errors import InputError
 from dola.lens.belongs import lens_facts
 from dola.methods.config import MethodConfig
@@ -77,7 +78,7 @@ def score(
     tokenizer: Any,
     contexts: Sequence[Text],
     continuations: Sequence[Sequence[Text]],
-    configs: Mapping[str, MethodConfig | Recipe | None],
+    configs: Mapping[str, MethodConfig | Recipe | str | Sequence[int] | None],
     *,
     results: str | Path | None = None,
     facts: Mapping[str, str] | None = None,
@@ -99,7 +100,8 @@ def score(
         tokenizer: The model's tokenizer. May be None if all texts are given as tokens.
         contexts: One context for each item.
         continuations: A list of continuations for each item.
-        configs: What to score with, by name: None for the model's own log-likelihood, the settings of a method, or a Recipe.
+        configs: What to score with, by name: None for the model's own log-likelihood, the settings of a method, just the
+            `layers` of DoLa, or a Recipe.
         results: A file that stores results item by item. If it exists, the run resumes from it.
         facts: Further properties that `results` must match, by name; for instance the SHA-256 of a data set.
         batch_tokens: Number of tokens in a batch, including padding and cached tokens.
@@ -123,7 +125,7 @@ def score(
         True
     """
     anatomy = Anatomy.of(model)
-    recipes = {name: config if isinstance(config, Recipe) else Recipe(config) for name, config in configs.items()}
+    recipes = {name: _recipe(config, anatomy) for name, config in configs.items()}
     scorer = LayerScorer(anatomy, recipes)
     lines, truncated = lines_of(anatomy.lm, Encoder.of(model, tokenizer), contexts, continuations)
     if truncated:
@@ -144,6 +146,12 @@ def score(
     with ResultsFile.open(results, run, is_result) as kept:
         _Run(scorer, lines, items, batch_tokens).finish(kept, progress=progress, gauge=gauge)
     return _scores([kept.items[item] for item in range(len(items))], list(recipes), truncated)
+
+
+def _recipe(config: MethodConfig | Recipe | str | Sequence[int] | None, anatomy: Anatomy) -> Recipe:
+    if isinstance(config, Recipe):
+        return config
+    return Recipe(None if config is None else as_config(config, anatomy))
 
 
 @dataclass(frozen=True)

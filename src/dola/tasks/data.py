@@ -163,7 +163,10 @@ def open_data(source: Source | Sequence[Source], *, published: Collection[str] =
         start = len(rows) + 1
         rows += [Row(fields, start + i, f"{name}, row {i + 1}") for i, fields in enumerate(found)]
         if len(rows) < start:
-            raise DataError(f"{name} does not contain any rows.", hint="check the file")
+            raise DataError(
+                f"{name} does not contain any rows.",
+                hint="a table begins with a line that names its columns, and each further line is a row",
+            )
         origins.append(Origin(name, digest, digest in published))
     return Data(tuple(rows), tuple(origins))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from dola.errors import DataError, UsageError
@@ -62,9 +63,13 @@ class Columns:
         found: dict[str, str] = {}
         for what, column in (named or {}).items():
             if what not in NAMES:
-                raise UsageError(f"{what!r} is not a kind of column; there are {listed(NAMES)}.", hint="question=COLUMN")
+                swapped = f"--column {column}={what}" if column in NAMES and what in there else "--column question=COLUMN"
+                raise UsageError(f"{what!r} is not a kind of column; there are {listed(NAMES)}.", hint=swapped)
             if column not in there:
-                raise UsageError(f"The data have no column {column!r}. Columns: {listed(there)}.", hint=f"{what}=COLUMN")
+                raise UsageError(
+                    f"The data have no column {column!r}. Columns: {listed(there)}.",
+                    hint=f"--column {what}={(get_close_matches(column, there) or ['COLUMN'])[0]}",
+                )
             found[what] = column
         free = [name for name in there if name not in found.values()]
         by_lower = {name.lower().replace(" ", "_").replace("-", "_"): name for name in reversed(free)}
@@ -89,8 +94,9 @@ class Columns:
                 raise DataError(f"No column holds answers; there are {listed(there)}.", hint="name it: --column answer=COLUMN")
         for what in ("question", "answer", "wrong", "choices", "label"):
             if what in found and not any(_filled(row.fields.get(found[what])) for row in data.rows):
+                where = "the only row" if len(data.rows) == 1 else f"all {len(data.rows):,} rows"
                 raise DataError(
-                    f"The column {found[what]!r} is empty in all {len(data.rows):,} rows.",
+                    f"The column {found[what]!r} is empty in {where}.",
                     hint=f"fill it, or name another: --column {what}=COLUMN",
                 )
         return cls(**found, others=tuple(name for name in there if name not in found.values()))
