@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from words import word_tokenizer
 from workers import together
 
 import dola
+from dola.decoding.candidates import Captured
+from dola.decoding.reading import Reading
 from dola.errors import ConfigError, InputError
 from dola.evidence.ways import choice_ways
 from dola.methods.draws import uniform
@@ -186,6 +189,23 @@ class TestRows:
         assert read == [(1, 2), (0, 1)]  # the second row stopped at once
         assert torch.equal(found, torch.stack([sharp, sharp]))
         assert weights.argmax(dim=0).tolist() == [1, 2]
+
+    @pytest.mark.parametrize(("rows", "count"), [(1, 10), (2, 7), (3, 4), (16, 4)])
+    def test_confident_reads_with_the_mature_row_what_costs_no_time(self, rows, count):
+        layers = (*range(20, 30), 30)
+        first = method_of(dola.ConfidentConfig()).first_reads(layers, rows)
+        assert first.argmax(dim=-1).tolist() == list(range(9, 9 - count, -1))  # from the top down
+
+    def test_layers_that_went_through_the_head_are_not_read_again(self):
+        generator = torch.Generator().manual_seed(0)
+        states, read = torch.randn(3, 2, 8, generator=generator), torch.randn(3, 2, 20, generator=generator)
+        sums = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+        readout = SimpleNamespace(after_head=lambda logits, config: logits, logit_transform=None)
+        known = Captured(readout, dola.ConfidentConfig(), list(states), reading=Reading(read, None, sums))
+        assert torch.equal(known.some([1, 0]), read[[2, 1]])
+        assert torch.equal(known.some([0], torch.tensor([1])), read[1:2, 1:])
+        with pytest.raises(AttributeError, match="premature"):  # the head would be needed, and there is none
+            known.some([0, 2])
 
 
 class TestGenerate:

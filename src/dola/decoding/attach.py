@@ -133,7 +133,7 @@ class Call:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     last_block_ran: bool = False
     reading: Reading | None = None
-    head_runs: bool = False  # whether the head runs with the candidates' rows in its input
+    head_runs: int = 0  # with how many inputs for each position the head runs now, candidates included; 0 while it does not
     positions: Tensor | None = None  # of all tokens in the forward [B, T], for methods that draw
     last_output: Any = None  # the last block's output, kept if a backward pass could follow
 
@@ -471,7 +471,7 @@ class Session:
             rows = hidden[None]
         else:
             return None
-        call.head_runs = True
+        call.head_runs = len(rows)
         if (read := self._step.read_by_kernel(rows)) is not None:
             call.reading = read
             return hidden[:0], *args[1:]  # the kernel has done the module's work
@@ -481,9 +481,9 @@ class Session:
         call = self._call
         if call is None or not call.head_runs:
             return None
-        call.head_runs = False  # a further run of the head in this forward is the model's own
+        inputs, call.head_runs = call.head_runs, 0  # a further run of the head in this forward is the model's own
         if call.reading is None:
-            call.reading = self._step.reading(output.unflatten(0, (self._step.rows_read, -1)))
+            call.reading = self._step.reading(output.unflatten(0, (inputs, -1)))
         return call.reading.logits[0]
 
     def _is_lazy(self) -> bool:

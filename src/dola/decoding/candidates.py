@@ -109,7 +109,7 @@ class Captured(Candidates):
         if len(self) == 1 and k is None:  # not stacked, so not copied
             return self.logits(0, rows)[None]
         if k is not None:
-            if (read := self._known.get(tuple(float(each == k) for each in range(len(self))))) is not None:
+            if (read := self._known_alone(k)) is not None:
                 return self._readout.after_head(_some(read, rows), self._config)
             maps = self._maps and self._maps.of_one(k)
             return self._logits_of(_some(self._hidden[k], rows), maps)
@@ -117,8 +117,14 @@ class Captured(Candidates):
 
     def some(self, layers: Sequence[int], rows: Rows = None) -> Tensor:
         """See `Candidates.some`."""
+        if layers and all(self._known_alone(k) is not None for k in layers):
+            return torch.stack([self.logits(k, rows) for k in layers])
         states = torch.stack([_some(self._hidden[k], rows) for k in layers])
         return self._logits_of(states, self._maps and self._maps.of([self._maps.layers[k] for k in layers]))
+
+    def _known_alone(self, k: int) -> Tensor | None:
+        """The head's output for candidate k, if it was read along with the mature rows."""
+        return self._known.get(tuple(float(each == k) for each in range(len(self)))) if self._known else None
 
     def _logits_of(self, states: Tensor, maps: StateMaps | None) -> Tensor:
         return self._readout.premature(states, self._config, maps, by_kernel=True)

@@ -19,6 +19,7 @@ from dola.decoding.reading import Reading
 from dola.errors import ConfigError, LensError
 from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
+from dola.methods.method import AT_ONCE
 from dola.methods.registry import method_of
 from dola.methods.vocabulary import WHOLE, Vocabulary, wide_dtype
 from dola.model.readout import Readout
@@ -62,33 +63,35 @@ class Step:
                 hint="leave it out, or please report how you got here",
             )
         self._vocab = vocab
-        self._first = self._first_reads()
         self.rows = self.rows_saved = 0
         self._plans: dict[tuple[object, ...], bool] = {}
+        self._firsts: dict[int, Tensor] = {}
 
     def forget_plans(self) -> None:
         """Forget which rows to read together, because the model's parts have changed."""
         self._plans.clear()
-        self._first = self._first_reads()
+        self._firsts.clear()
 
-    @property
-    def rows_read(self) -> int:
-        """Number of the head's inputs for each position if the candidates are read with the mature row."""
-        return 1 + len(self._first)
+    def _first(self, hidden: Tensor) -> Tensor:
+        """`_first_reads` of the mature rows `hidden` [..., d]. While torch.compile traces, their number is not known."""
+        rows = 1 if torch.compiler.is_compiling() else min(max(1, hidden.shape[:-1].numel()), AT_ONCE)
+        if rows not in self._firsts:
+            self._firsts[rows] = self._first_reads(rows)
+        return self._firsts[rows]
 
-    def _first_reads(self) -> Tensor:
+    def _first_reads(self, rows: int) -> Tensor:
         """What is read along with the mature rows if that is cheaper, see `Method.first_reads`; [0, K] if nothing may be.
 
         The raw head must match the old code exactly, whose tokens depend on its rounding where scores tie.
         """
-        found = self.method.first_reads(self.layers) if self.layers else torch.zeros(0, 0)
+        found = self.method.first_reads(self.layers, rows) if self.layers else torch.zeros(0, 0)
         single = (found != 0).sum(dim=-1) == 1
         allowed = self.readout.transforms(self.config) and (sums_states(self.readout) or bool(single.all()))
         return found if allowed else found[:0]
 
     def reads_together(self, hidden: Tensor, *, lazy: bool) -> bool:
         """Whether the head should read the candidates with the mature rows, its input `hidden` [..., d]."""
-        candidates = len(self._first)
+        candidates = len(self._first(hidden))
         if candidates == 0:
             return False
         if torch.compiler.is_compiling():
@@ -119,14 +122,14 @@ class Step:
     def reads_mature(self, hidden: Tensor) -> bool:
         """Whether the kernel should read the mature rows alone, the head's input `hidden` [..., d], if the candidates are read
         afterwards. A row's logits then do not depend on the batch, and their normalizers are known."""
-        return len(self._first) > 0 and self._suits_kernel(hidden)
+        return len(self._first(hidden)) > 0 and self._suits_kernel(hidden)
 
     def rows_to_read(self, mature: Tensor, hidden: list[Tensor]) -> Tensor:
-        """The head's input [..., d] and what is read along with it, made of the K captured states: [rows_read, ..., d]."""
+        """The head's input [..., d] and what is read along with it, made of the K captured states: [1 + m, ..., d]."""
         captures = torch.stack([layer.to(mature.device) for layer in hidden])
         premature = self.readout.candidate_input(captures, self.config, self.maps)
         if not self.method.reads_all:
-            premature = weighted(self._first, premature)
+            premature = weighted(self._first(mature), premature)
         return torch.cat([mature[None], premature.to(mature.dtype)])
 
     def read_by_kernel(self, rows: Tensor) -> Reading | None:
@@ -139,10 +142,10 @@ class Step:
         return self.reading(logits.view(*rows.shape[:-1], -1), log_z.view(rows.shape[:-1]))
 
     def reading(self, logits: Tensor, log_z: Tensor | None = None) -> Reading:
-        """The head's output for `rows_to_read`, [rows_read, ..., V], or for the mature rows alone, [1, ..., V]."""
+        """The head's output for `rows_to_read`, [1 + m, ..., V], or for the mature rows alone, [1, ..., V]."""
         if len(logits) == 1:
             return Reading(logits, log_z, ())
-        return Reading(logits, log_z, None if self.method.reads_all else tuple(map(tuple, self._first.tolist())))
+        return Reading(logits, log_z, None if self.method.reads_all else tuple(map(tuple, self._first(logits[0]).tolist())))
 
     def _suits_kernel(self, hidden: Tensor) -> bool:
         """Whether the compiled kernel can multiply this head with rows like `hidden`."""

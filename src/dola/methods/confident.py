@@ -16,7 +16,7 @@ from torch import Tensor
 from dola import native
 from dola.errors import InputError
 from dola.methods.draws import uniform
-from dola.methods.method import Candidates, Method
+from dola.methods.method import AT_ONCE, Candidates, Method
 from dola.methods.vocabulary import WHOLE, Vocabulary, wide
 
 if TYPE_CHECKING:
@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 
 
 FIRST = 4
-"""Number of layers that are read along with the mature row. Most walks end within them."""
-
-AT_ONCE = 16
-"""Rows that go through the head in the time of one. Longer walks read so many layers at once."""
+"""Number of layers that are read along with the mature row, at least. Most walks end within them; about a fourth go on, and
+would read the head again."""
 
 
 class Confident(Method):
@@ -36,12 +34,12 @@ class Confident(Method):
     reads_all = False
     config: ConfidentConfig
 
-    def first_reads(self, layers: tuple[int, ...]) -> Tensor:
-        """The highest layers, where every walk begins."""
+    def first_reads(self, layers: tuple[int, ...], rows: int = 1) -> Tensor:
+        """The highest layers, where every walk begins; all that are read in the time of one row."""
         if self.config.probability < 1:
-            return super().first_reads(layers)
+            return super().first_reads(layers, rows)
         downwards = sorted(range(len(layers) - 1), key=lambda k: layers[k], reverse=True)
-        return torch.eye(len(layers) - 1)[downwards[:FIRST]]
+        return torch.eye(len(layers) - 1)[downwards[: max(FIRST, AT_ONCE // rows - 1)]]
 
     def scores(self, mature: Tensor, candidates: Candidates, vocab: Vocabulary = WHOLE, *, lazy: bool = False) -> Tensor:
         """See `Method.scores`."""

@@ -36,7 +36,7 @@ class ConfidentConfig(MethodConfig):
     method: ClassVar[str] = "confident"
     title: ClassVar[str] = "Confident Decoding"
     summary: ClassVar[str] = "decodes from the layer near the last one at which the entropy stops falling"
-    costs: ClassVar[tuple[Cost, ...]] = on_two_cores(1.09, 1.04)
+    costs: ClassVar[tuple[Cost, ...]] = on_two_cores(1.06, 1.04)
     chooses: ClassVar[bool] = True
 
     layers: str | Sequence[int] = "last:10"

@@ -32,7 +32,7 @@ class DeLTa(Method):
     reads_all = False
     config: DeLTaConfig
 
-    def first_reads(self, layers: tuple[int, ...]) -> Tensor:
+    def first_reads(self, layers: tuple[int, ...], rows: int = 1) -> Tensor:
         """The candidates' part of the line, as one combined state."""
         return line_weights(layers, self.config.beyond)[None, :-1].float()
 

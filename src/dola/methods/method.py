@@ -98,6 +98,10 @@ class ReadRows:
     jsd: Tensor | None = None
 
 
+AT_ONCE = 16
+"""Rows that go through the head in the time of one, because reading its weights takes longest."""
+
+
 class Method(ABC):
     """Computes next-token scores from the logits of several layers. Stateless: one instance can serve any number of calls.
 
@@ -116,13 +120,14 @@ class Method(ABC):
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
 
-    def first_reads(self, layers: tuple[int, ...]) -> Tensor:
+    def first_reads(self, layers: tuple[int, ...], rows: int = 1) -> Tensor:
         """What nearly every row reads: weighted sums of the candidates, [m, K]. A row of the identity is a single candidate.
 
         One product can read these along with the mature row. By default all candidates, or none if `reads_all` is False.
 
         Args:
             layers: As `Candidates.layers`.
+            rows: How many rows a step has, at most `AT_ONCE`. With few of them, more reads are free.
         """
         candidates = len(layers) - 1
         return torch.eye(candidates)[: candidates if self.reads_all else 0]
