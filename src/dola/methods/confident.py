@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 FIRST = 4
-"""Number of layers that are read along with the mature row, at least. Most walks end within them; about a fourth go on, and
+"""Number of layers that are read along with the mature row, at least. Most walks end within them; about a fourth continue, and
 would read the head again."""
 
 
