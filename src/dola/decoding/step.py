@@ -65,19 +65,21 @@ class Step:
         self._vocab = vocab
         self.rows = self.rows_saved = 0
         self._plans: dict[tuple[object, ...], bool] = {}
-        self._firsts: dict[int, Tensor] = {}
+        self._firsts = self._all_first_reads()
 
     def forget_plans(self) -> None:
         """Forget which rows to read together, because the model's parts have changed."""
         self._plans.clear()
-        self._firsts.clear()
+        self._firsts = self._all_first_reads()
 
     def _first(self, hidden: Tensor) -> Tensor:
         """`_first_reads` of the mature rows `hidden` [..., d]. While torch.compile traces, their number is not known."""
         rows = 1 if torch.compiler.is_compiling() else min(max(1, hidden.shape[:-1].numel()), AT_ONCE)
-        if rows not in self._firsts:
-            self._firsts[rows] = self._first_reads(rows)
-        return self._firsts[rows]
+        return self._firsts[rows - 1]
+
+    def _all_first_reads(self) -> list[Tensor]:
+        """`_first_reads` of 1 to `AT_ONCE` rows, made once: what changed from call to call would be compiled again."""
+        return [self._first_reads(rows) for rows in range(1, AT_ONCE + 1)]
 
     def _first_reads(self, rows: int) -> Tensor:
         """What is read along with the mature rows if that is cheaper, see `Method.first_reads`; [0, K] if nothing may be.
