@@ -186,6 +186,8 @@ def command(
         return
     if include_path is not None:
         raise UsageError(f"--include-path does not apply to {task}.", hint="dola eval lm-eval:TASK --include-path FOLDER")
+    if not dola.is_dola:  # a wrong name is found before the file is shown; DoLa's own settings wait for torch
+        _own({}, dola)
     sample = own_data.sample_of(task, data, own_file, limit=limit, seed=seed, say_how=not check)
     if check:
         _print_check(task, sample)
