@@ -100,12 +100,12 @@ test-vllm: $(VLLM)/.ready  ## the same with every setup: several workers, both m
 $(MLX)/.ready: pyproject.toml
 	@echo "== creating $(MLX): downloads MLX and mlx-lm"
 	$(PYTHON) -m venv $(MLX)
-	$(MLX)/bin/python -m pip install -c constraints.txt -e '.[mlx]' pytest
+	$(MLX)/bin/python -m pip install -c constraints.txt -e '.[mlx]' pytest pytest-xdist
 	@touch $@
 
 test-mlx: $(MLX)/.ready  ## the methods on MLX, on Linux CPUs or a Mac; a skip is a failure
 	$(MLX)/bin/dola models pull smollm2 gemma3-270m
-	DOLA_MLX_REQUIRED=1 OMP_NUM_THREADS=1 $(MLX)/bin/python -m pytest tests/apple -W default $(PYTEST)
+	DOLA_MLX_REQUIRED=1 $(PARALLEL) $(MLX)/bin/python -m pytest tests/apple -W default $(TOGETHER) $(PYTEST)
 
 new-vllm:  ## what dola uses of vLLM against the newest release's source; downloads 400 MB, installs nothing
 	rm -rf build/new-vllm

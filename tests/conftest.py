@@ -41,7 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
 
 
-LONGEST = ("test_golden.py", "test_doors.py", "test_compiled.py", "test_notebook.py", "test_terminal.py", "test_eval.py")
+LONGEST = ("test_golden.py", "test_doors.py", "test_compiled.py", "test_notebook.py", "test_terminal.py", "test_eval.py",
+           "test_mlx_gemma3.py", "test_mlx_smollm2.py")  # fmt: skip
 REAL_MODELS = ("test_compare.py", "test_doctor.py", "test_golden.py", "test_real_models.py", "test_readme.py", "test_site.py")
 
 

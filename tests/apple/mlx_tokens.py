@@ -59,6 +59,8 @@ PROMPTS = [
     "Shakespeare was born in",
     "If all birds can fly and a penguin is a bird, then",
 ]
+SHORT = ["The capital of Washington State is", "Water boils at"]
+"""Prompts of the tests, short ones: on a CPU, MLX takes longest to read a prompt."""
 
 
 def folder_of(alias: str, folder: Path) -> Path:

@@ -325,7 +325,7 @@ MISTAKES = [
     (["factor-news", "--data", "DATA", "--results", "short.csv/a"], "--results 'short.csv/a': Not a directory.", "check"),
     (["factor-news", "--data", "DATA", "-m", "MODEL", "--results", "short.csv"], "'short.csv' was not written by", "name"),
     (["factor-news", "--data", "DATA", "--chart", "a.doc"], "--chart a.doc: the file must end in .png", "--chart a.svg"),
-    (["factor-news", "--data", "nosuch.csv", "--method", "dolla"], "method='dolla' is unknown", "did you mean dola?"),
+    (["factor-news", "--data", "DATA", "--method", "dolla"], "method='dolla' is unknown", "did you mean dola?"),
     (["factor-news", "--data", "DATA", "--layers", "hihg"], "--layers 'hihg' is not known", "--layers high"),
     (["factor-news", "--data", "DATA", "-m", "MODEL", "--layers", "99"], "layer 99 in --layers 99 does not exist", "--layers"),
     (["factor-news", "--data", "DATA", "--config", "unknown.json"], "'lyers' is not an option of this command", "names"),

@@ -218,3 +218,24 @@ def test_a_big_file_is_announced_and_only_what_was_drawn_is_asked(asked, monkeyp
     assert ended.code == 0, ended.err
     assert "questions.csv: 2 MB, which takes a while; --limit draws some" in ended.err
     assert "2 of 10,000 questions" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--method", "dolla"), "method='dolla' is unknown"),
+        (("--layers", "hihg"), "--layers 'hihg' is not known"),
+        (("--ways", "nosuch.json"), "nosuch.json"),
+        (("--chart", "a.doc"), "the file must end in .png"),
+        (("--markdown", "no/a.md"), "--markdown 'no/a.md'"),
+        (("--answers", "folder"), "--answers"),
+        (("--signals", "--chart", "a.svg"), "--chart does not apply to --signals"),
+    ],
+    ids=lambda value: None,
+)
+def test_a_mistake_in_an_option_stands_alone(asked, options, said):
+    ended = asked(CHOICES, *options)
+    assert ended.code == 2
+    assert ended.err.startswith("dola: ")
+    assert said in ended.err
+    assert "questions.csv:" not in ended.err

@@ -62,7 +62,7 @@ def test_search_finds_a_function_by_keyboard(tab, site):
     tab.keyboard.press("Control+k")
     tab.get_by_placeholder("Search").wait_for()
     tab.keyboard.type("DoLaConfig", delay=20)
-    tab.get_by_text("results").first.wait_for()
+    tab.get_by_role("option", selected=True).and_(tab.locator("[href$='#dola.DoLaConfig']")).wait_for()
     tab.keyboard.press("Enter")
     tab.wait_for_url("**/api.html*#dola.DoLaConfig")
 

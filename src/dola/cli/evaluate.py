@@ -186,9 +186,7 @@ def command(
         return
     if include_path is not None:
         raise UsageError(f"--include-path does not apply to {task}.", hint="dola eval lm-eval:TASK --include-path FOLDER")
-    if not dola.is_dola:  # a wrong name is found before the file is shown; DoLa's own settings wait for torch
-        _own({}, dola)
-    sample = own_data.sample_of(task, data, own_file, limit=limit, seed=seed, say_how=not check)
+    sample = own_data.sample_of(task, data, own_file, limit=limit, seed=seed)
     if check:
         _print_check(task, sample)
         return
@@ -215,6 +213,7 @@ def command(
     rows = _rows(ways, sample.task.paper.settings)
     _check_chart(chart)
     judges = judging.judges(sample.task, judge, info_judge, judge_url, loading, results)
+    own_data.say_how(sample)
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
     if dola.layers is None:
         own = options.settle_layers(own, None, loaded)[0] or own

@@ -94,8 +94,8 @@ def is_own(name: str) -> bool:
     )
 
 
-def sample_of(task: str, data: list[str] | None, own: OwnData, *, limit: int | None, seed: int, say_how: bool = True) -> Sample:
-    """The items of a task, or of a file of the user's own; with `say_how` it says how those are asked.
+def sample_of(task: str, data: list[str] | None, own: OwnData, *, limit: int | None, seed: int) -> Sample:
+    """The items of a task, or of a file of the user's own.
 
     Raises:
         UsageError, DataError, MissingExtraError: See `own_sample` and `evaluation.find_sample`.
@@ -107,10 +107,15 @@ def sample_of(task: str, data: list[str] | None, own: OwnData, *, limit: int | N
         return find_sample(task, data, limit, seed)
     if data:
         raise UsageError(f"{task} is a file of your own, and --data was given too.", hint=f"leave --data out: dola eval {task}")
-    sample = own_sample(task, own, limit=limit, seed=seed)
-    for line in understood(sample, shown=1) if say_how else ():
+    return own_sample(task, own, limit=limit, seed=seed)
+
+
+def say_how(sample: Sample) -> None:
+    """Say how the questions of a file are asked. Commands call it last, so that an error about an option stands alone."""
+    from dola.cli.evaluation import TASK_NAMES
+
+    for line in understood(sample, shown=1) if sample.task.name not in TASK_NAMES else ():
         say(line)
-    return sample
 
 
 def own_sample(name: str, own: OwnData, *, limit: int | None, seed: int) -> Sample:

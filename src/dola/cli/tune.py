@@ -153,6 +153,7 @@ def command(
     evaluation.check_apart({"--output": output, "--results": results}, (task, *(data or ()), shots))
     evaluation.check_writable({"--output": output, "--results": results})
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+    own_data.say_how(sample)
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
     from dola.evidence.tune import tune
 

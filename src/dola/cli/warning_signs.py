@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dola.cli import evaluation, options
+from dola.cli import evaluation, options, own_data
 from dola.cli.endings import importing
 from dola.cli.output import note, print_json, stdout
 from dola.errors import UsageError
@@ -99,6 +99,7 @@ def run(
 
     check_task(sample.task)
     evaluation.check_writable({"--markdown": markdown, "--results": results})
+    own_data.say_how(sample)
     loaded, tokenizer = evaluation.load_model(model, threads=threads, **loading)
     settled = config if layers is not None else options.settle_layers(config, None, loaded)[0]
     assert isinstance(settled, DoLaConfig)

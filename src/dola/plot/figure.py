@@ -30,6 +30,9 @@ LINES = 5
 FLOOR = 1e-40
 """Lower probabilities are drawn at the bottom. So is the embedding's, far below all others, unless it is a candidate."""
 
+BELOW: dict[str, Any] = {"fontsize": 8, "loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2, "frameon": False}
+"""Where a legend stands: below the axes, so that it covers no line."""
+
 LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 LINE_MARKERS = "os^Dv"
 """Styles that people with color blindness can distinguish (Okabe and Ito's palette), and that differ without color."""
@@ -121,7 +124,7 @@ def probabilities(axes: Any, trace: LayerTrace, index: int | None = None, tokens
     axes.set_xlabel("layer")
     axes.set_ylabel("probability")
     axes.set_title(f"Token {index + 1}: what follows {quoted(trace.text(at.after))}", fontsize=9, loc="left")
-    axes.legend(fontsize=8, loc="best")
+    axes.legend(**BELOW)
 
 
 def layer_histogram(axes: Any, trace: LayerTrace) -> None:
@@ -135,12 +138,12 @@ def layer_histogram(axes: Any, trace: LayerTrace) -> None:
         below = [0 if not lazy else _count(trace, layer, lazy=False) for layer in trace.candidates]
         axes.bar(trace.candidates, [chosen.count(layer) for layer in trace.candidates], bottom=below, color=shade, label=label)
     axes.set_xticks(trace.candidates, trace.candidates, fontsize=8)
-    axes.margins(y=0.12)
+    axes.set_ylim(0, 1.1 * axes.dataLim.y1)
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel(trace.used_layer)
     axes.set_ylabel("tokens")
     axes.set_title(f"Which layers were {'contrasted' if trace.by_dola else 'used'}", fontsize=9, loc="left")
-    axes.legend(fontsize=8)
+    axes.legend(**BELOW)
 
 
 def _count(trace: LayerTrace, layer: int, *, lazy: bool) -> int:
