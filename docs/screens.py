@@ -107,7 +107,7 @@ def main() -> None:
     pair = [dola.trace(model, tokenizer, prompt, "high", generate=13, decode=way) for way in ("greedy", "dola")]
     figures(sentence, olympia)
     pictures({"sentence": page_of([sentence]), "pair": page_of(pair), "terminal": terminal(short)})
-    for path in sorted(SCREENS.iterdir()):
+    for path in sorted(SCREENS.glob("*.png")):
         shrink(path)
         size = path.stat().st_size
         print(f"{path.relative_to(HERE.parent)}: {size:,} bytes")
