@@ -27,7 +27,7 @@ def asked(dola_command, folder, tmp_path, monkeypatch):
         calls.append(way.name)
         numbers = [["Hamlet", "France", "When?"].index(next(w for w in ("Hamlet", "France", "When?") if w in text))
                    for text in map(tokenizer.decode, prompts)]  # fmt: skip
-        return [TEXTS[way.name][number] for number in numbers]
+        return [(TEXTS[way.name][number], False) for number in numbers]
 
     monkeypatch.setattr("dola.evidence.generation._written", written)
 

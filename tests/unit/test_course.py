@@ -225,7 +225,7 @@ def test_a_run_that_generates_stops_when_all_rows_are_decided(long, tmp_path, mo
         texts = [tokenizer.decode(tokens) for tokens in prompts]
         written.extend(way.name for _ in texts)
         numbers = [int(text.rpartition("What is ")[2].split()[0]) + 1 for text in texts]
-        return [f" The answer is {n if way.name.startswith('DoLa') else 0}." for n in numbers]
+        return [(f" The answer is {n if way.name.startswith('DoLa') else 0}.", False) for n in numbers]
 
     monkeypatch.setattr("dola.evidence.generation._written", write)
     path = tmp_path / "results.jsonl"

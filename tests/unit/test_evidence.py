@@ -10,6 +10,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import samples
+import torch
 from rich.console import Console
 
 import dola
@@ -270,8 +271,22 @@ def test_prompts_that_leave_no_room_are_cut_on_the_left(llama):
     found = generate_texts(llama, words, items, ways, Generation(8, ()), progress=False)
     assert found.truncated == [0]
     assert found.by_way["vanilla"][0] == found.by_way["vanilla"][2]
+    assert found.unfinished == {"vanilla": [True] * 3}
     with pytest.raises(InputError, match="leaves no room for a prompt"):
         generate_texts(llama, words, items, ways, Generation(256, ()), progress=False)
+
+
+def test_a_text_that_an_end_token_ends_is_finished(llama, monkeypatch):
+    from command import tokenizer
+
+    words, prompt = tokenizer(), "the cat sat"
+    asked = torch.tensor([words(prompt)["input_ids"]])
+    new = llama.generate(asked, max_new_tokens=8, do_sample=False, pad_token_id=0)[0, asked.shape[1] :].tolist()
+    ways, items = generation_ways(DoLaConfig(), 1.0)[:1], [QuestionItem("a", prompt, "")]
+    for end, unfinished in ((None, True), (new[0], False)):
+        monkeypatch.setattr(llama.generation_config, "eos_token_id", end)
+        found = generate_texts(llama, words, items, ways, Generation(8, ()), progress=False)
+        assert found.unfinished == {"vanilla": [unfinished]}
 
 
 def test_a_cut_keeps_the_beginning_of_the_sequence():
@@ -302,7 +317,7 @@ def test_accuracy_of_generated_answers(long, tmp_path, monkeypatch):
     def write(model, tokenizer, prompts, way, settings):
         texts = [tokenizer.decode(tokens) for tokens in prompts]
         numbers = [int(text.rpartition("What is ")[2].split()[0]) + 1 for text in texts]
-        return [f" The answer is {n if way.name.startswith('DoLa') else 0}." for n in numbers]
+        return [(f" The answer is {n if way.name.startswith('DoLa') else 0}.", False) for n in numbers]
 
     monkeypatch.setattr("dola.evidence.generation._written", write)
     report = evaluate(*long, sample, name="tiny", progress=False)
@@ -317,6 +332,7 @@ def test_accuracy_of_generated_answers(long, tmp_path, monkeypatch):
     assert report.sentences[0].startswith("DoLa low: better. +100.0 points")
     assert any('against "vanilla, penalty 1.2" 0.0 on 30 items, 100.0 points higher' in said for said in report.sentences)
     assert report.way("DoLa low").texts[0] == " The answer is 1."
+    assert report.counts["DoLa low"].unfinished == 0
 
 
 class Says:
@@ -333,7 +349,8 @@ class Says:
 def test_open_answers_are_judged_once(long, tmp_path, monkeypatch):
     sample = Sample.of(TASKS["truthfulqa-open"], [str(samples.truthfulqa(tmp_path / "TruthfulQA.csv", rows=3))])
     monkeypatch.setattr(
-        "dola.evidence.generation._written", lambda model, words, prompts, way, settings: [f" {way.name}"] * len(prompts)
+        "dola.evidence.generation._written",
+        lambda model, words, prompts, way, settings: [(f" {way.name}", False)] * len(prompts),
     )
     with pytest.raises(UsageError, match="needs a judge"):
         evaluate(*long, sample, name="tiny", progress=False)

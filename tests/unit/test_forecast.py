@@ -20,7 +20,7 @@ from dola.scoring.gauge import Gauge
 from dola.tasks import TASKS, Generation
 from dola.tasks.items import QuestionItem
 
-LINE = re.compile(r"(at most )?about \d+ seconds? for these rows \(standard \d+, methods \d+, full \d+\)")
+LINE = re.compile(r"(at most )?about \d+ seconds? for these rows \(--ways standard \d+, methods \d+, full \d+\)")
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +42,10 @@ def _announced(monkeypatch):
 
 def test_a_time_has_one_unit_and_two_digits():
     sets = {"standard": 240.0, "methods": 672.0, "full": 1500.0}
-    assert spoken(240.0, sets) == "about 4 minutes for these rows (standard 4, methods 11, full 25)"
+    assert spoken(240.0, sets) == "about 4 minutes for these rows (--ways standard 4, methods 11, full 25)"
     assert spoken(41.3, {}) == "about 41 seconds for these rows"
     assert spoken(0.2, {}, most=True) == "at most about 1 second for these rows"
-    assert spoken(2.6 * 3600, {"full": 36000}) == "about 2.6 hours for these rows (full 10)"
+    assert spoken(2.6 * 3600, {"full": 36000}) == "about 2.6 hours for these rows (--ways full 10)"
 
 
 @pytest.mark.usefixtures("_announced")
@@ -111,7 +111,7 @@ def test_a_run_that_generates_announces_its_time_and_writes_the_same(long, monke
         generation, "_written", lambda *args: asked.append((args[3].name, args[4].max_new_tokens)) or written(*args)
     )
     assert generate_texts(*long, items, ways, settings, batch_size=2, progress=False, forecast=forecast) == plain
-    assert re.fullmatch(r"about \d+ seconds? for these rows \(standard \d+, full \d+\)", said[0])
+    assert re.fullmatch(r"about \d+ seconds? for these rows \(--ways standard \d+, full \d+\)", said[0])
     assert asked[0] == ("vanilla", 7)  # the run's own first batch
     assert sorted(asked[1:9]) == sorted((way.name, tokens) for way in ways for tokens in (1, 5))
     assert len(asked) == 8 + 3 * len(ways)
@@ -124,7 +124,7 @@ def test_a_set_that_the_model_cannot_have_is_left_out(long):
     said = []
     forecast = Forecast(lambda: {"standard": ways, "full": further}, said.append)
     generate_texts(*long, items, ways, Generation(3, ()), progress=False, forecast=forecast)
-    assert "(standard " in said[0]
+    assert "(--ways standard " in said[0]
     assert "full" not in said[0]
     with pytest.raises(LayersError):
         generate_texts(*long, items, further, Generation(3, ()), progress=False)

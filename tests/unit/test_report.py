@@ -13,6 +13,7 @@ from rich.console import Console
 from dola import DoLaConfig, Recipe
 from dola.evidence.changed import shortened
 from dola.evidence.finding import Finding, Verdict
+from dola.evidence.generation import Texts
 from dola.evidence.items import ItemText, item_texts
 from dola.evidence.markdown_page import markdown
 from dola.evidence.power import fewest_items, power_line, shown_difference
@@ -37,7 +38,7 @@ OWN = GenerationTask(
 )  # fmt: skip
 
 
-def asked(texts, right="Paris", groups=None, **settings):
+def asked(texts, right="Paris", groups=None, cut=None, **settings):
     """A report of generated texts by row; each item has the same right answer."""
     count = len(texts[VANILLA])
     items = [
@@ -48,7 +49,16 @@ def asked(texts, right="Paris", groups=None, **settings):
     values = {name: {m.name: [each[m.name] for each in of] for m in METRICS} for name, of in measured.items()}
     ways = [Way(name, f"what {name} is", role=ROLES.get(name, Role.METHOD)) for name in texts]
     sample = Sample(OWN, items, [], count)
-    return make_report(sample, MODEL, "m", ways, values, settings={"stop": ["\n"]}, texts=texts, **settings)
+    return make_report(
+        sample,
+        MODEL,
+        "m",
+        ways,
+        values,
+        settings={"stop": ["\n"], "max_new_tokens": 16},
+        texts=Texts(texts, [], cut or {}),
+        **settings,
+    )
 
 
 def under(report, title):
@@ -215,6 +225,22 @@ def test_json_of_a_report_has_the_words_too():
 # reasons
 
 
+def test_answers_that_the_length_limit_cut_are_counted_marked_and_warned_of():
+    texts = {VANILLA: [" The capital is"] * 8 + [" Paris"] * 4, PENALTY: [" Paris"] * 12, "DoLa": [" Paris"] * 11 + [" It is"]}
+    cut = {VANILLA: [True] * 8 + [False] * 4, PENALTY: [False] * 12, "DoLa": [False] * 11 + [True]}
+    report = asked(texts, cut=cut)
+    assert (report.counts[VANILLA].unfinished, report.counts["DoLa"].unfinished) == (8, 1)
+    assert '1 cut at the length limit ("vanilla" 8, "vanilla, penalty 1.2" 0)' in under(report, "Reasons")
+    warning = under(report, "Check this first")
+    assert 'The limit of 16 tokens cut answers: 8 of "vanilla", 0 of "vanilla, penalty 1.2", 1 of "DoLa", of 12.' in warning
+    assert report.changed["DoLa"].better[0].before == "The capital is [...]"
+    assert (report.changed["DoLa"].worse[0].before, report.changed["DoLa"].worse[0].after) == ("Paris", "It is [...]")
+    assert report.to_json()["ways"][0]["unfinished"] == cut[VANILLA]
+    few = {name: [False] * 12 for name in texts} | {"DoLa": [True] + [False] * 11}
+    assert "The limit of 16 tokens" not in under(asked(texts, cut=few), "Check this first")
+    assert asked(texts).counts["DoLa"].unfinished is None  # not known
+
+
 def test_counts_of_length_refusals_empty_answers_and_changes_beside_vanilla_and_its_control():
     texts = {
         VANILLA: [" Paris"] * 20 + [" I don't know"] * 10,
@@ -247,7 +273,7 @@ def test_answers_in_which_the_task_finds_no_answer_are_counted():
         for name, of in texts.items()
     }
     ways = [Way(name, name, role=ROLES.get(name, Role.METHOD)) for name in texts]
-    report = make_report(Sample(task, items, [], 4), MODEL, "m", ways, values, settings={}, texts=texts)
+    report = make_report(Sample(task, items, [], 4), MODEL, "m", ways, values, settings={}, texts=Texts(texts, [], {}))
     counts = report.counts["DoLa"]
     assert (counts.formless, counts.empty, counts.unanswered_worse) == (2, 1, 3)
     assert '2 without the form asked for ("vanilla" 0)' in under(report, "Reasons")

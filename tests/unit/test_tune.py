@@ -149,7 +149,7 @@ def test_tasks_that_generate(long, tmp_path, monkeypatch):
             number = int(tokenizer.decode(tokens).rpartition("What is ")[2].split()[0])
             asked.append((way.name, number))
             right = way.name == "layer 3" or (way.name == "off, penalty 1.2" and number % 2)
-            texts.append(f" The answer is {number + 1 if right else 0}.")
+            texts.append((f" The answer is {number + 1 if right else 0}.", not right))
         return texts
 
     monkeypatch.setattr("dola.evidence.generation._written", write)
@@ -160,6 +160,8 @@ def test_tasks_that_generate(long, tmp_path, monkeypatch):
     assert (found.candidates["layer 3"], found.candidates["off"]) == (1.0, 0.0)
     assert found.gain.items == 40
     assert 0.3 < found.gain.baseline < 0.7  # the better of the two that are off
+    assert found.unfinished == {"off, penalty 1.2": round(40 * (1 - found.gain.baseline)), "layer 3": 0}
+    assert "The length limit cut answers to held-out items: " in found.notes[0]
     choosing = {number for name, number in asked if name == "low"}
     assert len(choosing) == 20
     assert {number for name, number in asked if name == "layer 3"} == set(range(60))
@@ -173,7 +175,7 @@ def test_the_penalty_alone_is_no_reason_for_dola(long, tmp_path, monkeypatch):
 
     def write(model, tokenizer, prompts, way, settings):
         numbers = [int(tokenizer.decode(tokens).rpartition("What is ")[2].split()[0]) for tokens in prompts]
-        return [f" The answer is {number + 1 if way.repetition_penalty > 1 else 0}." for number in numbers]
+        return [(f" The answer is {number + 1 if way.repetition_penalty > 1 else 0}.", False) for number in numbers]
 
     monkeypatch.setattr("dola.evidence.generation._written", write)
     assert dola.tune(*long, "gsm8k", problems, progress=False).config is None

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dola.cli.output import printable
+from dola.text.token_text import UNFINISHED
 
 if TYPE_CHECKING:
     from dola.cli.answers import Answer
@@ -20,7 +21,6 @@ COLUMN_WIDTH = 36
 """Minimum width of a column. Columns that do not fit go below: 4 side by side at 160, two and two at 80, one at 40."""
 
 MARK, OPEN, CLOSE = "bold cyan", "{+", "+}"
-CUT = "[...]"
 
 
 def differs(first: Sequence[int], token_ids: Sequence[int]) -> tuple[bool, ...]:
@@ -77,7 +77,7 @@ def _marked(answer: Answer, plain: bool) -> Text:
         before, _, after = run.partition(words) if words else (run, "", "")
         text.append(before + (f"{OPEN}{words}{CLOSE}" if words else "") + after)
     if answer.finish_reason == "length":
-        text.append(f" {CUT}", style="dim")
+        text.append(f" {UNFINISHED}", style="dim")
     return text
 
 
@@ -106,7 +106,7 @@ def _legend(found: Sequence[Answer], plain: bool) -> Iterator[Text]:
     control = found[1]
     yield Text.assemble(mark, f": tokens not in greedy's answer. Control: {control.title}.")
     if cut := [len(answer.token_ids) for answer in found if answer.finish_reason == "length"]:
-        yield Text(f"{CUT}: cut at {max(cut)} tokens; --max-new-tokens sets how many.")
+        yield Text(f"{UNFINISHED}: cut at {max(cut)} tokens; --max-new-tokens sets how many.")
     for answer in found[2:]:
         yield Text(_change(answer, control))
 

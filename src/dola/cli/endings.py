@@ -166,7 +166,15 @@ def _fail_to_parse(error: Any) -> NoReturn:
     path = context.command_path if context is not None else f"dola {verb}".strip()
     if getattr(error, "option_name", "") in ("-m", "--model") and _takes_model(context):
         fail(message, f"MODEL needs no flag here: {path} smollm2")
+    if message.startswith("Missing argument") and (example := _example(context)):
+        fail(message, example)
     fail(message, f"{path} --help")
+
+
+def _example(context: Any) -> str | None:
+    """The first example in a verb's help."""
+    lines = [] if context is None else (context.command.help or "").splitlines()
+    return next((line.strip() for line in lines if line.strip().startswith(f"{context.command_path} ")), None)
 
 
 def _takes_model(context: Any) -> bool:

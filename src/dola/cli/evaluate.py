@@ -51,6 +51,7 @@ SCHEMA = {
     "ways[].implausible": "mean number of tokens of a continuation outside the plausible set, or null",
     "ways[].items": "by metric: the value of each item; of the first items if --sequential decided the row early",
     "ways[].texts": "generated text of each item; empty for tasks that score",
+    "ways[].unfinished": "whether the length limit cut the text of each item; empty for tasks that score",
     "ways[].chosen": "answer that the row chose for each item; empty for tasks that generate",
     "ways[].mass": "probability of the right answers of each item among all its answers; empty for tasks that generate",
     "ways[].isolates": "what a control shows by itself: penalty, length, random (layer), none (no contrast), flat or sharp "
@@ -61,7 +62,7 @@ SCHEMA = {
     "groups": "the group of each item if the data have groups, else null",
     "smallest": "--smallest: the difference in the first metric that matters, as a share",
     "counts": "by row: what its answers are like: mean words, items that changed, better, worse, longer; for written answers "
-    "also empty, refused, without the form asked for",
+    "also empty, refused, without the form asked for, cut at the length limit (unfinished)",
     "by_group": "row, group, items, difference in the first metric, p-value, p-value among all groups and rows (Holm), "
     "interval where that is below 5%; groups of 10 items or more",
     "changed": "by judged row: better and worse, up to ten items each whose answers changed most, with id, question, right "

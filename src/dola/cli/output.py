@@ -46,7 +46,10 @@ def note(line: str) -> None:
 
 def say(line: str) -> None:
     """Print a line on stderr that must not be missed, terminal or not: a choice or change that the user did not request."""
-    print(f"dola: {printable(line)}", file=sys.stderr, flush=True)
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr):  # not on the line of a progress bar
+        print(f"dola: {printable(line)}", file=sys.stderr, flush=True)
 
 
 class _Said(logging.Handler):

@@ -111,7 +111,7 @@ def sample_of(task: str, data: list[str] | None, own: OwnData, *, limit: int | N
 
 
 def say_how(sample: Sample) -> None:
-    """Say how the questions of a file are asked. Commands call it last, so that an error about an option stands alone."""
+    """Say how the questions of a file are asked. Commands call it last: an error about an option comes alone."""
     from dola.cli.evaluation import TASK_NAMES
 
     for line in understood(sample, shown=1) if sample.task.name not in TASK_NAMES else ():

@@ -42,6 +42,7 @@ SCHEMA = {
     "detect --smallest; the choice is recommended if it is better",
     "candidates": "by candidate: mean of the metric over the items used for choosing",
     "truncated": "number of contexts that were cut to fit the model's window",
+    "unfinished": "by row: answers to held-out items that the length limit cut; empty for multiple choice",
     "sentence": "a sentence on the held-out gain, and the recommendation",
 }
 """Fields of `dola tune --json`: one object."""
@@ -229,7 +230,7 @@ def _render(console: Console, found: Tuning) -> None:
         times = found.chosen.count(name)
         table.add_row(name, f"{100 * mean:.1f}", f"{times} of {len(found.chosen)}" if times else "")
     console.print(table)
-    if found.truncated:
-        console.print(Text(f"{found.truncated} contexts were cut on the left to fit the model's window."))
+    for line in found.notes:
+        console.print(Text(line))
     console.print(Text(found.sentence))
     console.print(Text("The settings were chosen with the figures in this table; only the held-out figure above is unbiased."))

@@ -245,7 +245,7 @@ class Examination:
         plain, dola = (1000 * median(seconds) / TIMED_TOKENS for seconds in ways.values())
         self.timings = timings = Timings(plain, dola, TIMED_TOKENS, runs)
         how = f"{f'median of {runs} runs' if runs > 1 else 'one run'} of {TIMED_TOKENS} tokens, prompt included"
-        return OK, f"{plain:.3g} ms per token without DoLa, {dola:.3g} ms with it: {timings.ratio:.2f} times as long ({how})"
+        return OK, f"{plain:,.1f} ms per token without DoLa, {dola:,.1f} ms with it: {timings.ratio:.2f} times as long ({how})"
 
     def _seconds(self, with_dola: bool) -> float:
         with attach(self.model, self.config) if with_dola else nullcontext():

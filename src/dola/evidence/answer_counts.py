@@ -22,11 +22,12 @@ class Counts:
         changed: Items with another answer than vanilla's.
         better, worse: Items on which the first metric is better or worse than vanilla's.
         longer_better, longer_worse: Those of them on which the answer has more words than vanilla's.
-        empty: Empty answers; None for tasks that score given answers, like the next four.
+        empty: Empty answers; None for tasks that score given answers, like the next five.
         refused: Answers that decline to answer, by the usual phrases of English.
         formless: Other answers in which the task finds no answer in the form that it asks for.
         unanswered_better: Items that are better, where vanilla's answer is empty, declines or has no form.
         unanswered_worse: Items that are worse, where the row's answer does.
+        unfinished: Answers that the length limit cut; None where that is not known.
     """
 
     words: float
@@ -40,6 +41,7 @@ class Counts:
     formless: int | None = None
     unanswered_better: int | None = None
     unanswered_worse: int | None = None
+    unfinished: int | None = None
 
 
 def count_answers(report: Report, way: WayResult, plain: WayResult) -> Counts | None:
@@ -77,6 +79,7 @@ def _with_form(found: Counts, report: Report, way: WayResult, plain: WayResult, 
         formless=kinds.count("formless"),
         unanswered_better=sum(before[i] != "" for i in better),
         unanswered_worse=sum(kinds[i] != "" for i in worse),
+        unfinished=sum(way.unfinished) if way.unfinished else None,
     )
 
 

@@ -27,8 +27,8 @@ class Change:
         id: Id of the item.
         question: What is asked.
         right: The right answers.
-        before: Vanilla's answer.
-        after: The row's answer.
+        before: Vanilla's answer; one that the length limit cut ends with "[...]".
+        after: The row's answer, likewise.
         values: The first metric under vanilla and under the row.
         mass: Probability of the right answers under both; None for tasks that generate.
     """
@@ -121,8 +121,8 @@ def _change(report: Report, way: WayResult, plain: WayResult, i: int) -> Change:
         id=report.item_ids[i],
         question=item.question,
         right=item.right,
-        before=report.answers(plain)[i],
-        after=report.answers(way)[i],
+        before=report.shown_answer(plain, i),
+        after=report.shown_answer(way, i),
         values=(plain.items[first][i], way.items[first][i]),
         mass=(plain.mass[i], way.mass[i]) if way.mass else None,
     )

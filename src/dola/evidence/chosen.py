@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 from dola.errors import InputError
 from dola.evidence.candidates import OFF, Candidates
 from dola.evidence.choice import held_out, measure, score_items
-from dola.evidence.generation import generate_texts
+from dola.evidence.generation import Texts, generate_texts
 from dola.evidence.sample import groups_of
 from dola.evidence.statistics import folds as drawn_folds
 from dola.evidence.ways import Way
@@ -22,7 +22,10 @@ from dola.text.chat import has_chat
 
 @dataclass(frozen=True)
 class Judged:
-    """Means by candidate over the items used for choosing; values of off and of the choice on held-out items."""
+    """Means by candidate over the items used for choosing; values of off and of the choice on held-out items.
+
+    `unfinished` counts the answers to the held-out items that the length limit cut.
+    """
 
     means: dict[str, float]
     chosen: list[str]
@@ -31,6 +34,7 @@ class Judged:
     chosen_values: list[float]
     groups: list[str] | None
     truncated: int
+    unfinished: dict[str, int] = field(default_factory=dict)
 
 
 def by_folds(
@@ -134,7 +138,7 @@ def by_subset(
         name = f"{OFF}, penalty {penalty:g}"
         ways[name] = Way(name, name, Recipe(None), penalty)
 
-    def values(which: Sequence[Any], names: Sequence[str], file: Any) -> tuple[dict[str, list[float]], int]:
+    def values(which: Sequence[Any], names: Sequence[str], file: Any) -> tuple[dict[str, list[float]], Texts]:
         assert task.measure is not None
         texts = generate_texts(
             model, tokenizer, which, [ways[name] for name in names], task.generation, chat=chat, **{**run, "results": file}
@@ -143,11 +147,13 @@ def by_subset(
             name: [task.measure(item, text)[metric] for item, text in zip(which, texts.by_way[name], strict=True)]
             for name in names
         }
-        return measured, len(texts.truncated)
+        return measured, texts
 
-    first, cut = values(choosing, list(ways), run["results"])
+    first, texts = values(choosing, list(ways), run["results"])
     means = {name: fmean(of) for name, of in first.items()}
     off = max((name for name in ways if candidates.get(name) is None), key=lambda name: means[name])
     best = max(means, key=lambda name: means[name])
-    second, cut_behind = values(rest, list(dict.fromkeys([off, best])), run["results"] and f"{run['results']}.held-out")
-    return Judged(means, [best], off, second[off], second[best], groups_of(rest), cut + cut_behind)
+    second, texts_behind = values(rest, list(dict.fromkeys([off, best])), run["results"] and f"{run['results']}.held-out")
+    truncated = len(texts.truncated) + len(texts_behind.truncated)
+    unfinished = {name: sum(cut) for name, cut in texts_behind.unfinished.items()}
+    return Judged(means, [best], off, second[off], second[best], groups_of(rest), truncated, unfinished)

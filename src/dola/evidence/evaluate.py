@@ -113,7 +113,7 @@ def evaluate(
         values,
         settings=settings,
         notes=[*_cut(sample, written.texts.truncated, room), *written.notes],
-        texts=written.texts.by_way,
+        texts=written.texts,
         smallest=smallest,
         looks=course.looks,
     )
@@ -142,7 +142,7 @@ class _Written:
     results: str | Path | None
     progress: bool
     forecast: Forecast | None = None
-    texts: Texts = field(default_factory=lambda: Texts({}, []))
+    texts: Texts = field(default_factory=lambda: Texts({}, [], {}))
     values: Table = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
 
@@ -174,6 +174,7 @@ class _Written:
         by_way = measured(block, self.task, found, self.judges, **run)
         for way in live:
             self.texts.by_way.setdefault(way.name, []).extend(found.by_way[way.name])
+            self.texts.unfinished.setdefault(way.name, []).extend(found.unfinished[way.name])
             for metric, values in by_way[way.name].items():
                 self.values.setdefault(way.name, {}).setdefault(metric, []).extend(values)
             self.values.setdefault(way.name, {})

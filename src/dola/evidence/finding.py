@@ -91,7 +91,7 @@ def headline(findings: Mapping[str, Finding], metric: str) -> str:
     else:
         parts = (f'{count} {"is" if count == 1 else "are"} "{word}"' for count, word in found)
         rest = f"of {len(findings)} verdicts, {', '.join(parts)}"
-    return f"{nobody} is shown to be better than vanilla on {metric}: {rest}."
+    return f'{nobody} is shown to be better than vanilla on "{metric}": {rest}.'
 
 
 def counted(count: int, unit: str) -> str:

@@ -33,12 +33,12 @@ class Forecast:
 
 
 def spoken(seconds: float, sets: Mapping[str, float], *, most: bool = False) -> str:
-    """For instance "about 4 minutes for these rows (standard 4, methods 11, full 25)"."""
+    """For instance "about 4 minutes for these rows (--ways standard 4, methods 11, full 25)"."""
     unit, size = next((unit, size) for unit, size, until in _UNITS if seconds < until)
     one = unit.removesuffix("s") if _rounded(seconds, size) == "1" else unit
     others = ", ".join(f"{name} {_rounded(each, size)}" for name, each in sets.items())
     return f"{'at most ' if most else ''}about {_rounded(seconds, size)} {one} for these rows" + (
-        f" ({others})" if others else ""
+        f" (--ways {others})" if others else ""
     )
 
 

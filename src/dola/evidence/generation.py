@@ -38,10 +38,12 @@ class Texts:
     Attributes:
         by_way: Texts of each way, in the order of the items.
         truncated: Items whose prompts were cut on the left, to leave room for the answer in the model's window.
+        unfinished: Whether the length limit cut each text, by way.
     """
 
     by_way: dict[str, list[str]]
     truncated: list[int]
+    unfinished: dict[str, list[bool]]
 
 
 def generate_texts(
@@ -97,10 +99,11 @@ def generate_texts(
             "ways": repr(ways),
             "prompts": hashlib.sha256(repr(prompts).encode()).hexdigest(),
             "generation": f"{settings}, batches of {batch_size}, seed {seed}",
+            "results": "texts, and whether each is unfinished",
         }
 
     with (
-        ResultsFile.open(results, run, lambda number, found: 0 <= number < jobs and isinstance(found, str)) as kept,
+        ResultsFile.open(results, run, lambda number, found: 0 <= number < jobs and _is_text(found)) as kept,
         tqdm(total=jobs, initial=len(kept.items), unit="text", disable=None if progress else True) as bar,
     ):
         begun = _Begun(model, tokenizer, settings, ways)
@@ -112,15 +115,25 @@ def generate_texts(
             torch.manual_seed(seed + places[0])
             start, asked = time.perf_counter(), [prompts[item] for item in batch]
             texts = _written(model, tokenizer, asked, ways[number], settings)
-            for place, text in zip(places, texts, strict=True):
+            for place, (text, unfinished) in zip(places, texts, strict=True):
                 if place not in kept.items:
-                    kept.add(place, text)
+                    kept.add(place, {"text": text, "unfinished": unfinished})
                     bar.update()
             if forecast is not None and ways[number].role is Role.VANILLA:
-                begun.announce(forecast, time.perf_counter() - start, asked, texts, parts * len(items) / len(batch))
+                seconds, share = time.perf_counter() - start, parts * len(items) / len(batch)
+                begun.announce(forecast, seconds, asked, [text for text, _ in texts], share)
                 forecast = None
-        by_way = {way.name: [kept.items[i * len(items) + j] for j in range(len(items))] for i, way in enumerate(ways)}
-    return Texts(by_way, truncated)
+        found = {way.name: [kept.items[i * len(items) + j] for j in range(len(items))] for i, way in enumerate(ways)}
+    return Texts(
+        {name: [each["text"] for each in of] for name, of in found.items()},
+        truncated,
+        {name: [each["unfinished"] for each in of] for name, of in found.items()},
+    )
+
+
+def _is_text(found: Any) -> bool:
+    """Whether a file of results holds a text here."""
+    return isinstance(found, dict) and isinstance(found.get("text"), str) and isinstance(found.get("unfinished"), bool)
 
 
 def prompts_of(
@@ -211,7 +224,8 @@ def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]
         yield order[start : start + size]
 
 
-def _written(model: Any, tokenizer: Any, prompts: list[list[int]], way: Way, settings: Generation) -> list[str]:
+def _written(model: Any, tokenizer: Any, prompts: list[list[int]], way: Way, settings: Generation) -> list[tuple[str, bool]]:
+    """The text after each prompt, and whether the length limit cut it."""
     inputs = Encoder.of(model, tokenizer).padded(prompts, device=model.device)
     sampling: dict[str, Any] = {"do_sample": False}
     if settings.temperature is not None:  # from all tokens: transformers' own top-k is 50
@@ -224,4 +238,4 @@ def _written(model: Any, tokenizer: Any, prompts: list[list[int]], way: Way, set
     }
     assert way.recipe is not None
     made = generate_as_asked(model, tokenizer, inputs, mode, generate=as_generate(model, way.recipe.dola))
-    return [tokenizer.decode(row, skip_special_tokens=True) for row in made.rows]
+    return [(tokenizer.decode(row, skip_special_tokens=True), not end) for row, end in zip(made.rows, made.ended, strict=True)]

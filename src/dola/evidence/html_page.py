@@ -44,7 +44,6 @@ def page_data(report: Report) -> dict[str, Any]:
     if not report.metrics or not report.items:
         return {"rows": [], "items": []}
     first = report.metrics[0]
-    answers = {way.name: report.answers(way) for way in report.ways}
     traces = _traces(report)
     return {
         "metric": first,
@@ -58,7 +57,7 @@ def page_data(report: Report) -> dict[str, Any]:
                 "right": item.right,
                 "wrong": item.wrong,
                 "group": item.group,
-                "answers": [_at(answers[way.name], i) for way in report.ways],
+                "answers": [report.shown_answer(way, i) if i < len(way.items[first]) else None for way in report.ways],
                 "values": [_at(way.items[first], i) for way in report.ways],
                 "mass": [_at(way.mass, i) for way in report.ways],
                 "traces": traces.get(report.item_ids[i]),

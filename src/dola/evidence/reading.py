@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 FIRST = 3
 """So many items at the start that every row gets wrong are worth a look at how they are asked."""
 
+OFTEN_CUT = 0.1
+"""Share of a row's answers cut by the length limit from which the report warns of it."""
+
 NEARLY_ALL = 0.95
 """Share of the items to which a model gives one and the same answer if it does not heed the question."""
 
@@ -33,6 +36,7 @@ def how_to_read(report: Report) -> list[str]:
     return [
         f"The verdicts are about one metric, fixed before the run: {metric}{f' ({described})' if described else ''}. "
         "Other metrics, controls and chance get no verdict.",
+        *_other_columns(report),
         power_line(len(report.item_ids), shown),
         f'"No difference" means that the whole interval lies within ±{100 * report.smallest:g} points. Choose the smallest '
         "difference that matters to you with --smallest.",
@@ -40,6 +44,12 @@ def how_to_read(report: Report) -> list[str]:
         *_looked(report),
         *(apart(name, each, count) for name, each in report.findings.items() if each.disagrees),
     ]
+
+
+def _other_columns(report: Report) -> list[str]:
+    """What the other metrics of the table are."""
+    described = [f"{name}, {report.descriptions[name]}" for name in report.metrics[1:] if report.descriptions.get(name)]
+    return [f"The other columns: {'; '.join(described)}."] if described else []
 
 
 def _family(count: int) -> str:
@@ -89,7 +99,7 @@ def check_first(report: Report) -> list[str]:
     found: list[str] = []
     if all(answers):
         plain = next(of for way, of in zip(rows, answers, strict=True) if way.role is Role.VANILLA)
-        found = [*_same(rows, answers, plain), *_one_answer(report, plain)]
+        found = [*_same(rows, answers, plain), *_one_answer(report, plain), *_unfinished(report)]
     if _binary(report) and report.higher_is_better:
         found += _levels(report, rows)
     return found
@@ -109,6 +119,20 @@ def _one_answer(report: Report, plain: Sequence[str]) -> list[str]:
         return []
     said = f'vanilla answers "{_short(most) or "nothing"}" to {times} of {counted(len(plain), "items")}, whatever is asked'
     return [f"{said}. A model that cannot do the task shows nothing of a method."]
+
+
+def _unfinished(report: Report) -> list[str]:
+    """Whether the length limit cut so many answers that rows may differ by where they were cut."""
+    counts = {way.name: sum(way.unfinished) for way in report.ways if way.unfinished}
+    if not any(count >= OFTEN_CUT * len(way.unfinished) for way in report.ways if (count := counts.get(way.name))):
+        return []
+    limit = report.settings.get("max_new_tokens")
+    listed = ", ".join(f'{count} of "{name}"' for name, count in counts.items())
+    return [
+        f"The limit of {limit} tokens cut answers: {listed}, of {len(report.item_ids)}. What would have followed does not "
+        "count, so rows with longer answers may look worse than they are. For a file of your own, --max-new-tokens sets the "
+        "limit."
+    ]
 
 
 def _levels(report: Report, rows: Sequence[WayResult]) -> list[str]:

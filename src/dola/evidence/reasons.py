@@ -67,7 +67,13 @@ def _answers(report: Report, way: WayResult, plain: WayResult) -> list[str]:
     ]
 
 
-KINDS = (("words", "words on average"), ("empty", "empty"), ("refused", "decline"), ("formless", "without the form asked for"))
+KINDS = (
+    ("words", "words on average"),
+    ("empty", "empty"),
+    ("refused", "decline"),
+    ("formless", "without the form asked for"),
+    ("unfinished", "cut at the length limit"),
+)
 
 
 def _beside(what: str, values: list[float | int | None], names: list[str]) -> str:

@@ -19,6 +19,7 @@ from dola.evidence.changed import Changed, changed_by
 from dola.evidence.details import Section, details
 from dola.evidence.figures import difference
 from dola.evidence.finding import SMALLEST, Finding, headline
+from dola.evidence.generation import Texts
 from dola.evidence.item_traces import AnswerTrace
 from dola.evidence.items import ItemText, item_texts
 from dola.evidence.paired import Labels
@@ -31,6 +32,7 @@ from dola.evidence.verdict import judge
 from dola.evidence.ways import Role, Way
 from dola.tasks.data import Origin
 from dola.tasks.prompting import before_stop
+from dola.text.token_text import UNFINISHED
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,13 @@ class Report:
         """What a row answers to each item: its text up to where the task cuts it, or the answer that it chose."""
         return [before_stop(text, self.settings.get("stop") or ()) for text in way.texts] or way.chosen
 
+    def shown_answer(self, way: WayResult, item: int) -> str:
+        """A row's answer to an item for people: one that the length limit cut is marked. Empty where answers are not known."""
+        found = self.answers(way)
+        if item >= len(found):
+            return ""
+        return f"{found[item]} {UNFINISHED}" if way.unfinished and way.unfinished[item] else found[item]
+
     def way(self, name: str) -> WayResult | None:
         """The result of that name, if there is one."""
         return next((way for way in self.ways if way.name == name), None)
@@ -204,7 +213,7 @@ def make_report(
     layers: Mapping[str, dict[int, float]] | None = None,
     implausible: Mapping[str, float] | None = None,
     notes: Sequence[str] = (),
-    texts: Mapping[str, list[str]] | None = None,
+    texts: Texts | None = None,
     chosen: Mapping[str, Chosen] | None = None,
     smallest: float = SMALLEST,
     higher_is_better: bool = True,
@@ -220,7 +229,8 @@ def make_report(
             row_result(way, values[way.name], plain, task.metrics, labels, seed, cut=bool(looks)),
             layers=dict((layers or {}).get(way.name, {})),
             implausible=(implausible or {}).get(way.name),
-            texts=list((texts or {}).get(way.name, [])),
+            texts=list(texts.by_way.get(way.name, [])) if texts else [],
+            unfinished=list(texts.unfinished.get(way.name, [])) if texts else [],
             chosen=chosen[way.name].texts if chosen else [],
             mass=chosen[way.name].mass if chosen else [],
         )

@@ -27,6 +27,7 @@ class WayResult:
         implausible: Mean number of a continuation's tokens outside the plausible set; None if they were not counted.
         items: The value of each item, by metric, in the order of `Report.item_ids`.
         texts: The text generated for each item; empty for tasks that score.
+        unfinished: Whether the length limit cut each text; empty for tasks that score.
         chosen: The answer that the row chose for each item, for tasks that score.
         mass: The probability of the right answers among all answers of an item, for tasks that score.
         isolates: What a control shows by itself: "penalty", "length", or what replaces the contrast (`Recipe.premature`).
@@ -41,6 +42,7 @@ class WayResult:
     implausible: float | None = None
     items: dict[str, list[float]] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
+    unfinished: list[bool] = field(default_factory=list)
     chosen: list[str] = field(default_factory=list)
     mass: list[float] = field(default_factory=list)
     isolates: str | None = None

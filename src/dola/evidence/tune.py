@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Tuning:
         items: Number of items.
         seed: Seed of folds, subsets and intervals.
         truncated: Number of contexts that were cut to fit the model's window.
+        unfinished: Number of answers to held-out items that the length limit cut, by row; empty for multiple choice.
     """
 
     task: str
@@ -66,15 +67,30 @@ class Tuning:
     items: int
     seed: int
     truncated: int
+    unfinished: dict[str, int] = field(default_factory=dict)
 
     @property
     def sentence(self) -> str:
         """The held-out gain, the verdict on it, and the recommendation."""
         chosen = " / ".join(dict.fromkeys(self.chosen))
+        if all(name.startswith(OFF) for name in self.chosen):
+            return f"Nothing was better than off where it was chosen. So: {OFF}."
         gain = describe(self.gain, f"{self.metric}, held out", method=chosen, baseline=self.baseline)
-        tested = any(not name.startswith(OFF) for name in self.chosen)
-        verdict = self.finding.sentence("Verdict") if tested else "Nothing was better than off where it was chosen."
-        return f"{gain} {verdict} So: {OFF if self.config is None else self.best}."
+        return f"{gain} {self.finding.sentence('Verdict')} So: {OFF if self.config is None else self.best}."
+
+    @property
+    def notes(self) -> list[str]:
+        """What readers of the result must know."""
+        found = []
+        if self.truncated:
+            found.append(f"{self.truncated} contexts were cut on the left to fit the model's window.")
+        if any(self.unfinished.values()):
+            listed = ", ".join(f"{count} of {name}" for name, count in self.unfinished.items())
+            found.append(
+                f"The length limit cut answers to held-out items: {listed}. What would have followed does not count, so longer "
+                "answers may look worse than they are."
+            )
+        return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a settings file for the command's `--config`, and for `dola.methods.registry.read_config`."""
@@ -206,4 +222,5 @@ def tune(
         items=len(items),
         seed=seed,
         truncated=judged.truncated,
+        unfinished=judged.unfinished,
     )

@@ -20,6 +20,7 @@ from lm_eval.tasks import TaskManager
 
 from dola.errors import InputError, UsageError
 from dola.evidence.finding import SMALLEST
+from dola.evidence.generation import Texts
 from dola.evidence.report import Report, make_report
 from dola.evidence.rows import chosen_rows
 from dola.evidence.sample import Sample, draw
@@ -108,7 +109,7 @@ def evaluate_harness(
     settings = {"dola": own.as_dict(), **({"repetition_penalty": repetition_penalty} if generates else {})}
     return make_report(
         sample, model, name, listed, values, settings=settings, notes=_others(loaded, metrics, found), smallest=smallest,
-        texts={row: texts_of(of.samples) for row, of in found.items()} if generates else None,
+        texts=Texts({row: texts_of(of.samples) for row, of in found.items()}, [], {}) if generates else None,
         chosen={row: chosen_of(loaded, of.samples, first) for row, of in found.items()} if chooses(loaded) else None,
         higher_is_better=bool(loaded.higher_is_better().get(first.partition(",")[0], True)),
     )  # fmt: skip

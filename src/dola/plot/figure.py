@@ -31,7 +31,7 @@ FLOOR = 1e-40
 """Lower probabilities are drawn at the bottom. So is the embedding's, far below all others, unless it is a candidate."""
 
 BELOW: dict[str, Any] = {"fontsize": 8, "loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2, "frameon": False}
-"""Where a legend stands: below the axes, so that it covers no line."""
+"""The place of a legend: below the axes, so that it covers no line."""
 
 LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 LINE_MARKERS = "os^Dv"

@@ -10,6 +10,9 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+UNFINISHED = "[...]"
+"""Marks the end of a text that the length limit cut."""
+
 _SHOWN = {"\n": r"\n", "\t": r"\t", "\r": r"\r", " ": " "}
 _HIDDEN = ("C", "Z")
 """First letters of the Unicode categories that are invisible: control, format (bidi), unassigned, separators."""

@@ -332,6 +332,7 @@ def _explain(trace: LayerTrace, token: TokenTrace) -> str:
     first, ours = (quoted(trace.text(each.id)) for each in (mature, chosen))
     said = f"After {quoted(trace.text(token.after))} the last layer puts {first} first ({percent(mature.probability[-1])}"
     before = [percent(each.probability[token.layer or 0]) for each in (mature, chosen)]  # of DoLa, which always has a layer
+    chooses = "would choose it" if trace.mode == "greedy" else "chooses it"  # those tokens are not DoLa's
     if token.plausible_count == 1:
         said += ") and no other token is plausible, so no earlier layer can change the choice"
     elif not trace.by_dola:
@@ -341,12 +342,12 @@ def _explain(trace: LayerTrace, token: TokenTrace) -> str:
         as_well = f"), and its contrast with layer {token.layer} ({before[0]} there) is the largest too"
         instead = f"; {before[0]} in layer {token.layer}), but {ours} ({before[1]} there) has the largest contrast"
         agrees = chosen.id == mature.id
-        said += f"{as_well if agrees else instead} at strength {strength:g}, so DoLa {'agrees' if agrees else 'chooses it'}"
+        said += f"{as_well if agrees else instead} at strength {strength:g}, so DoLa {'agrees' if agrees else chooses}"
     elif chosen.id == mature.id:
         said += f"), and it gained most over layer {token.layer} as well ({before[0]} there), so DoLa agrees"
     else:
         gain = f"from {before[1]} to {percent(chosen.probability[-1])}"
-        said += f"; {before[0]} in layer {token.layer}), but {ours} gained most over that layer ({gain}), so DoLa chooses it"
+        said += f"; {before[0]} in layer {token.layer}), but {ours} gained most over that layer ({gain}), so DoLa {chooses}"
     return f"{said}{_what_followed(trace, token)}."
 
 
