@@ -89,6 +89,15 @@ def test_a_planted_signal_is_found_and_noise_is_not():
     assert found[best].difference == found[best].difference_low == found[best].difference_high == 0
 
 
+def test_where_the_controls_point_the_other_way_noise_does_not_beat_them():
+    values, controls, right = planted(1.8)
+    turned = {name: [-8 * is_right + each for each, is_right in zip(of, right, strict=True)] for name, of in controls.items()}
+    best, found = separate(values, turned, right)
+    assert found[best].high < 0.5
+    assert all(found[name].difference_low > 0 for name in values)  # all are above the control
+    assert [name for name, each in found.items() if each.beats] == ["planted"]
+
+
 def test_without_an_effect_few_reports_claim_one(monkeypatch):
     """At a level of 5%: of 20 draws without an effect, 4 or more would have a chance of 1.6%."""
     monkeypatch.setattr(statistics, "RESAMPLES", 1000)
@@ -257,6 +266,13 @@ def test_a_signal_that_beats_the_control_is_in_the_first_sentence(report):
     assert re.search(r": entropy, mean \(0\.\d\d\)\.$", found.sentence)
     assert f"**{found.sentence}**" in found.markdown()
     assert "| **entropy, mean** | more |" in found.markdown()
+    assert "The control itself does not separate right from wrong answers: its interval includes 0.5." in found.lines
+    lower = {name: noise[name] - 3 * right if name in (CONTROL.mean, CONTROL.worst) else noise[name] for name in names}
+    reversed_control = made_up(report, right, lambda i: {name: float(lower[name][i]) for name in names})
+    above = [name for name in signal_names() if reversed_control.separations[name].difference_low > 0]
+    assert above == [*signal_names()]  # all of them, but few separate anything (one by chance, with these numbers)
+    assert reversed_control.winners == ["entropy, mean", "rank changes, highest"]
+    assert "The control points the other way: wrong answers have the higher " in " ".join(reversed_control.lines)
     noise["entropy, mean"] = noise["entropy, mean"] + 4 * right
     turned = made_up(report, right, lambda i: {name: float(noise[name][i]) for name in names})
     assert turned.winners == []

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dola.cli.output import print_json
+
+if TYPE_CHECKING:
+    from dola.methods.facts import Cost
 
 SCHEMA_NAME = "dola.methods/1"
 SCHEMA = {
@@ -52,14 +57,31 @@ def command(
         print_json(SCHEMA_NAME, {"methods": found, "broken": broken})
         return
     width = max(len(each["method"]) for each in found)
+    usual = _usual([cost for kind in METHODS.values() for cost in kind.costs])
     for each in found:
         print(f"{each['method']:{width}}  {each['summary']}")
-        for cost in METHODS[each["method"]].costs:
-            print(f"{'':{width}}  time: {cost}")
+        for line in _times(METHODS[each["method"]].costs, usual):
+            print(f"{'':{width}}  time: {line}")
         settings = ", ".join(f"{name}={value}" for name, value in each["settings"].items() if name != "lazy")
         print(f"{'':{width}}  settings: {settings}")
         if each["presets"]:
             print(f"{'':{width}}  presets: {', '.join(each['presets'])}")
+    if usual:
+        print(f"\nTimes were measured with {usual}, where a line names nothing else.")
     for name, error in broken_methods().items():
         print(f"{name:{width}}  cannot be used. {error.message}")
         print(f"{'':{width}}  {error.hint}")
+
+
+def _usual(costs: Sequence[Cost]) -> str:
+    """What most costs were measured with, besides the model, which comes first; empty without costs."""
+    found = Counter(cost.where.partition(", ")[2] for cost in costs)
+    return found.most_common(1)[0][0] if found else ""
+
+
+def _times(costs: Sequence[Cost], usual: str) -> list[str]:
+    """The costs of a method: those measured as usual in one line, which names the models alone."""
+    models = {cost: cost.where.partition(", ") for cost in costs}
+    alike = [f"{cost.times:.2f} with {model}" for cost, (model, _, rest) in models.items() if rest == usual and usual]
+    others = [str(cost) for cost, (_, _, rest) in models.items() if rest != usual or not usual]
+    return [*([f"{', '.join(alike)}, where greedy decoding takes 1"] if alike else []), *others]

@@ -31,7 +31,8 @@ class Separation:
         low, high: Ends of its 95% interval.
         difference: AUROC less that of the control.
         difference_low, difference_high: Ends of its 95% interval, paired.
-        p_value: Two-sided p-value of the difference, of this signal by itself.
+        p_value: Two-sided p-value of the difference from the control or, if that is larger, from 0.5: a control may point the
+            other way, and then a number that separates nothing has a higher AUROC. Of this signal by itself.
         adjusted: The same within the family, by Holm's procedure.
     """
 
@@ -46,8 +47,8 @@ class Separation:
 
     @property
     def beats(self) -> bool:
-        """Whether it separates better than the control: statistically significant within the family."""
-        return self.difference > 0 and self.adjusted < 1 - LEVEL
+        """Whether it separates right from wrong, and better than the control: statistically significant within the family."""
+        return self.auroc > 0.5 and self.difference > 0 and self.adjusted < 1 - LEVEL
 
 
 def auroc(values: Sequence[float] | Floats, right: Sequence[bool] | NDArray[np.bool_], counts: Floats | None = None) -> Floats:
@@ -107,7 +108,7 @@ def separate(
     point = {name: float(auroc(of, right)[0]) for name, of in both.items()}
     drawn = _drawn(both, right, labels, seed)
     beaten = max(controls, key=lambda name: point[name])
-    p_values = {name: _p_value(drawn[name] - drawn[beaten]) for name in values}
+    p_values = {name: max(_p_value(drawn[name] - drawn[beaten]), _p_value(drawn[name] - 0.5)) for name in values}
     adjusted = dict(zip(values, holm(np.array(list(p_values.values()))), strict=True))
     found = {}
     for name in both:

@@ -45,16 +45,28 @@ def lines_of(report: SignalReport) -> list[str]:
         return [*found, *report.notes]
     found.append(
         "AUROC is the probability that a right answer looks better than a wrong one; 0.5 separates nothing. The control to "
-        f"beat is {report.control}, the better of two on these answers. Intervals are of each signal by itself; p-values are "
+        f"beat is {report.control}, the better of two on these answers. A signal beats it if both its "
+        "difference from the control and that from 0.5 are significant. Intervals are of each signal by itself; p-values are "
         f"of all {len(signal_names())} signals together."
     )
     if report.repeats:
         found.append(_repeated(report))
     if low := [name for name in signal_names() if report.separations[name].high < 0.5]:
         found.append(f"These point the other way than expected, which other data would have to confirm: {'; '.join(low)}.")
-    if report.separations[report.control].low <= 0.5:
-        found.append("The control itself does not separate right from wrong answers: its interval includes 0.5.")
-    return [*found, *report.notes]
+    return [*found, *_of_control(report), *report.notes]
+
+
+def _of_control(report: SignalReport) -> list[str]:
+    """What a reader must know of a control that does not point where it should."""
+    control = report.separations[report.control]
+    if control.high < 0.5:
+        return [
+            f"The control points the other way: wrong answers have the higher {report.control}. Read backwards it would have "
+            f"an AUROC of {1 - control.auroc:.2f}. Beating it as it is says little."
+        ]
+    if control.low <= 0.5:
+        return ["The control itself does not separate right from wrong answers: its interval includes 0.5."]
+    return []
 
 
 def _repeated(report: SignalReport) -> str:
