@@ -1,5 +1,6 @@
 """What a report says, in which order and words: verdicts first, one table, then how to read it and what explains it."""
 
+import dataclasses
 import io
 import math
 import random
@@ -14,10 +15,12 @@ from dola import DoLaConfig, Recipe
 from dola.evidence.changed import shortened
 from dola.evidence.finding import Finding, Verdict
 from dola.evidence.generation import Texts
+from dola.evidence.html_page import page_data
 from dola.evidence.items import ItemText, item_texts
 from dola.evidence.markdown_page import markdown
 from dola.evidence.power import fewest_items, power_line, shown_difference
 from dola.evidence.reading import _one_answer, apart
+from dola.evidence.reasons import _answers
 from dola.evidence.report import make_report
 from dola.evidence.row_answers import Chosen
 from dola.evidence.sample import Sample
@@ -232,13 +235,35 @@ def test_answers_that_the_length_limit_cut_are_counted_marked_and_warned_of():
     assert (report.counts[VANILLA].unfinished, report.counts["DoLa"].unfinished) == (8, 1)
     assert '1 cut at the length limit ("vanilla" 8, "vanilla, penalty 1.2" 0)' in under(report, "Reasons")
     warning = under(report, "Check this first")
-    assert 'The limit of 16 tokens cut answers: 8 of "vanilla", 0 of "vanilla, penalty 1.2", 1 of "DoLa", of 12.' in warning
+    listed = '"vanilla" 8 of 12, "vanilla, penalty 1.2" 0 of 12, "DoLa" 1 of 12'
+    assert f"The limit of 16 tokens cut answers: {listed}. What would have followed" in warning
+    assert warning.endswith("--max-new-tokens sets the limit.")  # the data are not a task of a benchmark
     assert report.changed["DoLa"].better[0].before == "The capital is [...]"
     assert (report.changed["DoLa"].worse[0].before, report.changed["DoLa"].worse[0].after) == ("Paris", "It is [...]")
     assert report.to_json()["ways"][0]["unfinished"] == cut[VANILLA]
     few = {name: [False] * 12 for name in texts} | {"DoLa": [True] + [False] * 11}
     assert "The limit of 16 tokens" not in under(asked(texts, cut=few), "Check this first")
     assert asked(texts).counts["DoLa"].unfinished is None  # not known
+
+
+def test_counts_of_a_row_that_stopped_early_name_its_items():
+    texts = {VANILLA: [" The capital is"] * 12, "DoLa": [" Paris"] * 12}
+    report = asked(texts, cut={VANILLA: [True] * 12, "DoLa": [True] * 12})
+    plain, way = report.ways
+    early = dataclasses.replace(
+        way, texts=way.texts[:6], unfinished=way.unfinished[:6], items={name: of[:6] for name, of in way.items.items()}
+    )
+    stopped = dataclasses.replace(report, ways=[plain, early], looks=[6, 12])
+    assert '6 of 6 cut at the length limit ("vanilla" 12 of 12)' in _answers(stopped, early, plain)[0]
+    assert '12 cut at the length limit ("vanilla" 12)' in _answers(report, way, plain)[0]
+    assert '"vanilla" 12 of 12, "DoLa" 6 of 6.' in under(stopped, "Check this first")
+
+
+def test_the_page_leaves_answers_out_that_are_not_known():
+    report = asked({VANILLA: [" Paris"] * 3, "DoLa": [" Rome"] * 3}, cut={VANILLA: [False] * 3, "DoLa": [True] * 3})
+    assert page_data(report)["items"][0]["answers"] == ["Paris", "Rome [...]"]
+    unknown = dataclasses.replace(report, ways=[dataclasses.replace(way, texts=[], unfinished=[]) for way in report.ways])
+    assert page_data(unknown)["items"][0]["answers"] == [None, None]
 
 
 def test_counts_of_length_refusals_empty_answers_and_changes_beside_vanilla_and_its_control():

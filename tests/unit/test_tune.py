@@ -178,7 +178,9 @@ def test_the_penalty_alone_is_no_reason_for_dola(long, tmp_path, monkeypatch):
         return [(f" The answer is {number + 1 if way.repetition_penalty > 1 else 0}.", False) for number in numbers]
 
     monkeypatch.setattr("dola.evidence.generation._written", write)
-    assert dola.tune(*long, "gsm8k", problems, progress=False).config is None
+    found = dola.tune(*long, "gsm8k", problems, progress=False)
+    assert (found.config, found.settings["repetition-penalty"]) == (None, 1.2)
+    assert found.sentence.endswith("So: off, penalty 1.2.")  # what the settings hold
 
 
 def test_mistakes(llama, items, tmp_path):

@@ -66,7 +66,8 @@ SCHEMA = {
     "by_group": "row, group, items, difference in the first metric, p-value, p-value among all groups and rows (Holm), "
     "interval where that is below 5%; groups of 10 items or more",
     "changed": "by judged row: better and worse, up to ten items each whose answers changed most, with id, question, right "
-    "answers, answers before (vanilla) and after, values, and mass (probability of the right answers) under both",
+    "answers, answers before (vanilla) and after ([...] marks one that the length limit cut), values, and mass (probability of "
+    "the right answers) under both",
     "traces": "with --trace-items, an object for each answer: item (its id), row (whose answer it is: vanilla, then the row "
     "that changed it), read_as (the row whose settings the layers were read with), same (whether the traced text is the row's "
     "answer: written ones are decoded again, outside their batch), trace (as dola trace --json prints it)",

@@ -43,7 +43,7 @@ SCHEMA = {
     "candidates": "by candidate: mean of the metric over the items used for choosing",
     "truncated": "number of contexts that were cut to fit the model's window",
     "unfinished": "by row: answers to held-out items that the length limit cut; empty for multiple choice",
-    "sentence": "a sentence on the held-out gain, and the recommendation",
+    "sentence": "a sentence on the held-out gain, if anything was chosen, and the recommendation",
 }
 """Fields of `dola tune --json`: one object."""
 
@@ -233,4 +233,7 @@ def _render(console: Console, found: Tuning) -> None:
     for line in found.notes:
         console.print(Text(line))
     console.print(Text(found.sentence))
-    console.print(Text("The settings were chosen with the figures in this table; only the held-out figure above is unbiased."))
+    if found.tested:
+        console.print(
+            Text("The settings were chosen with the figures in this table; only the held-out figure above is unbiased.")
+        )

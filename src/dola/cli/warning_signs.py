@@ -48,8 +48,9 @@ SCHEMA = {
     "control": "the control to beat; null without right or without wrong answers",
     "quantities": "by number of a token: one line on it",
     "signals": "by signal and control: auroc with low and high of its 95% interval, difference from the control with its "
-    "interval, p_value alone and adjusted within the family (Holm), and whether it beats the control, without repeated answers "
-    "as well; empty without right or without wrong answers",
+    "interval, p_value of the difference from the control or, if that is larger, from 0.5, alone and adjusted within the "
+    "family (Holm), and whether it beats the control, without repeated answers as well; empty without right or without wrong "
+    "answers",
 }
 """Fields of `dola eval --signals --json`: one object."""
 

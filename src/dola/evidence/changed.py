@@ -121,8 +121,8 @@ def _change(report: Report, way: WayResult, plain: WayResult, i: int) -> Change:
         id=report.item_ids[i],
         question=item.question,
         right=item.right,
-        before=report.shown_answer(plain, i),
-        after=report.shown_answer(way, i),
+        before=report.shown_answer(plain, i) or "",
+        after=report.shown_answer(way, i) or "",
         values=(plain.items[first][i], way.items[first][i]),
         mass=(plain.mass[i], way.mass[i]) if way.mass else None,
     )

@@ -99,7 +99,7 @@ def generate_texts(
             "ways": repr(ways),
             "prompts": hashlib.sha256(repr(prompts).encode()).hexdigest(),
             "generation": f"{settings}, batches of {batch_size}, seed {seed}",
-            "results": "texts, and whether each is unfinished",
+            "cut answers": "marked",
         }
 
     with (

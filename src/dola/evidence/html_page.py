@@ -57,7 +57,7 @@ def page_data(report: Report) -> dict[str, Any]:
                 "right": item.right,
                 "wrong": item.wrong,
                 "group": item.group,
-                "answers": [report.shown_answer(way, i) if i < len(way.items[first]) else None for way in report.ways],
+                "answers": [report.shown_answer(way, i) for way in report.ways],
                 "values": [_at(way.items[first], i) for way in report.ways],
                 "mass": [_at(way.mass, i) for way in report.ways],
                 "traces": traces.get(report.item_ids[i]),

@@ -10,6 +10,7 @@ from dola.evidence.figures import p_words, quoted
 from dola.evidence.finding import Finding, Verdict, counted
 from dola.evidence.power import power_line, shown_by
 from dola.evidence.ways import Role
+from dola.tasks import TASKS
 
 if TYPE_CHECKING:
     from dola.evidence.report import Report
@@ -123,16 +124,15 @@ def _one_answer(report: Report, plain: Sequence[str]) -> list[str]:
 
 def _unfinished(report: Report) -> list[str]:
     """Whether the length limit cut so many answers that rows may differ by where they were cut."""
-    counts = {way.name: sum(way.unfinished) for way in report.ways if way.unfinished}
-    if not any(count >= OFTEN_CUT * len(way.unfinished) for way in report.ways if (count := counts.get(way.name))):
+    rows = [way for way in report.ways if way.unfinished]
+    if not any(sum(way.unfinished) >= OFTEN_CUT * len(way.unfinished) for way in rows):
         return []
-    limit = report.settings.get("max_new_tokens")
-    listed = ", ".join(f'{count} of "{name}"' for name, count in counts.items())
-    return [
-        f"The limit of {limit} tokens cut answers: {listed}, of {len(report.item_ids)}. What would have followed does not "
-        "count, so rows with longer answers may look worse than they are. For a file of your own, --max-new-tokens sets the "
-        "limit."
-    ]
+    listed = ", ".join(f'"{way.name}" {sum(way.unfinished)} of {len(way.unfinished)}' for way in rows)
+    said = (
+        f"The limit of {report.settings.get('max_new_tokens')} tokens cut answers: {listed}. What would have followed does not "
+        "count, so rows with longer answers may look worse than they are."
+    )
+    return [said if report.task in TASKS else f"{said} --max-new-tokens sets the limit."]
 
 
 def _levels(report: Report, rows: Sequence[WayResult]) -> list[str]:

@@ -60,7 +60,9 @@ def _answers(report: Report, way: WayResult, plain: WayResult) -> list[str]:
             beside.append((control.name, found))
     values = {what: [getattr(each, name) for each in (mine, *(of for _, of in beside))] for name, what in KINDS}
     names = [name for name, _ in beside]
-    said = ", ".join(_beside(what, of, names) for what, of in values.items() if any(of))
+    items = [len(report.answers(report.named(name))) for name in (way.name, *names)]
+    sizes = [f" of {each}" if len(set(items)) > 1 else "" for each in items]  # rows of a sequential run may have ended early
+    said = ", ".join(_beside(what, of, names, sizes) for what, of in values.items() if any(of))
     return [
         f'Answers of "{way.name}": {said}.',
         *_changes(way.name, mine, len(report.answers(way))),
@@ -76,8 +78,12 @@ KINDS = (
 )
 
 
-def _beside(what: str, values: list[float | int | None], names: list[str]) -> str:
-    mine, *others = [f"{value:.1f}" if isinstance(value, float) else str(value or 0) for value in values]
+def _beside(what: str, values: list[float | int | None], names: list[str], sizes: list[str]) -> str:
+    """The value of a row, and those of the rows beside it; counts are followed by their `sizes`."""
+    shown = [
+        f"{value:.1f}" if isinstance(value, float) else f"{value or 0}{size}" for value, size in zip(values, sizes, strict=True)
+    ]
+    mine, *others = shown
     return f"{mine} {what} ({', '.join(f'{quoted([name])} {value}' for name, value in zip(names, others, strict=True))})"
 
 

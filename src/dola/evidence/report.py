@@ -170,12 +170,12 @@ class Report:
         """What a row answers to each item: its text up to where the task cuts it, or the answer that it chose."""
         return [before_stop(text, self.settings.get("stop") or ()) for text in way.texts] or way.chosen
 
-    def shown_answer(self, way: WayResult, item: int) -> str:
-        """A row's answer to an item for people: one that the length limit cut is marked. Empty where answers are not known."""
-        found = self.answers(way)
-        if item >= len(found):
-            return ""
-        return f"{found[item]} {UNFINISHED}" if way.unfinished and way.unfinished[item] else found[item]
+    def shown_answer(self, way: WayResult, item: int) -> str | None:
+        """A row's answer to an item for people: one that the length limit cut is marked. None where it is not known."""
+        if item >= len(way.texts or way.chosen):
+            return None
+        text = before_stop(way.texts[item], self.settings.get("stop") or ()) if way.texts else way.chosen[item]
+        return f"{text} {UNFINISHED}" if way.unfinished and way.unfinished[item] else text
 
     def way(self, name: str) -> WayResult | None:
         """The result of that name, if there is one."""

@@ -45,8 +45,8 @@ def lines_of(report: SignalReport) -> list[str]:
         return [*found, *report.notes]
     found.append(
         "AUROC is the probability that a right answer looks better than a wrong one; 0.5 separates nothing. The control to "
-        f"beat is {report.control}, the better of two on these answers. A signal beats it if both its "
-        "difference from the control and that from 0.5 are significant. Intervals are of each signal by itself; p-values are "
+        f"beat is {report.control}, the better of two on these answers. A signal beats it if it is "
+        "significantly above the control and above 0.5. Intervals are of each signal by itself; p-values are "
         f"of all {len(signal_names())} signals together."
     )
     if report.repeats:

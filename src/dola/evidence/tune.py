@@ -73,10 +73,15 @@ class Tuning:
     def sentence(self) -> str:
         """The held-out gain, the verdict on it, and the recommendation."""
         chosen = " / ".join(dict.fromkeys(self.chosen))
-        if all(name.startswith(OFF) for name in self.chosen):
-            return f"Nothing was better than off where it was chosen. So: {OFF}."
+        if not self.tested:
+            return f"Nothing was better than off where it was chosen. So: {self.baseline}."
         gain = describe(self.gain, f"{self.metric}, held out", method=chosen, baseline=self.baseline)
-        return f"{gain} {self.finding.sentence('Verdict')} So: {OFF if self.config is None else self.best}."
+        return f"{gain} {self.finding.sentence('Verdict')} So: {self.baseline if self.config is None else self.best}."
+
+    @property
+    def tested(self) -> bool:
+        """Whether anything other than off was chosen, and judged on held-out items."""
+        return not all(name.startswith(OFF) for name in self.chosen)
 
     @property
     def notes(self) -> list[str]:
