@@ -1,6 +1,7 @@
 """`dola eval`: every option, its JSON, what it refuses, and that a killed run ends with the same numbers."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -230,16 +231,17 @@ def test_killed_in_the_middle_it_ends_with_the_same_numbers(long_folder, tmp_pat
     assert sorted(items) == list(range(300))
 
 
-def test_a_sequential_run_says_at_which_look_each_row_was_decided(evaluated, dola_command, long_folder, data):
+def test_a_sequential_run_says_at_which_look_each_row_was_decided(evaluated, dola_command, long_folder, data, monkeypatch):
     found = evaluated("factor-news", "--sequential", "--smallest", 90)
     assert found["looks"] == [3, 6, 9, 12]
     assert all(each["look"] in (None, 1, 2, 3, 4) for each in found["findings"].values())
     assert {name: len(way(found, name)["items"]["factor"]) for name in found["findings"]} == {
         name: each["items"] for name, each in found["findings"].items()
     }
+    monkeypatch.setattr("dola.evidence.scored.LEAST", math.inf)  # a slow machine would first say how long the run takes
     told = dola_command("eval", "factor-news", "--data", data, "-m", long_folder, "--sequential", "--smallest", 90)
     assert told.code == 0
-    assert re.match(r"(dola: at most about .*\n)?dola: look 1 of 4, after 3 items: ", told.err)  # a slow machine says how slow
+    assert told.err.startswith("dola: look 1 of 4, after 3 items: ")
     assert "Sequential: items in an order drawn with seed 0" in " ".join(told.out.split())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,22 +66,20 @@ def command(
         print(f"{'':{width}}  settings: {settings}")
         if each["presets"]:
             print(f"{'':{width}}  presets: {', '.join(each['presets'])}")
-    if usual:
-        print(f"\nTimes were measured with {usual}, where a line names nothing else.")
+    print(f"\nTimes were measured with {usual}, where a line names nothing else.")
     for name, error in broken_methods().items():
         print(f"{name:{width}}  cannot be used. {error.message}")
         print(f"{'':{width}}  {error.hint}")
 
 
 def _usual(costs: Sequence[Cost]) -> str:
-    """What most costs were measured with, besides the model, which comes first; empty without costs."""
-    found = Counter(cost.where.partition(", ")[2] for cost in costs)
-    return found.most_common(1)[0][0] if found else ""
+    """What most costs were measured with, besides the model, which comes first."""
+    return Counter(cost.where.partition(", ")[2] for cost in costs).most_common(1)[0][0]
 
 
-def _times(costs: Sequence[Cost], usual: str) -> list[str]:
+def _times(costs: Sequence[Cost], usual: str) -> Iterator[str]:
     """The costs of a method: those measured as usual in one line, which names the models alone."""
     models = {cost: cost.where.partition(", ") for cost in costs}
-    alike = [f"{cost.times:.2f} with {model}" for cost, (model, _, rest) in models.items() if rest == usual and usual]
-    others = [str(cost) for cost, (_, _, rest) in models.items() if rest != usual or not usual]
-    return [*([f"{', '.join(alike)}, where greedy decoding takes 1"] if alike else []), *others]
+    if alike := [f"{cost.times:.2f} with {model}" for cost, (model, _, rest) in models.items() if rest == usual]:
+        yield f"{', '.join(alike)}, where greedy decoding takes 1"
+    yield from (str(cost) for cost, (_, _, rest) in models.items() if rest != usual)

@@ -114,8 +114,9 @@ def say_how(sample: Sample) -> None:
     """Say how the questions of a file are asked. Commands call it last: an error about an option comes alone."""
     from dola.cli.evaluation import TASK_NAMES
 
-    for line in understood(sample, shown=1) if sample.task.name not in TASK_NAMES else ():
-        say(line)
+    if sample.task.name not in TASK_NAMES:
+        for line in understood(sample, shown=1):
+            say(line)
 
 
 def own_sample(name: str, own: OwnData, *, limit: int | None, seed: int) -> Sample:

@@ -168,14 +168,16 @@ class Report:
 
     def answers(self, way: WayResult) -> list[str]:
         """What a row answers to each item: its text up to where the task cuts it, or the answer that it chose."""
-        return [before_stop(text, self.settings.get("stop") or ()) for text in way.texts] or way.chosen
+        return [self._answer(way, item) for item in range(len(way.texts or way.chosen))]
+
+    def _answer(self, way: WayResult, item: int) -> str:
+        return before_stop(way.texts[item], self.settings.get("stop") or ()) if way.texts else way.chosen[item]
 
     def shown_answer(self, way: WayResult, item: int) -> str | None:
         """A row's answer to an item for people: one that the length limit cut is marked. None where it is not known."""
         if item >= len(way.texts or way.chosen):
             return None
-        text = before_stop(way.texts[item], self.settings.get("stop") or ()) if way.texts else way.chosen[item]
-        return f"{text} {UNFINISHED}" if way.unfinished and way.unfinished[item] else text
+        return f"{self._answer(way, item)} {UNFINISHED}" if way.unfinished and way.unfinished[item] else self._answer(way, item)
 
     def way(self, name: str) -> WayResult | None:
         """The result of that name, if there is one."""

@@ -72,9 +72,9 @@ class Tuning:
     @property
     def sentence(self) -> str:
         """The held-out gain, the verdict on it, and the recommendation."""
-        chosen = " / ".join(dict.fromkeys(self.chosen))
         if not self.tested:
             return f"Nothing was better than off where it was chosen. So: {self.baseline}."
+        chosen = " / ".join(dict.fromkeys(self.chosen))
         gain = describe(self.gain, f"{self.metric}, held out", method=chosen, baseline=self.baseline)
         return f"{gain} {self.finding.sentence('Verdict')} So: {self.baseline if self.config is None else self.best}."
 
