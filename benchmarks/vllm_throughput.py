@@ -4,6 +4,9 @@
 
 FOLDER holds a model as safetensors. Each figure is the median of the repeats; within a repeat the ways follow one another, so
 that a machine that others use slows all of them alike. Prompts have 8 tokens: decoding is nearly all that is timed.
+
+The *floor* of a way is plain decoding's step and the head's product for the candidates of its undecided rows, timed between
+the ways: what no implementation of the rule can go below with this product.
 """
 
 from __future__ import annotations
@@ -13,8 +16,14 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from dola import native
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -28,15 +37,16 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--new-tokens", type=int, default=24)
+    parser.add_argument("--memory", type=float, default=0.5, help="share of the memory that vLLM takes")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    result = measure(given.folder, given.dtype, given.repeats, given.new_tokens)
+    result = measure(given.folder, given.dtype, given.repeats, given.new_tokens, given.memory)
     print(table(result))
     if given.output:
         given.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def measure(folder: str, dtype: str, repeats: int, new_tokens: int) -> dict[str, Any]:
+def measure(folder: str, dtype: str, repeats: int, new_tokens: int, memory: float) -> dict[str, Any]:
     from vllm import LLM
 
     llm = LLM(
@@ -44,6 +54,7 @@ def measure(folder: str, dtype: str, repeats: int, new_tokens: int) -> dict[str,
         dtype=dtype,
         enforce_eager=True,
         max_model_len=256,
+        gpu_memory_utilization=memory,
         max_num_seqs=max(BATCHES),
         enable_prefix_caching=False,
         additional_config={"dola": {"layers": "high", "capture": "all", "default": "off"}},
@@ -55,16 +66,29 @@ def measure(folder: str, dtype: str, repeats: int, new_tokens: int) -> dict[str,
         "K = 2": [layers - 4, layers - 2],
         "K = 8": list(range(layers - 16, layers, 2)),
     }
+    config = llm.llm_engine.vllm_config.model_config.hf_text_config
+    weight = torch.randn(config.vocab_size, config.hidden_size, dtype=getattr(torch, dtype))
     seconds: dict[str, dict[str, list[float]]] = {str(batch): {way: [] for way in ways} for batch in BATCHES}
+    head: dict[str, dict[str, list[float]]] = {str(batch): {way: [] for way in ways if way != "plain"} for batch in BATCHES}
+    read: dict[str, dict[str, float]] = {str(batch): {} for batch in BATCHES}
     for batch in BATCHES:
         for repeat in range(repeats + 1):  # the first is to warm up
             for way, chosen in ways.items():
-                took = _time(llm, batch, chosen, new_tokens)
+                with _undecided() as rows:
+                    took = _time(llm, batch, chosen, new_tokens)
+                if chosen is not None:
+                    read[str(batch)][way] = sum(rows) * len(chosen) / new_tokens
                 if repeat:
                     seconds[str(batch)][way].append(took)
+                    if chosen is not None:
+                        head[str(batch)][way].append(new_tokens * _product(weight, read[str(batch)][way]))
     rate = {
         batch: {way: int(batch) * new_tokens / statistics.median(times) for way, times in of_batch.items()}
         for batch, of_batch in seconds.items()
+    }
+    floor = {
+        batch: {way: _floor(seconds[batch]["plain"], products) for way, products in of_batch.items()}
+        for batch, of_batch in head.items()
     }
     return {
         "folder": Path(folder).name,
@@ -73,7 +97,50 @@ def measure(folder: str, dtype: str, repeats: int, new_tokens: int) -> dict[str,
         "repeats": repeats,
         "seconds": seconds,
         "rate": rate,
+        "head_rows": read,
+        "head_seconds": head,
+        "floor": floor,
     }
+
+
+def _floor(plain: list[float], products: list[float]) -> float:
+    """The largest share of plain decoding's rate, from seconds of plain decoding and of the candidates' products."""
+    return statistics.median(one / (one + more) for one, more in zip(plain, products, strict=True))
+
+
+@contextmanager
+def _undecided() -> Iterator[list[int]]:
+    """Collects the number of rows that each step inside contrasts."""
+    from dola.integrations.vllm import metrics
+
+    found: list[int] = []
+    original = metrics.add_rows
+
+    def add_rows(counts: Any) -> None:
+        found.append(counts.rows["dola"] - counts.settled["dola"])
+        original(counts)
+
+    metrics.add_rows = add_rows
+    try:
+        yield found
+    finally:
+        metrics.add_rows = original
+
+
+PRODUCT_ROWS = 152
+"""Rows that the head reads at a time, at most: the step makes chunks of about this size."""
+
+
+def _product(weight: torch.Tensor, rows: float) -> float:
+    """Seconds of the head's product for so many rows."""
+    pieces = max(1, -(-round(rows) // PRODUCT_ROWS))
+    inputs = torch.randn(max(1, round(rows / pieces)), weight.shape[1]).to(weight.dtype)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        native.head_product(weight, inputs)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * rows / len(inputs)
 
 
 def _time(llm: Any, batch: int, layers: list[int] | None, new_tokens: int) -> float:
@@ -88,11 +155,15 @@ def _time(llm: Any, batch: int, layers: list[int] | None, new_tokens: int) -> fl
 
 
 def table(result: dict[str, Any]) -> str:
-    """Tokens per second, and the share of plain decoding."""
+    """Tokens per second, the share of plain decoding, and the floor: the largest share that is possible."""
     ways = list(next(iter(result["rate"].values())))
     lines = ["| batch | " + " | ".join(ways) + " |", "|" + "---|" * (len(ways) + 1)]
     for batch, rates in result["rate"].items():
-        cells = [f"{rates[way]:.0f}" + ("" if way == "plain" else f" ({rates[way] / rates['plain']:.0%})") for way in ways]
+        floors = result["floor"][batch]
+        cells = [
+            f"{rates[way]:.0f}" + ("" if way == "plain" else f" ({rates[way] / rates['plain']:.0%}, floor {floors[way]:.0%})")
+            for way in ways
+        ]
         lines.append(f"| {batch} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

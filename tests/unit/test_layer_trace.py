@@ -291,6 +291,15 @@ def test_a_low_terminal_gets_fewer_layers_and_says_so(trace):
     assert "Left out" not in shown(deep, height=24)
 
 
+def test_layers_are_counted_where_there_is_a_choice(trace):
+    open_, settled = (dataclasses.replace(trace.tokens[0], plausible_count=count) for count in (2, 1))
+    tokens = [*[dataclasses.replace(open_, layer=2)] * 7, dataclasses.replace(open_, layer=1), settled]
+    many = dataclasses.replace(trace, tokens=tuple(tokens))
+    assert many.uses == {2: 7, 1: 1}
+    assert "The premature layer where there is a choice: 2 in 7 columns, 1 in 1." in " ".join(shown(many).split())
+    assert "where there is a choice" not in shown(dataclasses.replace(trace, tokens=tuple(tokens[:7])))
+
+
 def test_on_a_terminal_without_colour(trace):
     text = shown(trace)
     assert not re.search(r"[\x1b\x00\u202e]", text)

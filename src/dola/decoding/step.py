@@ -177,7 +177,6 @@ class Step:
         if reading is not None and reading.sums is None:
             together = Read(self.readout, self.config, reading, layers=self.layers, positions=positions)
             return self._score(mature, together, lazy)
-        scores = mature.new_empty(mature.shape, dtype=wide_dtype(mature.dtype))
         alone = reading is None or not reading.sums
         held = len(hidden) if self.method.reads_all else 1  # others read a layer at a time
         most = chunk_rows(mature.device.type, held * mature.shape[-1], mature.dtype) if alone else max(1, len(mature))
@@ -185,20 +184,27 @@ class Step:
         log_z = reading.log_z[0] if reading is not None and reading.log_z is not None and alone else None
         if self.readout.logit_transform is not None:
             log_z = None  # it belongs to other logits
-        for chunk in range(-(-mature.shape[0] // size)):  # compiled code then fits all batches with this number of chunks
-            rows = slice(chunk * size, (chunk + 1) * size)
-            states = [layer[rows] for layer in hidden]
+
+        def of(rows: slice) -> Tensor:
             apart = Captured(
                 self.readout,
                 self.config,
-                states,
+                [layer[rows] for layer in hidden],
                 layers=self.layers,
                 positions=None if positions is None else positions[rows],
                 maps=self.maps,
                 reading=reading,
                 log_z=None if log_z is None else log_z[rows],
             )
-            scores[rows] = self._score(mature[rows], apart, lazy)
+            return self._score(mature[rows], apart, lazy)
+
+        chunks = -(-mature.shape[0] // size)  # compiled code then fits all batches with this number of chunks
+        if chunks == 1:
+            return of(slice(None))
+        scores = mature.new_empty(mature.shape, dtype=wide_dtype(mature.dtype))
+        for chunk in range(chunks):
+            rows = slice(chunk * size, (chunk + 1) * size)
+            scores[rows] = of(rows)
         return scores
 
     def _score(self, mature: Tensor, candidates: Read | Captured, lazy: bool) -> Tensor:

@@ -35,6 +35,9 @@ AROUND = 11
 SENTENCES = 5
 """Maximum number of tokens explained above the heatmap."""
 
+MANY = 8
+"""Number of marked columns from which on the layers are counted below the heatmap."""
+
 
 def render(console: Console, trace: LayerTrace) -> None:
     """Print a trace: explanations of tokens where the method differs from the last layer, its heatmap, and a legend."""
@@ -150,7 +153,7 @@ def _legend(trace: LayerTrace, plain: bool) -> Iterator[Text]:
         yield scale + Text(f" {trace.scale:.2g}")
     first = "the contrast's" if trace.by_dola else f"{trace.method_name}'s"
     choices = f"last: the last layer's first choice; {_chosen(trace)}: {first} first choice, = if it is the same."
-    yield Text(f"{choices}{_room(trace)}")
+    yield Text(f"{choices}{_room(trace)}{_uses(trace)}")
 
 
 def _room(trace: LayerTrace) -> str:
@@ -163,6 +166,15 @@ def _room(trace: LayerTrace) -> str:
         return ""
     where = "the only column" if columns == 1 else f"all {columns} columns"
     return f" Several tokens are plausible in {where}: DoLa has a choice."
+
+
+def _uses(trace: LayerTrace) -> str:
+    """How often each layer was used, as a sentence after others; "" where the marks of a few columns show it."""
+    if trace.uses.total() < MANY:
+        return ""
+    (most, columns), *others = trace.uses.most_common()
+    more = "".join(f", {layer} in {number}" for layer, number in others)
+    return f" The {trace.used_layer} where there is a choice: {most} in {columns} columns{more}."
 
 
 def _chosen(trace: LayerTrace) -> str:

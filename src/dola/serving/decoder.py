@@ -96,19 +96,28 @@ class Decoder:
         return self._model.whole(self._contrasted(self._model.local(mature), read, requests))
 
     def _contrasted(self, logits: Tensor, read: Captured, requests: dict[int, Request]) -> Tensor:
-        scores = wide(logits, copy=True)
         groups: dict[tuple[MethodConfig, bool], list[int]] = defaultdict(list)
         for row, request in sorted(requests.items()):
             groups[request.config, request.lazy].append(row)
-        for (config, lazy), rows in groups.items():
-            index = torch.tensor(rows, device=logits.device)
-            states = [read(layer, index) for layer in config.layers if isinstance(layer, int)]
-            step = self._step(config, states[0])
-            settled = step.rows_saved
-            scores[index] = step.scores(logits[index], states, lazy=lazy)
-            if self._batch.began:
-                self.counts.add(config.method, len(rows), step.rows_saved - settled)
+        if len(groups) == 1 and len(requests) == len(logits):  # one way for all rows: nothing has to be copied
+            (way,) = groups
+            scores = self._scored(*way, logits, torch.arange(len(logits), device=logits.device), read)
+        else:
+            scores = wide(logits, copy=True)
+            for way, rows in groups.items():
+                index = torch.tensor(rows, device=logits.device)
+                scores[index] = self._scored(*way, logits[index], index, read)
         self._hold(logits, requests)
+        return scores
+
+    def _scored(self, config: MethodConfig, lazy: bool, logits: Tensor, rows: Tensor, read: Captured) -> Tensor:
+        """Scores of rows with the same settings, from their mature logits [R, V] and their numbers [R]."""
+        states = [read(layer, rows) for layer in config.layers if isinstance(layer, int)]
+        step = self._step(config, states[0])
+        settled = step.rows_saved
+        scores = step.scores(logits, states, lazy=lazy)
+        if self._batch.began:
+            self.counts.add(config.method, len(rows), step.rows_saved - settled)
         return scores
 
     def _requests(self, rows: int) -> dict[int, Request]:

@@ -7,6 +7,7 @@ viewed anywhere.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -157,6 +158,11 @@ class LayerTrace:
     def used_layer(self) -> str:
         """What `TokenTrace.layer` is, for people."""
         return "premature layer" if self.by_dola else f"layer that {self.method_name} used"
+
+    @property
+    def uses(self) -> Counter[int]:
+        """Number of tokens by the layer that was used for them, `TokenTrace.layer`, where it could change the choice."""
+        return Counter(token.layer for token in self.tokens if token.layer is not None and token.plausible_count != 1)
 
     @property
     def divergence(self) -> list[list[float]]:
