@@ -295,7 +295,8 @@ def test_layers_are_counted_where_there_is_a_choice(trace):
     open_, settled = (dataclasses.replace(trace.tokens[0], plausible_count=count) for count in (2, 1))
     tokens = [*[dataclasses.replace(open_, layer=2)] * 7, dataclasses.replace(open_, layer=1), settled]
     many = dataclasses.replace(trace, tokens=tuple(tokens))
-    assert many.uses == {2: 7, 1: 1}
+    assert many.uses() == {2: 7, 1: 1}
+    assert many.uses(settled=True) == {settled.layer: 1}
     assert "The premature layer where there is a choice: 2 in 7 columns, 1 in 1." in " ".join(shown(many).split())
     assert "where there is a choice" not in shown(dataclasses.replace(trace, tokens=tuple(tokens[:7])))
 

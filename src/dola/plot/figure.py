@@ -133,10 +133,12 @@ def layer_histogram(axes: Any, trace: LayerTrace) -> None:
         axes.set_axis_off()
         axes.text(0.5, 0.5, f"{trace.method_name} used no single layer", ha="center", va="center", fontsize=9)
         return
-    for lazy, shade, label in ((False, "#0072b2", "several plausible tokens"), (True, "#a6cee3", "one plausible token")):
-        chosen = [token.layer for token in trace.tokens if (token.plausible_count == 1) == lazy]
-        below = [0 if not lazy else _count(trace, layer, lazy=False) for layer in trace.candidates]
-        axes.bar(trace.candidates, [chosen.count(layer) for layer in trace.candidates], bottom=below, color=shade, label=label)
+    below = [0] * len(trace.candidates)
+    for settled, shade, label in ((False, "#0072b2", "several plausible tokens"), (True, "#a6cee3", "one plausible token")):
+        uses = trace.uses(settled=settled)
+        counts = [uses[layer] for layer in trace.candidates]
+        axes.bar(trace.candidates, counts, bottom=below, color=shade, label=label)
+        below = counts
     axes.set_xticks(trace.candidates, trace.candidates, fontsize=8)
     axes.set_ylim(0, 1.1 * axes.dataLim.y1)
     axes.yaxis.get_major_locator().set_params(integer=True)
@@ -144,10 +146,6 @@ def layer_histogram(axes: Any, trace: LayerTrace) -> None:
     axes.set_ylabel("tokens")
     axes.set_title(f"Which layers were {'contrasted' if trace.by_dola else 'used'}", fontsize=9, loc="left")
     axes.legend(**BELOW)
-
-
-def _count(trace: LayerTrace, layer: int, *, lazy: bool) -> int:
-    return sum(token.layer == layer and (token.plausible_count == 1) == lazy for token in trace.tokens)
 
 
 def _drawn(trace: LayerTrace, index: int, tokens: Sequence[int] | None) -> dict[int, Sequence[float]]:

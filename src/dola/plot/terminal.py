@@ -170,9 +170,9 @@ def _room(trace: LayerTrace) -> str:
 
 def _uses(trace: LayerTrace) -> str:
     """How often each layer was used, as a sentence after others; "" where the marks of a few columns show it."""
-    if trace.uses.total() < MANY:
+    if (uses := trace.uses()).total() < MANY:
         return ""
-    (most, columns), *others = trace.uses.most_common()
+    (most, columns), *others = uses.most_common()
     more = "".join(f", {layer} in {number}" for layer, number in others)
     return f" The {trace.used_layer} where there is a choice: {most} in {columns} columns{more}."
 

@@ -159,10 +159,14 @@ class LayerTrace:
         """What `TokenTrace.layer` is, for people."""
         return "premature layer" if self.by_dola else f"layer that {self.method_name} used"
 
-    @property
-    def uses(self) -> Counter[int]:
-        """Number of tokens by the layer that was used for them, `TokenTrace.layer`, where it could change the choice."""
-        return Counter(token.layer for token in self.tokens if token.layer is not None and token.plausible_count != 1)
+    def uses(self, *, settled: bool = False) -> Counter[int]:
+        """Number of tokens by the layer that was used for them (`TokenTrace.layer`).
+
+        Args:
+            settled: Whether to count the tokens with one plausible choice, which no layer can change, or all others.
+        """
+        tokens = (token for token in self.tokens if (token.plausible_count == 1) == settled)
+        return Counter(token.layer for token in tokens if token.layer is not None)
 
     @property
     def divergence(self) -> list[list[float]]:
