@@ -45,6 +45,7 @@ class Position:
         tokens: The token that the contrast with each candidate would choose, [K].
         divergences: Each candidate's divergence less ln 2, [K].
         chosen: The candidate that diverges most.
+        new: Whether none of these tokens is in the text before, so that a penalty changes none of them.
         left: Number of candidates that remain, by kind of product and of bound.
         error: Largest error of a logit and its bound, in nats, by kind of product.
     """
@@ -53,6 +54,7 @@ class Position:
     tokens: list[int]
     divergences: list[float]
     chosen: int
+    new: bool
     left: dict[tuple[str, str], int]
     error: dict[str, tuple[float, float]]
 
@@ -63,7 +65,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--layers", default="high")
     parser.add_argument("--new-tokens", type=int, default=48)
-    parser.add_argument("--repetition-penalty", type=float, default=1.0)
+    parser.add_argument("--repetition-penalty", type=float, default=1.2)
     args = parser.parse_args()
     model, tokenizer = dola.load(args.model, dtype="float32")
     anatomy = dola.Anatomy.of(model)
@@ -83,13 +85,14 @@ def main() -> None:
         states = torch.stack([hidden[layer][0, ids.shape[1] - 1 :] for layer in layers])
         inputs = anatomy.candidate_input(states, dola.DoLaConfig(layers))
         positions += len(mature)
-        by_text.append(list(_undecided(mature, inputs, weight, rounded, away)))
+        by_text.append(list(_undecided(mature, inputs, whole[0], weight, rounded, away)))
     _report(args.model, layers, positions, by_text, weight)
 
 
 def _undecided(
     mature: Tensor,
     states: Tensor,
+    text: Tensor,
     weight: Tensor,
     rounded: Mapping[str, tuple[Tensor, Callable[[Tensor], Tensor]]],
     away: Mapping[str, Tensor],
@@ -99,6 +102,7 @@ def _undecided(
     Args:
         mature: Mature logits [T, V].
         states: The head's inputs for the candidates [K, T, d].
+        text: The token ids, of which the last T were decoded.
         weight: The head's weight [V, d].
         rounded: By kind of product the rounded weight, and how states are rounded.
         away: By kind of product the norms [V] of what rounding took away.
@@ -111,6 +115,7 @@ def _undecided(
         logits = inputs @ weight.T
         log_p, log_q = row.log_softmax(-1), logits.log_softmax(-1)
         tokens = inside[(log_p[inside] - log_q[:, inside]).argmax(-1)]
+        new = not torch.isin(tokens, text[: len(text) - len(mature) + place]).any()
         shared = -jsd(log_p, log_q)
         left, error = {}, {}
         for kind, (small, rounding) in rounded.items():
@@ -123,7 +128,7 @@ def _undecided(
             roughly = -jsd(log_p, cheap.log_softmax(-1))
             left[kind, "bound"], left[kind, "largest error"] = _left(roughly, bound), _left(roughly, largest)
             error[kind] = float(largest.max()), float(bound.max())
-        yield Position(place, tokens.tolist(), (-shared).tolist(), int(shared.argmin()), left, error)
+        yield Position(place, tokens.tolist(), (-shared).tolist(), int(shared.argmin()), new, left, error)
 
 
 def _left(shared: Tensor, error: Tensor) -> int:
@@ -143,9 +148,11 @@ def _to_int8(rows: Tensor) -> Tensor:
 
 def _report(model: str, layers: tuple[int, ...], positions: int, by_text: list[list[Position]], weight: Tensor) -> None:
     each = [position for text in by_text for position in text]
-    agree = sum(len({*position.tokens}) == 1 for position in each)
+    agree = [position for position in each if len({*position.tokens}) == 1]
     print(f"{model}, candidates {', '.join(map(str, layers))}: {positions} positions, {len(each)} undecided")
-    print(f"\nAll candidates choose the same token: {agree / len(each):.0%} of the undecided.")
+    new = sum(position.new for position in agree)
+    share, of_new = len(agree) / len(each), new / len(each)
+    print(f"\nAll candidates choose the same token: {share:.0%} of the undecided; one that is new to the text: {of_new:.0%}.")
     took = _times(weight)
     print(f"\n| product of {ROWS} rows | ms | largest error | its bound | candidates left, by the bound | by the error |")
     print("|---|---|---|---|---|---|")

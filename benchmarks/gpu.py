@@ -3,18 +3,26 @@
     python benchmarks/gpu.py FOLDER [--minutes 8]
 
 Plain greedy decoding, DoLa and the code of transformers 4 at batch sizes 1 and 32, with the dynamic cache, and the first two
-with the static cache and generate's own compilation (CUDA graphs). Each part is written to FOLDER as soon as it is done, in the
-schema dola.bench/1; what the time does not allow, or what fails, is named; the tables come last on stdout.
+with the static cache and generate's own compilation (CUDA graphs). Then where a compiled step's time goes (gpu_host.py). Then,
+if vLLM is installed, a model of 1B with random weights in it: its tokens beside transformers' (vllm_tokens.py) and tokens per
+second (vllm_throughput.py), with CUDA graphs.
+
+Each part is written to FOLDER as soon as it is done, the first ones in the schema dola.bench/1; what the time does not allow,
+or what fails, is named; the tables come last on stdout.
 """
 
 import argparse
 import gc
 import json
+import subprocess
 import sys
 import time
 import traceback
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
+import gpu_host
 import torch
 from tables import markdown
 
@@ -27,36 +35,87 @@ from dola.bench.ways import Settings
 def main(arguments=None) -> int:
     args = arguments_of(arguments)
     args.folder.mkdir(parents=True, exist_ok=True)
-    start, results, left_out = time.monotonic(), [], []
+    run = Run(args.minutes)
     for shape in args.shapes.split(","):
         source = Source(shape, args.dtype, args.device, random_weights=True)
         model = source.load().model
-        say(start, f"{shape} on {model.device}")
+        run.say(f"{shape} on {model.device}")
         for compiled in [cache == "static" for cache in args.caches.split(",")]:
-            longest = 0.0
             for batch_size in map(int, args.batch_sizes.split(",")):
                 name = f"{shape}-batch{batch_size}-{'static-compiled' if compiled else 'dynamic'}"
-                began = time.monotonic()
-                if began - start + longest > 60 * args.minutes:  # the next part takes at least as long as the one before it
-                    left_out.append(f"{name}: no time left")
-                    continue
-                say(start, name)
-                try:
-                    result = part(model, source, args, compiled=compiled, batch_size=batch_size)
-                except Exception as error:  # one part that fails must not cost the others, which ran on rented time
-                    left_out.append(f"{name}: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
-                    traceback.print_exc()
-                else:
-                    results.append(result)
-                    (args.folder / f"{name}.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
-                longest = max(longest, time.monotonic() - began)
+                with run.part(name) as allowed:
+                    if allowed:
+                        result = part(model, source, args, compiled=compiled, batch_size=batch_size)
+                        run.keep(args.folder / f"{name}.json", result, markdown(result))
+        if args.host:
+            with run.part(f"{shape}-host") as allowed:
+                if allowed:
+                    found = gpu_host.where_time_goes(model)
+                    run.keep(args.folder / f"{shape}-host.json", found, f"{shape}\n\n{gpu_host.table(found)}")
         del model
         free()
-    for result in results:
-        print(markdown(result), end="\n\n")
-    print(*(f"left out: {line}" for line in left_out), sep="\n")
-    print(f"{time.monotonic() - start:.0f} s in all")
-    return 1 if left_out else 0
+    if args.serving:
+        serve(run, args)
+    return run.end()
+
+
+class Run:
+    """What has been done and what was left out, within the minutes that are allowed."""
+
+    def __init__(self, minutes: float) -> None:
+        self.start, self.minutes, self.longest = time.monotonic(), minutes, 0.0
+        self.tables, self.left_out = [], []
+
+    def say(self, line) -> None:
+        print(f"[{time.monotonic() - self.start:.0f} s] {line}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def part(self, name):
+        """Yields whether there is time for a part. One that fails must not cost the others, which run on rented time."""
+        began = time.monotonic()
+        if began - self.start + self.longest > 60 * self.minutes:  # the next part takes at least as long as the longest so far
+            self.left_out.append(f"{name}: no time left")
+            yield False
+            return
+        self.say(name)
+        try:
+            yield True
+        except Exception as error:
+            self.left_out.append(f"{name}: {type(error).__name__}: {(str(error).strip() or '?').splitlines()[0][:200]}")
+            traceback.print_exc()
+        self.longest = max(self.longest, time.monotonic() - began)
+
+    def keep(self, file, result, table) -> None:
+        file.write_text(json.dumps(result) + "\n", encoding="utf-8")
+        self.tables.append(table)
+
+    def end(self) -> int:
+        print(*self.tables, sep="\n\n", end="\n\n")
+        print(*(f"left out: {line}" for line in self.left_out), sep="\n")
+        print(f"{time.monotonic() - self.start:.0f} s in all")
+        return 1 if self.left_out else 0
+
+
+def serve(run, args) -> None:
+    """The parts in vLLM, each in a process of its own, which gives its memory back."""
+    if find_spec("vllm") is None:
+        run.left_out.append("vLLM: not installed")
+        return
+    folder = args.folder / args.serving
+    if not folder.is_dir():
+        Source(args.serving, "bfloat16", "cpu", random_weights=True).load().model.save_pretrained(folder)
+    memory = ["--memory", str(args.memory)]
+    for name, command in {
+        "vllm-tokens": ["vllm_tokens.py", str(folder), *memory],
+        "vllm-throughput": ["vllm_throughput.py", str(folder), "--dtype", "bfloat16", "--graphs", *memory],
+    }.items():
+        with run.part(name) as allowed:
+            if allowed:
+                script = [sys.executable, str(Path(__file__).with_name(command[0])), *command[1:]]
+                done = subprocess.run(script, capture_output=True, text=True)
+                if done.returncode:
+                    raise RuntimeError(f"{command[0]} ended with {done.returncode}: {(done.stdout or done.stderr)[-400:]}")
+                run.keep(args.folder / f"{name}.json", {"output": done.stdout}, f"{name}\n\n{done.stdout}")
 
 
 def part(model, source, args, *, compiled, batch_size):
@@ -82,10 +141,6 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-def say(start, line) -> None:
-    print(f"[{time.monotonic() - start:.0f} s] {line}", file=sys.stderr, flush=True)
-
-
 def arguments_of(arguments):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
@@ -98,6 +153,9 @@ def arguments_of(arguments):
     parser.add_argument("--prompt-length", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--host", action=argparse.BooleanOptionalAction, default=True, help="profile a compiled step")
+    parser.add_argument("--serving", default="llama-3.2-1b", help="the shape of the model in vLLM; empty for none")
+    parser.add_argument("--memory", type=float, default=0.4, help="share of the memory that vLLM takes")
     return parser.parse_args(arguments)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from dola import native
+from dola.bench.ways import synchronize
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -37,22 +38,23 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--new-tokens", type=int, default=24)
+    parser.add_argument("--graphs", action="store_true", help="with compilation and CUDA graphs")
     parser.add_argument("--memory", type=float, default=0.5, help="share of the memory that vLLM takes")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    result = measure(given.folder, given.dtype, given.repeats, given.new_tokens, given.memory)
+    result = measure(given.folder, given.dtype, given.repeats, given.new_tokens, given.memory, given.graphs)
     print(table(result))
     if given.output:
         given.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def measure(folder: str, dtype: str, repeats: int, new_tokens: int, memory: float) -> dict[str, Any]:
+def measure(folder: str, dtype: str, repeats: int, new_tokens: int, memory: float, graphs: bool) -> dict[str, Any]:
     from vllm import LLM
 
     llm = LLM(
         folder,
         dtype=dtype,
-        enforce_eager=True,
+        enforce_eager=not graphs,
         max_model_len=256,
         gpu_memory_utilization=memory,
         max_num_seqs=max(BATCHES),
@@ -67,7 +69,8 @@ def measure(folder: str, dtype: str, repeats: int, new_tokens: int, memory: floa
         "K = 8": list(range(layers - 16, layers, 2)),
     }
     config = llm.llm_engine.vllm_config.model_config.hf_text_config
-    weight = torch.randn(config.vocab_size, config.hidden_size, dtype=getattr(torch, dtype))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    weight = torch.randn(config.vocab_size, config.hidden_size, dtype=getattr(torch, dtype), device=device)
     seconds: dict[str, dict[str, list[float]]] = {str(batch): {way: [] for way in ways} for batch in BATCHES}
     head: dict[str, dict[str, list[float]]] = {str(batch): {way: [] for way in ways if way != "plain"} for batch in BATCHES}
     read: dict[str, dict[str, float]] = {str(batch): {} for batch in BATCHES}
@@ -134,11 +137,13 @@ PRODUCT_ROWS = 152
 def _product(weight: torch.Tensor, rows: float) -> float:
     """Seconds of the head's product for so many rows."""
     pieces = max(1, -(-round(rows) // PRODUCT_ROWS))
-    inputs = torch.randn(max(1, round(rows / pieces)), weight.shape[1]).to(weight.dtype)
+    inputs = torch.randn(max(1, round(rows / pieces)), weight.shape[1], device=weight.device).to(weight.dtype)
     times = []
     for _ in range(3):
+        synchronize(weight.device)
         start = time.perf_counter()
-        native.head_product(weight, inputs)
+        native.head_product(weight, inputs) if native.streams(weight) else inputs @ weight.T
+        synchronize(weight.device)
         times.append(time.perf_counter() - start)
     return statistics.median(times) * rows / len(inputs)
 

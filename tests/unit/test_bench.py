@@ -400,14 +400,39 @@ def test_gpu_script_names_what_it_left_out(script, result, tmp_path, monkeypatch
         return result.to_json()
 
     monkeypatch.setattr(gpu, "part", part)
-    options = [str(tmp_path), "--shapes", "tiny", "--device", "cpu", "--batch-sizes", "1"]
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    options = [str(tmp_path), "--shapes", "tiny", "--device", "cpu", "--batch-sizes", "1", "--no-host"]
     assert gpu.main(options) == 1
     printed = capsys.readouterr()
+    assert "left out: vLLM: not installed" in printed.out
     assert "left out: tiny-batch1-static-compiled: RuntimeError: out of memory" in printed.out
     assert "| dola |" in printed.out
     assert [file.name for file in tmp_path.iterdir()] == ["tiny-batch1-dynamic.json"]
     assert gpu.main([*options, "--minutes", "0"]) == 1
     assert "tiny-batch1-dynamic: no time left" in capsys.readouterr().out
+
+
+def test_the_profile_of_a_step_has_the_host_and_the_device(script):
+    host = script("gpu_host")
+    model = Source("tiny", device="cpu", random_weights=True).load().model
+    found = host.where_time_goes(model, new_tokens=4, prompt_length=8, compiled=False)
+    assert list(found) == ["greedy", "dola"]
+    assert all(each["step_ms"] > 0 and each["functions"] and each["device_ms"] is None for each in found.values())
+    assert "| dola |" in host.table(found)
+    assert "not known" in host.table(found)
+    kernel = {"device_type": host.DeviceType.CUDA, "self_device_time_total": 6000, "count": 2, "key": "cudaGraphLaunch"}
+    cpu = {"device_type": host.DeviceType.CPU, "self_cpu_time_total": 1000, "count": 1, "key": "aten::mm"}
+    figures = host._figures([SimpleNamespace(**kernel), SimpleNamespace(**cpu)], steps=2, step_ms=5.0)
+    assert figures == {"step_ms": 5, "device_ms": 3, "host_ms": 2, "launches": 1, "functions": {"aten::mm": 0.5}}
+
+
+def test_kept_reports_have_no_texts_of_a_benchmark(script):
+    keep = script("keep")
+    report = {"item_ids": ["1"], "items": [{"question": "q"}], "changed": {}, "ways": [{"name": "vanilla", "chosen": ["q"]}]}
+    assert keep.without_texts(report) == {"item_ids": ["1"], "ways": [{"name": "vanilla"}]}
+    kept = {file.name: json.loads(file.read_text()) for file in keep.FOLDER.glob("*.json")}
+    assert kept
+    assert [name for name, found in kept.items() if keep.without_texts(found) != found] == []
 
 
 def test_sweep(script, capsys, tmp_path):
