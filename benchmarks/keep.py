@@ -1,4 +1,4 @@
-"""Keep a report in results/evaluation, with every item's values and without the benchmark's own texts, which have licences.
+"""Keep a report in results/evaluation, with every item's values and without the benchmark's own texts, which have licenses.
 
     python benchmarks/keep.py report.json factor-full-smollm2
 

@@ -49,7 +49,8 @@ def main() -> int:
 def by_transformers(folder: str, new_tokens: int) -> tuple[dict[str, list[list[int]]], dict[str, Any]]:
     """The answers of each way, and the layers that vLLM needs for it."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, _ = dola.load(folder, dtype="float32", device=device)
+    model, _ = dola.load(folder, dtype="float32")
+    model.to(device)
     blocks = dola.Anatomy.of(model).num_layers
     layers: dict[str, Any] = {"plain": "off", "high": "high", "low": "low", "a list": [1, blocks - 1]}
     settings = {"do_sample": False, "max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "repetition_penalty": 1.2}

@@ -412,6 +412,26 @@ def test_gpu_script_names_what_it_left_out(script, result, tmp_path, monkeypatch
     assert "tiny-batch1-dynamic: no time left" in capsys.readouterr().out
 
 
+def test_gpu_script_runs_vllm_where_it_is_installed(script, result, tmp_path, monkeypatch, capsys):
+    gpu, ran = script("gpu"), []
+
+    def run(command, **_):
+        ran.append(Path(command[1]).name)
+        failed = ran[-1] == "vllm_throughput.py"
+        return SimpleNamespace(returncode=int(failed), stdout="32 of 32 answers", stderr="out of memory")
+
+    monkeypatch.setattr(gpu, "find_spec", lambda name: object())
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    monkeypatch.setattr(gpu, "part", lambda *_, **__: result.to_json())
+    options = [str(tmp_path), "--shapes", "tiny", "--serving", "tiny", "--device", "cpu", "--batch-sizes", "1", "--no-host"]
+    assert gpu.main(options) == 1
+    printed = capsys.readouterr().out
+    assert ran == ["vllm_tokens.py", "vllm_throughput.py"]
+    assert "32 of 32 answers" in printed
+    assert "left out: vllm-throughput: RuntimeError: vllm_throughput.py ended with 1" in printed
+    assert {"tiny", "vllm-tokens.json"} <= {each.name for each in tmp_path.iterdir()}
+
+
 def test_the_profile_of_a_step_has_the_host_and_the_device(script):
     host = script("gpu_host")
     model = Source("tiny", device="cpu", random_weights=True).load().model
