@@ -40,7 +40,8 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as folder, _server(given.folder, "plain"), _server(given.folder, "dola"):
         for turn in range(given.rounds + 1):  # the first is to warm up
-            for way, layers in ways.items():
+            first = turn % len(ways)
+            for way, layers in [*ways.items()][first:] + [*ways.items()][:first]:
                 measured = _measure(given.folder, Path(folder), layers)
                 if turn:
                     found[way].append(measured)
@@ -69,7 +70,10 @@ def _server(folder: Path, kind: str) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _answers(port: int) -> bool:

@@ -21,6 +21,7 @@ import traceback
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import gpu_host
 import torch
@@ -43,12 +44,12 @@ def main(arguments=None) -> int:
         for compiled in [cache == "static" for cache in args.caches.split(",")]:
             for batch_size in map(int, args.batch_sizes.split(",")):
                 name = f"{shape}-batch{batch_size}-{'static-compiled' if compiled else 'dynamic'}"
-                with run.part(name) as allowed:
+                with run.part(name, f"{shape}, {'compiled' if compiled else 'eager'}") as allowed:
                     if allowed:
                         result = part(model, source, args, compiled=compiled, batch_size=batch_size)
                         run.keep(args.folder / f"{name}.json", result, markdown(result))
         if args.host:
-            with run.part(f"{shape}-host") as allowed:
+            with run.part(f"{shape}-host", "host") as allowed:
                 if allowed:
                     found = gpu_host.where_time_goes(model)
                     run.keep(args.folder / f"{shape}-host.json", found, f"{shape}\n\n{gpu_host.table(found)}")
@@ -63,17 +64,24 @@ class Run:
     """What has been done and what was left out, within the minutes that are allowed."""
 
     def __init__(self, minutes: float) -> None:
-        self.start, self.minutes, self.longest = time.monotonic(), minutes, 0.0
+        self.start, self.minutes, self.longest = time.monotonic(), minutes, {}
         self.tables, self.left_out = [], []
 
     def say(self, line) -> None:
         print(f"[{time.monotonic() - self.start:.0f} s] {line}", file=sys.stderr, flush=True)
 
+    def left(self) -> float:
+        """Seconds that are left."""
+        return 60 * self.minutes - (time.monotonic() - self.start)
+
     @contextmanager
-    def part(self, name):
-        """Yields whether there is time for a part. One that fails must not cost the others, which run on rented time."""
+    def part(self, name, kind):
+        """Yields whether there is time for a part: as much as the longest one of its kind took.
+
+        One that fails must not cost the others, which run on rented time.
+        """
         began = time.monotonic()
-        if began - self.start + self.longest > 60 * self.minutes:  # the next part takes at least as long as the longest so far
+        if self.left() <= self.longest.get(kind, 0.0):
             self.left_out.append(f"{name}: no time left")
             yield False
             return
@@ -83,7 +91,7 @@ class Run:
         except Exception as error:
             self.left_out.append(f"{name}: {type(error).__name__}: {(str(error).strip() or '?').splitlines()[0][:200]}")
             traceback.print_exc()
-        self.longest = max(self.longest, time.monotonic() - began)
+        self.longest[kind] = max(self.longest.get(kind, 0.0), time.monotonic() - began)
 
     def keep(self, file, result, table) -> None:
         file.write_text(json.dumps(result) + "\n", encoding="utf-8")
@@ -101,21 +109,21 @@ def serve(run, args) -> None:
     if find_spec("vllm") is None:
         run.left_out.append("vLLM: not installed")
         return
-    folder = args.folder / args.serving
-    if not folder.is_dir():
-        Source(args.serving, "bfloat16", "cpu", random_weights=True).load().model.save_pretrained(folder)
     memory = ["--memory", str(args.memory)]
-    for name, command in {
-        "vllm-tokens": ["vllm_tokens.py", str(folder), *memory],
-        "vllm-throughput": ["vllm_throughput.py", str(folder), "--dtype", "bfloat16", "--graphs", *memory],
-    }.items():
-        with run.part(name) as allowed:
+    with TemporaryDirectory() as folder:  # gigabytes, so not among the results
+        with run.part("vllm-model", "vLLM") as allowed:
             if allowed:
-                script = [sys.executable, str(Path(__file__).with_name(command[0])), *command[1:]]
-                done = subprocess.run(script, capture_output=True, text=True)
-                if done.returncode:
-                    raise RuntimeError(f"{command[0]} ended with {done.returncode}: {(done.stdout or done.stderr)[-400:]}")
-                run.keep(args.folder / f"{name}.json", {"output": done.stdout}, f"{name}\n\n{done.stdout}")
+                Source(args.serving, "bfloat16", "cpu", random_weights=True).load().model.save_pretrained(folder)
+        for script, options in {"vllm_tokens": [], "vllm_throughput": ["--dtype", "bfloat16", "--graphs"]}.items():
+            with run.part(script, "vLLM") as allowed:
+                if allowed:
+                    command = [sys.executable, str(Path(__file__).with_name(f"{script}.py")), folder, *options, *memory]
+                    done = subprocess.run(command, capture_output=True, text=True, timeout=max(1.0, run.left()))
+                    (args.folder / f"{script}.log").write_text(f"{done.stdout}\n{done.stderr}", encoding="utf-8")
+                    run.tables.append(f"{script}\n\n{done.stdout}")
+                    if done.returncode:
+                        *_, last = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()] or ["?"]
+                        raise RuntimeError(f"ended with {done.returncode}: {last}")
 
 
 def part(model, source, args, *, compiled, batch_size):

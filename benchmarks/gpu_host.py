@@ -2,14 +2,16 @@
 
     python benchmarks/gpu_host.py FOLDER [--shape llama-3-8b]
 
-Greedy decoding and DoLa are profiled one after the other. Time in which the device works is the sum of its kernels; the rest
-of a step is the host's: Python between the compiled graphs, guards, launches. `gpu.py` runs this after its tables.
+Greedy decoding and DoLa are profiled one after the other, each for two lengths: their difference has neither the prompt nor
+what a call does once. Time in which the device works is the sum of its kernels; the rest of a step is the host's: Python
+between the compiled graphs, guards, launches. `gpu.py` runs this too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from dola.bench.ways import Bench, Settings
 
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cudaGraphLaunch")
 SHOWN = 8
+SHORT = 4
+"""Tokens of the shorter run."""
 
 
 def main() -> None:
@@ -45,27 +49,40 @@ def where_time_goes(
     case = random_case(model.config.vocab_size, batch_size=1, length=prompt_length, batches=1)
     found = {}
     with Bench(model, settings) as bench:
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.device.type == "cuda" else [])]
         for way in settings.ways()[:2]:
             with bench.made_ready(way):
                 for _ in range(3):  # compiled in the first call, recorded as CUDA graphs in those after it
                     plain = bench.run(way, case.prompts[0])
-                activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.device.type == "cuda" else [])]
-                with profile(activities=activities) as profiled:
-                    bench.run(way, case.prompts[0])
-            found[way.name] = _figures(profiled.key_averages(), plain.steps, 1000 * plain.token_s)
+                totals = []
+                for tokens in (SHORT, SHORT + new_tokens):
+                    with profile(activities=activities) as profiled:
+                        bench.run(way, case.prompts[0], tokens)
+                    totals.append(_totals(profiled.key_averages()))
+            found[way.name] = _figures(*totals, new_tokens, 1000 * plain.token_s)
     return found
 
 
-def _figures(events: Any, steps: int, step_ms: float) -> dict[str, Any]:
-    """Figures of one way. Times of functions are those under the profiler, which slows them; the step's time is not."""
-    busy = sum(event.self_device_time_total for event in events if event.device_type != DeviceType.CPU) / steps / 1000
-    host = sorted((event for event in events if event.device_type == DeviceType.CPU), key=lambda e: -e.self_cpu_time_total)
+def _totals(events: Any) -> dict[str, Any]:
+    """Microseconds of the device, launches, and microseconds of each of the host's functions."""
+    on_host = [event for event in events if event.device_type == DeviceType.CPU]
+    return {
+        "device": sum(event.self_device_time_total for event in events if event.device_type != DeviceType.CPU),
+        "launches": sum(event.count for event in events if event.key in LAUNCHES),
+        "functions": Counter({event.key[:60]: event.self_cpu_time_total for event in on_host}),
+    }
+
+
+def _figures(short: dict[str, Any], whole: dict[str, Any], steps: int, step_ms: float) -> dict[str, Any]:
+    """Figures of a step. Times of functions are those under the profiler, which slows them; the step's time is not."""
+    busy = (whole["device"] - short["device"]) / steps / 1000
+    longest = (whole["functions"] - short["functions"]).most_common(SHOWN)
     return {
         "step_ms": step_ms,
         "device_ms": busy or None,
         "host_ms": step_ms - busy if busy else None,
-        "launches": sum(event.count for event in events if event.key in LAUNCHES) / steps,
-        "functions": {event.key[:60]: event.self_cpu_time_total / steps / 1000 for event in host[:SHOWN]},
+        "launches": (whole["launches"] - short["launches"]) / steps,
+        "functions": {name: microseconds / steps / 1000 for name, microseconds in longest},
     }
 
 

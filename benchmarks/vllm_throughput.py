@@ -25,6 +25,7 @@ import torch
 
 from dola import native
 from dola.bench.ways import synchronize
+from dola.decoding.step import chunk_rows
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -79,12 +80,12 @@ def measure(folder: str, dtype: str, repeats: int, new_tokens: int, memory: floa
             for way, chosen in ways.items():
                 with _undecided() as rows:
                     took = _time(llm, batch, chosen, new_tokens)
-                if chosen is not None:
-                    read[str(batch)][way] = sum(rows) * len(chosen) / new_tokens
                 if repeat:
                     seconds[str(batch)][way].append(took)
-                    if chosen is not None:
-                        head[str(batch)][way].append(new_tokens * _product(weight, read[str(batch)][way]))
+                if chosen is not None:
+                    read[str(batch)][way] = sum(rows) * len(chosen) / new_tokens
+                    if repeat:
+                        head[str(batch)][way].append(_products(weight, [len(chosen) * each for each in rows], len(chosen)))
     rate = {
         batch: {way: int(batch) * new_tokens / statistics.median(times) for way, times in of_batch.items()}
         for batch, of_batch in seconds.items()
@@ -130,22 +131,17 @@ def _undecided() -> Iterator[list[int]]:
         metrics.add_rows = original
 
 
-PRODUCT_ROWS = 152
-"""Rows that the head reads at a time, at most: the step makes chunks of about this size."""
-
-
-def _product(weight: torch.Tensor, rows: float) -> float:
-    """Seconds of the head's product for so many rows."""
-    pieces = max(1, -(-round(rows) // PRODUCT_ROWS))
-    inputs = torch.randn(max(1, round(rows / pieces)), weight.shape[1], device=weight.device).to(weight.dtype)
-    times = []
-    for _ in range(3):
-        synchronize(weight.device)
-        start = time.perf_counter()
-        native.head_product(weight, inputs) if native.streams(weight) else inputs @ weight.T
-        synchronize(weight.device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) * rows / len(inputs)
+def _products(weight: torch.Tensor, rows: list[int], candidates: int) -> float:
+    """Seconds of the head's products for so many rows in each step, cut into pieces as the step cuts them."""
+    most = candidates * chunk_rows(weight.device.type, candidates * len(weight), weight.dtype)
+    pieces = [min(most, each - start) for each in rows for start in range(0, each, most)]
+    inputs = torch.randn(most, weight.shape[1], device=weight.device).to(weight.dtype)
+    synchronize(weight.device)
+    start = time.perf_counter()
+    for piece in pieces:
+        native.head_product(weight, inputs[:piece]) if native.streams(weight) else inputs[:piece] @ weight.T
+    synchronize(weight.device)
+    return time.perf_counter() - start
 
 
 def _time(llm: Any, batch: int, layers: list[int] | None, new_tokens: int) -> float:

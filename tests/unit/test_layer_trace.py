@@ -297,8 +297,10 @@ def test_layers_are_counted_where_there_is_a_choice(trace):
     many = dataclasses.replace(trace, tokens=tuple(tokens))
     assert many.uses() == {2: 7, 1: 1}
     assert many.uses(settled=True) == {settled.layer: 1}
-    assert "The premature layer where there is a choice: 2 in 7 columns, 1 in 1." in " ".join(shown(many).split())
-    assert "where there is a choice" not in shown(dataclasses.replace(trace, tokens=tuple(tokens[:7])))
+    assert "Where there is a choice, layer 2 was used in 7 columns, layer 1 in 1." in " ".join(shown(many).split())
+    unmarked = dataclasses.replace(many, tokens=(*tokens, dataclasses.replace(open_, layer=None)))
+    assert "layer 1 in 1, none in 1." in " ".join(shown(unmarked).split())
+    assert "Where there is a choice" not in shown(dataclasses.replace(trace, tokens=tuple(tokens[:7])))
 
 
 def test_on_a_terminal_without_colour(trace):

@@ -103,6 +103,51 @@ def test_rows_go_by_their_requests_and_others_are_plain(given):
     torch.testing.assert_close(plain, given.hidden[:, :WIDTH] @ given.weight.T)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_batch_with_one_way_for_all_rows(given, workers):
+    mature, one, two = (layer @ given.weight.T for layer in given.hidden.chunk(3, dim=-1))
+    expected = contrast(mature, torch.stack([one, two]))
+    request = Request(DoLaConfig((1, 2)), lazy=False, bans=True)
+    gathering, found = Gathering(), {}
+
+    def work(rank: int) -> None:
+        batch = Batch(dict.fromkeys(range(4), request), wired=True)
+        batch.announce()
+        gather = None if workers == 1 else gathering.of(rank)
+        engine = Engine(given.weight, gather=gather, rank=rank, workers=workers)
+        found[rank] = scored(Decoder(engine, given.served, batch, WIDTH), given.hidden), batch.held
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for scores, (rows, held) in found.values():
+        torch.testing.assert_close(scores, expected)
+        assert rows == [0, 1, 2, 3]
+        torch.testing.assert_close(held, mature)
+
+
+def test_scores_of_a_batch_with_one_way_are_its_own(given):
+    """Nothing is copied on the way, and yet whoever writes into the scores changes neither the logits nor what is held."""
+    batch = Batch(dict.fromkeys(range(4), Request(DoLaConfig((1, 2)), bans=True)), wired=True)
+    batch.announce()
+    engine, logits = Engine(given.weight), given.hidden[:, :WIDTH] @ given.weight.T
+    engine.local = lambda rows: logits if len(rows) == 4 and rows.dim() == 2 else rows @ given.weight.T
+    mature = logits.clone()
+    scored(Decoder(engine, given.served, batch, WIDTH), given.hidden).fill_(7)
+    torch.testing.assert_close(logits, mature)
+    torch.testing.assert_close(batch.held[1], mature)
+
+
+def test_the_first_run_uses_the_most_memory(given, monkeypatch):
+    """vLLM measures it: a batch of several ways copies its logits, so that run does too."""
+    copied = []
+    monkeypatch.setattr("dola.serving.decoder.wide", lambda logits, copy: copied.append(copy) or logits.clone())
+    scored(Decoder(Engine(given.weight), given.served, Batch(wired=True), WIDTH), given.hidden)
+    assert copied == [True]
+
+
 def test_rows_of_the_batch_are_counted_by_method(given):
     """Not those of prompts, nor those of the engine's first run; settled rows where only the choice matters."""
     batch, engine = _batch(), Engine(given.weight)

@@ -212,7 +212,7 @@ class Step:
         _check_scores(self.config.method, scores, mature)
         if not torch.compiler.is_compiling():
             self.rows_saved += candidates.saved
-        return scores
+        return scores.to(wide_dtype(mature.dtype))
 
     def read_layer(self, hidden: Tensor, k: int) -> Tensor:
         """The head's output for the states of the k-th candidate, before any logit transform: [..., d] to [..., V]."""

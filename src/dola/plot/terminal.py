@@ -173,8 +173,9 @@ def _uses(trace: LayerTrace) -> str:
     if (uses := trace.uses()).total() < MANY:
         return ""
     (most, columns), *others = uses.most_common()
-    more = "".join(f", {layer} in {number}" for layer, number in others)
-    return f" The {trace.used_layer} where there is a choice: {most} in {columns} columns{more}."
+    more = "".join(f", layer {layer} in {number}" for layer, number in others)
+    without = sum(token.layer is None and token.plausible_count != 1 for token in trace.tokens)
+    return f" Where there is a choice, layer {most} was used in {columns} columns{more}{f', none in {without}' * bool(without)}."
 
 
 def _chosen(trace: LayerTrace) -> str:

@@ -99,15 +99,15 @@ class Decoder:
         groups: dict[tuple[MethodConfig, bool], list[int]] = defaultdict(list)
         for row, request in sorted(requests.items()):
             groups[request.config, request.lazy].append(row)
-        if len(groups) == 1 and len(requests) == len(logits):  # one way for all rows: nothing has to be copied
-            (way,) = groups
-            scores = self._scored(*way, logits, torch.arange(len(logits), device=logits.device), read)
-        else:
-            scores = wide(logits, copy=True)
-            for way, rows in groups.items():
-                index = torch.tensor(rows, device=logits.device)
-                scores[index] = self._scored(*way, logits[index], index, read)
         self._hold(logits, requests)
+        one_way = len(groups) == 1 and len(requests) == len(logits)
+        if one_way and self._batch.began:  # nothing has to be copied; but when memory is measured, the most must be used
+            (way,) = groups
+            return self._scored(*way, logits, torch.arange(len(logits), device=logits.device), read)
+        scores = wide(logits, copy=True)
+        for way, rows in groups.items():
+            index = torch.tensor(rows, device=logits.device)
+            scores[index] = self._scored(*way, logits[index], index, read)
         return scores
 
     def _scored(self, config: MethodConfig, lazy: bool, logits: Tensor, rows: Tensor, read: Captured) -> Tensor:
