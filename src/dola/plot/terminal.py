@@ -175,7 +175,8 @@ def _uses(trace: LayerTrace) -> str:
     (most, columns), *others = uses.most_common()
     more = "".join(f", layer {layer} in {number}" for layer, number in others)
     without = sum(token.layer is None and token.plausible_count != 1 for token in trace.tokens)
-    return f" Where there is a choice, layer {most} was used in {columns} columns{more}{f', none in {without}' * bool(without)}."
+    none = f", none in {without}" if without else ""
+    return f" Where there is a choice, layer {most} was used in {columns} columns{more}{none}."
 
 
 def _chosen(trace: LayerTrace) -> str:
