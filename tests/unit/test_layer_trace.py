@@ -300,6 +300,8 @@ def test_layers_are_counted_where_there_is_a_choice(trace):
     assert "Where there is a choice, layer 2 was used in 7 columns, layer 1 in 1." in " ".join(shown(many).split())
     unmarked = dataclasses.replace(many, tokens=(*tokens, dataclasses.replace(open_, layer=None)))
     assert "layer 1 in 1, none in 1." in " ".join(shown(unmarked).split())
+    low, high = (shown(many, force_terminal=True, no_color=True, height=lines) for lines in (16, 60))
+    assert ("Where there is" in low, "Where there is" in high) == (False, True)
     assert "Where there is a choice" not in shown(dataclasses.replace(trace, tokens=tuple(tokens[:7])))
 
 

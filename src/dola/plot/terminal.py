@@ -36,7 +36,7 @@ SENTENCES = 5
 """Maximum number of tokens explained above the heatmap."""
 
 MANY = 8
-"""Number of marked columns from which on the layers are counted below the heatmap."""
+"""Number of marked columns from which on the layers are counted below the heatmap, if there is room."""
 
 
 def render(console: Console, trace: LayerTrace) -> None:
@@ -47,19 +47,26 @@ def render(console: Console, trace: LayerTrace) -> None:
         console.print(Text(sentence))
     legend = list(_legend(trace, plain))
     size, layers = max(1, (console.width - LABEL) // CELL), list(reversed(range(trace.num_layers)))
+    uses = [Text(_uses(trace))] if trace.uses().total() >= MANY else []
     if console.is_terminal:
-        around = AROUND + sum(len(line.wrap(console, console.width)) for line in legend)
-        layers = fitting(layers, {0, *trace.candidates, *(token.layer for token in trace.tokens)}, console.height - around)
+        room = console.height - AROUND - _height(console, legend)
+        layers = fitting(layers, {0, *trace.candidates, *(token.layer for token in trace.tokens)}, room)
+        uses = uses if len(layers) + _height(console, uses) <= room else []  # layers come first
     for start in range(0, len(trace.tokens), size):
         console.print()
         for line in _block(trace, trace.tokens[start : start + size], layers, plain):
             console.print(line, no_wrap=True, overflow="crop", crop=True)
     console.print()
-    for line in legend:
+    for line in (*legend, *uses):
         console.print(line)
     if hidden := trace.num_layers - len(layers):
         fitted = f"Left out, so that the others fit into {console.height} lines"
         console.print(f"{fitted}: {hidden} of {trace.num_layers} layers. --html shows all.")
+
+
+def _height(console: Console, lines: list[Text]) -> int:
+    """Lines of the terminal that these take."""
+    return sum(len(line.wrap(console, console.width)) for line in lines)
 
 
 def fitting(layers: Sequence[int], needed: Container[int | None], room: int) -> list[int]:
@@ -153,7 +160,7 @@ def _legend(trace: LayerTrace, plain: bool) -> Iterator[Text]:
         yield scale + Text(f" {trace.scale:.2g}")
     first = "the contrast's" if trace.by_dola else f"{trace.method_name}'s"
     choices = f"last: the last layer's first choice; {_chosen(trace)}: {first} first choice, = if it is the same."
-    yield Text(f"{choices}{_room(trace)}{_uses(trace)}")
+    yield Text(f"{choices}{_room(trace)}")
 
 
 def _room(trace: LayerTrace) -> str:
@@ -169,14 +176,12 @@ def _room(trace: LayerTrace) -> str:
 
 
 def _uses(trace: LayerTrace) -> str:
-    """How often each layer was used, as a sentence after others; "" where the marks of a few columns show it."""
-    if (uses := trace.uses()).total() < MANY:
-        return ""
-    (most, columns), *others = uses.most_common()
+    """How often each layer was used, as a sentence."""
+    (most, columns), *others = trace.uses().most_common()
     more = "".join(f", layer {layer} in {number}" for layer, number in others)
     without = sum(token.layer is None and token.plausible_count != 1 for token in trace.tokens)
     none = f", none in {without}" if without else ""
-    return f" Where there is a choice, layer {most} was used in {columns} columns{more}{none}."
+    return f"Where there is a choice, layer {most} was used in {columns} columns{more}{none}."
 
 
 def _chosen(trace: LayerTrace) -> str:
