@@ -1,6 +1,6 @@
 """Could DoLa read fewer rows of the head, or cheaper ones? Counted on texts that DoLa decodes; nothing is decoded differently.
 
-    python benchmarks/fewer_rows.py [--model smollm2] [--layers high] [--new-tokens 48]
+    python benchmarks/fewer_rows.py [--model smollm2] [--layers high] [--new-tokens 64]
 
 At each position with more than one plausible token, three ways are looked at:
 
@@ -18,9 +18,10 @@ At each position with more than one plausible token, three ways are looked at:
 
 import argparse
 import math
+import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,7 @@ from dola.model.hidden import captured
 EVERY = {2: "second", 3: "third", 4: "fourth"}
 AMONG = (1, 2, 4)
 ROWS = 96
-"""Rows of the timed products: a batch of 32 has about twice as many, and the kernel gets them in chunks of this size."""
+"""Rows of the timed products: a batch of 32 has about twice as many, and the kernel gets them in chunks of about this size."""
 
 
 @dataclass
@@ -47,9 +48,8 @@ class Position:
     Attributes:
         place: Its number in the text.
         tokens: The token that the contrast with each candidate would choose, [K].
-        agree: Whether all candidates choose the same one if there is no penalty.
+        agree: Whether all candidates choose the same one without a penalty.
         divergences: Each candidate's divergence less ln 2, [K].
-        chosen: The candidate that diverges most.
         new: Whether none of these tokens is in the text before: then a penalty, which only lowers others, leaves them first.
         left: Number of candidates that remain, by kind of product and of bound.
         error: Largest error of a logit and its bound, in nats, by kind of product.
@@ -59,10 +59,18 @@ class Position:
     tokens: list[int]
     agree: bool
     divergences: list[float]
-    chosen: int
     new: bool
     left: dict[tuple[str, str], int]
     error: dict[str, tuple[float, float]]
+
+    @property
+    def chosen(self) -> int:
+        """The candidate that diverges most."""
+        return self.chosen_among(range(len(self.divergences)))
+
+    def chosen_among(self, candidates: Iterable[int]) -> int:
+        """The one of these that diverges most."""
+        return max(candidates, key=self.divergences.__getitem__)
 
 
 @torch.no_grad()
@@ -130,7 +138,7 @@ def _undecided(
         tokens = penalty(before.expand(len(scores), -1), scores).argmax(-1)
         agree = len({*unpenalized.tolist()}) == 1
         new = not torch.isin(unpenalized, before).any()
-        shared = -jsd(log_p, log_q)
+        divergences = jsd(log_p, log_q)
         left, error = {}, {}
         for kind, (small, rounding) in rounded.items():
             near = rounding(inputs)
@@ -143,7 +151,7 @@ def _undecided(
             roughly = -jsd(log_p, cheap.log_softmax(-1))
             left[kind, "bound"], left[kind, "largest error"] = _left(roughly, bound), _left(roughly, largest)
             error[kind] = float(largest.max()), float(bound.max())
-        yield Position(place, tokens.tolist(), agree, (-shared).tolist(), int(shared.argmin()), new, left, error)
+        yield Position(place, tokens.tolist(), agree, divergences.tolist(), new, left, error)
 
 
 def _left(shared: Tensor, error: Tensor) -> int:
@@ -207,7 +215,7 @@ def _among(by_text: list[list[Position]], few: int) -> int:
         counts = Counter(position.chosen for other in by_text if other is not text for position in other)
         kept = [layer for layer, _ in counts.most_common(few)]
         for position in text:
-            layer = max(kept, key=lambda k: position.divergences[k])
+            layer = position.chosen_among(kept)
             different += position.tokens[layer] != position.tokens[position.chosen]
     return different
 
@@ -230,7 +238,7 @@ def _median(way: Callable[[], object]) -> float:
         start = time.perf_counter()
         way()
         found.append(1000 * (time.perf_counter() - start))
-    return sorted(found)[4]
+    return statistics.median(found)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where a compiled step's time goes on one GPU: the device's work, and the host's between the graphs.
+"""What takes the time of a compiled step on one GPU: the device's work, and the host's between the graphs.
 
     python benchmarks/gpu_host.py FOLDER [--shape llama-3-8b]
 

@@ -62,14 +62,14 @@ def measure(folder: str, dtype: str, repeats: int, new_tokens: int, memory: floa
         enable_prefix_caching=False,
         additional_config={"dola": {"layers": "high", "capture": "all", "default": "off"}},
     )
-    layers = llm.llm_engine.vllm_config.model_config.hf_text_config.num_hidden_layers
+    config = llm.llm_engine.vllm_config.model_config.hf_text_config
+    layers = config.num_hidden_layers
     ways: dict[str, list[int] | None] = {
         "plain": None,
         "K = 1": [layers - 2],
         "K = 2": [layers - 4, layers - 2],
         "K = 8": list(range(layers - 16, layers, 2)),
     }
-    config = llm.llm_engine.vllm_config.model_config.hf_text_config
     device = "cuda" if torch.cuda.is_available() else "cpu"
     weight = torch.randn(config.vocab_size, config.hidden_size, dtype=getattr(torch, dtype), device=device)
     seconds: dict[str, dict[str, list[float]]] = {str(batch): {way: [] for way in ways} for batch in BATCHES}

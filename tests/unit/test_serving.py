@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,6 +66,12 @@ class Gathering:
         return gather
 
 
+def at_once(workers: int, work: Callable[[int], Any]) -> list[Any]:
+    """What each worker, here a thread, returns; an error in one is raised."""
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(work, range(workers)))
+
+
 def _batch() -> Batch:
     first, both = Request(DoLaConfig((1,)), lazy=False), Request(DoLaConfig((1, 2)), lazy=False, bans=True)
     batch = Batch({0: first, 2: both, 3: first}, wired=True)
@@ -108,21 +116,16 @@ def test_a_batch_with_one_way_for_all_rows(given, workers):
     mature, one, two = (layer @ given.weight.T for layer in given.hidden.chunk(3, dim=-1))
     expected = contrast(mature, torch.stack([one, two]))
     request = Request(DoLaConfig((1, 2)), lazy=False, bans=True)
-    gathering, found = Gathering(), {}
+    gathering = Gathering()
 
-    def work(rank: int) -> None:
+    def work(rank: int) -> tuple[Tensor | None, Any]:
         batch = Batch(dict.fromkeys(range(4), request), wired=True)
         batch.announce()
         gather = None if workers == 1 else gathering.of(rank)
         engine = Engine(given.weight, gather=gather, rank=rank, workers=workers)
-        found[rank] = scored(Decoder(engine, given.served, batch, WIDTH), given.hidden), batch.held
+        return scored(Decoder(engine, given.served, batch, WIDTH), given.hidden), batch.held
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for scores, (rows, held) in found.values():
+    for scores, (rows, held) in at_once(workers, work):
         torch.testing.assert_close(scores, expected)
         assert rows == [0, 1, 2, 3]
         torch.testing.assert_close(held, mature)
@@ -168,19 +171,14 @@ def test_rows_of_the_batch_are_counted_by_method(given):
 
 
 def test_two_workers_with_half_the_head_each_have_the_scores_of_one(given):
-    gathering, found = Gathering(), {}
+    gathering = Gathering()
 
-    def work(rank: int) -> None:
+    def work(rank: int) -> Tensor | None:
         engine = Engine(given.weight, gather=gathering.of(rank), rank=rank, workers=2)
-        found[rank] = scored(Decoder(engine, given.served, _batch(), WIDTH), given.hidden)
+        return scored(Decoder(engine, given.served, _batch(), WIDTH), given.hidden)
 
-    workers = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    for rank in range(2):
-        torch.testing.assert_close(found[rank], _expected(given.hidden, given.weight))
+    for scores in at_once(2, work):
+        torch.testing.assert_close(scores, _expected(given.hidden, given.weight))
 
 
 def test_a_batch_that_nobody_writes_is_refused(given):

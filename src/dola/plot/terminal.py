@@ -47,7 +47,7 @@ def render(console: Console, trace: LayerTrace) -> None:
         console.print(Text(sentence))
     legend = list(_legend(trace, plain))
     size, layers = max(1, (console.width - LABEL) // CELL), list(reversed(range(trace.num_layers)))
-    uses = [Text(_uses(trace))] if trace.uses().total() >= MANY else []
+    uses = list(_uses(trace))
     if console.is_terminal:
         room = console.height - AROUND - _height(console, legend)
         layers = fitting(layers, {0, *trace.candidates, *(token.layer for token in trace.tokens)}, room)
@@ -175,13 +175,15 @@ def _room(trace: LayerTrace) -> str:
     return f" Several tokens are plausible in {where}: DoLa has a choice."
 
 
-def _uses(trace: LayerTrace) -> str:
-    """How often each layer was used, as a sentence."""
-    (most, columns), *others = trace.uses().most_common()
+def _uses(trace: LayerTrace) -> Iterator[Text]:
+    """How often each layer was used, as a sentence; nothing where the marks of a few columns show it."""
+    if (uses := trace.uses()).total() < MANY:
+        return
+    (most, columns), *others = uses.most_common()
     more = "".join(f", layer {layer} in {number}" for layer, number in others)
     without = sum(token.layer is None and token.plausible_count != 1 for token in trace.tokens)
     none = f", none in {without}" if without else ""
-    return f"Where there is a choice, layer {most} was used in {columns} columns{more}{none}."
+    yield Text(f"Where there is a choice, layer {most} was used in {columns} columns{more}{none}.")
 
 
 def _chosen(trace: LayerTrace) -> str:
