@@ -201,10 +201,10 @@ class TestRows:
         states, read = torch.randn(3, 2, 8, generator=generator), torch.randn(3, 2, 20, generator=generator)
         sums = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
         readout = SimpleNamespace(after_head=lambda logits, config: logits, logit_transform=None)
-        known = Captured(readout, dola.ConfidentConfig(), list(states), reading=Reading(read, None, sums))
+        known = Captured(readout, dola.ConfidentConfig(), list(states), reading=Reading(read, sums=sums))
         assert torch.equal(known.some([1, 0]), read[[2, 1]])
         assert torch.equal(known.some([0], torch.tensor([1])), read[1:2, 1:])
-        with pytest.raises(AttributeError, match="premature"):  # the head would be needed, and there is none
+        with pytest.raises(AttributeError, match="premature_product"):  # the head would be needed, and there is none
             known.some([0, 2])
 
 

@@ -225,3 +225,34 @@ def test_guidance_and_a_bias_are_refused_by_their_reason(model):
     call = {**CALL, "guidance_scale": 1.5, "sequence_bias": {(321,): 100.0}}
     with pytest.raises(dola.DolaError, match="a bias lifts another token"):
         dola.generate(model, PROMPTS, dola_layers="high", **call)
+
+
+class BiasThenBan(LogitsProcessor):
+    """Writes into its input: forces one token by a bias, and lifts another a little."""
+
+    def __call__(self, input_ids, scores):
+        scores[:, 321] += 100
+        scores[:, 17] += 3
+        return scores
+
+
+class Ban(LogitsProcessor):
+    def __call__(self, input_ids, scores):
+        return scores.index_fill(-1, torch.tensor([321]), -torch.inf)
+
+
+def test_a_bias_in_place_counts_once_where_the_forced_token_is_banned_later(model):
+    """The contrast decides such a row, with the bias on it."""
+    with dola.attach(model, "high"):
+        contrast = model(PROMPTS).logits[:, -1]
+    contrast[:, 17] += 3
+    found = dola.generate(
+        model,
+        PROMPTS,
+        dola_layers="high",
+        logits_processor=LogitsProcessorList([BiasThenBan(), Ban()]),
+        **{**CALL, "max_new_tokens": 1},
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    assert torch.equal(found.scores[0], contrast.index_fill(-1, torch.tensor([321]), -torch.inf))

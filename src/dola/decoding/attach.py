@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from transformers import modeling_utils
 
+from dola import native
 from dola.decoding.call import (
     FOLLOWS_THREADS,
     Generation,
@@ -483,7 +484,7 @@ class Session:
             return None
         inputs, call.head_runs = call.head_runs, 0  # a further run of the head in this forward is the model's own
         if call.reading is None:
-            call.reading = self._step.reading(output.unflatten(0, (inputs, -1)))
+            call.reading = self._step.reading(native.Product(output.unflatten(0, (inputs, -1))))
         return call.reading.logits[0]
 
     def _is_lazy(self) -> bool:

@@ -91,7 +91,7 @@ class Generation:
         lazy: Whether the caller sees only tokens, so that a premature readout that cannot change them may be skipped.
         beams: Whether scores reach the processors as log-softmax (beam search) instead of unchanged.
         records_logits: Whether the model's own logits are returned, as `output_logits`.
-        keeps_rows: Whether a processor of this call can ban tokens, so that the mature logits may be needed.
+        keeps_rows: Whether a processor of this call can ban all tokens of the support, so that the mature logits may be needed.
         scores, mature: The contrast and the model's own logits of the last forward pass, [B, T, V].
         own_logits: The model's own logits at the last position of each forward pass, float32 [B, V].
         broken: Whether scores without a largest finite value have occurred, bool [] on the scores' device.
@@ -321,9 +321,9 @@ def _get_logits_processor(lm: Any, original: Callable[..., Any], *args: Any, **k
         return processors  # a plain call by a processor of this one
     generation.prepare(kwargs.get("generation_config", args[0] if args else None))
     generation.lazy &= all(isinstance(processor, NEVER_BAN + ONLY_BAN) for processor in processors)
-    generation.keeps_rows = bool(can_ban)
+    generation.keeps_rows = bool(can_ban) and generation.method.rules_out
     generation.may_run_model |= may_run_model(processors)
-    return (MatureFallback if can_ban else Watch)(processors, generation)
+    return (MatureFallback if generation.keeps_rows else Watch)(processors, generation)
 
 
 def _prepare_generation_config(lm: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -471,13 +471,15 @@ class MatureFallback(Watch):
 
     def _decide(self, input_ids: Tensor, scores: Tensor, mature: Tensor, plausible_tokens: Tensor, **kwargs: Any) -> Tensor:
         decisive, biased = _Path(mature), _Path(mature)  # with all processors, and without penalties and warpers
-        kept = _Path(scores)  # the contrast of forced rows
+        after = scores.clone()  # some processors write into their input
+        kept = _Path(after)  # the contrast of forced rows
         lost = forced = decided = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
         for processor in self:
-            before, state = scores.clone(), _copied(processor)  # some processors write into their input
+            before, state = after, _copied(processor)
             self._generation.ran_aside = False
             scores = _apply(processor, input_ids, scores, kwargs)
-            step = _Applied(state, before, scores.clone(), self._generation.ran_aside)
+            after = scores.clone()
+            step = _Applied(state, before, after, self._generation.ran_aside)
             decisive.steps.append(step)
             kept.steps.append(step)
             if isinstance(processor, NEVER_BAN):
@@ -491,7 +493,7 @@ class MatureFallback(Watch):
                 contrast = torch.where(was[:, None], kept.follow(input_ids, kwargs), scores) if was.any() else scores
                 scores = torch.where((decided & ~was)[:, None], decisive.follow(input_ids, kwargs), scores)
                 scores = torch.where((was & ~decided)[:, None], contrast, scores)
-                kept = _Path(contrast)
+                kept, after = _Path(contrast), scores.clone()
         return scores
 
 

@@ -14,7 +14,8 @@ from dola.lens.maps import Maps
 from dola.methods.config import MethodConfig
 from dola.methods.method import Candidates, ReadRows
 from dola.methods.vocabulary import wide, wide_dtype
-from dola.model.readout import Cut, Readout, Scale, StateMaps
+from dola.model.readout import Cut, Readout, Scale
+from dola.native import Product
 
 Rows = Sequence[int] | Tensor | None
 
@@ -40,7 +41,6 @@ class Read(Candidates):
     ) -> None:
         self._readout, self._config, self._reading = readout, config, reading
         self.layers, self.positions = layers, positions
-        self._log_z = reading.log_z if readout.logit_transform is None else None  # with a transform they belong to other logits
 
     def __len__(self) -> int:
         """K."""
@@ -57,7 +57,8 @@ class Read(Candidates):
 
     def mature_log_z(self) -> Tensor | None:
         """log sum exp of the mature logits, if the kernel has computed it."""
-        return None if self._log_z is None else self._log_z[0]
+        known = self._reading.log_z if self._readout.logit_transform is None else None  # of other logits with a transform
+        return None if known is None else known[0]
 
     def read(self, mature: Tensor, log_z: Tensor, rows: Tensor, *, jsd: bool) -> ReadRows:
         """See `Candidates.read`. Without a logit transform nothing is copied."""
@@ -76,8 +77,7 @@ class Captured(Candidates):
         hidden: The states of each candidate, [R, d].
         layers, positions: See `Candidates`.
         maps: The configuration's lens for these layers.
-        reading: What was read along with the mature rows, with one dimension of rows.
-        log_z: Log sum exp of the mature logits [R], if it is known.
+        reading: The mature rows and what was read along with them, with one dimension of rows.
     """
 
     def __init__(
@@ -90,11 +90,12 @@ class Captured(Candidates):
         positions: Tensor | None = None,
         maps: Maps | None = None,
         reading: Reading | None = None,
-        log_z: Tensor | None = None,
     ) -> None:
-        self._readout, self._config, self._hidden, self._log_z = readout, config, hidden, log_z
+        self._readout, self._config, self._hidden = readout, config, hidden
         self.layers, self.positions, self._maps = layers, positions, maps
-        self._known = {} if reading is None else dict(zip(reading.sums or (), reading.logits[1:], strict=True))
+        self._reading = reading if reading is None or readout.logit_transform is None else reading.of_other_logits()
+        sums = () if reading is None else reading.sums or ()
+        self._places = {weights: place for place, weights in enumerate(sums, start=1)}
 
     def __len__(self) -> int:
         """K."""
@@ -102,32 +103,47 @@ class Captured(Candidates):
 
     def mature_log_z(self) -> Tensor | None:
         """Log sum exp of the mature logits, if the kernel has computed it."""
-        return self._log_z
+        return None if self._reading is None or self._reading.log_z is None else self._reading.log_z[0]
+
+    def mature_entropy(self) -> Tensor | None:
+        """Entropy of the mature softmax, if the kernel has computed it."""
+        return None if self._reading is None or self._reading.entropy is None else self._reading.entropy[0]
 
     def logits(self, k: int | None = None, rows: Rows = None) -> Tensor:
         """See `Candidates.logits`."""
-        if len(self) == 1 and k is None:  # not stacked, so not copied
-            return self.logits(0, rows)[None]
-        if k is not None:
-            if (read := self._known_alone(k)) is not None:
-                return self._readout.after_head(_some(read, rows), self._config)
-            maps = self._maps and self._maps.of_one(k)
-            return self._logits_of(_some(self._hidden[k], rows), maps)
-        return self._logits_of(torch.stack([_some(layer, rows) for layer in self._hidden]), self._maps)
+        return self.product(range(len(self)), rows).logits if k is None else self.product([k], rows).logits[0]
 
     def some(self, layers: Sequence[int], rows: Rows = None) -> Tensor:
         """See `Candidates.some`."""
-        if layers and all(self._known_alone(k) is not None for k in layers):
-            return torch.stack([self.logits(k, rows) for k in layers])
-        states = torch.stack([_some(self._hidden[k], rows) for k in layers])
-        return self._logits_of(states, self._maps and self._maps.of([self._maps.layers[k] for k in layers]))
+        return self.product(layers, rows).logits
 
-    def _known_alone(self, k: int) -> Tensor | None:
-        """The head's output for candidate k, if it was read along with the mature rows."""
-        return self._known.get(tuple(float(each == k) for each in range(len(self)))) if self._known else None
+    def with_entropy(self, layers: Sequence[int], rows: Rows = None) -> tuple[Tensor, Tensor | None]:
+        """See `Candidates.with_entropy`."""
+        found = self.product(layers, rows)
+        return found.logits, found.entropy
 
-    def _logits_of(self, states: Tensor, maps: StateMaps | None) -> Tensor:
-        return self._readout.premature(states, self._config, maps, by_kernel=True)
+    def product(self, layers: Sequence[int], rows: Rows = None) -> Product:
+        """Logits [k, r, V] of some candidates, with what the kernel found on the way. None is read twice."""
+        places = [place for k in layers if (place := self._place(k)) is not None]
+        if len(places) == len(layers):
+            return _stacked([self._read_at(place, rows) for place in places])
+        states = [_some(self._hidden[k], rows) for k in layers]
+        if len(layers) == 1:  # not stacked, so not copied
+            maps = self._maps and self._maps.of_one(layers[0])
+            return _stacked([self._readout.premature_product(states[0], self._config, maps)])
+        maps = self._maps and self._maps.of([self._maps.layers[k] for k in layers])
+        return self._readout.premature_product(torch.stack(states), self._config, maps)
+
+    def _place(self, k: int) -> int | None:
+        """Where in the reading candidate k is, if it was read along with the mature rows."""
+        return self._places.get(tuple(float(each == k) for each in range(len(self)))) if self._places else None
+
+    def _read_at(self, place: int, rows: Rows) -> Product:
+        """Logits [r, V] that were read along with the mature rows."""
+        assert self._reading is not None
+        logits = self._readout.after_head(_some(self._reading.logits[place], rows), self._config)
+        entropy = self._reading.entropy
+        return Product(logits, entropy=None if entropy is None else entropy[place] if rows is None else entropy[place, rows])
 
     def combined(self, mature: Tensor, weights: Tensor, rows: Rows = None) -> Tensor:
         """See `Candidates.combined`. The head gets the sum of the states; the mature layer's logits are known already."""
@@ -140,7 +156,7 @@ class Captured(Candidates):
         else:
             states = torch.stack([_some(layer, rows) for layer in self._hidden])
             inputs = readout.candidate_input(states, self._config, self._maps)
-            read = readout.read_head_with_log_z(weighted(weights[None, :-1], inputs)[0])[0]
+            read = readout.product(weighted(weights[None, :-1], inputs)[0]).logits
             logits = wide(readout.after_head(read, self._config))
         dtype = logits.dtype
         if head.bias is not None:  # the head added it once, whatever the sum of the weights
@@ -150,16 +166,13 @@ class Captured(Candidates):
 
     def _read_combined(self, weights: Tensor) -> Tensor | None:
         """The head's output for this weighted sum, if it was read along with the mature rows."""
-        return self._known.get(tuple(weights[:-1].float().tolist())) if self._known else None
+        place = self._places.get(tuple(weights[:-1].float().tolist())) if self._places else None
+        return None if place is None or self._reading is None else self._reading.logits[place]
 
     def read(self, mature: Tensor, log_z: Tensor, rows: Tensor, *, jsd: bool) -> ReadRows:
         """See `Candidates.read`. The compiled kernel reads the head where it can."""
-        states = torch.stack([_some(layer, rows) for layer in self._hidden])
-        inputs = self._readout.candidate_input(states, self._config, self._maps)
-        logits, z = self._readout.read_head_with_log_z(inputs)
-        if self._readout.logit_transform is not None and self._readout.transforms(self._config):
-            logits, z = self._readout.after_head(logits, self._config), None
-        found = ReadRows(logits.to(mature.device), torch.arange(len(rows), device=mature.device), z)
+        read = self.product(range(len(self)), rows)
+        found = ReadRows(read.logits.to(mature.device), torch.arange(len(rows), device=mature.device), read.log_z)
         return compared(found, mature, log_z, rows, jsd=jsd)
 
 
@@ -175,6 +188,15 @@ def compared(read: ReadRows, mature: Tensor, log_z: Tensor, rows: Tensor, *, jsd
             mature, log_z[rows], read.logits, read.log_z, mature_rows=rows, rows=read.places, prune=True
         )
     return read
+
+
+def _stacked(products: list[Product]) -> Product:
+    """One product [k, ...] of k products [...]; of a single one, a view."""
+    first = products[0]
+    if len(products) == 1:
+        return Product(*(None if each is None else each[None] for each in first))  # type: ignore[arg-type]
+    entropy = [each.entropy for each in products if each.entropy is not None]
+    return Product(torch.stack([each.logits for each in products]), entropy=torch.stack(entropy) if entropy else None)
 
 
 def _some(values: Tensor, rows: Rows) -> Tensor:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dola import native
 from dola.decoding.candidates import Captured, Read, sums_states, weighted
 from dola.decoding.cost import cheaper_together, native_bound, product_bound
 from dola.decoding.reading import Reading
@@ -23,6 +22,7 @@ from dola.methods.method import AT_ONCE
 from dola.methods.registry import method_of
 from dola.methods.vocabulary import WHOLE, Vocabulary, wide_dtype
 from dola.model.readout import Readout
+from dola.native import Product
 
 CHUNK_ELEMENTS = {"cpu": 30 * 2**18, "cuda": 2**26}
 """Upper limit of K * rows * V for the premature logits computed at a time (at least one row), in float32: 256 MiB with CUDA,
@@ -98,7 +98,7 @@ class Step:
             return False
         if torch.compiler.is_compiling():
             return self.method.reads_all and self._compiles_together(hidden, candidates)
-        rows, kernel = hidden.shape[:-1].numel(), self._suits_kernel(hidden)
+        rows, kernel = hidden.shape[:-1].numel(), self.readout.suits_kernel(hidden)
         key = (rows, candidates, hidden.device.type, hidden.dtype, kernel, lazy)
         if key not in self._plans:
             self._plans[key] = self._plan(*key)
@@ -124,7 +124,7 @@ class Step:
     def reads_mature(self, hidden: Tensor) -> bool:
         """Whether the kernel should read the mature rows alone, the head's input `hidden` [..., d], if the candidates are read
         afterwards. A row's logits then do not depend on the batch, and their normalizers are known."""
-        return len(self._first(hidden)) > 0 and self._suits_kernel(hidden)
+        return len(self._first(hidden)) > 0 and self.readout.suits_kernel(hidden)
 
     def rows_to_read(self, mature: Tensor, hidden: list[Tensor]) -> Tensor:
         """The head's input [..., d] and what is read along with it, made of the K captured states: [1 + m, ..., d]."""
@@ -137,22 +137,14 @@ class Step:
     def read_by_kernel(self, rows: Tensor) -> Reading | None:
         """Read `rows`, of `rows_to_read` or the mature ones alone [1, ..., d], with the compiled kernel; None if it does not
         suit this head."""
-        if not self._suits_kernel(rows):
-            return None
-        head: Any = self.readout.head
-        logits, log_z = native.head_product(head.weight, rows.flatten(0, -2))
-        return self.reading(logits.view(*rows.shape[:-1], -1), log_z.view(rows.shape[:-1]))
+        return self.reading(self.readout.product(rows)) if self.readout.suits_kernel(rows) else None
 
-    def reading(self, logits: Tensor, log_z: Tensor | None = None) -> Reading:
+    def reading(self, product: Product) -> Reading:
         """The head's output for `rows_to_read`, [1 + m, ..., V], or for the mature rows alone, [1, ..., V]."""
-        if len(logits) == 1:
-            return Reading(logits, log_z, ())
-        return Reading(logits, log_z, None if self.method.reads_all else tuple(map(tuple, self._first(logits[0]).tolist())))
-
-    def _suits_kernel(self, hidden: Tensor) -> bool:
-        """Whether the compiled kernel can multiply this head with rows like `hidden`."""
-        head: Any = self.readout.head
-        return not torch.compiler.is_compiling() and native.suits(head) and hidden.dtype == head.weight.dtype
+        if len(product.logits) == 1:
+            return Reading(*product, sums=())
+        all_read = self.method.reads_all
+        return Reading(*product, sums=None if all_read else tuple(map(tuple, self._first(product.logits[0]).tolist())))
 
     def scores(
         self,
@@ -181,9 +173,6 @@ class Step:
         held = len(hidden) if self.method.reads_all else 1  # others read a layer at a time
         most = chunk_rows(mature.device.type, held * mature.shape[-1], mature.dtype) if alone else max(1, len(mature))
         size = most if torch.compiler.is_compiling() else _even(len(mature), most)
-        log_z = reading.log_z[0] if reading is not None and reading.log_z is not None and alone else None
-        if self.readout.logit_transform is not None:
-            log_z = None  # it belongs to other logits
 
         def of(rows: slice) -> Tensor:
             apart = Captured(
@@ -193,8 +182,7 @@ class Step:
                 layers=self.layers,
                 positions=None if positions is None else positions[rows],
                 maps=self.maps,
-                reading=reading,
-                log_z=None if log_z is None else log_z[rows],
+                reading=None if reading is None else reading.rows(rows),
             )
             return self._score(mature[rows], apart, lazy)
 

@@ -6,7 +6,6 @@ the same bans and biases, as plain decoding does: `lost` rows and `forced` rows.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -17,9 +16,8 @@ def lost(scores: Tensor, support: Tensor) -> Tensor:
         scores: The contrast [R, V] after bans and biases.
         support: Which tokens were plausible, bool [R, V].
     """
-    best_plausible = scores.masked_fill(~support, -torch.inf).amax(dim=-1)
-    best_other = scores.masked_fill(support, -torch.inf).amax(dim=-1)
-    return best_plausible <= best_other
+    first = scores == scores.amax(dim=-1, keepdim=True)
+    return (first & ~support).any(dim=-1)
 
 
 def forced(biased: Tensor, support: Tensor) -> Tensor:

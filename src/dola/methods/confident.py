@@ -17,7 +17,7 @@ from dola import native
 from dola.errors import InputError
 from dola.methods.draws import uniform
 from dola.methods.method import AT_ONCE, Candidates, Method
-from dola.methods.vocabulary import WHOLE, Vocabulary, wide
+from dola.methods.vocabulary import WHOLE, Vocabulary, wide, wide_dtype
 
 if TYPE_CHECKING:
     from dola.methods.config_confident import ConfidentConfig
@@ -59,48 +59,33 @@ class Confident(Method):
         """Scores [R, V], and the index of the candidate that gave them [R]; K is the mature layer."""
         downwards = sorted(range(len(candidates)), key=lambda k: candidates.layers[k], reverse=True)
         chosen = torch.full(mature.shape[:1], len(candidates), device=mature.device)
-        scores = wide(mature, copy=True)
         walked = self._walked(mature, candidates)
         if torch.compiler.is_compiling():
-            return self._whole_walk(scores, chosen, walked, downwards, candidates, vocab)
-        rows = None if walked is None else walked.nonzero()[:, 0]  # None is all of them
-        highest = entropy(mature if rows is None else mature[rows], vocab)
-        for k in downwards[:FIRST] if rows is None or len(rows) else ():
-            logits = candidates.logits(k, rows)
-            found = entropy(logits, vocab)
-            falls = found < highest  # the same on all workers
-            rows = falls.nonzero()[:, 0] if rows is None else rows[falls]
-            if not len(rows):
-                return scores, chosen
-            highest = found[falls]
-            scores[rows], chosen[rows] = logits[falls].to(scores), k
-        if rows is not None and len(rows):
-            self._walk_on(scores, chosen, rows, highest, downwards[FIRST:], candidates, vocab)
-        return scores, chosen
-
-    def _walk_on(
-        self,
-        scores: Tensor,
-        chosen: Tensor,
-        rows: Tensor,
-        highest: Tensor,
-        downwards: list[int],
-        candidates: Candidates,
-        vocab: Vocabulary,
-    ) -> None:
-        """The rest of the walk in `rows` [r], whose entropies are `highest` [r]: several layers in one read of the head."""
+            return self._whole_walk(wide(mature, copy=True), chosen, walked, downwards, candidates, vocab)
+        everything = torch.arange(len(mature), device=mature.device)
+        rows = everything if walked is None else everything[walked]
+        highest = entropy(mature, vocab, candidates.mature_entropy())[rows]
+        reads, read, layer, place = [mature[None]], torch.zeros_like(chosen), torch.zeros_like(chosen), everything.clone()
         while downwards and len(rows):
-            group = downwards[: max(1, AT_ONCE // len(rows))]
+            alone = len(reads) <= FIRST
+            group = downwards[: 1 if alone else max(1, AT_ONCE // len(rows))]
             downwards = downwards[len(group) :]
-            logits = candidates.some(group, rows)
-            found = entropy(logits, vocab)  # [k, r]
+            logits, known = candidates.with_entropy(group, None if len(rows) == len(mature) else rows)  # [k, r, V]
+            found = entropy(logits, vocab, known)  # the same on all workers
             steps = (found < torch.cat([highest[None], found[:-1]])).cumprod(dim=0).sum(dim=0)
-            moved = steps > 0
-            last = steps[moved] - 1
-            scores[rows[moved]] = logits[last, moved.nonzero()[:, 0]].to(scores)
-            chosen[rows[moved]] = torch.tensor(group, device=rows.device)[last]
+            moved = steps.nonzero()[:, 0]
+            at, last = rows[moved], steps[moved] - 1
+            chosen[at] = torch.tensor(group, device=rows.device)[last]
+            read[at], layer[at], place[at] = len(reads), last, moved
+            reads.append(logits)
             through = steps == len(group)
             rows, highest = rows[through], found[-1][through]
+        scores = torch.empty(mature.shape, dtype=wide_dtype(mature.dtype), device=mature.device)
+        for number, logits in enumerate(reads):  # once for each row, not at each step of its walk
+            mine = (read == number).nonzero()[:, 0]
+            from_row = layer[mine] * logits.shape[1] + place[mine]
+            scores.index_copy_(0, mine, logits.flatten(0, 1).index_select(0, from_row).to(scores))
+        return scores, chosen
 
     def _whole_walk(
         self,
@@ -134,9 +119,16 @@ class Confident(Method):
         return uniform(self.config.seed, candidates.positions.to(mature.device)) < self.config.probability
 
 
-def entropy(logits: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
-    """Entropy of softmax(logits) in nats, from [..., V] to [...]."""
-    if vocab is WHOLE and native.reads(logits):
-        return native.entropy(logits).nan_to_num(nan=0)  # as below: a layer that is NaN ends the walk there, and is reported
+def entropy(logits: Tensor, vocab: Vocabulary = WHOLE, known: Tensor | None = None) -> Tensor:
+    """Entropy of softmax(logits) in nats, from [..., V] to [...].
+
+    Args:
+        logits: [..., V].
+        vocab: The vocabulary, or this worker's part of it.
+        known: What the kernel found when it read these logits from the head, [...].
+    """
+    if vocab is WHOLE and (known is not None or native.reads(logits)):
+        found = native.entropy(logits) if known is None else known
+        return found.nan_to_num(nan=0)  # as below: a layer that is NaN ends the walk there, and is reported
     log_p = vocab.log_softmax(logits)
     return -vocab.sum(torch.where(log_p > -torch.inf, log_p.exp() * log_p, 0))

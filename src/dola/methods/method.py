@@ -52,6 +52,10 @@ class Candidates(ABC):
         """Logits [k, r, V] of k candidates, by their places among the K; in one read of the head's weights if possible."""
         return torch.stack([self.logits(k, rows) for k in layers])
 
+    def with_entropy(self, layers: Sequence[int], rows: Sequence[int] | Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """`some`, and the entropies of their softmax in nats [k, r], if a kernel computed them on the way."""
+        return self.some(layers, rows), None
+
     @abstractmethod
     def combined(self, mature: Tensor, weights: Tensor, rows: Sequence[int] | Tensor | None = None) -> Tensor:
         """Weighted sum over the layers of their logits, [r, V].
@@ -66,6 +70,10 @@ class Candidates(ABC):
 
     def mature_log_z(self) -> Tensor | None:
         """Log sum exp of the mature logits [R], or None if it has not been computed yet."""
+        return None
+
+    def mature_entropy(self) -> Tensor | None:
+        """Entropy of the mature softmax in nats [R], or None if it has not been computed yet."""
         return None
 
     def read(self, mature: Tensor, log_z: Tensor, rows: Tensor, *, jsd: bool) -> ReadRows:
@@ -150,6 +158,11 @@ class Method(ABC):
     def support(self, mature: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
         """The tokens that the method can choose, bool [..., V], never empty. If bans remove all, the mature scores decide."""
         return torch.ones_like(mature, dtype=torch.bool)
+
+    @property
+    def rules_out(self) -> bool:
+        """Whether `support` can leave tokens out. Otherwise bans need no further care: the scores rank every token."""
+        return type(self).support is not Method.support
 
     def contested(self, mature: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
         """The tokens whose order the layers can change, bool [..., V], never empty. By default the support."""

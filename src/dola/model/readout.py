@@ -23,11 +23,11 @@ Part = Callable[[Tensor], Tensor]
 
 
 @runtime_checkable
-class KnowsLogZ(Protocol):
-    """An engine's head that can use the kernel, which knows the normalizers of what it reads."""
+class ReadByKernel(Protocol):
+    """An engine's head that can use the kernel."""
 
-    def with_log_z(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits [..., V] of rows [..., d], and their log sum exp [...] or None."""
+    def product(self, hidden: Tensor) -> native.Product:
+        """Logits [..., V] of rows [..., d], and what the kernel found on the way."""
 
 
 class StateMaps(Protocol):
@@ -73,17 +73,17 @@ class Readout:
         logits = self.read_head(self.head_input(hidden, final_norm=final_norm))
         return logits if self.logit_transform is None or not logit_transform else self.logit_transform(logits)
 
-    def premature(
-        self, hidden: Tensor, config: MethodConfig, maps: StateMaps | None = None, *, by_kernel: bool = False
-    ) -> Tensor:
-        """Logits [..., V] of candidates' states, read out as the configuration says. Arguments: see `candidate_input`.
+    def premature(self, hidden: Tensor, config: MethodConfig, maps: StateMaps | None = None) -> Tensor:
+        """Logits [..., V] of candidates' states, read out as the configuration says. Arguments: see `candidate_input`."""
+        return self.after_head(self.read_head(self.candidate_input(hidden, config, maps)), config)
 
-        Args:
-            by_kernel: Whether the compiled kernel may read the head. The raw head always rounds as the old code does.
-        """
+    def premature_product(self, hidden: Tensor, config: MethodConfig, maps: StateMaps | None = None) -> native.Product:
+        """`premature` by the compiled kernel where it suits. The raw head always rounds as the old code does."""
         rows = self.candidate_input(hidden, config, maps)
-        logits = self.read_head_with_log_z(rows)[0] if by_kernel and self.transforms(config) else self.read_head(rows)
-        return self.after_head(logits, config)
+        if not self.transforms(config):
+            return native.Product(self.read_head(rows))
+        found = self.product(rows)
+        return found if self.logit_transform is None else native.Product(self.logit_transform(found.logits))
 
     def candidate_input(self, hidden: Tensor, config: MethodConfig, maps: StateMaps | None = None) -> Tensor:
         """The head's input for candidates. Only this function defines how candidates are read.
@@ -122,13 +122,17 @@ class Readout:
         logits: Tensor = self.head(rows[None])[0] if rows.dim() == 2 else self.head(rows)
         return logits
 
-    def read_head_with_log_z(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`read_head`, and log sum exp [...] of its result if the compiled kernel reads this head."""
+    def product(self, rows: Tensor) -> native.Product:
+        """`read_head` by the compiled kernel if it suits this head."""
         head: Any = self.head
-        if not torch.compiler.is_compiling() and native.suits(head) and rows.dtype == head.weight.dtype:
-            logits, log_z = native.head_product(head.weight, rows.flatten(0, -2))
-            return logits.view(*rows.shape[:-1], -1), log_z.view(rows.shape[:-1])
-        return head.with_log_z(rows) if isinstance(head, KnowsLogZ) else (self.read_head(rows), None)
+        if self.suits_kernel(rows):
+            return native.head_product(head.weight, rows)
+        return head.product(rows) if isinstance(head, ReadByKernel) else native.Product(self.read_head(rows))
+
+    def suits_kernel(self, rows: Tensor) -> bool:
+        """Whether the compiled kernel can multiply this head with such rows."""
+        head: Any = self.head
+        return not torch.compiler.is_compiling() and native.suits(head) and rows.dtype == head.weight.dtype
 
 
 @dataclass(frozen=True)

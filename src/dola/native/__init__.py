@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -67,26 +67,38 @@ def compares(mature: Tensor, premature: Tensor) -> bool:
     return reads(mature) and reads(premature) and mature.dtype == premature.dtype
 
 
-def head_product(weight: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """`rows @ weight.T` and its normalizers.
+class Product(NamedTuple):
+    """The head's output, and what the kernel found on the way; None where no kernel read the head.
+
+    Attributes:
+        logits: [..., V].
+        log_z: Log sum exp of the logits, float32 [...].
+        entropy: Entropy of their softmax in nats, float32 [...].
+    """
+
+    logits: Tensor
+    log_z: Tensor | None = None
+    entropy: Tensor | None = None
+
+
+def head_product(weight: Tensor, rows: Tensor) -> Product:
+    """`rows @ weight.T` in the dtype of both, with normalizers and entropies.
 
     Args:
         weight: [V, d], of a head that `suits`.
-        rows: [R, d], of the same dtype.
-
-    Returns:
-        Logits [R, V] in that dtype, and log sum exp of each row of them, float32 [R].
+        rows: [..., d], of the same dtype.
     """
     rows = rows.contiguous()
-    logits = rows.new_empty(len(rows), len(weight))
-    log_z = torch.empty(len(rows), dtype=torch.float32, device="cpu")
+    lead = rows.shape[:-1]
+    logits = rows.new_empty(*lead, len(weight))
+    log_z, entropy = torch.empty(2, *lead, dtype=torch.float32, device="cpu")
     failed = library().dola_head(
-        DTYPES[weight.dtype], *(tensor.data_ptr() for tensor in (weight, rows, logits, log_z)),
-        *weight.shape, len(rows), torch.get_num_threads(),
+        DTYPES[weight.dtype], *(tensor.data_ptr() for tensor in (weight, rows, logits, log_z, entropy)),
+        *weight.shape, lead.numel(), torch.get_num_threads(),
     )  # fmt: skip
     if failed:
-        raise MemoryError(f"no memory for the normalizers of {len(rows)} rows")
-    return logits, log_z
+        raise MemoryError(f"no memory for the normalizers of {lead.numel()} rows")
+    return Product(logits, log_z, entropy)
 
 
 def jsd_less_ln2(

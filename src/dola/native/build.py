@@ -66,7 +66,7 @@ def _declare(library: ctypes.CDLL) -> None:
     """Declare the types of the library's functions."""
     pointer, long = ctypes.c_void_p, ctypes.c_long
     types = {
-        "head": [pointer, pointer, pointer, pointer, long, long, long],
+        "head": [*[pointer] * 5, long, long, long],
         "log_z": [pointer, pointer, long, long, long],
         "contenders": [*[pointer] * 8, long, long, long, long, long, long],
         "jsd": [*[pointer] * 8, long, long, long, long, long, long],

@@ -1,4 +1,4 @@
-/* The LM head: logits [R, V] = rows [R, d] x weight [V, d]^T, and log sum exp of each row.
+/* The LM head: logits [R, V] = rows [R, d] x weight [V, d]^T, and log sum exp and entropy of each row.
  *
  * Decoding reads the head's weights once a token. DoLa wants the product for K + 1 rows (mature and premature) instead of one, and in
  * batches for hundreds. So the weights stream through the cores once, and each part of them is multiplied with all rows while it is in cache.
@@ -8,7 +8,7 @@
  * panel by each word of a tile: the sums stay in registers, one for each token, and need not be added across lanes at the end.
  * Each logit is one sum in the order of the words, whatever the number of rows: a row's logits do not depend on its batch.
  *
- * Accumulation is in float32. bfloat16 logits are rounded to nearest even, as the model's own are; normalisers are taken from the rounded logits.
+ * Accumulation is in float32. bfloat16 logits are rounded to nearest even, as the model's own are; normalisers and entropies are those of the rounded logits.
  */
 #include <omp.h>
 
@@ -110,8 +110,8 @@ static inline __attribute__((always_inline)) void any_tile(
     }
 }
 
-/* n rounded logits of a row to their place, and the row's share of the block: its largest logit, and the sum of exp(logit - largest). */
-static void finish(int bf16, float *logits, char *to, long n, float *largest, float *total) {
+/* n rounded logits of a row to their place, and what they add to its normaliser and entropy. */
+static running finish(int bf16, float *logits, char *to, long n) {
     long i = 0;
     if (bf16) {
         for (; i + LANES <= n; i += LANES) {
@@ -129,13 +129,13 @@ static void finish(int bf16, float *logits, char *to, long n, float *largest, fl
         for (; i < n; i++) ((float *)to)[i] = logits[i];
     }
     for (; i < BLOCK; i++) logits[i] = -INFINITY;
-    normaliser(logits, largest, total);
+    return share_of(logits, 1);
 }
 
 /* One block of the vocabulary for the rows of a pass. */
 static inline __attribute__((always_inline)) void block(
-    int bf16, const uint32_t *weight, const uint32_t *rows, char *to, float *max, float *total, long n, long V, long words, long R,
-    uvec *panel, float *logits) {
+    int bf16, const uint32_t *weight, const uint32_t *rows, char *to, running *shares, long n, long V, long words, long R, uvec *panel,
+    float *logits) {
     long tiles = (R + TILE - 1) / TILE;
     for (long v = 0; v < n; v += PANEL) {
         turn(panel, weight + v * words, words, n - v < PANEL ? n - v : PANEL);
@@ -145,7 +145,7 @@ static inline __attribute__((always_inline)) void block(
             any_tile(bf16, panel, rows + first * words, logits + first * BLOCK + v, words, next, step, count);
         }
     }
-    for (long r = 0; r < R; r++) finish(bf16, logits + r * BLOCK, to + r * V * (bf16 ? 2 : 4), n, max + r, total + r);
+    for (long r = 0; r < R; r++) shares[r] = finish(bf16, logits + r * BLOCK, to + r * V * (bf16 ? 2 : 4), n);
 }
 
 /* Rows [R, words] as tiles, each turned. */
@@ -158,8 +158,8 @@ static void turn_rows(uint32_t *to, const uint32_t *rows, long words, long R) {
     }
 }
 
-static void some_rows(int bf16, const char *weight, const uint32_t *rows, char *logits, float *max, float *total, long V, long words,
-                      long R, uvec *scratch, long each, int threads) {
+static void some_rows(int bf16, const char *weight, const uint32_t *rows, char *logits, running *shares, long V, long words, long R,
+                      uvec *scratch, long each, int threads) {
     long blocks = (V + BLOCK - 1) / BLOCK;
 #pragma omp parallel num_threads(threads)
     {
@@ -170,34 +170,34 @@ static void some_rows(int bf16, const char *weight, const uint32_t *rows, char *
             long v = b * BLOCK, n = v + BLOCK < V ? BLOCK : V - v;
             const uint32_t *w = (const uint32_t *)weight + v * words;
             if (bf16)
-                block(1, w, rows, logits + 2 * v, max + b * R, total + b * R, n, V, words, R, panel, own);
+                block(1, w, rows, logits + 2 * v, shares + b * R, n, V, words, R, panel, own);
             else
-                block(0, w, rows, logits + 4 * v, max + b * R, total + b * R, n, V, words, R, panel, own);
+                block(0, w, rows, logits + 4 * v, shares + b * R, n, V, words, R, panel, own);
         }
     }
 }
 
 /* bf16: 1 for bfloat16, 0 for float32. d must be a multiple of 32. Returns 0, or 1 where memory ran out. */
-int dola_head(int bf16, const void *weight, const void *rows, void *logits, float *lse, long V, long d, long R, int threads) {
+int dola_head(int bf16, const void *weight, const void *rows, void *logits, float *log_z, float *entropy, long V, long d, long R, int threads) {
     long blocks = (V + BLOCK - 1) / BLOCK, words = bf16 ? d / 2 : d, bytes = bf16 ? 2 : 4, fit = CACHED / (4 * words);
     long limit = fit < FEWEST ? FEWEST : fit > MOST ? MOST : fit, passes = (R + limit - 1) / limit;
     long most = (R + passes - 1) / (passes ? passes : 1); /* passes of equal sizes */
     long each = 2 * words + most * BLOCK / LANES; /* vectors of a thread: a panel, and the logits of a block */
     uvec *scratch = aligned_alloc(BYTES, BYTES * each * threads);
     uint32_t *turned = malloc(4 * words * most);
-    float *max = malloc(2 * sizeof(float) * blocks * most), *total = max + blocks * most;
-    int failed = !scratch || !turned || !max;
+    running *shares = malloc(sizeof(running) * blocks * most);
+    int failed = !scratch || !turned || !shares;
     for (long first = 0; first < R && !failed; first += most) {
         long n = R - first < most ? R - first : most;
         turn_rows(turned, (const uint32_t *)rows + first * words, words, n);
-        some_rows(bf16, weight, turned, (char *)logits + first * V * bytes, max, total, V, words, n, scratch, each, threads);
+        some_rows(bf16, weight, turned, (char *)logits + first * V * bytes, shares, V, words, n, scratch, each, threads);
         for (long r = 0; r < n; r++) {
-            double top = max[r], all = 0;
-            for (long b = 1; b < blocks; b++) top = max[b * n + r] > top ? max[b * n + r] : top;
-            for (long b = 0; b < blocks; b++) all += total[b * n + r] * exp(max[b * n + r] - top);
-            lse[first + r] = (float)(top + log(all));
+            running all = NOTHING;
+            for (long b = 0; b < blocks; b++) join(&all, shares[b * n + r]);
+            log_z[first + r] = log_z_of(all);
+            entropy[first + r] = row_entropy(all);
         }
     }
-    free(scratch), free(turned), free(max);
+    free(scratch), free(turned), free(shares);
     return failed;
 }

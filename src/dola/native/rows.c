@@ -6,29 +6,14 @@
 
 #include "vector.h"
 
-/* A running log sum exp: the sum of exp(x - largest) so far. */
-typedef struct { float largest; double total; } running;
-
-static inline void add_block(running *sum, const float *values) {
-    float largest, total;
-    normaliser(values, &largest, &total);
-    if (largest == -INFINITY) return; /* a block without mass */
-    if (largest > sum->largest) {
-        sum->total = sum->total * exp((double)sum->largest - largest) + total;
-        sum->largest = largest;
-    } else {
-        sum->total += total * exp((double)largest - sum->largest);
-    }
-}
-
 static inline float row_log_z(int bf16, const void *row, long V) {
-    running sum = {-FLT_MAX, 0};
+    running sum = NOTHING;
     float logits[BLOCK] ALIGNED;
     for (long v = 0; v < V; v += BLOCK) {
         read_block(logits, bf16, row, v, v + BLOCK < V ? BLOCK : V - v, -INFINITY);
-        add_block(&sum, logits);
+        join(&sum, share_of(logits, 0));
     }
-    return (float)(sum.largest + log(sum.total));
+    return log_z_of(sum);
 }
 
 /* Log sum exp of R rows of V logits, `stride` elements apart. */
@@ -181,23 +166,19 @@ int dola_count(int bf16, const void *logits, float *log_z, float *least, int64_t
         const char *row = (const char *)logits + each / parts * stride * bytes;
         long from = each % parts * PART, to = from + PART < V ? from + PART : V;
         float x[BLOCK] ALIGNED;
-        sums[each] = (running){-FLT_MAX, 0};
+        sums[each] = NOTHING;
         vec most = (vec){} - INFINITY;
         for (long v = from; v < to; v += BLOCK) {
             read_block(x, bf16, row, v, v + BLOCK < to ? BLOCK : to - v, -INFINITY);
-            if (!known) add_block(sums + each, x);
+            if (!known) join(sums + each, share_of(x, 0));
             else for (int i = 0; i < BLOCK / LANES; i++) most = larger(((vec *)x)[i], most);
         }
         if (known) sums[each].largest = top(most), sums[each].total = 1;
     }
     for (long r = 0; r < R; r++) {
-        running all = {-FLT_MAX, 0};
-        for (running *part = sums + r * parts; part < sums + (r + 1) * parts; part++) {
-            double to = part->largest > all.largest ? part->largest : all.largest;
-            all.total = all.total * exp(all.largest - to) + part->total * exp(part->largest - to);
-            all.largest = to;
-        }
-        if (!known) log_z[r] = (float)(all.largest + log(all.total));
+        running all = NOTHING;
+        for (long part = 0; part < parts; part++) join(&all, sums[r * parts + part]);
+        if (!known) log_z[r] = log_z_of(all);
         least[r] = log_z[r] != log_z[r] ? NAN : log_z[r] == -INFINITY ? -INFINITY : all.largest + margin;
     }
     free(sums);
@@ -245,37 +226,24 @@ void dola_place(int bf16, const void *logits, const float *less, const float *le
     }
 }
 
-/* Entropies in nats of softmax of R rows of V logits, `stride` elements apart: with S = sum exp(x - m) and T = sum (x - m) exp(x - m),
- * ln S - T / S for any m. Each block has its largest logit as m; they are joined in the order of blocks, whatever the threads. */
+/* Entropies in nats of softmax of R rows of V logits, `stride` elements apart. */
 int dola_entropy(int bf16, const void *logits, float *entropy, long stride, long V, long R, int threads) {
     long blocks = (V + BLOCK - 1) / BLOCK, bytes = bf16 ? 2 : 4;
-    float *shared = malloc(sizeof(float) * 3 * blocks * R);
-    if (!shared) return 1;
+    running *shares = malloc(sizeof(running) * blocks * R);
+    if (!shares) return 1;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long each = 0; each < blocks * R; each++) {
         long v = each % blocks * BLOCK;
-        float x[BLOCK] ALIGNED, largest, total;
+        float x[BLOCK] ALIGNED;
         read_block(x, bf16, (const char *)logits + each / blocks * stride * bytes, v, v + BLOCK < V ? BLOCK : V - v, -INFINITY);
-        normaliser(x, &largest, &total);
-        vec mean = {};
-        for (int i = 0; largest != -INFINITY && i < BLOCK / LANES; i++) {
-            vec below = at_least(((vec *)x)[i] - largest, -87.0f);
-            mean += below * exp_below_zero(below);
-        }
-        shared[3 * each] = largest, shared[3 * each + 1] = total, shared[3 * each + 2] = sum(mean);
+        shares[each] = share_of(x, 1);
     }
     for (long r = 0; r < R; r++) {
-        double m = -INFINITY, S = 0, T = 0;
-        for (const float *b = shared + 3 * r * blocks; b < shared + 3 * (r + 1) * blocks; b += 3) {
-            if (b[0] == -INFINITY) continue; /* a block without mass */
-            double to = b[0] > m ? b[0] : m, mine = exp(b[0] - to), theirs = m == -INFINITY ? 0 : exp(m - to);
-            T = (b[2] + b[1] * (b[0] - to)) * mine + (theirs ? (T + S * (m - to)) * theirs : 0);
-            S = b[1] * mine + S * theirs;
-            m = to;
-        }
-        entropy[r] = (float)(log(S) - T / S); /* NaN where no token has mass */
+        running all = NOTHING;
+        for (long b = 0; b < blocks; b++) join(&all, shares[r * blocks + b]);
+        entropy[r] = row_entropy(all);
     }
-    free(shared);
+    free(shares);
     return 0;
 }
 
@@ -286,7 +254,7 @@ extern int omp_get_thread_num(void);
 typedef struct { float *log_p, *p, *e, *largest; } room;
 
 static inline float layer_log_z(int bf16, const void *row, long V, room at) {
-    running sum = {-FLT_MAX, 0};
+    running sum = NOTHING;
     for (long v = 0; v < V; v += BLOCK) {
         vec *x = (vec *)(at.e + v), m, s = {};
         read_block(at.e + v, bf16, row, v, v + BLOCK < V ? BLOCK : V - v, -INFINITY);
@@ -305,14 +273,9 @@ static inline float layer_log_z(int bf16, const void *row, long V, room at) {
         for (int i = 0; i < BLOCK / LANES; i++) s += x[i] = exp_below_zero(x[i] - top);
         float total = 0;
         for (int i = 0; i < LANES; i++) total += s[i];
-        if (top > sum.largest) {
-            sum.total = sum.total * exp((double)sum.largest - top) + total;
-            sum.largest = top;
-        } else {
-            sum.total += total * exp((double)top - sum.largest);
-        }
+        join(&sum, (running){top, total, 0});
     }
-    return (float)(sum.largest + log(sum.total));
+    return log_z_of(sum);
 }
 
 typedef struct { double shared, apart; } diverged;
@@ -348,7 +311,7 @@ static inline __attribute__((always_inline)) diverged compare_row(int bf16, cons
             __asm__ volatile("" : : "r"(f) : "memory"); /* the product is rounded before it is subtracted, as torch rounds it */
             for (int i = 0; i < BLOCK / LANES; i++) ((vec *)f)[i] = log_p[i] - ((vec *)f)[i];
             for (long i = m; i < BLOCK; i++) f[i] = -INFINITY;
-            add_block(gain + s, f);
+            join(gain + s, share_of(f, 0));
         }
     }
     return found;
@@ -393,7 +356,7 @@ int dola_compare(int bf16, const void *p, const void *const *layers, const float
             }
             const char *q = (const char *)layers[k] + r * q_stride * bytes;
             float z = q_log_z[to] = layer_log_z(bf16, q, V, at);
-            for (long s = 0; s < S; s++) gain[s] = (running){-FLT_MAX, 0};
+            for (long s = 0; s < S; s++) gain[s] = NOTHING;
             diverged found = {0, 0};
             if (reference) found = compare_row(bf16, q, z, at, V, 1, 1, strengths, gain, S);
             else if (jsd) found = compare_row(bf16, q, z, at, V, 1, 0, strengths, gain, S);
@@ -401,7 +364,7 @@ int dola_compare(int bf16, const void *p, const void *const *layers, const float
             if (jsd) jsd[to] = (float)(-0.5 * found.shared);
             if (reference) reference[to] = (float)(0.5 * found.apart / V);
             for (long s = 0; s < S; s++) {
-                gains[s * K * n + to] = (float)(gain[s].largest + log(gain[s].total));
+                gains[s * K * n + to] = log_z_of(gain[s]);
                 gains[(S + s) * K * n + to] = gain[s].largest;
             }
         }

@@ -1,4 +1,4 @@
-/* What the kernels share: vectors of float32, bfloat16, exp and log, and the normaliser of a block of logits.
+/* What the kernels share: vectors of float32, bfloat16, exp and log, and what a block of logits adds to a row's normaliser and entropy.
  *
  * Plain C with the vector extensions of gcc and clang; one instruction (bf16 dot product of AVX-512) by name where there is one.
  */
@@ -100,14 +100,42 @@ static inline vec exp_below_zero(vec x) {
     return p * (vec)((n + 127) << 23);
 }
 
-/* One row's share of a block: its largest logit, and the sum of exp(logit - largest). */
-static inline void normaliser(const float *logits, float *largest, float *total) {
-    vec m = *(const vec *)logits, s = {};
+/* What logits x of a row add to its normaliser and its entropy: the largest logit m, the sum of exp(x - m), and of (x - m) exp(x - m). */
+typedef struct { float largest; double total, mean; } running;
+#define NOTHING ((running){-FLT_MAX, 0, 0})
+
+/* Of a block; summed in float32. `mean` is 0 unless it is wanted, a constant. */
+static inline __attribute__((always_inline)) running share_of(const float *logits, const int with_mean) {
+    vec m = *(const vec *)logits, s = {}, t = {};
     for (int i = LANES; i < BLOCK; i += LANES) m = larger(*(const vec *)(logits + i), m);
-    *largest = top(m);
-    for (int i = 0; i < BLOCK; i += LANES) s += exp_below_zero(*(const vec *)(logits + i) - *largest);
-    *total = sum(s);
+    float largest = top(m);
+    for (int i = 0; i < BLOCK; i += LANES) {
+        vec below = *(const vec *)(logits + i) - largest, e = exp_below_zero(below);
+        s += e;
+        if (with_mean) t += at_least(below, -87.0f) * e;
+    }
+    return (running){largest, sum(s), with_mean ? sum(t) : 0};
 }
+
+static inline void join(running *all, running more) {
+    if (more.largest == -INFINITY) return; /* without mass */
+    double by = (double)more.largest - all->largest;
+    if (by > 0) {
+        double less = exp(-by);
+        all->mean = (all->mean - by * all->total) * less + more.mean;
+        all->total = all->total * less + more.total;
+        all->largest = more.largest;
+    } else {
+        double less = exp(by);
+        all->mean += (more.mean + by * more.total) * less;
+        all->total += more.total * less;
+    }
+}
+
+static inline float log_z_of(running all) { return (float)(all.largest + log(all.total)); }
+
+/* Entropy in nats of the softmax: ln S - T / S for S = sum exp(x - m), T = sum (x - m) exp(x - m) and any m. NaN where nothing has mass. */
+static inline float row_entropy(running all) { return (float)(log(all.total) - all.mean / all.total); }
 
 /* ln x for normal x > 0, relative error below 2e-7 where |ln x| > 0.1, absolute below 1e-7 elsewhere; NaN stays NaN. */
 static inline vec log_above_zero(vec x) {

@@ -20,6 +20,7 @@ from dola.methods.config import DoLaConfig, MethodConfig, ReadAs
 from dola.methods.registry import method_of
 from dola.model.anatomy import Anatomy
 from dola.model.places import foreign_hooks, readers_of
+from dola.native import Product
 from dola.scoring.recipe import Recipe
 
 
@@ -181,12 +182,16 @@ class Shared(Captured):
         super().__init__(*args, **captured)
         self._found = found
 
-    def logits(self, k: int | None = None, rows: Sequence[int] | Tensor | None = None) -> Tensor:
-        """See `Candidates.logits`."""
-        read = self._found if k is None else self._found[k]
-        if isinstance(read, Tensor):
-            return read if rows is None else read[..., rows, :]
-        return super().logits(k, rows)
+    def product(self, layers: Sequence[int], rows: Sequence[int] | Tensor | None = None) -> Product:
+        """See `Captured.product`."""
+        if isinstance(self._found, Tensor) and list(layers) == list(range(len(self))):
+            read = self._found
+        else:
+            found = [logits for k in layers if (logits := self._found[k]) is not None]
+            if len(found) < len(layers):
+                return super().product(layers, rows)
+            read = found[0][None] if len(found) == 1 else torch.stack(found)
+        return Product(read if rows is None else read[..., rows, :])
 
     def drawn(self, chosen: Tensor) -> Tensor:
         """Logits [R, V] of one candidate for each position, by place [R]."""

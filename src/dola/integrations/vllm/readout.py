@@ -120,22 +120,21 @@ class Head:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of rows [..., d]."""
-        return self.with_log_z(hidden)[0]
+        return self.product(hidden).logits
 
-    def with_log_z(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The logits, and log sum exp [...] of them if the kernel reads the head."""
+    def product(self, hidden: Tensor) -> native.Product:
+        """The logits, and what the kernel found on the way if it reads the head."""
         rows = hidden.flatten(0, -2).contiguous()
         if not self._suits(rows):
-            return self._compute_logits(rows).view(*hidden.shape[:-1], -1), None
+            return native.Product(self._compute_logits(rows).view(*hidden.shape[:-1], -1))
         assert self._weight is not None
-        logits, log_z = native.head_product(self._weight, rows)
-        return logits.view(*hidden.shape[:-1], -1), log_z.view(hidden.shape[:-1])
+        return native.head_product(self._weight, hidden)
 
     def _suits(self, rows: Tensor) -> bool:
         if self._weight is None or rows.dtype != self._weight.dtype:
             return False
         if not self._checked:
-            own, ours = self._compute_logits(rows[:1]), native.head_product(self._weight, rows[:1])[0]
+            own, ours = self._compute_logits(rows[:1]), native.head_product(self._weight, rows[:1]).logits
             self._checked = True
             if not difference(ours, own) <= AS_THE_MODEL:
                 self._weight = None
