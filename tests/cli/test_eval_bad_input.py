@@ -85,6 +85,13 @@ def test_answers_that_differ_by_a_sign_alone_are_not_the_same(asked):
     assert "wrong: C | C#" in ended.out
 
 
+def test_a_mistyped_method_is_found_before_any_data_are_read(dola_command, folder, tmp_path):
+    ended = dola_command("eval", tmp_path / "absent.csv", "-m", folder, "--method", "confidnt")
+    assert ended.code == 2
+    assert "method='confidnt' is unknown" in ended.err
+    assert "did you mean confident?" in ended.err
+
+
 def test_a_folder_in_place_of_a_file(dola_command, folder, tmp_path):
     (tmp_path / "questions.csv").mkdir()
     ended = dola_command("eval", tmp_path / "questions.csv", "-m", folder)

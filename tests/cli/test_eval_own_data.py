@@ -70,7 +70,7 @@ def test_check_says_what_was_understood_and_how_many_questions_a_difference_need
     assert ended.code == 0
     assert "right: yes" in ended.out
     assert "wrong: no" in ended.out
-    assert "Questions needed to show a difference of 2 points: " in ended.out
+    assert re.search(r"Questions needed to show a difference: [\d,]+ for 2 points, [\d,]+ for 5 points, ", ended.out)
     assert ended.err == ""
     assert "With 24 questions, only a difference of more than 40 points can be detected." in ended.out
 

@@ -169,6 +169,7 @@ def command(
     """
     written = {"--html": html, "--markdown": markdown, "--chart": chart, "--results": results}
     evaluation.check_apart(written, (task, *(data or ()), shots, ways, config))
+    _own({}, dola)  # a mistake in the method's settings is found before any data are read
     own_file = own_data.OwnData(column or (), prompt_template, shots, max_new_tokens, judged=judge is not None)
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     if evaluate_harness.is_harness(task):
@@ -254,8 +255,9 @@ def _own(usual_settings: Mapping[str, Any], dola: options.MethodOptions) -> Meth
 def _print_check(task: str, sample: Sample) -> None:
     if not own_data.is_own(task):
         raise UsageError(f"--check is for a file of your own, and {task} is not one.", hint="dola eval --check questions.csv")
+    console = stdout()
     for line in [*own_data.understood(sample), *own_data.needed(sample, rows=2 if sample.task.generates else 3)]:
-        typer.echo(line)
+        console.print(line, markup=False, soft_wrap=not console.is_terminal)  # piped text keeps its lines
 
 
 def _rows(ways: str, usual_settings: Mapping[str, Any]) -> str | list[Way]:

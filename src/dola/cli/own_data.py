@@ -163,9 +163,9 @@ def needed(sample: Sample, rows: int) -> list[str]:
     from dola.evidence.verdict import items_needed
 
     found = {d: items_needed(DISCORDANT - (d / 100) ** 2, d / 100, family=rows) or 0 for d in (2, 5, 10, 20)}
-    said = ", ".join(f"{d} points: {count:,}" for d, count in found.items())
+    said = ", ".join(f"{count:,} for {d} points" for d, count in found.items())
     return [
-        f"Questions needed to show a difference of {said} (if a row changes the outcome of every fifth question, and {rows} "
+        f"Questions needed to show a difference: {said} (if a row changes the outcome of every fifth question, and {rows} "
         "rows are judged together; the report counts the outcomes that did change, and its number differs).",
         power_line(sample.total, [shown_difference(DISCORDANT, sample.total, family=rows)] * rows, "questions"),
     ]
