@@ -15,14 +15,17 @@ from words import word_tokenizer
 from workers import together
 
 import dola
+from dola import native
 from dola.decoding.candidates import Captured
 from dola.decoding.reading import Reading
 from dola.errors import ConfigError, InputError
 from dola.evidence.ways import choice_ways
+from dola.methods.confident import entropy
 from dola.methods.draws import uniform
 from dola.methods.layers import candidate_layers
 from dola.methods.registry import config_of, method_of
 from dola.methods.vocabulary import WHOLE, Shard
+from dola.model.readout import Readout, SoftCap
 from dola.serving.settings import Served
 from dola.tasks import TASKS
 
@@ -206,6 +209,24 @@ class TestRows:
         assert torch.equal(known.some([0], torch.tensor([1])), read[1:2, 1:])
         with pytest.raises(AttributeError, match="premature_product"):  # the head would be needed, and there is none
             known.some([0, 2])
+
+    @pytest.mark.skipif(native.why_not() is not None, reason="no compiled kernel here")
+    @pytest.mark.parametrize("soft_cap", [None, 5.0])
+    def test_entropies_are_those_of_the_logits_that_are_returned(self, soft_cap):
+        """Of layers read along with the mature rows and of others. A soft-cap changes the logits after the kernel has read them."""
+        head = torch.nn.Linear(32, 50, bias=False)
+        readout = Readout(None, None, head, None if soft_cap is None else SoftCap(soft_cap))
+        with torch.no_grad():
+            states = list(30 * torch.randn(3, 4, 32, generator=torch.Generator().manual_seed(0)))
+            reading = Reading(*native.head_product(head.weight, torch.stack([states[0], states[1]])), sums=((0.0, 1.0, 0.0),))
+            known = Captured(readout, dola.ConfidentConfig(), states, reading=reading)
+            for layers in ([1], [0], [0, 2]):
+                for rows in (None, torch.tensor([3, 1])):
+                    logits, entropies = known.with_entropy(layers, rows)
+                    assert (entropies is None) == (soft_cap is not None)
+                    expected = torch.distributions.Categorical(logits=logits.double()).entropy()
+                    torch.testing.assert_close(entropy(logits, known=entropies).double(), expected, atol=1e-5, rtol=1e-5)
+            assert (known.mature_entropy() is None) == (soft_cap is not None)
 
 
 class TestGenerate:

@@ -83,8 +83,9 @@ class Confident(Method):
         scores = torch.empty(mature.shape, dtype=wide_dtype(mature.dtype), device=mature.device)
         for number, logits in enumerate(reads):  # once for each row, not at each step of its walk
             mine = (read == number).nonzero()[:, 0]
-            from_row = layer[mine] * logits.shape[1] + place[mine]
-            scores.index_copy_(0, mine, logits.flatten(0, 1).index_select(0, from_row).to(scores))
+            if len(mine):
+                from_row = layer[mine] * logits.shape[1] + place[mine]
+                scores.index_copy_(0, mine, logits.flatten(0, 1).index_select(0, from_row).to(scores))
         return scores, chosen
 
     def _whole_walk(

@@ -26,7 +26,7 @@ Part = Callable[[Tensor], Tensor]
 class ReadByKernel(Protocol):
     """An engine's head that can use the kernel."""
 
-    def product(self, hidden: Tensor) -> native.Product:
+    def kernel_product(self, hidden: Tensor) -> native.Product:
         """Logits [..., V] of rows [..., d], and what the kernel found on the way."""
 
 
@@ -127,7 +127,7 @@ class Readout:
         head: Any = self.head
         if self.suits_kernel(rows):
             return native.head_product(head.weight, rows)
-        return head.product(rows) if isinstance(head, ReadByKernel) else native.Product(self.read_head(rows))
+        return head.kernel_product(rows) if isinstance(head, ReadByKernel) else native.Product(self.read_head(rows))
 
     def suits_kernel(self, rows: Tensor) -> bool:
         """Whether the compiled kernel can multiply this head with such rows."""

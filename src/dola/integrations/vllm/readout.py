@@ -120,9 +120,9 @@ class Head:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of rows [..., d]."""
-        return self.product(hidden).logits
+        return self.kernel_product(hidden).logits
 
-    def product(self, hidden: Tensor) -> native.Product:
+    def kernel_product(self, hidden: Tensor) -> native.Product:
         """The logits, and what the kernel found on the way if it reads the head."""
         rows = hidden.flatten(0, -2).contiguous()
         if not self._suits(rows):
