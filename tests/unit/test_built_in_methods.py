@@ -213,7 +213,7 @@ class TestRows:
     @pytest.mark.skipif(native.why_not() is not None, reason="no compiled kernel here")
     @pytest.mark.parametrize("soft_cap", [None, 5.0])
     def test_entropies_are_those_of_the_logits_that_are_returned(self, soft_cap):
-        """Of layers read along with the mature rows and of others. A soft-cap changes the logits after the kernel has read them."""
+        """Of layers read along with the mature rows and of others. A soft-cap changes the logits after the kernel read them."""
         head = torch.nn.Linear(32, 50, bias=False)
         readout = Readout(None, None, head, None if soft_cap is None else SoftCap(soft_cap))
         with torch.no_grad():
