@@ -9,8 +9,9 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 from families import tiny
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 from words import word_tokenizer
 
@@ -63,6 +64,20 @@ def test_a_hub_id_without_a_network(monkeypatch):
     ) as caught:
         dola.load("nobody/nothing")
     assert "network" in caught.value.hint
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_for_one_file(monkeypatch):
+    """Its client tries each request for half a minute."""
+    requested = []
+
+    def unreachable(repo, file, **_):
+        requested.append(file)
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(transformers.utils.hub, "hf_hub_download", unreachable)
+    with pytest.raises(ModelFileError, match="the hub cannot be reached"):
+        dola.load("nobody/nothing")
+    assert requested == ["config.json"]
 
 
 def test_a_file_that_is_not_gguf(tmp_path):
