@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ import dola
 from dola import native
 from dola.decoding.candidates import Captured
 from dola.decoding.reading import Reading
+from dola.decoding.step import Step
 from dola.errors import ConfigError, InputError
 from dola.evidence.ways import choice_ways
 from dola.methods.confident import entropy
@@ -228,8 +230,58 @@ class TestRows:
                     torch.testing.assert_close(entropy(logits, known=entropies).double(), expected, atol=1e-5, rtol=1e-5)
             assert (known.mature_entropy() is None) == (soft_cap is not None)
 
+    def test_a_walk_holds_two_layers_at_a_time(self):
+        """However far it goes: memory does not depend on what the layers say."""
+        held = []
+
+        class Held(Given):
+            def logits(self, k=None, rows=None):
+                held.append(weakref.ref(logits := super().logits(k, rows).clone()))
+                assert sum(each() is not None for each in held) <= 2
+                return logits
+
+        sharper = torch.arange(9.0, 0, -1)[:, None, None] * torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
+        weights = method_of(dola.ConfidentConfig()).weights(torch.zeros(20, 30), Held(sharper))
+        assert len(held) == 9
+        assert weights[0].sum() == 20
+
+    @pytest.mark.parametrize("config", [*CONFIGS, dola.DoLaConfig([0, 1])], ids=[*NAMES, "dola"])
+    def test_a_step_is_one_graph(self, config):
+        """Where torch.compile does trace the contrast."""
+        head = torch.nn.Linear(8, 20, bias=False)
+        step = Step(Readout(None, None, head), config, layers=(0, 1, 2))
+        states = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            logits = head(states)
+            reading = Reading(logits) if step.method.reads_all else None
+
+            def scores(mature):
+                return step.scores(mature, [states[0], states[1]], reading, lazy=False)
+
+            compiled = torch.compile(scores, backend="eager", fullgraph=True)(logits[0])
+            torch.testing.assert_close(compiled, scores(logits[0]))
+
+    def test_the_raw_head_is_read_by_torch(self):
+        """Its rounding has to be that of the old code."""
+        head = torch.nn.Linear(32, 50, bias=False, dtype=torch.bfloat16)
+        readout = Readout(None, None, head, SoftCap(5.0))
+        with torch.no_grad():
+            states = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+            raw = Captured(readout, dola.DoLaConfig.reference([0, 1]), list(states))
+            mature = readout.readout(states[0])
+            read = raw.read(mature, mature.float().logsumexp(-1), torch.arange(3), jsd=False)
+            assert torch.equal(read.logits, head(states))
+
 
 class TestGenerate:
+    @pytest.mark.parametrize("config", [dola.ConfidentConfig(), dola.DoLaConfig("high", scores="distribution")], ids=str)
+    def test_bans_cost_nothing_where_every_token_can_be_chosen(self, llama, config, monkeypatch):
+        method = method_of(config)
+        assert not method.rules_out
+        monkeypatch.setattr(type(method), "support", None)  # an error if anything asks
+        with torch.no_grad(), dola.attach(llama, config):
+            llama.generate(**INPUTS, max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0)
+
     @each_method
     def test_a_banned_token_is_never_chosen(self, llama, config):
         """Whatever the method can choose is banned: the mature order decides."""

@@ -82,8 +82,9 @@ def test_bfloat16_logits_are_rounded_to_nearest_even():
 def test_what_is_not_finite_shows_in_the_normaliser(dtype, bad):
     weight, x = operands(300, 32, 3, dtype)
     x[1] = bad
-    logits, log_z, _ = native.head_product(weight, x)
+    logits, log_z, entropies = native.head_product(weight, x)
     assert log_z.isfinite().tolist() == [True, False, True]
+    assert entropies.isfinite().tolist() == [True, False, True]
     assert not logits[1].isfinite().all()
 
 

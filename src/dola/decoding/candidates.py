@@ -93,7 +93,7 @@ class Captured(Candidates):
     ) -> None:
         self._readout, self._config, self._hidden = readout, config, hidden
         self.layers, self.positions, self._maps = layers, positions, maps
-        self._reading = reading if reading is None or readout.logit_transform is None else reading.of_other_logits()
+        self._reading = reading if reading is None or readout.logit_transform is None else reading.logits_only()
         sums = () if reading is None else reading.sums or ()
         self._places = {weights: place for place, weights in enumerate(sums, start=1)}
 
@@ -124,9 +124,8 @@ class Captured(Candidates):
 
     def product(self, layers: Sequence[int], rows: Rows = None) -> Product:
         """Logits [k, r, V] of some candidates, with what the kernel found on the way. None is read twice."""
-        places = [place for k in layers if (place := self._place(k)) is not None]
-        if len(places) == len(layers):
-            return _stacked([self._read_at(place, rows) for place in places])
+        if self._has_read(layers):
+            return _stacked([self._read_along(k, rows) for k in layers])
         states = [_some(self._hidden[k], rows) for k in layers]
         if len(layers) == 1:  # not stacked, so not copied
             maps = self._maps and self._maps.of_one(layers[0])
@@ -134,16 +133,21 @@ class Captured(Candidates):
         maps = self._maps and self._maps.of([self._maps.layers[k] for k in layers])
         return self._readout.premature_product(torch.stack(states), self._config, maps)
 
-    def _place(self, k: int) -> int | None:
-        """Where in the reading candidate k is, if it was read along with the mature rows."""
-        return self._places.get(tuple(float(each == k) for each in range(len(self)))) if self._places else None
+    def _has_read(self, layers: Sequence[int]) -> bool:
+        """Whether these candidates were read along with the mature rows."""
+        return bool(self._places) and all(self._alone(k) in self._places for k in layers)
 
-    def _read_at(self, place: int, rows: Rows) -> Product:
-        """Logits [r, V] that were read along with the mature rows."""
+    def _alone(self, k: int) -> tuple[float, ...]:
+        """The weights of candidate k in the sum that is itself."""
+        return tuple(float(each == k) for each in range(len(self)))
+
+    def _read_along(self, k: int, rows: Rows) -> Product:
+        """Logits [r, V] of a candidate that was read along with the mature rows."""
         assert self._reading is not None
-        logits = self._readout.after_head(_some(self._reading.logits[place], rows), self._config)
-        entropy = self._reading.entropy
-        return Product(logits, entropy=None if entropy is None else entropy[place] if rows is None else entropy[place, rows])
+        place, read = self._places[self._alone(k)], self._reading
+        logits = self._readout.after_head(_some(read.logits[place], rows), self._config)
+        log_z, entropy = (each if each is None else _entries(each[place], rows) for each in (read.log_z, read.entropy))
+        return Product(logits, log_z, entropy)
 
     def combined(self, mature: Tensor, weights: Tensor, rows: Rows = None) -> Tensor:
         """See `Candidates.combined`. The head gets the sum of the states; the mature layer's logits are known already."""
@@ -170,7 +174,7 @@ class Captured(Candidates):
         return None if place is None or self._reading is None else self._reading.logits[place]
 
     def read(self, mature: Tensor, log_z: Tensor, rows: Tensor, *, jsd: bool) -> ReadRows:
-        """See `Candidates.read`. The compiled kernel reads the head where it can."""
+        """See `Candidates.read`. The compiled kernel reads the head where it can; torch reads the raw head."""
         read = self.product(range(len(self)), rows)
         found = ReadRows(read.logits.to(mature.device), torch.arange(len(rows), device=mature.device), read.log_z)
         return compared(found, mature, log_z, rows, jsd=jsd)
@@ -192,11 +196,9 @@ def compared(read: ReadRows, mature: Tensor, log_z: Tensor, rows: Tensor, *, jsd
 
 def _stacked(products: list[Product]) -> Product:
     """One product [k, ...] of k products [...]; of a single one, a view."""
-    first = products[0]
     if len(products) == 1:
-        return Product(*(None if each is None else each[None] for each in first))  # type: ignore[arg-type]
-    entropy = [each.entropy for each in products if each.entropy is not None]
-    return Product(torch.stack([each.logits for each in products]), entropy=torch.stack(entropy) if entropy else None)
+        return Product(*(None if each is None else each[None] for each in products[0]))  # type: ignore[arg-type]
+    return Product(*(None if part[0] is None else torch.stack(part) for part in zip(*products, strict=True)))  # type: ignore[arg-type]
 
 
 def _some(values: Tensor, rows: Rows) -> Tensor:
@@ -206,6 +208,11 @@ def _some(values: Tensor, rows: Rows) -> Tensor:
     if not isinstance(rows, Tensor) and len(rows) == 1:
         return values[..., rows[0] : rows[0] + 1, :]
     return values[..., rows, :]
+
+
+def _entries(values: Tensor, rows: Rows) -> Tensor:
+    """The given rows' entries of [R]."""
+    return values if rows is None else values[rows]
 
 
 def sums_states(readout: Readout) -> bool:

@@ -25,14 +25,14 @@ class Reading:
     sums: tuple[tuple[float, ...], ...] | None = None
 
     def of(self, logits: Tensor) -> Reading:
-        """This reading; `of_other_logits` if `logits` are not its mature row: a model may run its head for other things too."""
+        """This reading; `logits_only` if `logits` are not its mature row, as a model may run its head for other things."""
         if self.log_z is None:
             return self
         mature = self.logits[0]
         same = logits.data_ptr() == mature.data_ptr() or torch.equal(logits, mature.to(logits))  # False for other shapes
-        return self if same else self.of_other_logits()
+        return self if same else self.logits_only()
 
-    def of_other_logits(self) -> Reading:
+    def logits_only(self) -> Reading:
         """This reading without what the kernel found, which is not true of logits that were changed afterwards."""
         return replace(self, log_z=None, entropy=None)
 

@@ -133,7 +133,7 @@ def load_tokenizer(source: str, where: dict[str, str], kwargs: dict[str, Any]) -
     with in_our_words("tokenizer", source, gguf, ours=_are_ours(kwargs)):
         look = {key: value for key, value in code.items() if key != "trust_remote_code"}
         if not where and not Path(source).is_dir():
-            _check_hub(source, look, kwargs.get("cache_dir"))
+            _check_reachable(source, {**look, **{name: kwargs[name] for name in ("cache_dir", "proxies") if name in kwargs}})
         adapter = None if where else find_adapter(source, kwargs)
         if adapter is not None and not adapter.holds_base:
             quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
@@ -145,7 +145,7 @@ def load_tokenizer(source: str, where: dict[str, str], kwargs: dict[str, Any]) -
         return _tokenizer(source, where, code, ours=_are_ours(kwargs))
 
 
-def _check_hub(source: str, look: dict[str, Any], cache: str | None) -> None:
+def _check_reachable(source: str, look: dict[str, Any]) -> None:
     """Fail at once if nothing of a model is in the hub's cache and the hub cannot be reached.
 
     Otherwise each file of it would be requested in turn, with the hub client's retries for each.
@@ -155,10 +155,10 @@ def _check_hub(source: str, look: dict[str, Any], cache: str | None) -> None:
     from huggingface_hub.file_download import repo_folder_name
     from transformers.utils import cached_file
 
-    if Path(cache or HF_HUB_CACHE, repo_folder_name(repo_id=source, repo_type="model"), "snapshots").is_dir():
+    if Path(look.get("cache_dir") or HF_HUB_CACHE, repo_folder_name(repo_id=source, repo_type="model"), "snapshots").is_dir():
         return
     try:
-        cached_file(source, "config.json", cache_dir=cache, **look)
+        cached_file(source, "config.json", **look)
     except OSError as error:  # for instance an adapter, which has none
         if isinstance(error.__cause__, LocalEntryNotFoundError):
             raise

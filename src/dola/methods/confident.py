@@ -62,30 +62,35 @@ class Confident(Method):
         walked = self._walked(mature, candidates)
         if torch.compiler.is_compiling():
             return self._whole_walk(wide(mature, copy=True), chosen, walked, downwards, candidates, vocab)
-        everything = torch.arange(len(mature), device=mature.device)
-        rows = everything if walked is None else everything[walked]
-        highest = entropy(mature, vocab, candidates.mature_entropy())[rows]
-        reads, read, layer, place = [mature[None]], torch.zeros_like(chosen), torch.zeros_like(chosen), everything.clone()
-        while downwards and len(rows):
-            alone = len(reads) <= FIRST
-            group = downwards[: 1 if alone else max(1, AT_ONCE // len(rows))]
-            downwards = downwards[len(group) :]
-            logits, known = candidates.with_entropy(group, None if len(rows) == len(mature) else rows)  # [k, r, V]
-            found = entropy(logits, vocab, known)  # the same on all workers
-            steps = (found < torch.cat([highest[None], found[:-1]])).cumprod(dim=0).sum(dim=0)
-            moved = steps.nonzero()[:, 0]
-            at, last = rows[moved], steps[moved] - 1
-            chosen[at] = torch.tensor(group, device=rows.device)[last]
-            read[at], layer[at], place[at] = len(reads), last, moved
-            reads.append(logits)
-            through = steps == len(group)
-            rows, highest = rows[through], found[-1][through]
         scores = torch.empty(mature.shape, dtype=wide_dtype(mature.dtype), device=mature.device)
-        for number, logits in enumerate(reads):  # once for each row, not at each step of its walk
-            mine = (read == number).nonzero()[:, 0]
-            if len(mine):
-                from_row = layer[mine] * logits.shape[1] + place[mine]
-                scores.index_copy_(0, mine, logits.flatten(0, 1).index_select(0, from_row).to(scores))
+
+        def end(rows: Tensor, logits: Tensor, places: Tensor) -> None:
+            """The walk of these rows ends at rows `places` of `logits` [n, V]: each row is copied once."""
+            if len(rows):
+                scores.index_copy_(0, rows, logits.index_select(0, places).to(scores))
+
+        rows = torch.arange(len(mature), device=mature.device)
+        if walked is not None:
+            end(rows[~walked], mature, rows[~walked])
+            rows = rows[walked]
+        known = candidates.mature_entropy()
+        highest = entropy(mature if walked is None else mature[rows], vocab, None if known is None else known[rows])
+        above, places = mature, rows  # the layer above, and where in it the rows are
+        numbers, read = torch.tensor(downwards, device=mature.device), 0
+        while read < len(downwards) and len(rows):
+            group = downwards[read : read + (1 if read < FIRST else max(1, AT_ONCE // len(rows)))]
+            logits, of_logits = candidates.with_entropy(group, None if len(rows) == len(mature) else rows)  # [k, r, V]
+            found = entropy(logits, vocab, of_logits)  # the same on all workers
+            steps = (found < torch.cat([highest[None], found[:-1]])).cumprod(dim=0).sum(dim=0)
+            stay, within = (steps == 0).nonzero()[:, 0], ((steps > 0) & (steps < len(group))).nonzero()[:, 0]
+            end(rows[stay], above, places[stay])
+            end(rows[within], logits.flatten(0, 1), (steps[within] - 1) * len(rows) + within)
+            moved = steps > 0
+            chosen[rows[moved]] = numbers[read - 1 + steps[moved]]
+            read += len(group)
+            places = (steps == len(group)).nonzero()[:, 0]
+            above, rows, highest = logits[-1], rows[places], found[-1][places]
+        end(rows, above, places)
         return scores, chosen
 
     def _whole_walk(

@@ -49,6 +49,11 @@ class DoLa(Method):
             scores[undecided] = self._contrast(mature[undecided], premature, vocab)
         return scores
 
+    @property
+    def rules_out(self) -> bool:
+        """See `Method.rules_out`."""
+        return not self._is_distribution
+
     def support(self, mature: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:
         """The plausible set; for a distribution all tokens, because those outside the set keep the model's probabilities."""
         return super().support(mature, vocab) if self._is_distribution else self.contested(mature, vocab)

@@ -50,6 +50,8 @@ class Candidates(ABC):
 
     def some(self, layers: Sequence[int], rows: Sequence[int] | Tensor | None = None) -> Tensor:
         """Logits [k, r, V] of k candidates, by their places among the K; in one read of the head's weights if possible."""
+        if len(layers) == 1:  # not stacked, so not copied
+            return self.logits(layers[0], rows)[None]
         return torch.stack([self.logits(k, rows) for k in layers])
 
     def with_entropy(self, layers: Sequence[int], rows: Sequence[int] | Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -161,7 +163,7 @@ class Method(ABC):
 
     @property
     def rules_out(self) -> bool:
-        """Whether `support` can leave tokens out. Otherwise bans need no further care: the scores rank every token."""
+        """Whether `support` can leave tokens out. Otherwise `generate` need not look for rows whose support is banned."""
         return type(self).support is not Method.support
 
     def contested(self, mature: Tensor, vocab: Vocabulary = WHOLE) -> Tensor:

@@ -1,5 +1,5 @@
-"""The compiled kernels, on Linux CPUs: the LM head for any number of rows in one read of its weights (head.c), and what
-decoding and scoring need of rows of logits (rows.c).
+"""The compiled kernels, on Linux CPUs: the LM head for any number of rows in one read of its weights, with each row's
+normalizer and entropy (head.c), and what decoding and scoring need of rows of logits (rows.c).
 
 They are compiled with the machine's own C compiler when they are first needed (some seconds, once: dola's cache folder keeps
 the library) and share torch's OpenMP threads. If they are not available, torch does the work: the same scores, more slowly.
@@ -92,12 +92,14 @@ def head_product(weight: Tensor, rows: Tensor) -> Product:
     lead = rows.shape[:-1]
     logits = rows.new_empty(*lead, len(weight))
     log_z, entropy = torch.empty(2, *lead, dtype=torch.float32, device="cpu")
+    if not lead.numel():
+        return Product(logits, log_z, entropy)
     failed = library().dola_head(
         DTYPES[weight.dtype], *(tensor.data_ptr() for tensor in (weight, rows, logits, log_z, entropy)),
         *weight.shape, lead.numel(), torch.get_num_threads(),
     )  # fmt: skip
     if failed:
-        raise MemoryError(f"no memory for the normalizers of {lead.numel()} rows")
+        raise MemoryError(f"no memory for the normalizers and entropies of {lead.numel()} rows")
     return Product(logits, log_z, entropy)
 
 

@@ -118,7 +118,7 @@ static inline __attribute__((always_inline)) running share_of(const float *logit
 }
 
 static inline void join(running *all, running more) {
-    if (more.largest == -INFINITY) return; /* without mass */
+    if (more.largest == -INFINITY) return; /* without mass; a NaN among nothing but -infinity is not seen */
     double by = (double)more.largest - all->largest;
     if (by > 0) {
         double less = exp(-by);

@@ -187,10 +187,11 @@ class Shared(Captured):
         if isinstance(self._found, Tensor) and list(layers) == list(range(len(self))):
             read = self._found
         else:
-            found = [logits for k in layers if (logits := self._found[k]) is not None]
-            if len(found) < len(layers):
+            found = [self._found[k] for k in layers]
+            known = [logits for logits in found if logits is not None]
+            if len(known) < len(found):
                 return super().product(layers, rows)
-            read = found[0][None] if len(found) == 1 else torch.stack(found)
+            read = known[0][None] if len(known) == 1 else torch.stack(known)
         return Product(read if rows is None else read[..., rows, :])
 
     def drawn(self, chosen: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ class Head:
         if not self._suits(rows):
             return native.Product(self._compute_logits(rows).view(*hidden.shape[:-1], -1))
         assert self._weight is not None
-        return native.head_product(self._weight, hidden)
+        return native.head_product(self._weight, rows.view_as(hidden))
 
     def _suits(self, rows: Tensor) -> bool:
         if self._weight is None or rows.dtype != self._weight.dtype:
