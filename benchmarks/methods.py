@@ -135,7 +135,8 @@ def main() -> None:
     for name, row in found.items():
         ratio, floor = ("x{:.3f} ({:.3f} to {:.3f})".format(*row[of]) for of in ("ratio", "of floor"))
         token, head = 1000 * row["seconds"], 1000 * row["head"]
-        print(f"{name:28} {ratio}  of its floor {floor}  {token:.1f} ms a token, {head:.1f} the head")
+        beside_floor = "" if native.why_not() else f"  of its floor {floor}"
+        print(f"{name:28} {ratio}{beside_floor}  {token:.1f} ms a token, {head:.1f} the head")
 
 
 def spread(ratios: list[float]) -> tuple[float, float, float]:
