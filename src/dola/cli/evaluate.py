@@ -169,7 +169,8 @@ def command(
     """
     written = {"--html": html, "--markdown": markdown, "--chart": chart, "--results": results}
     evaluation.check_apart(written, (task, *(data or ()), shots, ways, config))
-    _own({}, dola)  # a mistake in the method's settings is found before any data are read
+    if not dola.is_dola:
+        _own({}, dola)  # a mistyped method is found before any data are read
     own_file = own_data.OwnData(column or (), prompt_template, shots, max_new_tokens, judged=judge is not None)
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     if evaluate_harness.is_harness(task):
