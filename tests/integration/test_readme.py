@@ -59,9 +59,12 @@ def test_the_readmes_numbers_are_those_of_the_pages():
     """A changed figure on a page must also change in the README."""
     read = " ".join(README.split())
     assert "from 33.2% to 26.4% (95% interval of the difference: -9.8 to -3.8 points)" in read
+    assert "from 40.4% to 34.7% (-9.0 to -2.5)" in read
     results = (ROOT / "docs" / "evaluation.md").read_text()
     assert "| vanilla | 33.2 | 34.1 |" in results
     assert "| DoLa high | 26.4 | 26.2 | -6.9 (-9.8 to -3.8) |" in results
+    assert "| vanilla | 40.4 | 44.4 |" in results
+    assert "| DoLa high | 34.7 | 34.1 | -5.8 (-9.0 to -2.5) |" in results
     models = " ".join((ROOT / "docs" / "supported-models.md").read_text().split())
     total, works, refused = (re.search(what, models)[1] for what in (r"\((\d+) of them", r"(\d+) work,", r"(\d+) are refused"))
     assert f"{works} of the {total} text-generation architectures" in read
