@@ -247,7 +247,7 @@ class TestRows:
 
     @pytest.mark.parametrize("config", [*CONFIGS[:2], dola.DoLaConfig([0, 1])], ids=[*NAMES[:2], "dola"])
     def test_a_step_is_one_graph(self, config):
-        """Where torch.compile does trace the contrast. DeLTa looks at the head's attributes, which old versions of torch cannot."""
+        """Where torch.compile does trace the contrast. Of DeLTa, which looks at the head, old versions of torch cannot."""
         head = torch.nn.Linear(8, 20, bias=False)
         step = Step(Readout(None, None, head), config, layers=(0, 1, 2))
         states = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(0))
