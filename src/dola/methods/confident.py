@@ -82,9 +82,11 @@ class Confident(Method):
             logits, of_logits = candidates.with_entropy(group, None if len(rows) == len(mature) else rows)  # [k, r, V]
             found = entropy(logits, vocab, of_logits)  # the same on all workers
             steps = (found < torch.cat([highest[None], found[:-1]])).cumprod(dim=0).sum(dim=0)
-            stay, within = (steps == 0).nonzero()[:, 0], ((steps > 0) & (steps < len(group))).nonzero()[:, 0]
+            stay = (steps == 0).nonzero()[:, 0]
             end(rows[stay], above, places[stay])
-            end(rows[within], logits.flatten(0, 1), (steps[within] - 1) * len(rows) + within)
+            if len(group) > 1:
+                within = ((steps > 0) & (steps < len(group))).nonzero()[:, 0]
+                end(rows[within], logits.flatten(0, 1), (steps[within] - 1) * len(rows) + within)
             moved = steps > 0
             chosen[rows[moved]] = numbers[read - 1 + steps[moved]]
             read += len(group)
