@@ -96,6 +96,8 @@ class Captured(Candidates):
         self._reading = reading if reading is None or readout.logit_transform is None else reading.logits_only()
         sums = () if reading is None else reading.sums or ()
         self._places = {weights: place for place, weights in enumerate(sums, start=1)}
+        single = [0.0] * (len(hidden) - 1) + [1.0]  # the weights of a sum that is one candidate, sorted
+        self._alone = {weights.index(1.0): place for weights, place in self._places.items() if sorted(weights) == single}
 
     def __len__(self) -> int:
         """K."""
@@ -124,27 +126,17 @@ class Captured(Candidates):
 
     def product(self, layers: Sequence[int], rows: Rows = None) -> Product:
         """Logits [k, r, V] of some candidates, with what the kernel found on the way. None is read twice."""
-        if self._has_read(layers):
+        if all(k in self._alone for k in layers):
             return _stacked([self._read_along(k, rows) for k in layers])
         states = [_some(self._hidden[k], rows) for k in layers]
-        if len(layers) == 1:  # not stacked, so not copied
-            maps = self._maps and self._maps.of_one(layers[0])
-            return _stacked([self._readout.premature_product(states[0], self._config, maps)])
         maps = self._maps and self._maps.of([self._maps.layers[k] for k in layers])
-        return self._readout.premature_product(torch.stack(states), self._config, maps)
-
-    def _has_read(self, layers: Sequence[int]) -> bool:
-        """Whether these candidates were read along with the mature rows."""
-        return bool(self._places) and all(self._alone(k) in self._places for k in layers)
-
-    def _alone(self, k: int) -> tuple[float, ...]:
-        """The weights of candidate k in the sum that is itself."""
-        return tuple(float(each == k) for each in range(len(self)))
+        together = states[0][None] if len(states) == 1 else torch.stack(states)  # a single one is not copied
+        return self._readout.premature_product(together, self._config, maps)
 
     def _read_along(self, k: int, rows: Rows) -> Product:
         """Logits [r, V] of a candidate that was read along with the mature rows."""
         assert self._reading is not None
-        place, read = self._places[self._alone(k)], self._reading
+        place, read = self._alone[k], self._reading
         logits = self._readout.after_head(_some(read.logits[place], rows), self._config)
         log_z, entropy = (each if each is None else _entries(each[place], rows) for each in (read.log_z, read.entropy))
         return Product(logits, log_z, entropy)
